@@ -1,0 +1,11 @@
+# shellcheck shell=bash disable=SC2034
+# Strings of 2-7 digits joined from real recordings (Free Spoken Digit Dataset).
+: "${fs:=8000}" "${token_type:=bpe}" "${nbpe:=30}"
+: "${train_set:=${tag}_train}" "${valid_set:=${tag}_dev}" "${test_sets:=${tag}_test}"
+: "${asr_config:=conf/train_small.yaml}"
+# The same analysis windows in seconds, and the same seconds in a batch, at 8 kHz.
+asr_args="--frontend_conf fs=8000 --frontend_conf n_fft=256 --frontend_conf win_length=200 --frontend_conf hop_length=80 --batch_bins 320000 ${asr_args}"
+prune_args="--batch_bins 320000 ${prune_args}"
+finetune_args="--batch_bins 320000 ${finetune_args}"
+note="Free Spoken Digit Dataset: six speakers, all of them in the training set."
+data_command=(local/digits_data.py --prefix "${tag}_" --downloads "${downloads}" --fs "${fs}")

@@ -1,0 +1,7 @@
+# shellcheck shell=bash disable=SC2034
+# The user's own Kaldi data directories: --data_args "--train D --dev D --test D".
+: "${fs:=16000}" "${token_type:=bpe}" "${nbpe:=500}"
+: "${train_set:=${tag}_train}" "${valid_set:=${tag}_dev}" "${test_sets:=${tag}_test}"
+: "${asr_config:=conf/train_small.yaml}"
+note=
+data_command=(local/kaldi_data.py --prefix "${tag}_")

@@ -1,0 +1,72 @@
+"""Stage 10: ESPnet's statistics (shapes, feature means) in several processes."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from espnet_prune.errors import run_main
+from espnet_prune.files import atomic_dir
+from espnet_prune.shards import read_keys, run_shards, split
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--train", type=Path, required=True, help="dump/raw/<set>")
+    parser.add_argument("--valid", type=Path, required=True, help="dump/raw/<set>")
+    parser.add_argument("--token_list", type=Path, required=True)
+    parser.add_argument("--token_type", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--nj", type=int, default=2, help="processes")
+    return parser
+
+
+def main() -> None:
+    parser = get_parser()
+    args, training_options = parser.parse_known_args()
+    sets = {"train": args.train, "valid": args.valid}
+    parts = {name: split(read_keys(d / "wav.scp"), args.nj) for name, d in sets.items()}
+    nj = min(map(len, parts.values()))
+    with atomic_dir(args.out) as folder:
+        commands, logs, shards = [], [], []
+        for n in range(nj):
+            shard = folder / "logdir" / f"stats.{n + 1}"
+            shard.mkdir(parents=True)
+            shards.append(shard)
+            command = [sys.executable, "-m", "espnet_prune.bin.asr_train"]
+            command += ["--collect_stats", "true", "--output_dir", str(shard)]
+            command += ["--token_list", str(args.token_list)]
+            command += ["--token_type", args.token_type, *training_options]
+            for name, data in sets.items():
+                keys = folder / "logdir" / f"{name}.{n + 1}.scp"
+                mine = split(read_keys(data / "wav.scp"), nj)[n]
+                keys.write_text("".join(f"{key}\n" for key in mine))
+                option = f"--{name}_data_path_and_name_and_type"
+                command += [f"--{name}_shape_file", str(keys)]
+                command += [option, f"{data}/wav.scp,speech,sound"]
+                command += [option, f"{data}/text,text,text"]
+            commands.append(command)
+            logs.append(folder / "logdir" / f"stats.{n + 1}.log")
+        run_shards(commands, logs, lambda: f"collecting statistics; log: {logs[0]}")
+        aggregate(shards, folder)
+        size = sum(1 for _ in args.token_list.open(encoding="utf-8"))
+        for name in sets:
+            add_vocabulary_size(folder / name, args.token_type, size)
+    logging.info(f"{args.out}: done")
+
+
+def aggregate(shards: list[Path], folder: Path) -> None:
+    from espnet2.bin.aggregate_stats_dirs import aggregate_stats_dirs
+
+    aggregate_stats_dirs(shards, folder, "INFO", skip_sum_stats=False)
+
+
+def add_vocabulary_size(folder: Path, token_type: str, size: int) -> None:
+    """Write ``text_shape.<type>``: ESPnet's batches count length x vocabulary."""
+    lines = (folder / "text_shape").read_text(encoding="utf-8").splitlines()
+    text = "".join(f"{line},{size}\n" for line in lines)
+    (folder / f"text_shape.{token_type}").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,95 @@
+"""Stage 15: decode a data set with ESPnet's own search.
+
+Writes ESPnet's files (``text``, ``token``, ``token_int``, ``score``) into
+``<system>/decode_<tag>/<set>`` once every shard has finished.
+"""
+
+import argparse
+import logging
+import shutil
+import sys
+from pathlib import Path
+
+from espnet_prune.checkpoint import load_model
+from espnet_prune.errors import InputError, run_main
+from espnet_prune.files import atomic_dir
+from espnet_prune.shards import read_keys, run_shards, split
+
+TABLES = ("text", "token", "token_int", "score")
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--config", type=Path, required=True, help="of the model")
+    parser.add_argument("--model", type=Path, required=True, help="its weights")
+    parser.add_argument("--data", type=Path, required=True, help="dump/raw/<set>")
+    parser.add_argument("--inference_config", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--nj", type=int, default=2, help="processes")
+    parser.add_argument("--ngpu", type=int, default=0)
+    return parser
+
+
+def main() -> None:
+    args = get_parser().parse_args()
+    if not args.inference_config.exists():
+        raise InputError(args.inference_config, "does not exist", "--inference_config")
+    keys = read_keys(args.data / "wav.scp")
+    load_model(args.config, args.model)  # ESPnet would not refuse a wrong checkpoint
+    with atomic_dir(args.out) as folder:
+        jobs = []
+        for n, part in enumerate(split(keys, args.nj), start=1):
+            job = folder / "logdir" / f"output.{n}"
+            job.mkdir(parents=True)
+            key_file = job.parent / f"keys.{n}.scp"
+            key_file.write_text("".join(f"{key}\n" for key in part))
+            jobs.append((job, key_file, job.parent / f"asr_inference.{n}.log"))
+        commands = [
+            [sys.executable, "-m", "espnet_prune.bin.asr_inference"]
+            + ["--config", str(args.inference_config), "--ngpu", str(args.ngpu)]
+            + ["--asr_train_config", str(args.config)]
+            + ["--asr_model_file", str(args.model)]
+            + ["--data_path_and_name_and_type", f"{args.data}/wav.scp,speech,sound"]
+            + ["--key_file", str(key_file), "--output_dir", str(job)]
+            + ["--num_workers", "0"]
+            for job, key_file, _ in jobs
+        ]
+        logs = [log for _, _, log in jobs]
+
+        def progress() -> str:
+            done = sum(
+                log.read_text(errors="replace").count("best hypo") for log in logs
+            )
+            return f"decoded {done} of {len(keys)} utterances"
+
+        run_shards(commands, logs, progress)
+        merge([job for job, _, _ in jobs], folder, keys)
+    logging.info(f"{args.out}/text: {len(keys)} utterances")
+
+
+def merge(jobs: list[Path], folder: Path, keys: list[str]) -> None:
+    """Join the shards' 1-best tables.
+
+    An utterance too short to decode has no line in the shard's ``text``: it gets an
+    empty hypothesis, so that the scorer counts its words as deleted.
+    """
+    for table in TABLES:
+        lines: dict[str, str] = {}
+        for job in jobs:
+            path = job / "1best_recog" / table
+            if path.exists():
+                for line in path.read_text(encoding="utf-8").splitlines():
+                    lines[line.split(maxsplit=1)[0]] = line
+        missing = [key for key in keys if key not in lines]
+        if missing and table == "text":
+            logging.warning(
+                f"{len(missing)} utterances gave no hypothesis: {missing[0]}"
+            )
+        rows = [lines.get(key, f"{key} ") for key in keys]
+        (folder / table).write_text("".join(f"{r}\n" for r in rows), encoding="utf-8")
+    for job in jobs:
+        shutil.rmtree(job)
+
+
+if __name__ == "__main__":
+    run_main(main)

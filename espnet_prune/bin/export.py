@@ -1,0 +1,36 @@
+"""Stage 13: cut the masked parts out of a pruned model."""
+
+import argparse
+import logging
+from pathlib import Path
+
+from espnet_prune.errors import run_main
+from espnet_prune.export import export
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pruned", type=Path, required=True, help="stage 12's output")
+    parser.add_argument(
+        "--checkpoint",
+        default="latest.pth",
+        help="model file in it; the last epoch is the one that reached the target",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="compact directory")
+    return parser
+
+
+def main() -> None:
+    args = get_parser().parse_args()
+    summary = export(
+        args.pruned / "config.yaml", args.pruned / args.checkpoint, args.out
+    )
+    removed = summary["removed"]
+    logging.info(
+        f"{args.out}/pruned.pth: {removed['params']:.1%} of the encoder's parameters "
+        f"and {removed['macs']:.1%} of its MACs are gone"
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,176 @@
+"""Stage 17: parameters, MACs, file size and real-time factors of some systems.
+
+    python -m espnet_prune.bin.measure \
+        --system dense=exp/dense/config.yaml:exp/dense/valid.acc.ave.pth \
+        --system compact=exp/compact/config.yaml:exp/compact/finetuned.pth \
+        --data dump/raw/test --inference_config conf/decode.yaml
+
+leaves ``measure.json`` beside each config. All systems are timed in one process,
+interleaved; the columns are those of ``espnet_prune.measure.rtf``.
+"""
+
+import argparse
+import datetime
+import inspect
+import logging
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import soundfile
+import torch
+import yaml
+from espnet2.bin.asr_inference import Speech2Text
+
+import espnet_prune  # noqa: F401  (registers the compact encoder)
+from espnet_prune.errors import InputError, run_main
+from espnet_prune.files import write_json
+from espnet_prune.measure.cost import count_macs, count_params, sampling_rate
+from espnet_prune.measure.machine import describe, pin_threads
+from espnet_prune.measure.rtf import columns, summarise, time_rounds
+
+logger = logging.getLogger("espnet_prune.measure")
+
+
+@dataclass(frozen=True)
+class System:
+    """One model to measure, ``NAME=CONFIG:MODEL`` on the command line."""
+
+    name: str
+    config: Path
+    model: Path
+
+    @classmethod
+    def parse(cls, text: str) -> "System":
+        name, _, files = text.partition("=")
+        config, _, model = files.partition(":")
+        if not (name and config and model):
+            raise InputError("--system", f"{text!r} is not NAME=CONFIG:MODEL")
+        system = cls(name, Path(config), Path(model))
+        for path in (system.config, system.model):
+            if not path.is_file():
+                raise InputError(path, "no such file", "train or export it first")
+        return system
+
+    def load(self, inference: dict[str, Any]) -> Speech2Text:
+        """Build ESPnet's decoder for this model, on the CPU.
+
+        Raises:
+            InputError: the weights lack parameters; ESPnet would leave them random.
+        """
+        loaded = Speech2Text(str(self.config), str(self.model), **inference)
+        weights = torch.load(self.model, map_location="cpu", weights_only=True)
+        missing = loaded.asr_model.state_dict().keys() - weights.keys()
+        if missing:
+            first = ", ".join(sorted(missing)[:3])
+            what = f"lacks {len(missing)} tensors of the model ({first})"
+            raise InputError(self.model, what, f"is it the model of {self.config}?")
+        return loaded
+
+
+def read_inference_config(path: Path | None) -> dict[str, Any]:
+    """Decoding options for ``Speech2Text``; those of the command line are left out."""
+    if path is None:
+        return {}
+    if not path.is_file():
+        raise InputError(path, "no such file")
+    options = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    known = inspect.signature(Speech2Text).parameters.keys()
+    for name in options.keys() - known:
+        logger.warning(f"{path}: {name} does not matter here and is ignored")
+    return {name: value for name, value in options.items() if name in known}
+
+
+def read_audio(scp: Path, n_utts: int, rates: set[int]) -> list[torch.Tensor]:
+    """A fixed random choice of utterances: audio (sample,) each, in [-1, 1].
+
+    Raises:
+        InputError: a file is unreadable, not mono, or has another rate than the models.
+    """
+    if not scp.is_file():
+        raise InputError(scp, "no such file", "run stages 1-4 first")
+    entries = [line.split(maxsplit=1) for line in scp.read_text().splitlines()]
+    if not entries:
+        raise InputError(scp, "holds no utterance")
+    chosen = random.Random(0).sample(entries, min(n_utts, len(entries)))
+    audio = []
+    for _, path in chosen:
+        try:
+            samples, rate = soundfile.read(path, dtype="float32")
+        except (soundfile.LibsndfileError, OSError) as e:
+            raise InputError(path, f"cannot be read ({e})", f"see {scp}") from None
+        if samples.ndim != 1:
+            raise InputError(path, f"has {samples.shape[1]} channels, not one")
+        if rates != {rate}:
+            wanted = ", ".join(map(str, sorted(rates)))
+            raise InputError(path, f"has {rate} Hz, the models want {wanted} Hz")
+        audio.append(torch.from_numpy(samples))
+    return audio
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--system", action="append", required=True)
+    parser.add_argument("--data", type=Path, required=True, help="has a wav.scp")
+    parser.add_argument("--utts", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--macs_seconds", type=float, default=10.0)
+    parser.add_argument("--inference_config", type=Path, help="YAML as for decoding")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out_name", default="measure.json")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    # Speech2Text logs every utterance on the root logger; only our lines are wanted.
+    logging.getLogger().setLevel(logging.ERROR)
+    logging.getLogger("espnet_prune").setLevel(logging.INFO)
+    systems = [System.parse(text) for text in args.system]
+    pin_threads(args.threads)
+    inference = read_inference_config(args.inference_config)
+    loaded = {system.name: system.load(inference) for system in systems}
+    train_args = {name: s.asr_train_args for name, s in loaded.items()}
+    rates = {sampling_rate(a) for a in train_args.values()}
+    audio = read_audio(args.data / "wav.scp", args.utts, rates)
+    audio_seconds = sum(map(len, audio)) / rates.pop()
+
+    machine = describe()
+    if machine["warning"]:
+        logger.warning(f"times will vary: {machine['warning']}")
+    logger.info(f"{len(audio)} utterances, {audio_seconds:.1f} s, {args.rounds} rounds")
+    seconds = time_rounds(
+        {name: columns(s) for name, s in loaded.items()},
+        audio,
+        args.rounds,
+        progress=lambda done: logger.info(f"round {done} of {args.rounds} done"),
+    )
+    for system in systems:
+        model = loaded[system.name].asr_model
+        rtf = {c: summarise(s, audio_seconds) for c, s in seconds[system.name].items()}
+        result = {
+            "system": system.name,
+            "model": str(system.model),
+            "params": count_params(model),
+            "macs_per_second": count_macs(
+                model, train_args[system.name], args.macs_seconds
+            ),
+            "macs_seconds": args.macs_seconds,
+            "bytes": system.model.stat().st_size,
+            "rtf": rtf,
+            "inference": inference,
+            "machine": machine,
+            "data": str(args.data),
+            "utterances": len(audio),
+            "audio_seconds": audio_seconds,
+            "rounds": args.rounds,
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        write_json(system.config.parent / args.out_name, result)
+        medians = ", ".join(f"{c} {r['median']:.4f}" for c, r in rtf.items())
+        logger.info(f"{system.name}: RTF {medians}")
+
+
+if __name__ == "__main__":
+    run_main(main)

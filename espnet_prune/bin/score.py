@@ -1,0 +1,68 @@
+"""Stage 16: score one decoded set (WER, CER), optionally against another system.
+
+    python -m espnet_prune.bin.score --ref dump/raw/test/text \
+        --hyp exp/compact/decode_asr/test/text --vs exp/dense/decode_asr/test
+
+leaves ``score_{wer,cer}/{ref.trn,hyp.trn,result.txt,result.json}`` beside the
+hypotheses, and with ``--vs`` also ``score_wer/significance.json``.
+"""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+from espnet_prune.errors import InputError, run_main
+from espnet_prune.files import atomic_dir, write_json, write_text
+from espnet_prune.measure.alignment import alignment_report, trn
+from espnet_prune.measure.significance import compare
+from espnet_prune.measure.wer import UNITS, read_pairs, score
+
+logger = logging.getLogger("espnet_prune.score")
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ref", type=Path, required=True, help="Kaldi text")
+    parser.add_argument("--hyp", type=Path, required=True, help="Kaldi text")
+    parser.add_argument("--out", type=Path, help="default: the directory of --hyp")
+    parser.add_argument(
+        "--vs", type=Path, help="scored directory of the system to compare with"
+    )
+    return parser.parse_args(argv)
+
+
+def read_result(path: Path) -> dict:
+    """Read a ``result.json`` that an earlier call left."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(path, "no such file", "score that system first") from None
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    out = args.out or args.hyp.parent
+    pairs = read_pairs(args.ref, args.hyp)
+    for kind, unit in UNITS.items():
+        scored = score(pairs, unit)
+        result = scored.as_json()
+        with atomic_dir(out / f"score_{kind}") as folder:
+            write_text(folder / "ref.trn", trn(scored.utts, scored.output.references))
+            write_text(folder / "hyp.trn", trn(scored.utts, scored.output.hypotheses))
+            write_text(folder / "result.txt", alignment_report(scored))
+            write_json(folder / "result.json", result)
+            if args.vs and kind == "wer":
+                other = read_result(args.vs / "score_wer/result.json")
+                significance = compare(result, other, str(args.vs))
+                write_json(folder / "significance.json", significance)
+        lo, hi = scored.ci95
+        logger.info(
+            f"{kind.upper()} {100 * scored.output.wer:.2f} % "
+            f"({100 * lo:.2f} - {100 * hi:.2f}) over {scored.n_units} {unit}s: "
+            f"{out / f'score_{kind}'}"
+        )
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,245 @@
+"""Kaldi-style data directories: reading with every check, and sorted writing.
+
+``wav.scp`` maps a recording to its audio, ``text`` an utterance to its words,
+``utt2spk`` an utterance to its speaker. With ``segments`` an utterance is a stretch
+of a recording, without it the utterance is the recording of the same id.
+``utt2speed`` is this project's own: the playback speed of an utterance where it is
+not 1, written by stage 2 and applied by stage 3.
+"""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from espnet_prune.data.table import read_table, write_table
+from espnet_prune.errors import InputError
+from espnet_prune.files import atomic_dir
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a recording, in seconds; ``end`` None is the recording's end."""
+
+    recording: str
+    start: float
+    end: float | None
+
+
+@dataclass
+class DataDir:
+    """The tables of one data directory.
+
+    Attributes:
+        wav: recording id -> path, ``command |`` or ``file.ark:offset``.
+        text: utterance id -> words ("" where there are none).
+        speakers: utterance id -> speaker id.
+        segments: utterance id -> Segment; None where utterances are recordings.
+        speeds: utterance id -> playback speed, of those where it is not 1.
+    """
+
+    wav: dict[str, str]
+    text: dict[str, str]
+    speakers: dict[str, str]
+    segments: dict[str, Segment] | None = None
+    speeds: dict[str, float] = field(default_factory=dict)
+
+
+def read_data_dir(path: str | Path) -> DataDir:
+    """Read and check a data directory.
+
+    Relative audio paths that the current directory does not have are looked for in
+    ``path`` and its parents and come back as found there.
+
+    Raises:
+        InputError: a table is missing or malformed, the tables disagree about the
+            ids, or an audio file does not exist.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(path, "is no directory", "give a Kaldi-style data directory")
+    wav = _find_audio(path, read_table(path / "wav.scp"))
+    segments = None
+    if (path / "segments").exists():
+        segments = _read_segments(path / "segments")
+        _check_recordings(path, segments, wav)
+    utterances: Iterable[str] = wav if segments is None else segments
+    source = path / ("wav.scp" if segments is None else "segments")
+    text = read_table(path / "text")
+    speakers = read_table(path / "utt2spk")
+    _check_same_ids(source, utterances, path / "text", text)
+    _check_same_ids(source, utterances, path / "utt2spk", speakers)
+    for number, (utterance, speaker) in enumerate(speakers.items(), 1):
+        if len(speaker.split()) != 1:
+            raise InputError(
+                f"{path / 'utt2spk'}:{number}",
+                f"gives {utterance!r} not one speaker but {speaker!r}",
+                "write lines of 'utterance speaker'",
+            )
+    _check_spk2utt(path / "spk2utt", speakers)
+    speeds = {}
+    if (path / "utt2speed").exists():
+        speeds = _read_speeds(path / "utt2speed")
+        unknown = sorted(speeds.keys() - text.keys())
+        if unknown:
+            raise InputError(
+                path / "utt2speed",
+                f"names utterances that text lacks, as {unknown[0]!r}",
+                "run stage 2 again",
+            )
+    empty = sum(not words for words in text.values())
+    if empty:
+        logging.warning("%s: %d empty transcripts", path / "text", empty)
+    return DataDir(wav, text, speakers, segments, speeds)
+
+
+def _find_audio(path: Path, wav: dict[str, str]) -> dict[str, str]:
+    """wav.scp with every path resolved to an existing file."""
+    found, missing = {}, []
+    for number, (recording, value) in enumerate(wav.items(), 1):
+        if not value:
+            raise InputError(
+                f"{path / 'wav.scp'}:{number}",
+                f"names no audio for {recording!r}",
+                "write lines of 'id path' or 'id command |'",
+            )
+        resolved = _resolve(path, value)
+        if resolved is None:
+            missing.append(f"line {number} {value}")
+        else:
+            found[recording] = resolved
+    if missing:
+        raise InputError(
+            path / "wav.scp",
+            f"{len(missing)} of {len(wav)} audio files do not exist: "
+            + _examples(missing),
+            f"paths count from the current directory, or from {path} and its parents",
+        )
+    return found
+
+
+def _resolve(path: Path, value: str) -> str | None:
+    if value.endswith("|"):
+        return value
+    file, colon, offset = value.rpartition(":")
+    if not (colon and offset.isdigit()):
+        file, colon, offset = value, "", ""
+    if Path(file).is_file():
+        return value
+    if not Path(file).is_absolute():
+        for folder in (path, *path.resolve().parents):
+            if (folder / file).is_file():
+                return f"{folder / file}{colon}{offset}"
+    return None
+
+
+def _read_segments(path: Path) -> dict[str, Segment]:
+    segments = {}
+    for number, (utterance, value) in enumerate(read_table(path).items(), 1):
+        where, parts = f"{path}:{number}", value.split()
+        try:
+            recording, start, end = parts[0], float(parts[1]), float(parts[2])
+            if len(parts) != 3:
+                raise ValueError
+        except (IndexError, ValueError):
+            raise InputError(
+                where,
+                f"is not 'utterance recording start end' but {utterance!r} {value!r}",
+                "give start and end in seconds",
+            ) from None
+        # Kaldi's own convention: an end of -1 is the end of the recording.
+        last = None if end == -1 else end
+        if not start >= 0 or (last is not None and not last > start):
+            raise InputError(
+                where, f"goes from {start} s to {end} s", "end must be after start"
+            )
+        segments[utterance] = Segment(recording, start, last)
+    return segments
+
+
+def _read_speeds(path: Path) -> dict[str, float]:
+    speeds = {}
+    for number, (utterance, value) in enumerate(read_table(path).items(), 1):
+        try:
+            speeds[utterance] = float(value)
+            if not 0.1 <= speeds[utterance] <= 10:
+                raise ValueError
+        except ValueError:
+            raise InputError(
+                f"{path}:{number}", f"{value!r} is no speed", "run stage 2 again"
+            ) from None
+    return speeds
+
+
+def _check_recordings(
+    path: Path, segments: dict[str, Segment], wav: dict[str, str]
+) -> None:
+    unknown = [
+        f"line {number} {segment.recording}"
+        for number, segment in enumerate(segments.values(), 1)
+        if segment.recording not in wav
+    ]
+    if unknown:
+        raise InputError(
+            path / "segments",
+            f"{len(unknown)} lines name recordings that wav.scp lacks: "
+            + _examples(unknown),
+            "make the two files agree",
+        )
+
+
+def _check_same_ids(
+    a_path: Path, a: Iterable[str], b_path: Path, b: Iterable[str]
+) -> None:
+    only_a, only_b = sorted(set(a) - set(b)), sorted(set(b) - set(a))
+    if only_a or only_b:
+        raise InputError(
+            b_path,
+            f"{len(only_a)} ids are only in {a_path.name} ({_examples(only_a)}) and "
+            f"{len(only_b)} only in {b_path.name} ({_examples(only_b)})",
+            "make the two files name the same ids",
+        )
+
+
+def _check_spk2utt(path: Path, speakers: dict[str, str]) -> None:
+    if not path.exists():
+        return
+    stated = {
+        utterance: speaker
+        for speaker, utterances in read_table(path).items()
+        for utterance in utterances.split()
+    }
+    if stated != speakers:
+        raise InputError(
+            path, "disagrees with utt2spk", "delete it: it is derived from utt2spk"
+        )
+
+
+def _examples(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def write_tables(folder: str | Path, data: DataDir) -> None:
+    """Write the tables of ``data`` into an existing folder."""
+    folder = Path(folder)
+    spk2utt: dict[str, list[str]] = {}
+    for utterance in sorted(data.speakers):
+        spk2utt.setdefault(data.speakers[utterance], []).append(utterance)
+    write_table(folder / "wav.scp", data.wav)
+    write_table(folder / "text", data.text)
+    write_table(folder / "utt2spk", data.speakers)
+    write_table(folder / "spk2utt", {s: " ".join(u) for s, u in spk2utt.items()})
+    if data.segments is not None:
+        rows = {
+            u: f"{s.recording} {s.start!r} {-1 if s.end is None else repr(s.end)}"
+            for u, s in data.segments.items()
+        }
+        write_table(folder / "segments", rows)
+    if data.speeds:
+        write_table(folder / "utt2speed", data.speeds)
+
+
+def write_data_dir(path: str | Path, data: DataDir) -> None:
+    """Write a data directory whole; what stood at ``path`` before is replaced."""
+    with atomic_dir(path) as folder:
+        write_tables(folder, data)

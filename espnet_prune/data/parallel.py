@@ -1,0 +1,55 @@
+"""Map a function over items in processes, in order, with progress in the log."""
+
+import copyreg
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import TypeVar
+
+from espnet_prune.errors import InputError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_LOG_SECONDS = 5.0
+
+
+def ordered_map(
+    function: Callable[[Item], Result], items: Sequence[Item], nj: int, what: str
+) -> Iterator[Result]:
+    """Yield ``function(item)`` in the order of ``items``.
+
+    Args:
+        function: a top-level function that depends on its item alone, so that the
+            results are the same whatever ``nj``.
+        nj: processes; 1 stays in this one.
+        what: names the work in the progress lines, one every few seconds.
+
+    Raises:
+        InputError: as ``function`` does, from whichever process.
+    """
+    nj = max(1, min(nj, len(items)))
+    if nj == 1:
+        yield from _progress(map(function, items), len(items), what)
+        return
+    with ProcessPoolExecutor(nj) as pool:
+        results = pool.map(function, items, chunksize=8)
+        yield from _progress(results, len(items), what)
+
+
+def _progress(results: Iterator[Result], total: int, what: str) -> Iterator[Result]:
+    shown = time.monotonic()
+    for done, result in enumerate(results, 1):
+        if time.monotonic() - shown > _LOG_SECONDS:
+            shown = time.monotonic()
+            logging.info("%s: %d of %d", what, done, total)
+        yield result
+
+
+def _restore(message: str) -> InputError:
+    return InputError.__new__(InputError, message)
+
+
+# An exception is pickled as its class called with its one message, which InputError
+# cannot be: without this, a worker's error would break the pool instead of arriving.
+copyreg.pickle(InputError, lambda error: (_restore, (str(error),)))

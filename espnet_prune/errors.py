@@ -1,0 +1,32 @@
+"""The one error a user meets when an input is wrong."""
+
+import logging
+import sys
+from collections.abc import Callable
+
+
+class InputError(ValueError):
+    """Wrong input from outside: names the file or option, and the mend.
+
+    Args:
+        where: the file (with ``:line`` where it helps) or the option.
+        what: what is wrong with it, in one sentence.
+        mend: what the user can do about it, in one sentence.
+    """
+
+    def __init__(self, where: object, what: str, mend: str = ""):
+        super().__init__(f"{where}: {what}" + (f" -> {mend}" if mend else ""))
+
+
+def run_main(main: Callable[[], int | None]) -> None:
+    """Run a command line: an InputError becomes one line on stderr and exit 2."""
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s: %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    try:
+        sys.exit(main() or 0)
+    except InputError as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(2)

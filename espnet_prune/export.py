@@ -1,0 +1,182 @@
+"""Cut the masked parts out: from a gated model to a small one that ESPnet loads."""
+
+import logging
+import math
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from espnet2.asr.espnet_model import ESPnetASRModel
+
+from espnet_prune.checkpoint import load_model
+from espnet_prune.encoder import PrunableConformerEncoder
+from espnet_prune.errors import InputError
+from espnet_prune.files import write_json
+from espnet_prune.projection import TOLERANCE, project
+from espnet_prune.sparsity import removed_fraction
+from espnet_prune.student import model_defaults, read_yaml
+
+MAX_RELATIVE_ERROR = 1e-4  # between gated and compact outputs, fp32
+
+
+def export(pruned: Path, checkpoint: Path, out: Path) -> dict[str, Any]:
+    """Write the compact model of a pruning run.
+
+    Args:
+        pruned: its ``config.yaml``.
+        checkpoint: its model file; the last epoch, where the target is reached.
+        out: directory to fill; its files appear only once they are verified.
+
+    Returns:
+        what ``pruning.json`` holds.
+
+    Raises:
+        InputError: files missing or not belonging together, target not reachable.
+        RuntimeError: the compact model does not compute what the gated one does.
+    """
+    import espnet_prune.task  # noqa: F401  (registers the student's model)
+
+    config = read_yaml(pruned)
+    if (config.get("encoder_conf") or {}).get("gates") is None:
+        raise InputError(pruned, "has no gates", "give the directory of a pruning run")
+    model, _ = load_model(pruned, checkpoint)
+    encoder, options = model.encoder, model.sparsity.options
+    frames = model.sparsity.frames
+    check_finished(pruned, model)
+    expected = float(removed_fraction(encoder, options.kind, frames))
+    realised = float(removed_fraction(encoder, options.kind, frames, realised=True))
+
+    encoder.set_masks(project(encoder, options.kind, options.target, frames))
+    architecture = encoder.kept()
+    dense = encoder.architecture.cost(encoder.fixed, frames)["encoder"]
+    cost = architecture.cost(encoder.fixed, frames)["encoder"]
+    removed = 1 - getattr(cost, options.kind) / getattr(dense, options.kind)
+    if not 0 <= removed - options.target <= TOLERANCE:
+        raise RuntimeError(f"removed {removed:.4f}, the target is {options.target}")
+
+    state = compact_state(model)
+    compact_config = compact_model_config(config, architecture.to_dict())
+    summary = {
+        "method": "l0",
+        "teacher": config["teacher_model"],
+        "target": {
+            "kind": options.kind,
+            "value": options.target,
+            "denominator": "encoder",
+        },
+        "macs_seconds": options.macs_seconds,
+        "macs_frames": frames,
+        "expected_before_projection": expected,
+        "realised_before_projection": realised,
+        "realised": removed,
+        "removed": {
+            kind: 1 - getattr(cost, kind) / getattr(dense, kind)
+            for kind in ("params", "macs")
+        },
+        "architecture": architecture.to_dict(),
+        "dense_architecture": encoder.architecture.to_dict(),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".export.") as folder:
+        temporary = Path(folder)
+        compact_config = copy_resources(compact_config, temporary, out)
+        torch.save(state, temporary / "pruned.pth")
+        text = yaml.safe_dump(compact_config, sort_keys=False)
+        (temporary / "config.yaml").write_text(text, encoding="utf-8")
+        # The strict reload sees the very files that will stay.
+        for path in temporary.iterdir():
+            if path.name not in ("pruned.pth", "config.yaml"):
+                shutil.copy(path, out / path.name)
+        reloaded, _ = load_model(temporary / "config.yaml", temporary / "pruned.pth")
+        summary["max_relative_error"] = verify(model, reloaded)
+        write_json(temporary / "pruning.json", summary)
+        for name in ("pruned.pth", "pruning.json", "config.yaml"):
+            (temporary / name).replace(out / name)
+    return summary
+
+
+def check_finished(pruned: Path, model: ESPnetASRModel) -> None:
+    """Refuse a run whose target was still rising: its gates mean nothing yet."""
+    config = read_yaml(pruned)
+    checkpoint = pruned.parent / "checkpoint.pth"
+    if not checkpoint.exists():
+        return
+    states = torch.load(checkpoint, map_location="cpu", weights_only=False)
+    epoch = states["reporter"]["epoch"]
+    if epoch < config["max_epoch"]:
+        raise InputError(
+            checkpoint,
+            f"pruning stopped after epoch {epoch} of {config['max_epoch']}",
+            "run stage 12 again: it resumes",
+        )
+
+
+def compact_state(model: ESPnetASRModel) -> dict[str, torch.Tensor]:
+    """State dict of the whole compact model; masks must be set."""
+    rest = {
+        key: value
+        for key, value in model.state_dict().items()
+        if not key.startswith(("encoder.", "sparsity."))
+    }
+    sliced = model.encoder.sliced_state()
+    return {f"encoder.{key}": value for key, value in sliced.items()} | rest
+
+
+def compact_model_config(
+    config: dict[str, Any], architecture: dict[str, Any]
+) -> dict[str, Any]:
+    """The self-contained config of the compact model: plain ESPnet but the encoder."""
+    compact = {k: config.get(k, v) for k, v in model_defaults().items()}
+    encoder_conf = {k: v for k, v in config["encoder_conf"].items() if k != "gates"}
+    compact["encoder_conf"] = encoder_conf | {"architecture": architecture}
+    ours = ("distill", "sparsity", "macs_frames")
+    compact["model"] = "espnet"
+    compact["model_conf"] = {
+        k: v for k, v in config["model_conf"].items() if k not in ours
+    }
+    return compact
+
+
+def copy_resources(config: dict[str, Any], folder: Path, final: Path) -> dict[str, Any]:
+    """Copy the files that a config names, and name the copies in ``final``."""
+    config = dict(config)
+    normalize_conf = dict(config.get("normalize_conf") or {})
+    stats = normalize_conf.get("stats_file")
+    if stats is not None:
+        shutil.copy(stats, folder / Path(stats).name)
+        normalize_conf["stats_file"] = str(final / Path(stats).name)
+        config["normalize_conf"] = normalize_conf
+    if config.get("bpemodel") is not None:
+        name = Path(config["bpemodel"]).name
+        shutil.copy(config["bpemodel"], folder / name)
+        config["bpemodel"] = str(final / name)
+    return config
+
+
+@torch.no_grad()
+def verify(gated: ESPnetASRModel, compact: ESPnetASRModel) -> float:
+    """Compare gated and compact encoder on a padded batch of several lengths.
+
+    Returns:
+        the largest difference relative to the largest output.
+
+    Raises:
+        RuntimeError: it is above 1e-4, or not finite.
+    """
+    encoder: PrunableConformerEncoder = gated.encoder
+    generator = torch.Generator().manual_seed(0)
+    features = encoder.fixed.features
+    x = torch.randn(4, 400, features, generator=generator)
+    lengths = torch.tensor([400, 301, 57, 8])
+    expected, _, _ = encoder.eval()(x, lengths)
+    actual, _, _ = compact.encoder.eval()(x, lengths)
+    error = float((expected - actual).abs().max() / expected.abs().max())
+    if not (math.isfinite(error) and error <= MAX_RELATIVE_ERROR):
+        raise RuntimeError(
+            f"the compact encoder differs from the gated one by {error:.2e} (relative)"
+        )
+    logging.info(f"gated and compact outputs agree within {error:.1e} (relative)")
+    return error

@@ -1,0 +1,80 @@
+"""Position-wise feed-forward layer whose hidden units can be pruned."""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from espnet_prune.gates import Gate, GateOptions
+from espnet_prune.layers.cost import Cost, Number
+
+
+class FeedForward(nn.Module):
+    """``w_2(dropout(activation(w_1(x))))``.
+
+    Args:
+        size: model dimension (channels).
+        units: hidden units.
+        dropout_rate: dropout on the hidden units.
+        activation: nonlinearity module.
+        gates: None for the dense and the compact life.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        units: int,
+        dropout_rate: float,
+        activation: nn.Module,
+        gates: GateOptions | None = None,
+    ):
+        super().__init__()
+        self.w_1 = nn.Linear(size, units)
+        self.w_2 = nn.Linear(units, size)
+        self.dropout = nn.Dropout(dropout_rate)
+        self.activation = activation
+        self.unit_gate = gates.build(units) if gates else None
+        self.module_gate = gates.build(1) if gates else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, time, channel) -> (batch, time, channel)."""
+        x = self.dropout(self.activation(self.w_1(x)))
+        return F.linear(x, *self._gated_output())
+
+    def _gated_output(self) -> tuple[Tensor, Tensor]:
+        # Gating the columns of w_2 equals gating the activations, and its cost does
+        # not grow with the audio. The module gate also covers the bias.
+        weight, bias = self.w_2.weight, self.w_2.bias
+        if self.unit_gate is None:
+            return weight, bias
+        present = self.module_gate()
+        return weight * (self.unit_gate() * present), bias * present
+
+    @staticmethod
+    def cost(size: int, units: Number, present: Number, frames: int) -> Cost:
+        """Cost with its LayerNorm; ``frames`` are encoder frames of one utterance."""
+        return Cost(
+            params=present * 3 * size + units * (2 * size + 1),
+            macs=units * (2 * size * frames),
+        )
+
+    def gated_cost(self, frames: int, openness: Callable[[Gate], Tensor]) -> Cost:
+        present = openness(self.module_gate).sum()
+        units = present * openness(self.unit_gate).sum()
+        return self.cost(self.w_1.in_features, units, present, frames)
+
+    def kept(self) -> int:
+        """Hidden units left by the masks; 0 means that the submodule is gone."""
+        open_units = int((self.unit_gate.mask != 0).sum())
+        return open_units if self.module_gate.mask.item() != 0 else 0
+
+    def sliced_state(self) -> dict[str, Tensor]:
+        """State dict of the compact layer, gate values folded into ``w_2``."""
+        keep = self.unit_gate.mask.nonzero().squeeze(1)
+        weight, bias = self._gated_output()
+        return {
+            "w_1.weight": self.w_1.weight[keep],
+            "w_1.bias": self.w_1.bias[keep],
+            "w_2.weight": weight[:, keep],
+            "w_2.bias": bias,
+        }

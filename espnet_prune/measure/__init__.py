@@ -1,0 +1,1 @@
+"""What a system costs and how often it errs: stages 16 and 17."""

@@ -1,0 +1,88 @@
+"""Parameters and multiply-accumulates of a loaded ESPnet ASR model, by counting.
+
+Counting, not formula: this is the check on ``espnet_prune.architecture``, and it holds
+for any ESPnet encoder with ``embed`` and ``encoders``, the stock Conformer included.
+"""
+
+import argparse
+
+import humanfriendly
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+from torch.utils.flop_counter import FlopCounterMode
+
+from espnet_prune.errors import InputError
+
+
+def count_params(model: ESPnetASRModel) -> dict[str, int]:
+    """Trainable or not, every parameter counts once; buffers do not count.
+
+    Returns:
+        ``subsampling`` (``encoder.embed``), ``blocks`` (the rest of the encoder),
+        ``encoder`` (their sum), ``decoder`` (attention decoder and CTC), ``total``.
+    """
+
+    def size(*modules: torch.nn.Module | None) -> int:
+        unique = {p for m in modules if m is not None for p in m.parameters()}
+        return sum(p.numel() for p in unique)
+
+    subsampling, encoder = size(model.encoder.embed), size(model.encoder)
+    return {
+        "subsampling": subsampling,
+        "blocks": encoder - subsampling,
+        "encoder": encoder,
+        "decoder": size(model.decoder, model.ctc),
+        "total": size(model),
+    }
+
+
+def sampling_rate(args: argparse.Namespace) -> int:
+    """The rate in Hz that the model's frontend expects (ESPnet's default: 16000)."""
+    fs = (args.frontend_conf or {}).get("fs", 16000)
+    return humanfriendly.parse_size(fs) if isinstance(fs, str) else fs
+
+
+@torch.no_grad()
+def count_macs(
+    model: ESPnetASRModel, args: argparse.Namespace, seconds: float = 10.0
+) -> dict[str, int]:
+    """MACs of the encoder for one utterance of ``seconds``, per second of audio.
+
+    One MAC is half a FLOP of ``torch.utils.flop_counter``: matrix products and
+    convolutions; activations, norms and the frontend count nothing. The attention part
+    grows with the square of the length, so the figure belongs to its ``seconds``.
+
+    Args:
+        model: as ``ASRTask.build_model_from_file`` returns it.
+        args: its second result, the training configuration.
+
+    Returns:
+        ``subsampling``, ``blocks`` and ``encoder`` (their sum), in MACs per second.
+
+    Raises:
+        InputError: the model has no frontend, so audio has no length in frames.
+    """
+    if model.frontend is None:
+        raise InputError("frontend", "the model takes features instead of audio")
+    model.eval()
+    device = next(model.parameters()).device
+    n_samples = round(seconds * sampling_rate(args))
+    audio = torch.randn(1, n_samples, device=device)  # (batch, sample)
+    lengths = torch.tensor([n_samples], device=device)
+    n_frames = model.frontend(audio, lengths)[1]
+    n_features = model.frontend.output_size()
+    features = torch.randn(1, int(n_frames), n_features, device=device)
+
+    counter = FlopCounterMode(display=False)
+    with counter:
+        model.encoder(features, n_frames)
+    flops = counter.get_flop_counts()
+    name = type(model.encoder).__name__
+    embed = sum(flops.get(f"{name}.embed", {}).values())
+    subsampling = round(embed / 2 / seconds)
+    blocks = round((counter.get_total_flops() - embed) / 2 / seconds)
+    return {
+        "subsampling": subsampling,
+        "blocks": blocks,
+        "encoder": subsampling + blocks,
+    }

@@ -1,0 +1,84 @@
+"""Which machine a time was measured on, and whether it was quiet."""
+
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# The ones that decide how fast a CPU multiplies matrices.
+INSTRUCTION_SETS = (
+    "sse4_2 avx avx2 fma avx512f avx512_vnni avx512_bf16 avx_vnni amx_bf16 amx_int8 "
+    "asimd asimddp i8mm bf16 sve"
+).split()
+
+
+def cpu() -> dict[str, Any]:
+    """Name and instruction sets of the CPU, as far as the system tells."""
+    fields: dict[str, str] = {}
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            key, _, value = line.partition(":")
+            fields.setdefault(key.strip(), value.strip())
+    flags = set(fields.get("flags", fields.get("Features", "")).split())
+    return {
+        "cpu": fields.get("model name") or platform.processor() or platform.machine(),
+        "instruction_sets": [name for name in INSTRUCTION_SETS if name in flags],
+    }
+
+
+def _busy_seconds() -> float | None:
+    """CPU seconds that all cores together have been busy since boot (Linux)."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return None
+    user, nice, system, _idle, _iowait, *others = map(
+        int, stat.read_text().split("\n", 1)[0].split()[1:9]
+    )
+    return (user + nice + system + sum(others)) / os.sysconf("SC_CLK_TCK")
+
+
+def busy_cores(sample_seconds: float = 1.0) -> float | None:
+    """How many cores are at work while this process sleeps; None if not known.
+
+    The load average cannot tell: it still holds the minute of the stage before.
+    """
+    before = _busy_seconds()
+    time.sleep(sample_seconds)
+    after = _busy_seconds()
+    if before is None or after is None:
+        return None
+    return round((after - before) / sample_seconds, 2)
+
+
+def describe(sample_seconds: float = 1.0) -> dict[str, Any]:
+    """Everything that must stand beside a measured time; call before measuring.
+
+    ``warning`` is null on a quiet machine, else a sentence: times taken beside other
+    work vary, above all on a machine of few cores.
+    """
+    cores = os.cpu_count() or 1
+    busy = busy_cores(sample_seconds)
+    loud = busy is not None and busy > 0.25 * cores
+    return {
+        **cpu(),
+        "cores": cores,
+        "threads": torch.get_num_threads(),
+        "interop_threads": torch.get_num_interop_threads(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "load_average": [round(x, 2) for x in os.getloadavg()],
+        "busy_cores": busy,
+        "warning": f"other work kept {busy} of {cores} cores busy" if loud else None,
+    }
+
+
+def pin_threads(threads: int) -> None:
+    """Let torch use ``threads`` inside an operator and one between operators."""
+    torch.set_num_threads(threads)
+    if torch.get_num_interop_threads() != 1:  # torch lets this be set only once
+        torch.set_num_interop_threads(1)

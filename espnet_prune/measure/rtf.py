@@ -1,0 +1,104 @@
+"""Real-time factor in separate columns: seconds of computing per second of audio.
+
+ESPnet's own figure times the beam search together with the encoder, and the search
+hides what pruning the encoder won. Columns, each one call from audio samples:
+
+==============  ==============================================================
+``frontend``    STFT, mel filters and normalisation alone
+``encoder``     ``model.encode``: the frontend, then the encoder
+``ctc_greedy``  ``model.encode``, then the best CTC label per frame, collapsed
+``search``      ``Speech2Text``: all of a recipe's decoding, encoder included
+==============  ==============================================================
+"""
+
+import itertools
+import random
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.bin.asr_inference import Speech2Text
+
+COLUMNS = ("frontend", "encoder", "ctc_greedy", "search")
+
+Task = Callable[[torch.Tensor], object]  # from audio (sample,)
+
+
+def ctc_greedy(model: ESPnetASRModel, audio: torch.Tensor) -> list[int]:
+    """Token ids of the best CTC path: repeats collapsed, blanks dropped."""
+    out = _encode(model, audio)  # (batch=1, time, channel)
+    best = model.ctc.argmax(out)[0].tolist()
+    return [token for token, _ in itertools.groupby(best) if token != model.blank_id]
+
+
+def _batch(audio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return audio[None], torch.tensor([len(audio)])
+
+
+def _frontend(model: ESPnetASRModel, audio: torch.Tensor) -> object:
+    features = model._extract_feats(*_batch(audio))
+    return features if model.normalize is None else model.normalize(*features)
+
+
+def _encode(model: ESPnetASRModel, audio: torch.Tensor) -> torch.Tensor:
+    out = model.encode(*_batch(audio))[0]
+    return out[0] if isinstance(out, tuple) else out  # a tuple with intermediate CTC
+
+
+def columns(speech2text: Speech2Text) -> dict[str, Task]:
+    """What is timed for one system, by column."""
+    model = speech2text.asr_model
+    return {
+        "frontend": lambda audio: _frontend(model, audio),
+        "encoder": lambda audio: _encode(model, audio),
+        "ctc_greedy": lambda audio: ctc_greedy(model, audio),
+        "search": speech2text,
+    }
+
+
+@torch.no_grad()
+def time_rounds(
+    systems: dict[str, dict[str, Task]],
+    utterances: Sequence[torch.Tensor],
+    rounds: int,
+    seed: int = 0,
+    progress: Callable[[int], object] = lambda done: None,
+) -> dict[str, dict[str, list[float]]]:
+    """Time every task of every system on every utterance, one at a time.
+
+    The systems take turns within each utterance, in a random order, so that a slow
+    minute of the machine falls on all of them alike. One untimed pass over the longest
+    utterance warms up.
+
+    Args:
+        systems: system -> column -> task.
+        utterances: audio (sample,) each.
+        rounds: how often the whole list is measured.
+        progress: called with the number of rounds done.
+
+    Returns:
+        system -> column -> seconds of each round, summed over the utterances.
+    """
+    tasks = [(name, col) for name, cols in systems.items() for col in cols]
+    seconds = {name: {col: [0.0] * rounds for col in systems[name]} for name in systems}
+    longest = max(utterances, key=len)
+    for name, column in tasks:
+        systems[name][column](longest)
+    order = random.Random(seed)
+    for number in range(rounds):
+        for audio in utterances:
+            order.shuffle(tasks)
+            for name, column in tasks:
+                start = time.perf_counter()
+                systems[name][column](audio)
+                seconds[name][column][number] += time.perf_counter() - start
+        progress(number + 1)
+    return seconds
+
+
+def summarise(seconds: Sequence[float], audio_seconds: float) -> dict[str, float]:
+    """Real-time factor: median over the rounds, and their interquartile range."""
+    low, median, high = np.percentile(np.array(seconds) / audio_seconds, [25, 50, 75])
+    return {"median": float(median), "iqr": float(high - low)}

@@ -1,0 +1,70 @@
+"""Is the difference between two systems more than chance? A paired bootstrap.
+
+Both systems are resampled with the same utterances (Bisani & Ney 2004), so that
+hard utterances weigh equally on both sides.
+"""
+
+from typing import Any
+
+import numpy as np
+from scipy.stats import bootstrap
+
+from espnet_prune.errors import InputError
+
+RESAMPLES = 10_000
+
+
+def compare(system: dict[str, Any], other: dict[str, Any], vs: str) -> dict[str, Any]:
+    """Compare two ``result.json`` of the same set.
+
+    Args:
+        system: the one under test (compact).
+        other: the one it is held against (dense).
+        vs: the name of ``other``, for the result and for errors.
+
+    Returns:
+        ``delta_wer`` = error rate of ``system`` minus that of ``other`` (a fraction;
+        positive: ``system`` is worse), its 95 % percentile ``interval``, and the
+        two-sided ``p_value`` of "no difference": twice the smaller share of resamples
+        on one side of zero, counted with the observation itself.
+
+    Raises:
+        InputError: other utterances or references than ``system``'s, or only one.
+    """
+    ours, theirs = system["utterances"], other["utterances"]
+    lengths = {utt: c["n"] for utt, c in ours.items()}
+    if lengths != {utt: c["n"] for utt, c in theirs.items()}:
+        mend = "score both systems on the same set (stage 16)"
+        raise InputError(vs, "was scored on other utterances or references", mend)
+    if len(lengths) < 2:
+        raise InputError(vs, "has one utterance: no significance can be computed")
+
+    def difference(more: np.ndarray, words: np.ndarray, axis: int) -> np.ndarray:
+        return more.sum(axis) / np.maximum(words.sum(axis), 1)
+
+    def errors(counts: dict[str, int]) -> int:
+        return counts["sub"] + counts["del"] + counts["ins"]
+
+    more = np.array([errors(ours[u]) - errors(theirs[u]) for u in lengths])
+    words = np.array(list(lengths.values()))
+    result = bootstrap(
+        (more, words),
+        difference,
+        paired=True,
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        batch=500,  # 500 x utterances at a time: a large set stays below 100 MB
+        method="percentile",
+        rng=np.random.default_rng(0),
+    )
+    deltas = result.bootstrap_distribution
+    tail = min((deltas <= 0).sum(), (deltas >= 0).sum())
+    return {
+        "vs": vs,
+        "delta_wer": float(more.sum() / words.sum()),
+        "interval": [float(x) for x in result.confidence_interval],
+        "p_value": min(1.0, 2 * float(tail + 1) / (RESAMPLES + 1)),
+        "method": f"paired bootstrap over utterances, two-sided, {RESAMPLES} resamples",
+        "n_utts": len(lengths),
+        "n_words": int(words.sum()),
+    }

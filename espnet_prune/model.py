@@ -1,0 +1,111 @@
+"""The ESPnet model that is trained while pruning: student, teacher, losses."""
+
+from typing import Any
+
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.torch_utils.device_funcs import force_gatherable
+from torch import Tensor
+
+from espnet_prune.distill import (
+    DistillOptions,
+    layer_loss,
+    output_loss,
+    record,
+    run_teacher,
+)
+from espnet_prune.sparsity import SparsityController, SparsityOptions
+
+
+class PruneASRModel(ESPnetASRModel):
+    """A student with a teacher at its side, registered with ESPnet as ``prune``.
+
+    With a gated encoder it prunes; with a compact one it fine-tunes. Without a teacher
+    (validation of a config, inference) it is the plain ESPnet model.
+
+    Args:
+        args, kwargs: those of ESPnet's model.
+        distill: keyword arguments of :class:`DistillOptions`.
+        sparsity: keyword arguments of :class:`SparsityOptions`; needs gates.
+        macs_frames: feature frames of ``sparsity.macs_seconds`` of audio.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        distill: dict[str, Any] | None = None,
+        sparsity: dict[str, Any] | None = None,
+        macs_frames: int = 1000,
+        **kwargs: Any,
+    ):
+        super().__init__(*args, **kwargs)
+        gated = getattr(self.encoder, "gated", False)
+        if gated != (sparsity is not None):
+            raise ValueError(
+                "model_conf.sparsity and encoder_conf.gates belong together: "
+                "give both (pruning) or none (fine-tuning)"
+            )
+        self.distill = DistillOptions(**(distill or {}))
+        self.sparsity = (
+            SparsityController(SparsityOptions(**sparsity), macs_frames)
+            if sparsity is not None
+            else None
+        )
+        self.set_teacher(None)
+
+    def set_teacher(self, teacher: ESPnetASRModel | None) -> None:
+        """Give the student its teacher, frozen and in evaluation mode for good.
+
+        It stays outside the module registry: not trained, not flipped to training
+        mode, not saved, not wrapped by DDP, not drawn by the attention plots.
+        """
+        if teacher is not None:
+            teacher.requires_grad_(False).eval()
+        self.__dict__["teacher"] = teacher
+
+    def _apply(self, fn, *args, **kwargs):
+        # .to() and .cuda() must reach the teacher, too.
+        if self.teacher is not None:
+            self.teacher._apply(fn, *args, **kwargs)
+        return super()._apply(fn, *args, **kwargs)
+
+    def forward(
+        self,
+        speech: Tensor,
+        speech_lengths: Tensor,
+        text: Tensor,
+        text_lengths: Tensor,
+        **kwargs: Any,
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Task loss, distillation and Lagrangian of a batch.
+
+        Args:
+            speech: (batch, sample).
+            speech_lengths: (batch,).
+            text: (batch, token).
+            text_lengths: (batch,).
+
+        Returns:
+            loss, stats to log, weight (batch size).
+        """
+        blocks = self.distill.block_indices(len(self.encoder.encoders))
+        with record(self, blocks) as student:
+            task, stats, weight = super().forward(
+                speech, speech_lengths, text, text_lengths, **kwargs
+            )
+        loss = self.distill.task_weight * task
+        stats["loss_task"] = task.detach()
+        if self.teacher is not None:
+            teacher = run_teacher(self.teacher, student, blocks)
+            layer = layer_loss(student, teacher)
+            output = output_loss(
+                self, self.teacher, student, teacher, self.distill.temperature
+            )
+            loss = loss + self.distill.layer_weight * layer
+            loss = loss + self.distill.output_weight * output
+            stats.update(loss_layer=layer.detach(), loss_output=output.detach())
+        if self.sparsity is not None:
+            lagrangian, sparsity_stats = self.sparsity(self.encoder)
+            loss = loss + lagrangian
+            stats.update(sparsity_stats)
+        stats["loss"] = loss.detach()
+        return force_gatherable((loss, stats, len(speech)), loss.device)

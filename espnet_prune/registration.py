@@ -1,0 +1,50 @@
+"""Make ESPnet know the encoder, without importing ESPnet before somebody else does.
+
+ESPnet takes seconds to import, and most command lines of the recipe never need it. So
+the registration waits for the import of ``espnet2.tasks.asr``, the module that owns the
+registry; if that has happened already, it does not wait.
+"""
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+from types import ModuleType
+from typing import Any
+
+REGISTRY = "espnet2.tasks.asr"
+
+
+def register() -> None:
+    """Register now, or as soon as the registry is imported. Idempotent."""
+    if REGISTRY in sys.modules:
+        _add_to(sys.modules[REGISTRY])
+    elif not any(isinstance(f, _AfterImport) for f in sys.meta_path):
+        sys.meta_path.insert(0, _AfterImport())
+
+
+def _add_to(registry: ModuleType) -> None:
+    from espnet_prune.encoder import PrunableConformerEncoder
+
+    registry.encoder_choices.classes["prunable_conformer"] = PrunableConformerEncoder
+
+
+class _AfterImport(importlib.abc.MetaPathFinder):
+    """Finds the registry's module as usual, and registers once it has run."""
+
+    def find_spec(
+        self, name: str, path: Any, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name != REGISTRY:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+
+            def run_and_register(module: ModuleType) -> None:
+                run(module)
+                _add_to(module)
+
+            spec.loader.exec_module = run_and_register
+        return spec

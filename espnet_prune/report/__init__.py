@@ -1,0 +1,1 @@
+"""One report from what the stages left: stage 18."""

@@ -1,0 +1,161 @@
+"""Gather what the stages left under ``exp/`` into one dictionary.
+
+Nothing is computed here and nothing is made up: what a stage has not left yet is None,
+and ``missing`` names the stage that would fill it.
+"""
+
+import datetime
+import json
+import platform
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from espnet_prune.errors import InputError
+
+PARAMS = ("subsampling", "blocks", "encoder", "decoder", "total")
+MACS = ("subsampling", "blocks", "encoder")
+RTF = ("encoder", "ctc_greedy", "search")
+PACKAGES = ("espnet", "torch", "numpy", "espnet_prune")
+
+Curves = dict[str, dict[str, list[tuple[int, float]]]]  # train/valid -> key -> points
+
+
+@dataclass
+class Collected:
+    """All that the report shows.
+
+    Attributes:
+        report: the content of ``report.json``.
+        pruning: per compact directory, its ``pruning.json`` (absent ones left out).
+        curves: title -> training statistics by epoch.
+        missing: sentences: what is not there, and which stage leaves it.
+    """
+
+    report: dict[str, Any]
+    pruning: dict[str, dict[str, Any]] = field(default_factory=dict)
+    curves: dict[str, Curves] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+
+    def json(self, path: Path, stage: str) -> dict[str, Any] | None:
+        """Read a JSON file, or note that ``stage`` has not left it yet."""
+        if not path.is_file():
+            self.missing.append(f"{path} (stage {stage})")
+            return None
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as e:
+            mend = f"delete it and run stage {stage} again"
+            raise InputError(path, f"is not JSON ({e})", mend) from None
+
+    def add_curves(self, title: str, checkpoint: Path, stage: str) -> None:
+        """Add the statistics inside an ESPnet ``checkpoint.pth``, if it is there."""
+        if not checkpoint.is_file():
+            self.missing.append(f"{checkpoint} (stage {stage})")
+            return
+        self.curves[title] = read_curves(checkpoint)
+
+
+def read_curves(checkpoint: Path) -> Curves:
+    """ESPnet's reporter statistics: ``train``/``valid`` -> key -> (epoch, value).
+
+    Only finite numbers are kept; ESPnet stores NaN for an epoch without any.
+    """
+    # mmap: weights and optimizer states are in the file too, and are not wanted.
+    # The file is the user's own training state, which ESPnet itself unpickles.
+    state = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)
+    curves: Curves = {"train": {}, "valid": {}}
+    for epoch, phases in sorted(state["reporter"]["stats"].items()):
+        for phase in curves:
+            for key, value in phases.get(phase, {}).items():
+                if not isinstance(value, datetime.timedelta) and abs(value) < 1e30:
+                    curves[phase].setdefault(key, []).append((epoch, float(value)))
+    return curves
+
+
+def _environment(machine: dict[str, Any] | None) -> dict[str, Any]:
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = None
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "packages": packages,
+        "measured_on": machine,
+    }
+
+
+def _part(source: dict[str, Any] | None, keys: tuple[str, ...]) -> dict[str, Any]:
+    return {key: (source or {}).get(key) for key in keys}
+
+
+def _row(
+    found: Collected, system: str, exp: Path, decode: Path, pruning: dict | None
+) -> dict[str, Any]:
+    """One row of the main table: one system on one test set (``decode`` directory)."""
+    measured = found.json(exp / "measure.json", "17") or {}
+    wer = found.json(decode / "score_wer/result.json", "15-16") or {}
+    cer = found.json(decode / "score_cer/result.json", "15-16") or {}
+    versus = None
+    if system == "compact":
+        versus = found.json(decode / "score_wer/significance.json", "15-16")
+    rtf = {name: value["median"] for name, value in measured.get("rtf", {}).items()}
+    pruning = pruning or {}
+    return {
+        "system": system,
+        "method": "dense" if system == "dense" else pruning.get("method"),
+        "target": _part(pruning.get("target"), ("kind", "value")),
+        "test_set": decode.name,
+        "wer": wer.get("error_rate"),
+        "wer_ci": wer.get("ci95", [None, None]),
+        "cer": cer.get("error_rate"),
+        "params": _part(measured.get("params"), PARAMS),
+        "macs_per_second": _part(measured.get("macs_per_second"), MACS),
+        "rtf": _part(rtf, RTF),
+        "bytes": measured.get("bytes"),
+        "p_vs_dense": versus and versus["p_value"],
+    }
+
+
+def collect(
+    corpus: str,
+    dense: Path,
+    compact: list[Path],
+    pruned: list[Path],
+    decode_tag: str,
+    test_sets: list[str],
+) -> Collected:
+    """Gather the rows (dense first, then each compact, per test set) and the curves.
+
+    Raises:
+        InputError: a file is there but damaged.
+    """
+    found = Collected({"corpus": corpus, "environment": {}, "rows": []})
+    for exp in compact:
+        pruning = found.json(exp / "pruning.json", "13")
+        if pruning is not None:
+            found.pruning[str(exp)] = pruning
+    systems = [("dense", dense), *(("compact", exp) for exp in compact)]
+    for test_set in test_sets:
+        for system, exp in systems:
+            decode = exp / decode_tag / test_set
+            pruning = found.pruning.get(str(exp))
+            found.report["rows"].append(_row(found, system, exp, decode, pruning))
+    found.add_curves(f"Dense training ({dense.name})", dense / "checkpoint.pth", "11")
+    for exp in pruned:
+        found.add_curves(f"Pruning ({exp.name})", exp / "checkpoint.pth", "12")
+    for exp in compact:
+        title = f"Fine-tuning ({exp.name})"
+        found.add_curves(title, exp / "finetune" / "checkpoint.pth", "14")
+    # Every test set asks for the same measure.json: one note is enough.
+    found.missing = list(dict.fromkeys(found.missing))
+    measured = [exp / "measure.json" for _, exp in systems]
+    machines = [json.loads(p.read_text())["machine"] for p in measured if p.is_file()]
+    found.report["environment"] = _environment(machines[0] if machines else None)
+    return found

@@ -1,0 +1,172 @@
+"""The report as a list of parts, and its two renderings: Markdown and HTML."""
+
+import base64
+import html
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from espnet_prune.report import plots, tables
+from espnet_prune.report.collect import Collected
+
+
+@dataclass(frozen=True)
+class Heading:
+    text: str
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    text: str
+    warning: bool = False
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG; ``name`` is its file beside ``report.md``."""
+
+    name: str
+    title: str
+    data: bytes
+
+
+Part = Heading | Paragraph | Picture | tables.Table
+
+SYNTHETIC = (
+    "Synthetic speech: the corpus `synth` is spoken by espeak-ng voices from a seed. "
+    "Its error rates show that the recipe works and nothing about human speech."
+)
+READING = (
+    "In brackets: change against dense. 95 %: interval of the WER by bootstrap over "
+    "utterances. p: two-sided paired bootstrap against dense on the same utterances. "
+    "RTF: seconds of computing per second of audio, one utterance at a time, each "
+    "column from audio samples on, so encoder includes the frontend and search "
+    "includes the encoder. GMAC/s: 1e9 multiply-accumulates per second of audio. "
+    "- : not measured yet."
+)
+
+
+def build(found: Collected, note: str) -> list[Part]:
+    """Lay the report out, top to bottom."""
+    report = found.report
+    parts: list[Part] = []
+    if report["corpus"] == "synth":
+        parts.append(Paragraph(SYNTHETIC, warning=True))
+    if note:
+        parts.append(Paragraph(note, warning=True))
+    parts += [
+        Paragraph(f"Corpus: {report['corpus']}."),
+        Heading("Dense against compact"),
+        tables.main_table(report["rows"]),
+        Paragraph(READING),
+        Heading("Where the cost is"),
+        tables.cost_table(report["rows"]),
+        Heading("What was kept"),
+    ]
+    if not found.pruning:
+        parts.append(Paragraph("Not known yet: export (stage 13) writes it."))
+    for number, (exp, pruning) in enumerate(found.pruning.items(), 1):
+        picture = plots.png(plots.kept_figure(pruning, f"Kept units ({exp})"))
+        parts += [
+            Paragraph(f"{exp}: {tables.pruning_sentence(pruning)}"),
+            Picture(f"kept_{number}.png", f"Kept units of {exp}", picture),
+            Paragraph(tables.subsampling_sentence(pruning)),
+            tables.kept_table(pruning),
+        ]
+    parts.append(Heading("Training curves"))
+    if not found.curves:
+        parts.append(Paragraph("None yet: stages 11, 12 and 14 leave them."))
+    for number, (title, curves) in enumerate(found.curves.items(), 1):
+        figure = plots.curves_figure(curves, title)
+        if figure:
+            name = f"curves_{number}.png"
+            parts.append(Picture(name, title, plots.png(figure)))
+    if found.missing:
+        parts += [
+            Heading("Not there yet"),
+            Paragraph("Shown as - or left out: " + "; ".join(found.missing) + "."),
+        ]
+    parts += [
+        Heading("Environment"),
+        tables.Table(["", "value"], _environment_rows(report["environment"])),
+    ]
+    return parts
+
+
+def _environment_rows(environment: dict[str, Any]) -> list[list[str]]:
+    versions = ", ".join(f"{k} {v}" for k, v in environment["packages"].items() if v)
+    rows = [["report made", environment["date"]]]
+    rows.append(["software", f"Python {environment['python']}, {versions}"])
+    machine = environment["measured_on"]
+    if machine is None:
+        return [*rows, ["times measured on", "not measured yet (stage 17)"]]
+    load = ", ".join(map(str, machine["load_average"]))
+    return [
+        *rows,
+        ["times measured on", f"{machine['cpu']}, {machine['cores']} cores"],
+        ["instruction sets", " ".join(machine["instruction_sets"])],
+        ["threads", f"{machine['threads']}, torch {machine['torch']}"],
+        ["load before measuring", f"{load} (1, 5, 15 minutes)"],
+        ["warning", machine["warning"] or "none: the machine was quiet"],
+    ]
+
+
+def markdown(parts: list[Part], title: str) -> str:
+    """``report.md``; pictures are files beside it."""
+    lines = [f"# {title}", ""]
+    for part in parts:
+        match part:
+            case Heading(text):
+                lines += [f"## {text}", ""]
+            case Paragraph(text, warning):
+                lines += [f"> **{text}**" if warning else text, ""]
+            case Picture(name, alt, _):
+                lines += [f"![{alt}]({name})", ""]
+            case tables.Table():
+                lines += [part.markdown()]
+    return "\n".join(lines)
+
+
+STYLE = """
+:root { color-scheme: light; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1a202c; background: #fff;
+  max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+.warning { background: #fffaf0; border-left: 4px solid #dd6b20; padding: .6rem 1rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 14px; white-space: nowrap;
+  font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: .3rem .7rem; border-bottom: 1px solid #e2e8f0; }
+th { border-bottom: 2px solid #a0aec0; font-weight: 600; }
+th:first-child, td:first-child { text-align: left; }
+code { background: #edf2f7; padding: 0 .25em; } img { max-width: 100%; }
+p { max-width: 60rem; }
+"""
+
+
+def _html_text(text: str) -> str:
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
+
+
+def html_page(parts: list[Part], title: str) -> str:
+    """``report.html``: one file with everything in it, no reference to outside."""
+    body = [f"<h1>{html.escape(title)}</h1>"]
+    for part in parts:
+        match part:
+            case Heading(text):
+                body.append(f"<h2>{html.escape(text)}</h2>")
+            case Paragraph(text, warning):
+                kind = ' class="warning"' if warning else ""
+                body.append(f"<p{kind}>{_html_text(text)}</p>")
+            case Picture(_, alt, data):
+                source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+                body.append(f'<p><img alt="{html.escape(alt)}" src="{source}"></p>')
+            case tables.Table():
+                body.append(f'<div class="scroll">{part.html()}</div>')
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>\n"
+        + "\n".join(body)
+        + "\n</body></html>\n"
+    )

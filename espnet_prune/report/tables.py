@@ -1,0 +1,163 @@
+"""The tables of the report, each written once and rendered three ways."""
+
+import html
+from dataclasses import dataclass
+from typing import Any
+
+DASH = "-"  # not measured yet
+
+
+@dataclass(frozen=True)
+class Table:
+    """Header and rows of text; the first column is left aligned, the rest right."""
+
+    header: list[str]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        rule = ["---", *["---:"] * (len(self.header) - 1)]
+        lines = [self.header, rule, *self.rows]
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+    def text(self) -> str:
+        """For a terminal, columns aligned."""
+        lines = [self.header, *self.rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        lines.insert(1, ["-" * width for width in widths])
+        return "".join(
+            "  ".join(
+                cell.rjust(width) if i else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            + "\n"
+            for line in lines
+        )
+
+    def html(self) -> str:
+        def line(tag: str, cells: list[str]) -> str:
+            inner = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
+            return f"<tr>{inner}</tr>"
+
+        body = "".join(line("td", row) for row in self.rows)
+        head = line("th", self.header)
+        return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
+
+
+def _number(value: float | None, form: str, scale: float = 1.0) -> str:
+    return DASH if value is None else format(value * scale, form)
+
+
+def _versus(value: float | None, dense: float | None, form: str, scale: float) -> str:
+    """A quantity, and its change against the dense system's: ``5.10 (-49 %)``."""
+    shown = _number(value, form, scale)
+    if value is None or not dense or value == dense:
+        return shown
+    return f"{shown} ({100 * (value / dense - 1):+.0f} %)"
+
+
+def label(row: dict[str, Any]) -> str:
+    """What a row is called: ``dense``, ``compact -50 % params``."""
+    kind, value = row["target"]["kind"], row["target"]["value"]
+    if value is None:
+        return row["system"]
+    return f"{row['system']} -{100 * value:.0f} % {kind}"
+
+
+def main_table(rows: list[dict[str, Any]]) -> Table:
+    """Dense against compact, from the rows of ``report.json``."""
+    dense = {row["test_set"]: row for row in rows if row["system"] == "dense"}
+    header = (
+        "system|test set|WER %|95 %|CER %|p|params M|encoder M|encoder GMAC/s"
+        "|RTF encoder|RTF CTC greedy|RTF search|file MB"
+    ).split("|")
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        base = dense[row["test_set"]]
+        interval = DASH
+        if None not in row["wer_ci"]:
+            interval = "{:.2f}-{:.2f}".format(*(100 * x for x in row["wer_ci"]))
+
+        def versus(part: str, name: str, form: str, scale: float = 1.0) -> str:
+            return _versus(row[part][name], base[part][name], form, scale)
+
+        return [
+            label(row),
+            row["test_set"],
+            _number(row["wer"], ".2f", 100),
+            interval,
+            _number(row["cer"], ".2f", 100),
+            _number(row["p_vs_dense"], ".2g"),
+            versus("params", "total", ".2f", 1e-6),
+            versus("params", "encoder", ".2f", 1e-6),
+            versus("macs_per_second", "encoder", ".3f", 1e-9),
+            *(versus("rtf", name, ".4f") for name in row["rtf"]),
+            _versus(row["bytes"], base["bytes"], ".2f", 1e-6),
+        ]
+
+    return Table(header, [cells(row) for row in rows])
+
+
+def cost_table(rows: list[dict[str, Any]]) -> Table:
+    """Where the parameters and MACs are; one row per system."""
+    header = (
+        "system|params: subsampling M|blocks M|decoder M"
+        "|GMAC/s: subsampling|blocks|encoder"
+    ).split("|")
+    first_set = [row for row in rows if row["test_set"] == rows[0]["test_set"]]
+    return Table(
+        header,
+        [
+            [label(row)]
+            + [
+                _number(row["params"][part], ".3f", 1e-6)
+                for part in ("subsampling", "blocks", "decoder")
+            ]
+            + [_number(value, ".4f", 1e-9) for value in row["macs_per_second"].values()]
+            for row in first_set
+        ],
+    )
+
+
+UNITS = ("ffn1", "heads", "conv", "ffn2")  # rows of the map, in a block's order
+
+
+def kept_table(pruning: dict[str, Any]) -> Table:
+    """Units kept of the dense model's, per block; ``gone``: the submodule is."""
+
+    def cell(kept: int, dense: int) -> str:
+        if not dense:  # the dense model has no such submodule
+            return DASH
+        return f"{kept}/{dense}" if kept else "gone"
+
+    small, large = pruning["architecture"], pruning["dense_architecture"]
+    rows = [
+        [str(number), *(cell(kept[unit], dense[unit]) for unit in UNITS)]
+        for number, (kept, dense) in enumerate(
+            zip(small["blocks"], large["blocks"], strict=True), 1
+        )
+    ]
+    return Table(["block", *UNITS], rows)
+
+
+def subsampling_sentence(pruning: dict[str, Any]) -> str:
+    """Channels of the two subsampling convolutions, kept of dense."""
+    small, large = pruning["architecture"], pruning["dense_architecture"]
+    pairs = zip(small["subsampling"], large["subsampling"], strict=True)
+    kept = ", ".join(f"{kept}/{dense}" for kept, dense in pairs)
+    return f"Subsampling channels kept: {kept}."
+
+
+def pruning_sentence(pruning: dict[str, Any]) -> str:
+    """Target against what was reached."""
+    target = pruning["target"]
+    over = f" of the {target['denominator']}" if target.get("denominator") else ""
+    before = {
+        kind: f"{100 * pruning[f'{kind}_before_projection']:.2f} %"
+        for kind in ("expected", "realised")
+    }
+    return (
+        f"Method {pruning['method']}; target: remove {100 * target['value']:.1f} % of "
+        f"{target['kind']}{over}; realised {100 * pruning['realised']:.2f} % "
+        f"(before the final projection: expected {before['expected']}, "
+        f"realised {before['realised']})."
+    )

@@ -1,0 +1,133 @@
+"""The training configs of the student, derived from the teacher's own config."""
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+import humanfriendly
+import torch
+import yaml
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.tasks.asr import ASRTask
+
+from espnet_prune.errors import InputError
+
+ENCODERS = ("conformer", "prunable_conformer")
+# Keys of conf/prune*.yaml that are the project's own.
+OWN_KEYS = ("gates", "sparsity", "distill")
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        InputError: missing, not YAML, or no mapping.
+    """
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise InputError(
+            path, "does not exist", "check the option that names it"
+        ) from e
+    except yaml.YAMLError as e:
+        raise InputError(path, f"is no YAML: {str(e).splitlines()[0]}") from e
+    if not isinstance(data, dict):
+        raise InputError(path, "must hold `key: value` lines")
+    return data
+
+
+def model_defaults() -> dict[str, Any]:
+    """ESPnet's options that make a model (and its text processing), with defaults.
+
+    Everything else in a ``config.yaml`` is about how the model was trained.
+    """
+    parser = argparse.ArgumentParser()
+    parser.set_defaults(required=[])
+    ASRTask.add_task_arguments(parser)
+    defaults = vars(parser.parse_args([]))
+    del defaults["required"]
+    return defaults
+
+
+def model_config(teacher: dict[str, Any], source: str | Path) -> dict[str, Any]:
+    """The part of an ESPnet config that defines the model, ready to be pruned.
+
+    Raises:
+        InputError: the model is of a kind that cannot be pruned, by name.
+    """
+    config = {k: teacher.get(k, v) for k, v in model_defaults().items()}
+    encoder = config.get("encoder")
+    if encoder not in ENCODERS:
+        raise InputError(
+            source,
+            f"encoder {encoder!r} cannot be pruned",
+            f"use a model whose encoder is one of {ENCODERS}",
+        )
+    if config.get("model") not in (None, "espnet"):
+        raise InputError(source, f"model {config['model']!r} cannot be pruned")
+    if not isinstance(config.get("token_list"), list):
+        raise InputError(
+            source,
+            "has no token list in it",
+            "give the config.yaml of a trained experiment, not a training config",
+        )
+    encoder_conf = dict(config.get("encoder_conf") or {})
+    # A regulariser of the teacher's training; the gates are the student's.
+    encoder_conf.pop("stochastic_depth_rate", None)
+    config |= {"encoder": "prunable_conformer", "encoder_conf": encoder_conf}
+    config["model_conf"] = dict(config.get("model_conf") or {})
+    return config
+
+
+def frames_of(model: ESPnetASRModel, args: argparse.Namespace, seconds: float) -> int:
+    """Feature frames that the model's frontend makes of that much audio."""
+    fs = (args.frontend_conf or {}).get("fs", 16000)
+    fs = humanfriendly.parse_size(fs) if isinstance(fs, str) else fs
+    samples = round(fs * seconds)
+    if model.frontend is None:
+        raise InputError("teacher", "has no frontend: its input is features")
+    with torch.no_grad():
+        speech = torch.zeros(1, samples)
+        _, lengths = model.frontend(speech, torch.tensor([samples]))
+    return int(lengths[0])
+
+
+def pruning_config(
+    teacher: dict[str, Any], source: str | Path, recipe: dict[str, Any], frames: int
+) -> dict[str, Any]:
+    """Config of stage 12: the teacher's model with gates, trained by the recipe.
+
+    Args:
+        teacher: the teacher's ``config.yaml``.
+        source: where it was read, for messages.
+        recipe: ``conf/prune*.yaml``.
+        frames: feature frames of ``sparsity.macs_seconds`` of audio.
+    """
+    config = model_config(teacher, source)
+    if config["encoder_conf"].get("architecture") is not None:
+        raise InputError(source, "is compact already", "prune its dense teacher again")
+    config["encoder_conf"]["gates"] = recipe.get("gates") or {}
+    config["model"] = "prune"
+    config["model_conf"] |= {
+        "sparsity": recipe.get("sparsity") or {},
+        "distill": recipe.get("distill") or {},
+        "macs_frames": frames,
+    }
+    return config | _training_part(recipe)
+
+
+def finetuning_config(
+    compact: dict[str, Any], source: str | Path, recipe: dict[str, Any]
+) -> dict[str, Any]:
+    """Config of stage 14: the compact model beside its teacher."""
+    config = model_config(compact, source)
+    config["model"] = "prune"
+    config["model_conf"]["distill"] = recipe.get("distill") or {}
+    return config | _training_part(recipe)
+
+
+def _training_part(recipe: dict[str, Any]) -> dict[str, Any]:
+    part = {k: v for k, v in recipe.items() if k not in OWN_KEYS}
+    # The optimizer clips each group of parameters apart (trainer.GroupClippedAdamW).
+    return part | {"grad_clip": math.inf}

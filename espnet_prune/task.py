@@ -1,0 +1,67 @@
+"""ESPnet tasks: training the dense teacher, and training a student beside it.
+
+Both are importable classes of a module that registers on import, because ESPnet spawns
+its distributed workers: what a parent process registered by hand is lost in them.
+"""
+
+import argparse
+
+import torch
+from espnet2.tasks.asr import ASRTask, model_choices
+from espnet2.utils.types import str_or_none
+
+from espnet_prune.checkpoint import load_model
+from espnet_prune.model import PruneASRModel
+from espnet_prune.trainer import (
+    PruneTrainer,
+    SafeTrainer,
+    as_optimizers,
+    parameter_groups,
+)
+
+model_choices.classes["prune"] = PruneASRModel
+
+
+class DenseASRTask(ASRTask):
+    """ESPnet's ASR task; a killed run resumes."""
+
+    trainer = SafeTrainer
+
+
+class PruneASRTask(ASRTask):
+    """Pruning (gated encoder) and fine-tuning (compact encoder) with a teacher."""
+
+    trainer = PruneTrainer
+
+    @classmethod
+    def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        super().add_task_arguments(parser)
+        group = parser.add_argument_group(description="Teacher related")
+        group.add_argument("--teacher_config", type=str_or_none, default=None)
+        group.add_argument("--teacher_model", type=str_or_none, default=None)
+
+    @classmethod
+    def build_model(cls, args: argparse.Namespace) -> PruneASRModel:
+        model = super().build_model(args)
+        # Statistics and inference build the model, too, and need no teacher.
+        if args.teacher_config is not None and not args.collect_stats:
+            teacher, _ = load_model(args.teacher_config, args.teacher_model)
+            model.set_teacher(teacher)
+        return model
+
+    @classmethod
+    def build_optimizers(
+        cls, args: argparse.Namespace, model: torch.nn.Module
+    ) -> list[torch.optim.Optimizer]:
+        # ESPnet's own clipping sees all parameters at once; --grad_clip is inf here
+        # (see student.py), which leaves its check for non-finite gradients.
+        conf = dict(args.optim_conf)
+        groups = parameter_groups(
+            model,
+            lr=conf.pop("lr"),
+            weight_decay=conf.pop("weight_decay", 0.0),
+            max_norm=conf.pop("max_norm", 5.0),
+        )
+        if conf:
+            raise ValueError(f"optim_conf: unknown option(s) {sorted(conf)}")
+        return as_optimizers(groups)

@@ -1,0 +1,3 @@
+"""The version, readable without importing ESPnet."""
+
+__version__ = "0.1.0"

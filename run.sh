@@ -1,0 +1,244 @@
+#!/usr/bin/env bash
+# From data to report: train a dense Conformer, prune it, cut it, compare both.
+# Stages only; all computing is in espnet_prune/ and local/.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+help_message="Usage: ./run.sh [--option value ...]
+
+Stages (1-11 as in ESPnet): 1 data, 2 speed perturbation, 3 format audio, 4 filter,
+5 tokens, 10 statistics, 11 train dense, 12 prune, 13 export, 14 fine-tune, 15 decode,
+16 score, 17 measure, 18 report.
+  --stage            first stage to run
+  --stop_stage       last stage to run
+  --skip_stages      stages to leave out, as \"2 5\"
+  --preset           default | quick (a first look in minutes)
+Data
+  --corpus           synth | digits | librispeech | kaldi
+  --downloads        where a corpus is looked for, or downloaded to
+  --librispeech      directory that holds LibriSpeech
+  --data_args        further options of stage 1's local/<corpus>_data.py
+  --train_set        name of the training set under data/
+  --valid_set        name of the validation set under data/
+  --test_sets        names of the test sets under data/, blanks between
+  --speed_perturb    factors of stage 2, as \"0.9 1.0 1.1\"; empty: none
+  --fs               sampling rate in Hz
+  --min_wav_duration drop shorter utterances, seconds
+  --max_wav_duration drop longer utterances, seconds
+  --token_type       bpe | char
+  --nbpe             BPE vocabulary size
+Training
+  --tag              name of this run's files; default: the corpus (and preset)
+  --asr_config       of the dense model (ESPnet's training config)
+  --asr_args         further options of stage 11
+  --teacher_config   config.yaml of a trained ESPnet model to prune instead
+  --teacher_model    its weights; skips stages 5, 10 and 11
+  --target           fraction of the encoder to remove
+  --target_kind      params | macs
+  --prune_config     of stage 12
+  --prune_args       further options of stage 12
+  --finetune_config  of stage 14
+  --finetune_args    further options of stage 14
+Decoding and report
+  --inference_config ESPnet's decoding config
+  --inference_model  of the compact model: finetuned.pth | pruned.pth
+  --measure_args     further options of stage 17
+Machine
+  --nj               processes of the stages that split their data
+  --ngpu             GPUs (0: CPU); several train with DDP
+"
+stage=1 stop_stage=18 skip_stages="" preset=default
+corpus=synth data_args=""
+# shellcheck disable=SC2034  # used by conf/corpora/*.sh
+downloads=downloads librispeech=""
+train_set="" valid_set="" test_sets="" speed_perturb="" fs=""
+min_wav_duration=0.1 max_wav_duration=20 token_type="" nbpe=""
+tag="" asr_config="" asr_args="" teacher_config="" teacher_model=""
+target=0.5 target_kind=params prune_config=conf/prune.yaml prune_args=""
+finetune_config=conf/finetune.yaml finetune_args=""
+inference_config=conf/decode.yaml inference_model=finetuned.pth measure_args=""
+nj=2 ngpu=0
+. local/parse_options.sh
+
+die() { echo "error: $1" >&2; exit 2; }
+[ -e "conf/corpora/${corpus}.sh" ] || die "--corpus ${corpus}: unknown -> one of: $(cd conf/corpora && echo *.sh | sed 's/\.sh//g')"
+[ -e "conf/presets/${preset}.sh" ] || die "--preset ${preset}: unknown -> one of: $(cd conf/presets && echo *.sh | sed 's/\.sh//g')"
+[ -n "${teacher_config}" ] && [ -z "${teacher_model}" ] && die "--teacher_config needs --teacher_model"
+[ -z "${tag}" ] && tag=${corpus}$([ "${preset}" = default ] || echo "_${preset}")
+preset_note="" note="" data_command=()
+# shellcheck disable=SC1090
+. "conf/presets/${preset}.sh"
+# shellcheck disable=SC1090
+. "conf/corpora/${corpus}.sh"
+. ./path.sh
+
+sp_set=${train_set}${speed_perturb:+_sp}
+tokens=data/token_list/${tag}_${token_type}$([ "${token_type}" = bpe ] && echo "${nbpe}")
+token_args=(--token_list "${tokens}/tokens.txt" --token_type "${token_type}")
+[ "${token_type}" = bpe ] && token_args+=(--bpemodel "${tokens}/bpe.model")
+stats=exp/${tag}_stats
+dense=exp/${tag}_dense
+if [ -n "${teacher_config}" ]; then
+    dense=$(dirname "${teacher_config}")
+    skip_stages+=" 5 10 11"
+else
+    teacher_config=${dense}/config.yaml
+    teacher_model=${dense}/valid.acc.ave.pth
+fi
+goal=${target_kind}$(awk -v t="${target}" 'BEGIN { printf "%g", 100 * t }')
+pruned=exp/${tag}_pruned_${goal}
+compact=exp/${tag}_compact_${goal}
+decode_tag=decode_$(basename "${inference_config}" .yaml)
+
+# Does this stage run? Says so, and counts the time of the stage before.
+begin() { # number, title
+    if [ "$1" -lt "${stage}" ] || [ "$1" -gt "${stop_stage}" ] ||
+        [[ " ${skip_stages} " == *" $1 "* ]]; then return 1; fi
+    printf '[%02d:%02d] stage %s: %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$1" "$2"
+}
+need() { # stage that makes them, files...
+    local made_by=$1 file; shift
+    for file in "$@"; do
+        [ -e "${file}" ] || die "${file} is missing -> run stage ${made_by} (./run.sh --stage ${made_by} ...)"
+    done
+}
+train() { # log directory, module, options...
+    local dir=$1 module=$2; shift 2
+    python3 -m espnet_prune.bin.progress --log "${dir}/train.log" -- \
+        python3 -m "${module}" --output_dir "${dir}" --resume true \
+        --ngpu "${ngpu}" --multiprocessing_distributed true \
+        --train_data_path_and_name_and_type "dump/raw/${sp_set}/wav.scp,speech,sound" \
+        --train_data_path_and_name_and_type "dump/raw/${sp_set}/text,text,text" \
+        --valid_data_path_and_name_and_type "dump/raw/${valid_set}/wav.scp,speech,sound" \
+        --valid_data_path_and_name_and_type "dump/raw/${valid_set}/text,text,text" "$@"
+}
+# A student needs the lengths of its data only, no statistics: stage 10 can be skipped.
+lengths=(--train_shape_file "dump/raw/${sp_set}/utt2num_samples"
+    --valid_shape_file "dump/raw/${valid_set}/utt2num_samples"
+    --teacher_config "${teacher_config}" --teacher_model "${teacher_model}")
+
+if begin 1 "prepare ${corpus} as data/{${train_set},${valid_set},${test_sets// /,}}"; then
+    # shellcheck disable=SC2086
+    python3 "${data_command[@]}" --out data ${data_args}
+fi
+if [ -n "${speed_perturb}" ] && begin 2 "perturb the speed: ${speed_perturb}"; then
+    need 1 "data/${train_set}"
+    python3 -m espnet_prune.bin.perturb_speed --in "data/${train_set}" \
+        --out "data/${sp_set}" --factors "${speed_perturb}"
+fi
+if begin 3 "format the audio at ${fs} Hz as dump/raw"; then
+    for set in ${sp_set} ${valid_set}; do
+        need 1 "data/${set}"
+        python3 -m espnet_prune.bin.format_audio --in "data/${set}" \
+            --out "dump/raw/org/${set}" --fs "${fs}" --nj "${nj}"
+    done
+    for set in ${test_sets}; do
+        need 1 "data/${set}"
+        python3 -m espnet_prune.bin.format_audio --in "data/${set}" \
+            --out "dump/raw/${set}" --fs "${fs}" --nj "${nj}"
+    done
+fi
+if begin 4 "drop utterances outside ${min_wav_duration}-${max_wav_duration} s"; then
+    for set in ${sp_set} ${valid_set}; do
+        need 3 "dump/raw/org/${set}"
+        python3 -m espnet_prune.bin.filter_data --in "dump/raw/org/${set}" \
+            --out "dump/raw/${set}" --min_seconds "${min_wav_duration}" \
+            --max_seconds "${max_wav_duration}"
+    done
+fi
+if begin 5 "make the tokens in ${tokens}"; then
+    need 4 "dump/raw/${sp_set}/text"
+    python3 -m espnet_prune.bin.make_tokens --text "dump/raw/${sp_set}/text" \
+        --type "${token_type}" --nbpe "${nbpe}" --out "${tokens}"
+fi
+if begin 10 "collect statistics in ${stats}"; then
+    need 4 "dump/raw/${sp_set}" "dump/raw/${valid_set}"
+    need 5 "${tokens}/tokens.txt"
+    # shellcheck disable=SC2086
+    python3 -m espnet_prune.bin.collect_stats --train "dump/raw/${sp_set}" \
+        --valid "dump/raw/${valid_set}" --out "${stats}" --nj "${nj}" \
+        --config "${asr_config}" "${token_args[@]}" ${asr_args}
+fi
+if begin 11 "train the dense model in ${dense}"; then
+    need 5 "${tokens}/tokens.txt"
+    need 10 "${stats}/train/speech_shape"
+    mvn=()
+    if grep -q "^normalize: *global_mvn" "${asr_config}"; then
+        mvn=(--normalize_conf "stats_file=${stats}/train/feats_stats.npz")
+    fi
+    # shellcheck disable=SC2086
+    train "${dense}" espnet_prune.bin.asr_train --config "${asr_config}" \
+        "${token_args[@]}" "${mvn[@]}" \
+        --train_shape_file "${stats}/train/speech_shape" \
+        --train_shape_file "${stats}/train/text_shape.${token_type}" \
+        --valid_shape_file "${stats}/valid/speech_shape" \
+        --valid_shape_file "${stats}/valid/text_shape.${token_type}" ${asr_args}
+fi
+if begin 12 "prune ${target} of the encoder's ${target_kind} in ${pruned}"; then
+    need 4 "dump/raw/${sp_set}" "dump/raw/${valid_set}"
+    need 11 "${teacher_config}" "${teacher_model}"
+    python3 -m espnet_prune.bin.student_config prune --recipe "${prune_config}" \
+        --model_config "${teacher_config}" --model_file "${teacher_model}" \
+        --kind "${target_kind}" --target "${target}" --out "${pruned}/student.yaml"
+    # shellcheck disable=SC2086
+    train "${pruned}" espnet_prune.bin.prune_train --config "${pruned}/student.yaml" \
+        --init_param "${teacher_model}" "${lengths[@]}" ${prune_args}
+fi
+if begin 13 "export the compact model to ${compact}"; then
+    need 12 "${pruned}/config.yaml" "${pruned}/latest.pth"
+    python3 -m espnet_prune.bin.export --pruned "${pruned}" --out "${compact}"
+fi
+if begin 14 "fine-tune the compact model in ${compact}/finetune"; then
+    need 13 "${compact}/config.yaml" "${compact}/pruned.pth"
+    need 11 "${teacher_config}" "${teacher_model}"
+    need 4 "dump/raw/${sp_set}" "dump/raw/${valid_set}"
+    python3 -m espnet_prune.bin.student_config finetune --recipe "${finetune_config}" \
+        --model_config "${compact}/config.yaml" --model_file "${compact}/pruned.pth" \
+        --out "${compact}/finetune/student.yaml"
+    # shellcheck disable=SC2086
+    train "${compact}/finetune" espnet_prune.bin.prune_train \
+        --config "${compact}/finetune/student.yaml" \
+        --init_param "${compact}/pruned.pth" "${lengths[@]}" ${finetune_args}
+    python3 -m espnet_prune.bin.finish --compact "${compact}"
+fi
+models=("${teacher_config}:${teacher_model}" "${compact}/config.yaml:${compact}/${inference_model}")
+if begin 15 "decode ${test_sets} with ${inference_config}"; then
+    need 11 "${teacher_config}" "${teacher_model}"
+    need 14 "${compact}/${inference_model}"
+    for model in "${models[@]}"; do
+        for set in ${test_sets}; do
+            need 3 "dump/raw/${set}/wav.scp"
+            out=$(dirname "${model%%:*}")/${decode_tag}/${set}
+            python3 -m espnet_prune.bin.decode --config "${model%%:*}" \
+                --model "${model#*:}" --data "dump/raw/${set}" --nj "${nj}" \
+                --inference_config "${inference_config}" --out "${out}" --ngpu "${ngpu}"
+        done
+    done
+fi
+if begin 16 "score"; then
+    for set in ${test_sets}; do
+        for dir in "${dense}" "${compact}"; do
+            need 15 "${dir}/${decode_tag}/${set}/text"
+            versus=()
+            [ "${dir}" = "${dense}" ] || versus=(--vs "${dense}/${decode_tag}/${set}")
+            python3 -m espnet_prune.bin.score --ref "dump/raw/${set}/text" \
+                --hyp "${dir}/${decode_tag}/${set}/text" "${versus[@]}"
+        done
+    done
+fi
+if begin 17 "measure parameters, MACs and real-time factors"; then
+    need 11 "${teacher_config}" "${teacher_model}"
+    need 14 "${compact}/${inference_model}"
+    # shellcheck disable=SC2086
+    python3 -m espnet_prune.bin.measure --system "dense=${models[0]}" \
+        --system "compact=${models[1]}" --data "dump/raw/${test_sets%% *}" \
+        --inference_config "${inference_config}" ${measure_args}
+fi
+if begin 18 "report"; then
+    need 13 "${compact}/pruning.json"
+    python3 -m espnet_prune.bin.report --corpus "${corpus}" --dense "${dense}" \
+        --compact "${compact}" --pruned "${pruned}" --decode_tag "${decode_tag}" \
+        --test_sets "${test_sets}" --out "exp/report" \
+        --note "${preset_note}${preset_note:+ }${note}"
+fi
+printf '[%02d:%02d] finished\n' $((SECONDS / 60)) $((SECONDS % 60))

@@ -1,0 +1,129 @@
+"""Reading and writing data directories: every malformed one gets a clear error."""
+
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from espnet_prune.data.kaldi_dir import read_data_dir, write_data_dir
+from espnet_prune.data.table import read_table, write_table
+from espnet_prune.errors import InputError
+
+
+def test_reads_relative_paths_of_its_own_folder(make_dir):
+    data = read_data_dir(make_dir())
+    assert list(data.wav) == ["s-0", "s-1", "s-2"]
+    assert data.text["s-1"] == "WORD s-1"
+
+
+def test_written_directory_reads_back_the_same(make_dir, tmp_path):
+    folder = make_dir()
+    (folder / "segments").write_text(
+        "s-0 s-0 0.25 0.5\ns-1 s-1 0.1 -1\ns-2 s-0 0 0.125\n"
+    )
+    data = read_data_dir(folder)
+    write_data_dir(tmp_path / "copy", data)
+    assert read_data_dir(tmp_path / "copy") == data
+    assert (tmp_path / "copy" / "spk2utt").read_text() == "s s-0 s-1 s-2\n"
+
+
+BAD_LINES = {
+    "duplicate id": (b"s-0 A\ns-1 B\ns-0 C\n", ":3: repeats the id 's-0'"),
+    "blank line": (b"s-0 A\n\ns-1 B\ns-2 C\n", ":2: is a blank line"),
+    "not UTF-8": (b"s-0 A\ns-1 \xe9\ns-2 C\n", ":2: is not UTF-8"),
+    "NUL": (b"s-0 A\ns-1 B\ns-2 C\0\n", ":3: holds the character U+0000"),
+    "escape": (b"s-0 \x1b[31mA\ns-1 B\ns-2 C\n", ":1: holds the character U+001B"),
+    "NEL": ("s-0 A\x85\ns-1 B\ns-2 C\n".encode(), ":1: holds the character U+0085"),
+    "BOM": ("\ufeffs-0 A\ns-1 B\ns-2 C\n".encode(), ":1: holds the character U+FEFF"),
+    "Windows": (b"s-0 A\r\ns-1 B\r\ns-2 C\r\n", ":1: has a Windows line end"),
+    "empty file": (b"", ": is empty"),
+    "id missing": (b"s-0 A\ns-1 B\n", "1 ids are only in wav.scp (s-2)"),
+    "id too many": (b"s-0 A\ns-1 B\ns-2 C\ns-3 D\n", "1 only in text (s-3)"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_LINES)
+def test_bad_text_is_named(make_dir, case):
+    content, message = BAD_LINES[case]
+    folder = make_dir()
+    (folder / "text").write_bytes(content)
+    with pytest.raises(InputError) as e:
+        read_data_dir(folder)
+    assert message in str(e.value) and str(folder / "text") in str(e.value)
+
+
+@pytest.mark.parametrize("words", ["ÜBER STRAẞE", "日本 語", "नमस्ते", "A\u2028B", "🎤"])
+def test_other_unicode_is_fine(make_dir, words):
+    folder = make_dir()
+    (folder / "text").write_text(f"s-0 {words}\ns-1 B\ns-2 C\n", encoding="utf-8")
+    assert read_data_dir(folder).text["s-0"] == words
+
+
+def test_empty_transcript_is_kept_and_counted(make_dir, caplog):
+    folder = make_dir()
+    (folder / "text").write_text("s-0\ns-1 B\ns-2 \n")
+    assert read_data_dir(folder).text["s-0"] == ""
+    assert "2 empty transcripts" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["wav.scp", "text", "utt2spk"])
+def test_missing_table_is_named(make_dir, name):
+    folder = make_dir()
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=f"{name}: cannot be read"):
+        read_data_dir(folder)
+
+
+def test_missing_directory(tmp_path):
+    with pytest.raises(InputError, match="is no directory"):
+        read_data_dir(tmp_path / "none")
+
+
+def test_missing_audio_is_counted(make_dir):
+    folder = make_dir()
+    (folder / "s-1.wav").unlink()
+    with pytest.raises(InputError, match=r"1 of 3 audio files .* line 2 s-1\.wav"):
+        read_data_dir(folder)
+
+
+BAD_TABLES = {
+    ("wav.scp", "s-0\ns-1 s-1.wav\ns-2 s-2.wav\n"): "wav.scp:1: names no audio",
+    ("utt2spk", "s-0 s\ns-1 s t\ns-2 s\n"): "utt2spk:2: gives 's-1' not one speaker",
+    ("utt2spk", "s-0 s\ns-1\ns-2 s\n"): "utt2spk:2: gives 's-1' not one speaker",
+    ("spk2utt", "s s-0 s-1\n"): "disagrees with utt2spk",
+    ("segments", "s-0 s-0 0\n"): "segments:1: is not 'utterance recording start",
+    ("segments", "s-0 s-0 0 1 2\n"): "segments:1: is not 'utterance recording start",
+    ("segments", "s-0 s-0 a b\n"): "segments:1: is not 'utterance recording start",
+    ("segments", "s-0 s-0 0.5 0.5\n"): "segments:1: goes from 0.5 s to 0.5 s",
+    ("segments", "s-0 s-0 nan 1\n"): "segments:1: goes from nan s",
+    ("segments", "s-0 s-0 0 nan\n"): "segments:1: goes from 0.0 s to nan s",
+    ("segments", "s-0 s-9 0 1\n"): "1 lines name recordings that wav.scp lacks",
+    ("utt2speed", "s-0 fast\n"): "utt2speed:1: 'fast' is no speed",
+    ("utt2speed", "s-9 0.9\n"): "utt2speed: names utterances that text lacks",
+}
+
+
+@pytest.mark.parametrize(("name", "content"), BAD_TABLES)
+def test_bad_table_is_named(make_dir, name, content):
+    folder = make_dir()
+    (folder / name).write_text(content)
+    with pytest.raises(InputError) as e:
+        read_data_dir(folder)
+    assert BAD_TABLES[name, content] in str(e.value)
+
+
+_IDS = st.text(
+    st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Z")), min_size=1
+).filter(lambda key: "\ufeff" not in key and key.split() == [key])
+_WORDS = st.lists(st.text(string.ascii_uppercase + "ÄÖÜ'", min_size=1)).map(" ".join)
+
+
+@given(table=st.dictionaries(_IDS, _WORDS, min_size=1))
+def test_any_table_reads_back_sorted_by_bytes(table, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "table"
+    write_table(path, table)
+    assert read_table(path) == table
+    lines = path.read_bytes().splitlines()
+    keys = [line.split(b" ")[0] for line in path.read_bytes().split(b"\n")[:-1]]
+    assert lines and keys == sorted(keys)

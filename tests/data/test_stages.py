@@ -1,0 +1,188 @@
+"""Stages 2 to 4: speed perturbation, formatting, filtering."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import soundfile
+
+from espnet_prune.data.kaldi_dir import read_data_dir
+from espnet_prune.data.table import read_table
+from espnet_prune.errors import InputError
+
+FORMAT = "espnet_prune.bin.format_audio"
+FILTER = "espnet_prune.bin.filter_data"
+SPEED = "espnet_prune.bin.perturb_speed"
+
+
+def test_format_writes_what_espnet_reads(
+    cli, make_dir, tmp_path, monkeypatch, caplog, tone
+):
+    audio = {
+        "s-8k": (tone(0.5, 8000), 8000),
+        "s-stereo": (np.stack([tone(0.5, 16000)] * 2, 1), 16000),
+        "s-0": (tone(1.0, 16000), 16000),
+    }
+    make_dir("in", audio)
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level("INFO"):
+        cli(FORMAT, "--in", "in", "--out", "dump/x")
+    assert read_table("dump/x/utt2num_samples") == {
+        "s-0": "16000", "s-8k": "8000", "s-stereo": "8000"
+    }  # fmt: skip
+    assert open("dump/x/feats_type").read() == "raw\n"
+    assert open("dump/x/audio_format").read() == "flac\n"
+    for path in read_table("dump/x/wav.scp").values():
+        assert path.startswith("dump/x/data/")
+        info = soundfile.info(path)
+        assert (info.samplerate, info.channels) == (16000, 1)
+        assert (info.format, info.subtype) == ("FLAC", "PCM_16")
+    assert read_data_dir("dump/x").text["s-0"] == "WORD s-0"
+    assert "resampled 1 from 8000 to 16000 Hz" in caplog.text
+    assert "averaged 1 to one channel" in caplog.text
+
+
+def test_format_is_the_same_whatever_nj(
+    cli, make_dir, tmp_path, monkeypatch, digests, tone
+):
+    make_dir("in", {f"s-{i:02d}": (tone(0.2, 8000, 100 + i), 8000) for i in range(20)})
+    monkeypatch.chdir(tmp_path)
+    for nj in (1, 3):
+        cli(FORMAT, "--in", "in", "--out", "out", "--nj", nj)
+        os.rename("out", f"out{nj}")
+    assert digests(tmp_path / "out1") == digests(tmp_path / "out3")
+
+
+def test_format_honours_segments(cli, make_dir, tmp_path, tone):
+    folder = make_dir("in", {"r": (tone(2.0, 16000), 16000)})
+    (folder / "segments").write_text("u1 r 0.5 1.25\nu2 r 1 -1\n")
+    (folder / "text").write_text("u1 A\nu2 B\n")
+    (folder / "utt2spk").write_text("u1 s\nu2 s\n")
+    cli(FORMAT, "--in", folder, "--out", tmp_path / "out")
+    samples = read_table(tmp_path / "out" / "utt2num_samples")
+    assert samples == {"u1": "12000", "u2": "16000"}
+    assert not (tmp_path / "out" / "segments").exists()
+
+
+@pytest.mark.parametrize("nj", [1, 2])
+def test_bad_audio_stops_unless_skipped(cli, make_dir, tmp_path, caplog, nj):
+    folder = make_dir()
+    (folder / "s-0.wav").write_bytes(b"garbage")
+    (folder / "s-2.wav").write_bytes(b"")
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match=r"2 of 3 utterances .*s-0\.wav.*s-2\.wav"):
+        cli(FORMAT, "--in", folder, "--out", out, "--nj", nj)
+    assert not out.exists() and not list(tmp_path.glob(".out*"))
+    cli(FORMAT, "--in", folder, "--out", out, "--skip_bad", "--nj", nj)
+    assert list(read_data_dir(out).text) == ["s-1"]
+    assert "dropped 2 unreadable" in caplog.text
+    (folder / "s-1.wav").write_bytes(b"")
+    with pytest.raises(InputError, match="3 of 3 utterances"):
+        cli(FORMAT, "--in", folder, "--out", out, "--skip_bad")
+    assert list(read_data_dir(out).text) == ["s-1"]
+
+
+def test_killed_format_leaves_no_half_directory(cli, make_dir, tmp_path):
+    folder, out = make_dir("in"), tmp_path / "out"
+    (folder / "wav.scp").write_text("s-0 s-0.wav\ns-1 sleep 3 |\ns-2 s-2.wav\n")
+    child = os.fork()
+    if child == 0:
+        try:
+            cli(FORMAT, "--in", folder, "--out", out)
+        finally:
+            os._exit(1)
+    deadline = time.monotonic() + 20
+    while not list(tmp_path.glob(".out.*.tmp/data/000/s-0.flac")):
+        assert time.monotonic() < deadline, "the run never began to write"
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert not out.exists()
+    (folder / "wav.scp").write_text("s-0 s-0.wav\ns-1 s-1.wav\ns-2 s-2.wav\n")
+    cli(FORMAT, "--in", folder, "--out", out)
+    assert len(read_data_dir(out).text) == 3
+
+
+def test_format_refuses_what_cannot_be_written(cli, make_dir, tmp_path):
+    folder = make_dir()
+    with pytest.raises(InputError, match="is the directory to read"):
+        cli(FORMAT, "--in", folder, "--out", folder)
+    with pytest.raises(InputError, match="no sampling rate"):
+        cli(FORMAT, "--in", folder, "--out", tmp_path / "out", "--fs", 0)
+    for name in ("wav.scp", "text", "utt2spk"):
+        path = folder / name
+        path.write_text(path.read_text().replace("s-0 ", "s/0 ", 1))
+    with pytest.raises(InputError, match="slash"):
+        cli(FORMAT, "--in", folder, "--out", tmp_path / "out")
+
+
+def test_speed_perturbed_durations(cli, make_dir, tmp_path):
+    folder = make_dir("in")
+    cli(SPEED, "--in", folder, "--out", tmp_path / "sp", "--factors", "0.9 1.0 1.1")
+    cli(FORMAT, "--in", tmp_path / "sp", "--out", tmp_path / "out")
+    samples = read_table(tmp_path / "out" / "utt2num_samples")
+    assert len(samples) == 9
+    assert samples["s-0"] == "16000"
+    assert int(samples["sp0.9-s-0"]) == pytest.approx(16000 / 0.9, abs=2)
+    assert int(samples["sp1.1-s-0"]) == pytest.approx(16000 / 1.1, abs=2)
+    data = read_data_dir(tmp_path / "out")
+    assert data.speakers["sp0.9-s-0"] == "sp0.9-s"
+    assert data.text["sp0.9-s-0"] == "WORD s-0"
+
+
+def test_speed_with_segments(cli, make_dir, tmp_path, tone):
+    folder = make_dir("in", {"s": (tone(2.0, 16000), 16000)})
+    (folder / "segments").write_text("s s 0.5 1.5\n")
+    cli(SPEED, "--in", folder, "--out", tmp_path / "sp", "--factors", "0.8")
+    cli(FORMAT, "--in", tmp_path / "sp", "--out", tmp_path / "out")
+    samples = read_table(tmp_path / "out" / "utt2num_samples")
+    assert samples == {"sp0.8-s": "20000"}
+
+
+@pytest.mark.parametrize("factors", ["", "fast", "0", "1.0 1.0", "0.9 -1", "nan"])
+def test_bad_factors(cli, make_dir, tmp_path, factors):
+    with pytest.raises(InputError, match="--factors"):
+        cli(SPEED, "--in", make_dir(), "--out", tmp_path / "sp", "--factors", factors)
+
+
+def test_speed_twice_is_refused(cli, make_dir, tmp_path):
+    cli(SPEED, "--in", make_dir(), "--out", tmp_path / "sp")
+    with pytest.raises(InputError, match="perturbed already"):
+        cli(SPEED, "--in", tmp_path / "sp", "--out", tmp_path / "sp2")
+
+
+@pytest.fixture
+def formatted(cli, make_dir, tmp_path, tone):
+    seconds = {"s-short": 0.05, "s-long": 3.0, "s-empty": 1.0, "s-ok": 1.0}
+    audio = {u: (tone(s, 16000), 16000) for u, s in seconds.items()}
+    folder = make_dir("in", audio)
+    text = (folder / "text").read_text().replace("s-empty WORD s-empty", "s-empty")
+    (folder / "text").write_text(text)
+    cli(FORMAT, "--in", folder, "--out", tmp_path / "org")
+    return tmp_path / "org"
+
+
+def test_filter_drops_and_counts(cli, formatted, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        cli(FILTER, "--in", formatted, "--out", tmp_path / "out", "--max_seconds", 2)
+    data = read_data_dir(tmp_path / "out")
+    assert list(data.text) == list(data.wav) == list(data.speakers) == ["s-ok"]
+    assert read_table(tmp_path / "out" / "utt2num_samples") == {"s-ok": "16000"}
+    assert (tmp_path / "out" / "feats_type").read_text() == "raw\n"
+    assert "kept 1 of 4 (1 too short, 1 too long, 1 without words)" in caplog.text
+    assert "75 % of the utterances dropped" in caplog.text
+
+
+def test_filter_that_leaves_nothing_is_an_error(cli, formatted, tmp_path):
+    with pytest.raises(InputError, match=r"no utterance is left \(4 too short"):
+        cli(FILTER, "--in", formatted, "--out", tmp_path / "out", "--min_seconds", 5)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", ["s-ok many\n", "s-ok 16000\n"])
+def test_filter_checks_utt2num_samples(cli, formatted, tmp_path, content):
+    (formatted / "utt2num_samples").write_text(content)
+    with pytest.raises(InputError, match="utt2num_samples: .* run stage 3 again"):
+        cli(FILTER, "--in", formatted, "--out", tmp_path / "out")

@@ -1,0 +1,129 @@
+import json
+import logging
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from espnet_prune.bin import measure
+from espnet_prune.errors import InputError
+from espnet_prune.measure.machine import describe
+from espnet_prune.measure.rtf import COLUMNS, ctc_greedy, summarise, time_rounds
+
+
+@pytest.fixture(autouse=True)
+def restore_global_state():
+    """The command line pins threads and log levels for its own process."""
+    threads, level = torch.get_num_threads(), logging.getLogger().level
+    yield
+    torch.set_num_threads(threads)
+    logging.getLogger().setLevel(level)
+
+
+def test_systems_take_turns_within_an_utterance():
+    calls = []
+
+    def system(name):
+        return {"encoder": lambda audio: calls.append((name, len(audio)))}
+
+    systems = {name: system(name) for name in ("dense", "compact")}
+    audio = [torch.zeros(n) for n in (5, 9, 7)]
+    done = []
+    found = time_rounds(systems, audio, rounds=20, progress=done.append)
+    assert calls[:2] == [("dense", 9), ("compact", 9)]  # warm-up on the longest
+    timed = [calls[i : i + 2] for i in range(2, len(calls), 2)]
+    assert [pair[0][1] for pair in timed] == [5, 9, 7] * 20
+    assert all(a[1] == b[1] and {a[0], b[0]} == {*systems} for a, b in timed)
+    assert {pair[0][0] for pair in timed} == {*systems}  # neither is always first
+    assert done == list(range(1, 21))
+    assert len(found["dense"]["encoder"]) == 20
+    assert all(s > 0 for s in found["compact"]["encoder"])
+
+
+def test_summary_is_median_and_spread():
+    found = summarise([1.0, 2.0, 3.0, 4.0, 5.0], audio_seconds=10.0)
+    assert found == {"median": pytest.approx(0.3), "iqr": pytest.approx(0.2)}
+
+
+def test_ctc_greedy_collapses():
+    class Model:
+        blank_id = 0
+
+        def encode(self, speech, lengths):
+            assert speech.shape == (1, 4) and lengths.tolist() == [4]
+            return speech, lengths
+
+        class ctc:
+            argmax = staticmethod(lambda _: torch.tensor([[0, 2, 2, 0, 2, 3, 3, 0]]))
+
+    assert ctc_greedy(Model(), torch.zeros(4)) == [2, 2, 3]
+
+
+def test_machine_is_named():
+    found = describe(sample_seconds=0.05)
+    assert found["cpu"] and found["cores"] >= 1 and len(found["load_average"]) == 3
+    assert found["warning"] is None or "busy" in found["warning"]
+
+
+def options(models, data, *more):
+    systems = [f"--system={n}={c}:{m}" for n, (c, m) in models.items()]
+    return [*systems, "--data", str(data), "--rounds", "2", *more]
+
+
+def test_command_line(tiny_models, noise_set):
+    decoding = noise_set / "decode.yaml"
+    decoding.write_text("beam_size: 2\nctc_weight: 0.3\nmaxlenratio: 0.2\nngpu: 0\n")
+    more = ["--inference_config", str(decoding), "--macs_seconds", "2"]
+    measure.main(options(tiny_models, noise_set, *more))
+    found = {
+        name: json.loads((config.parent / "measure.json").read_text())
+        for name, (config, _) in tiny_models.items()
+    }
+    for name, result in found.items():
+        assert result["system"] == name
+        assert tuple(result["rtf"]) == COLUMNS
+        medians = {c: r["median"] for c, r in result["rtf"].items()}
+        assert 0 < medians["frontend"] < medians["encoder"] < medians["search"]
+        assert all(r["iqr"] >= 0 for r in result["rtf"].values())
+        assert result["bytes"] == tiny_models[name][1].stat().st_size
+        assert result["machine"]["threads"] == 1
+        assert (result["utterances"], result["macs_seconds"]) == (3, 2.0)
+        assert result["audio_seconds"] == pytest.approx(1.8)
+    small, large = found["compact"], found["dense"]
+    norm = 2 * 16  # after_norm is there once in both
+    blocks = {name: r["params"]["blocks"] - norm for name, r in found.items()}
+    assert blocks["compact"] * 2 == blocks["dense"]
+    assert small["macs_per_second"]["blocks"] * 2 == pytest.approx(
+        large["macs_per_second"]["blocks"], abs=2
+    )
+
+
+def test_checkpoint_without_a_layer_is_refused(tiny_models, noise_set):
+    """Stock ESPnet would leave the layer random and say nothing."""
+    config, model = tiny_models["compact"]
+    weights = torch.load(model, weights_only=True)
+    kept = {k: v for k, v in weights.items() if not k.startswith("ctc.")}
+    torch.save(kept, noise_set / "partial.pth")
+    broken = {"compact": (config, noise_set / "partial.pth")}
+    with pytest.raises(InputError, match="lacks 2 tensors.*ctc"):
+        measure.main(options(broken, noise_set))
+
+
+def test_wrong_inputs_are_named(tmp_path, noise_set):
+    with pytest.raises(InputError, match="NAME=CONFIG:MODEL"):
+        measure.System.parse("exp/dense")
+    with pytest.raises(InputError, match="no such file"):
+        measure.System.parse("dense=absent.yaml:absent.pth")
+    with pytest.raises(InputError, match="stages 1-4"):
+        measure.read_audio(tmp_path / "absent", 1, {16000})
+    with pytest.raises(InputError, match="16000 Hz, the models want 8000"):
+        measure.read_audio(noise_set / "wav.scp", 1, {8000})
+    scp = tmp_path / "bad.scp"
+    soundfile.write(tmp_path / "stereo.wav", np.zeros((160, 2)), 16000)
+    scp.write_text(f"u {tmp_path / 'stereo.wav'}\n")
+    with pytest.raises(InputError, match="2 channels"):
+        measure.read_audio(scp, 1, {16000})
+    scp.write_text(f"u {scp}\n")
+    with pytest.raises(InputError, match="cannot be read"):
+        measure.read_audio(scp, 1, {16000})

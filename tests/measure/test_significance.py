@@ -1,0 +1,42 @@
+import pytest
+
+from espnet_prune.errors import InputError
+from espnet_prune.measure.significance import compare
+from espnet_prune.measure.wer import Pair, score
+
+
+def result(wrong: set[int], n: int = 60) -> dict:
+    """Utterances of four words; those in ``wrong`` have one substitution."""
+    hyps = ["A B C X" if i in wrong else "A B C D" for i in range(n)]
+    pairs = [Pair(f"u{i}", "A B C D", hyp) for i, hyp in enumerate(hyps)]
+    return score(pairs, "word").as_json()
+
+
+def test_clearly_worse_is_significant():
+    found = compare(result(set(range(40))), result({50}), "dense")
+    assert found["delta_wer"] == pytest.approx(39 / 240)
+    assert found["interval"][0] > 0
+    assert found["p_value"] < 0.001
+    assert (found["vs"], found["n_utts"], found["n_words"]) == ("dense", 60, 240)
+
+
+def test_identical_and_balanced_are_not():
+    same = compare(result({1, 2}), result({1, 2}), "dense")
+    assert (same["delta_wer"], same["p_value"]) == (0.0, 1.0)
+    balanced = compare(result({1, 2, 3}), result({4, 5, 6}), "dense")
+    assert balanced["p_value"] > 0.5
+
+
+def test_symmetric_and_repeatable():
+    few, many = result({1, 2, 3}), result(set(range(3, 12)))
+    one, other = compare(many, few, "x"), compare(few, many, "x")
+    assert one == compare(many, few, "x")
+    assert one["delta_wer"] == -other["delta_wer"]
+    assert one["p_value"] == pytest.approx(other["p_value"], abs=0.02)
+
+
+def test_other_utterances_are_refused():
+    with pytest.raises(InputError, match="other utterances"):
+        compare(result(set(), n=5), result(set(), n=6), "exp/dense")
+    with pytest.raises(InputError, match="one utterance"):
+        compare(result(set(), n=1), result(set(), n=1), "exp/dense")

@@ -1,0 +1,136 @@
+import json
+
+import jiwer
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from espnet_prune.bin import score as score_cli
+from espnet_prune.errors import InputError
+from espnet_prune.measure.alignment import alignment_report, trn
+from espnet_prune.measure.wer import Pair, read_pairs, read_text, score
+
+
+def pairs(*texts: tuple[str, str]) -> list[Pair]:
+    return [Pair(f"u{i}", ref, hyp) for i, (ref, hyp) in enumerate(texts)]
+
+
+# One substitution and one insertion; two deletions; one deletion; 10 words.
+COUNTED = pairs(("A B C", "A X C D"), ("HELLO WORLD", ""), ("X Y Z Z Y", "X Y Z Y"))
+
+
+def test_words_counted_by_hand():
+    result = score(COUNTED, "word").as_json()
+    assert result["error_rate"] == pytest.approx(0.5)
+    assert (result["sub"], result["del"], result["ins"]) == (1, 3, 1)
+    assert (result["n_units"], result["hits"], result["wrong_utts"]) == (10, 6, 3)
+    assert result["utterances"]["u0"] == {
+        "n": 3, "hits": 2, "sub": 1, "del": 0, "ins": 1,
+    }  # fmt: skip
+    assert result["ci95"][0] < 0.5 < result["ci95"][1]
+
+
+def test_characters_count_the_blank():
+    result = score(pairs(("A B", "AB")), "char").as_json()
+    assert (result["n_units"], result["del"]) == (3, 1)
+    both = [p.ref for p in COUNTED], [p.hyp for p in COUNTED]
+    assert score(COUNTED, "char").output.wer == pytest.approx(jiwer.cer(*both))
+
+
+def test_interval_is_the_same_again_and_never_negative():
+    many = pairs(*[("A B C", "A B C")] * 20, ("A B C", "A B X"))
+    first, second = score(many, "word"), score(many, "word")
+    assert first.ci95 == second.ci95
+    assert first.ci95[0] == 0.0 and first.ci95[1] > 1 / 63
+
+
+def test_empty_reference_keeps_its_insertions_and_a_finite_interval():
+    result = score(pairs(("", "A"), ("B", "B")), "word")
+    assert result.output.wer == 1.0
+    assert result.ci95[1] < float("inf")
+
+
+sentences = st.lists(st.sampled_from("ABCD"), max_size=6).map(" ".join)
+
+
+@given(st.lists(sentences.filter(bool), min_size=1, max_size=5))
+def test_identical_is_zero(refs):
+    same = score(pairs(*zip(refs, refs, strict=True)), "word")
+    assert same.output.wer == 0.0
+    assert same.ci95 == (0.0, 0.0)
+
+
+@given(st.lists(st.tuples(sentences.filter(bool), sentences), min_size=1, max_size=5))
+def test_alignment_file_adds_up_to_jiwer(texts):
+    result = score(pairs(*texts), "word")
+    lines = alignment_report(result).splitlines()
+    marks = [m for x in lines if x.startswith("Eval: ") for m in x[6:].split()]
+    counts = [marks.count(mark) for mark in "SDI"]
+    out = jiwer.process_words(*map(list, zip(*texts, strict=True)))
+    assert counts == [out.substitutions, out.deletions, out.insertions]
+    assert sum(c.errors for c in result.counts) == sum(counts)
+
+
+def test_alignment_columns():
+    text = alignment_report(score(COUNTED, "word"))
+    assert "id: (u0)\nScores: (#C #S #D #I) 2 1 0 1\n" in text
+    assert "REF:  A B C ***\nHYP:  A X C D\nEval:   S   I\n" in text
+    assert "| Sum/Avg  |      3       10 |   60.0   10.0   30.0   10.0   50.0" in text
+
+
+def test_trn():
+    assert trn(["u0", "u1"], [["A", "B"], []]) == "A B (u0)\n(u1)\n"
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_missing_and_extra_ids_are_named(tmp_path):
+    ref = write(tmp_path / "ref", "u1 A\nu2 B\n")
+    with pytest.raises(InputError, match="1 of 2 utterances have no hyp.*u2"):
+        read_pairs(ref, write(tmp_path / "hyp", "u1 A\n"))
+    with pytest.raises(InputError, match="1 hypotheses have no reference.*u9"):
+        read_pairs(ref, write(tmp_path / "hyp", "u1 A\nu2\nu9 C\n"))
+    assert read_pairs(ref, write(tmp_path / "hyp", "u2\nu1 A\n")) == [
+        Pair("u1", "A", "A"),
+        Pair("u2", "B", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [(b"", "no utterance"), (b"u A\nu B\n", ":2.*twice"), (b"u \xff\n", "UTF-8")],
+)
+def test_bad_text_files(tmp_path, content, complaint):
+    (tmp_path / "text").write_bytes(content)
+    with pytest.raises(InputError, match=complaint):
+        read_text(tmp_path / "text")
+    with pytest.raises(InputError, match="no such file"):
+        read_text(tmp_path / "absent")
+
+
+def test_no_reference_word_is_refused():
+    with pytest.raises(InputError, match="no word"):
+        score(pairs(("", "A")), "word")
+
+
+def test_command_line(tmp_path):
+    ref = write(tmp_path / "ref", "u1 A B\nu2 C D\n")
+    for system, hyp in {"dense": "u1 A B\nu2 C D\n", "compact": "u1 A\nu2\n"}.items():
+        (tmp_path / system).mkdir()
+        write(tmp_path / system / "text", hyp)
+    base = ["--ref", str(ref), "--hyp"]
+    compact = [*base, str(tmp_path / "compact/text"), "--vs", str(tmp_path / "dense")]
+    with pytest.raises(InputError, match="score that system first"):
+        score_cli.main(compact)
+    assert not (tmp_path / "compact/score_wer").exists()
+    score_cli.main([*base, str(tmp_path / "dense/text")])
+    score_cli.main(compact)
+    folder = tmp_path / "compact/score_wer"
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "hyp.trn", "ref.trn", "result.json", "result.txt", "significance.json",
+    ]  # fmt: skip
+    assert json.loads((folder / "significance.json").read_text())["delta_wer"] == 0.75
+    assert (tmp_path / "compact/score_cer/result.json").is_file()

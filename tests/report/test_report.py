@@ -1,0 +1,210 @@
+import datetime
+import json
+import math
+import re
+
+import pytest
+import torch
+
+from espnet_prune.bin import report, score
+from espnet_prune.errors import InputError
+from espnet_prune.report.collect import read_curves
+from espnet_prune.report.tables import Table
+
+# The interface that others script against: a type, or a dict or list of such.
+NUMBER, COUNT, TEXT = (float, int, type(None)), (int, type(None)), (str, type(None))
+ROW = {
+    "system": str,
+    "method": TEXT,
+    "target": {"kind": TEXT, "value": NUMBER},
+    "test_set": str,
+    "wer": NUMBER,
+    "wer_ci": [NUMBER, NUMBER],
+    "cer": NUMBER,
+    "params": dict.fromkeys(
+        ("subsampling", "blocks", "encoder", "decoder", "total"), COUNT
+    ),
+    "macs_per_second": dict.fromkeys(("subsampling", "blocks", "encoder"), NUMBER),
+    "rtf": dict.fromkeys(("encoder", "ctc_greedy", "search"), NUMBER),
+    "bytes": COUNT,
+    "p_vs_dense": NUMBER,
+}
+
+
+def check(value, form, where="report"):
+    if isinstance(form, dict):
+        assert value.keys() == form.keys(), where
+        for key in form:
+            check(value[key], form[key], f"{where}.{key}")
+    elif isinstance(form, list):
+        assert len(value) == len(form), where
+        for item, part in zip(value, form, strict=True):
+            check(item, part, where)
+    else:
+        assert isinstance(value, form), where
+
+
+def check_report(path):
+    found = json.loads(path.read_text())
+    assert found.keys() == {"corpus", "environment", "rows"}
+    assert isinstance(found["environment"], dict)
+    for row in found["rows"]:
+        check(row, ROW)
+    return found
+
+
+def dump(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def checkpoint(path, **values):
+    """Three epochs of statistics as ESPnet's reporter keeps them."""
+    took = datetime.timedelta(seconds=1)
+    stats = {e: {"train": {**values, "time": took}, "valid": values} for e in (1, 2, 3)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"reporter": {"epoch": 3, "stats": stats}}, path)
+
+
+def scored(folder, ref, hyp, *more):
+    folder.mkdir(parents=True)
+    (folder / "text").write_text(hyp)
+    score.main(["--ref", str(ref), "--hyp", str(folder / "text"), *more])
+
+
+def measured(exp, scale):
+    machine = {
+        "cpu": "A CPU", "cores": 2, "instruction_sets": ["avx2"], "threads": 1,
+        "torch": "2", "load_average": [0.1, 0.1, 0.1], "warning": None,
+    }  # fmt: skip
+    parts = {"subsampling": 100 * scale, "blocks": 900 * scale, "encoder": 1000 * scale}
+    rtf = {
+        column: {"median": 0.01 * scale, "iqr": 0.0}
+        for column in ("frontend", "encoder", "ctc_greedy", "search")
+    }
+    params = {**parts, "decoder": 500, "total": 1000 * scale + 500}
+    result = {"params": params, "macs_per_second": parts, "rtf": rtf}
+    dump(exp / "measure.json", {**result, "bytes": 4000 * scale, "machine": machine})
+
+
+def architecture(ffn, heads):
+    block = {"ffn1": ffn, "heads": heads, "qk_dim": 8, "v_dim": 8}
+    return {"subsampling": [8, 8], "blocks": [{**block, "conv": 8, "ffn2": 32}] * 2}
+
+
+PRUNING = {
+    "teacher": "t", "method": "l0", "realised": 0.5,
+    "expected_before_projection": 0.51, "realised_before_projection": 0.49,
+    "target": {"kind": "params", "value": 0.5, "denominator": "encoder"},
+    "architecture": architecture(0, 1), "dense_architecture": architecture(32, 4),
+}  # fmt: skip
+
+
+def options(exp, *more):
+    names = {"dense": "dense", "compact": "compact", "pruned": "pruned", "out": "out"}
+    paths = [f"--{option}={exp / name}" for option, name in names.items()]
+    return [*paths, "--corpus=synth", "--decode_tag=d", "--test_sets=test", *more]
+
+
+@pytest.fixture
+def full(tmp_path):
+    """What all stages leave, for one compact system."""
+    (tmp_path / "ref").write_text("u1 A B\nu2 C D\n")
+    dense, compact = tmp_path / "dense", tmp_path / "compact"
+    scored(dense / "d/test", tmp_path / "ref", "u1 A B\nu2 C D\n")
+    vs = ["--vs", str(dense / "d/test")]
+    scored(compact / "d/test", tmp_path / "ref", "u1 A B\nu2 C X\n", *vs)
+    measured(dense, 2)
+    measured(compact, 1)
+    dump(compact / "pruning.json", PRUNING)
+    checkpoint(dense / "checkpoint.pth", loss=1.0, acc=0.5)
+    gates = {"sparsity_expected": 0.4, "sparsity_target": 0.5, "lambda1": 0.1}
+    checkpoint(tmp_path / "pruned/checkpoint.pth", loss=1.0, loss_layer=0.2, **gates)
+    checkpoint(compact / "finetune/checkpoint.pth", loss=math.nan, acc=0.5)
+    return tmp_path
+
+
+def test_full_report(full, capsys):
+    report.main(options(full, "--note=quick preset"))
+    rows = check_report(full / "out/report.json")["rows"]
+    dense, compact = rows
+    assert (dense["wer"], compact["wer"], compact["cer"]) == (0.0, 0.25, 1 / 6)
+    assert (dense["system"], dense["method"]) == ("dense", "dense")
+    assert dense["target"] == {"kind": None, "value": None}
+    assert dense["p_vs_dense"] is None and compact["p_vs_dense"] > 0
+    assert compact["target"] == {"kind": "params", "value": 0.5}
+    assert compact["rtf"] == dict.fromkeys(("encoder", "ctc_greedy", "search"), 0.01)
+
+    text = (full / "out/report.md").read_text()
+    assert text.index("Synthetic speech") < text.index("## Dense against compact")
+    assert "**quick preset**" in text and "Not there yet" not in text
+    assert "| compact -50 % params | test | 25.00 |" in text
+    assert "0.0100 (-50 %)" in text
+    assert "| 1 | gone | 1/4 | 8/8 | 32/32 |" in text
+    pictures = re.findall(r"\]\((.*\.png)\)", text)
+    assert len(pictures) == 4
+    for name in pictures:
+        assert (full / "out" / name).read_bytes().startswith(b"\x89PNG")
+    assert "compact -50 % params" in capsys.readouterr().out
+
+
+def test_html_stands_alone(full):
+    report.main(options(full, "--note=<b>&"))
+    page = (full / "out/report.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert "&lt;b&gt;&amp;" in page
+    without_data = re.sub(r"data:image/png;base64,[^\"]*", "", page)
+    assert not re.search(r"https?:|<script|<link|url\(|@import", without_data)
+    assert set(re.findall(r"src=\"([^\"]*)\"", without_data)) == {""}
+
+
+def test_nothing_measured_yet_is_null_and_named(tmp_path, capsys):
+    report.main(options(tmp_path))
+    rows = check_report(tmp_path / "out/report.json")["rows"]
+    assert [row["system"] for row in rows] == ["dense", "compact"]
+    for row in rows:
+        assert row["wer"] is None and row["wer_ci"] == [None, None]
+        assert set(row["params"].values()) == {None}
+    text = (tmp_path / "out/report.md").read_text()
+    missing = text[text.index("Not there yet") :]
+    for stage in ("11", "12", "13", "14", "15-16", "17"):
+        assert f"(stage {stage})" in missing
+    assert capsys.readouterr().out.splitlines()[2].split()[:3] == ["dense", "test", "-"]
+
+
+def test_several_targets_and_sets(full):
+    more = f"--compact={full / 'later'}"
+    report.main(options(full, more, "--test_sets=test other"))
+    rows = check_report(full / "out/report.json")["rows"]
+    found = [(row["test_set"], row["system"], row["wer"]) for row in rows]
+    assert found == [
+        ("test", "dense", 0.0), ("test", "compact", 0.25), ("test", "compact", None),
+        ("other", "dense", None), ("other", "compact", None),
+        ("other", "compact", None),
+    ]  # fmt: skip
+
+
+def test_real_speech_is_not_called_synthetic(full):
+    report.main(options(full, "--corpus=digits"))
+    assert "ynthetic" not in (full / "out/report.md").read_text()
+
+
+def test_damaged_input_is_named(full):
+    (full / "dense/measure.json").write_text("{")
+    with pytest.raises(InputError, match="measure.json: is not JSON"):
+        report.main(options(full))
+    with pytest.raises(InputError, match="no test set"):
+        report.main(options(full, "--test_sets="))
+
+
+def test_curves_leave_out_times_and_nan(tmp_path):
+    checkpoint(tmp_path / "c.pth", loss=math.nan, acc=0.5)
+    found = read_curves(tmp_path / "c.pth")
+    assert found["train"] == {"acc": [(1, 0.5), (2, 0.5), (3, 0.5)]}
+
+
+def test_table_renderings():
+    table = Table(["a", "bb"], [["x", "<1>"]])
+    assert table.markdown() == "| a | bb |\n| --- | ---: |\n| x | <1> |\n"
+    assert table.text() == "a   bb\n-  ---\nx  <1>\n"
+    assert "<td>&lt;1&gt;</td>" in table.html()

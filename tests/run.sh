@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# The tests: lint, then pytest. Makes the environment if it is missing.
+#   tests/run.sh            everything (about half an hour on two cores)
+#   tests/run.sh --quick    without the tests that train for minutes
+#   tests/run.sh PATH ...   some tests, with pytest's options
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. ./path.sh requirements-dev.txt
+
+if [ $# -eq 0 ] || [ "$1" = --quick ]; then
+    echo "== lint"
+    python3 -m ruff check .
+    python3 -m ruff format --check .
+    git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck -x
+fi
+echo "== tests"
+if [ "${1:-}" = --quick ]; then
+    exec python3 -m pytest -m "not slow"
+fi
+# The fast tests first: they fail early.
+if [ $# -eq 0 ]; then
+    python3 -m pytest -m "not slow"
+    exec python3 -m pytest -m slow
+fi
+exec python3 -m pytest "$@"
