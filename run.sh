@@ -63,8 +63,14 @@ nj=2 ngpu=0
 die() { echo "error: $1" >&2; exit 2; }
 [ -e "conf/corpora/${corpus}.sh" ] || die "--corpus ${corpus}: unknown -> one of: $(cd conf/corpora && echo *.sh | sed 's/\.sh//g')"
 [ -e "conf/presets/${preset}.sh" ] || die "--preset ${preset}: unknown -> one of: $(cd conf/presets && echo *.sh | sed 's/\.sh//g')"
-[ -n "${teacher_config}" ] && [ -z "${teacher_model}" ] && die "--teacher_config needs --teacher_model"
-[ -z "${tag}" ] && tag=${corpus}$([ "${preset}" = default ] || echo "_${preset}")
+[[ ${stage} =~ ^[0-9]+$ && ${stop_stage} =~ ^[0-9]+$ ]] ||
+    die "--stage ${stage} --stop_stage ${stop_stage}: they take numbers"
+[ -z "${teacher_config}" ] || [ -n "${teacher_model}" ] ||
+    die "--teacher_config needs --teacher_model"
+if [ -z "${tag}" ]; then
+    tag=${corpus}
+    [ "${preset}" = default ] || tag+=_${preset}
+fi
 preset_note="" note="" data_command=()
 # shellcheck disable=SC1090
 . "conf/presets/${preset}.sh"
@@ -73,9 +79,10 @@ preset_note="" note="" data_command=()
 . ./path.sh
 
 sp_set=${train_set}${speed_perturb:+_sp}
-tokens=data/token_list/${tag}_${token_type}$([ "${token_type}" = bpe ] && echo "${nbpe}")
+tokens=data/token_list/${tag}_${token_type}
+[ "${token_type}" != bpe ] || tokens+=${nbpe}
 token_args=(--token_list "${tokens}/tokens.txt" --token_type "${token_type}")
-[ "${token_type}" = bpe ] && token_args+=(--bpemodel "${tokens}/bpe.model")
+[ "${token_type}" != bpe ] || token_args+=(--bpemodel "${tokens}/bpe.model")
 stats=exp/${tag}_stats
 dense=exp/${tag}_dense
 if [ -n "${teacher_config}" ]; then

@@ -45,4 +45,6 @@ def read_state(checkpoint: str | Path) -> dict[str, torch.Tensor]:
         raise InputError(
             checkpoint, f"is no readable checkpoint ({type(e).__name__})", "redo it"
         ) from e
+    if not isinstance(state, dict):
+        raise InputError(checkpoint, "holds no model weights", "check its path")
     return state["model"] if "optimizers" in state else state

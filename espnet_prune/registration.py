@@ -32,19 +32,25 @@ def _add_to(registry: ModuleType) -> None:
 class _AfterImport(importlib.abc.MetaPathFinder):
     """Finds the registry's module as usual, and registers once it has run."""
 
+    searching = False
+
     def find_spec(
         self, name: str, path: Any, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if name != REGISTRY:
+        if name != REGISTRY or self.searching:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        self.searching = True  # the search below comes by here again
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.searching = False
         if spec is not None and spec.loader is not None:
             run = spec.loader.exec_module
 
             def run_and_register(module: ModuleType) -> None:
                 run(module)
                 _add_to(module)
+                sys.meta_path.remove(self)
 
             spec.loader.exec_module = run_and_register
         return spec

@@ -15,7 +15,8 @@ def read_keys(table: str | Path) -> list[str]:
     path = Path(table)
     if not path.exists():
         raise InputError(path, "does not exist", "run the stage that makes it")
-    keys = [line.split(maxsplit=1)[0] for line in path.open(encoding="utf-8")]
+    lines = path.read_text(encoding="utf-8").splitlines()
+    keys = [line.split(maxsplit=1)[0] for line in lines if line.strip()]
     if not keys:
         raise InputError(path, "is empty")
     return keys
@@ -37,7 +38,7 @@ def run_shards(
 
     Args:
         commands: one per shard.
-        logs: where the output of each goes.
+        logs: where the output of each goes; they stay, also after a failure.
         progress: what to tell the user every few seconds.
 
     Raises:
@@ -48,6 +49,7 @@ def run_shards(
     processes = []
     try:
         for command, log in zip(commands, logs, strict=True):
+            log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("w") as f:
                 processes.append(subprocess.Popen(command, stdout=f, stderr=f, env=env))
         told = time.monotonic()

@@ -66,6 +66,14 @@ def model_config(teacher: dict[str, Any], source: str | Path) -> dict[str, Any]:
         )
     if config.get("model") not in (None, "espnet"):
         raise InputError(source, f"model {config['model']!r} cannot be pruned")
+    unsupported = ("preencoder", "postencoder", "joint_net_conf")
+    given = [k for k in unsupported if config.get(k) is not None]
+    if config.get("decoder") == "transducer" or given:
+        raise InputError(
+            source,
+            f"cannot be distilled: {given or 'a transducer decoder'}",
+            "use a CTC, attention or CTC/attention model",
+        )
     if not isinstance(config.get("token_list"), list):
         raise InputError(
             source,

@@ -120,10 +120,14 @@ class WarmupHoldDecay(AbsBatchStepScheduler):
     RISE, HOLD, END = 0.05, 0.6, 0.1  # fractions of the run; of the learning rate
 
     def __init__(self, optimizer: torch.optim.Optimizer, total_steps: int):
-        self.groups = [g for g in optimizer.param_groups if g["name"] == "weights"]
-        self.peaks = [group["lr"] for group in self.groups]
+        self.optimizer = optimizer
+        (self.peak,) = (group["lr"] for group in self._weights())
         self.total_steps, self.steps = total_steps, 0
         self._set()
+
+    def _weights(self) -> list[dict[str, Any]]:
+        # Looked up anew: loading an optimizer's state replaces its groups.
+        return [g for g in self.optimizer.param_groups if g["name"] == "weights"]
 
     def factor(self) -> float:
         done = self.steps / max(1, self.total_steps)
@@ -132,18 +136,18 @@ class WarmupHoldDecay(AbsBatchStepScheduler):
         return 1 - (1 - self.END) * max(0.0, (done - self.HOLD) / (1 - self.HOLD))
 
     def _set(self) -> None:
-        for group, peak in zip(self.groups, self.peaks, strict=True):
-            group["lr"] = peak * max(self.factor(), self.END)
+        for group in self._weights():
+            group["lr"] = self.peak * max(self.factor(), self.END)
 
     def step(self, epoch: int | None = None) -> None:
         self.steps += 1
         self._set()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps, "peaks": self.peaks}
+        return {"steps": self.steps, "peak": self.peak}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.steps, self.peaks = state["steps"], state["peaks"]
+        self.steps, self.peak = state["steps"], state["peak"]
         self._set()
 
 

@@ -4,4 +4,4 @@
 : "${train_set:=${tag}_train}" "${valid_set:=${tag}_dev}" "${test_sets:=${tag}_test}"
 : "${asr_config:=conf/train_small.yaml}"
 note="Synthetic speech: these figures say nothing about real recordings."
-data_command=(local/synth_data.py --prefix "${tag}_" --nj "${nj}" --train 1200)
+data_command=(local/synth_data.py --prefix "${tag}_" --nj "${nj}")

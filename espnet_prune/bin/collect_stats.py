@@ -27,6 +27,8 @@ def main() -> None:
     sets = {"train": args.train, "valid": args.valid}
     parts = {name: split(read_keys(d / "wav.scp"), args.nj) for name, d in sets.items()}
     nj = min(map(len, parts.values()))
+    # The logs lie beside the output, so that they survive a failure.
+    log_dir = args.out.parent / f"{args.out.name}_log"
     with atomic_dir(args.out) as folder:
         commands, logs, shards = [], [], []
         for n in range(nj):
@@ -46,7 +48,7 @@ def main() -> None:
                 command += [option, f"{data}/wav.scp,speech,sound"]
                 command += [option, f"{data}/text,text,text"]
             commands.append(command)
-            logs.append(folder / "logdir" / f"stats.{n + 1}.log")
+            logs.append(log_dir / f"stats.{n + 1}.log")
         run_shards(commands, logs, lambda: f"collecting statistics; log: {logs[0]}")
         aggregate(shards, folder)
         size = sum(1 for _ in args.token_list.open(encoding="utf-8"))

@@ -10,6 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import espnet_prune.quiet  # noqa: F401  (before anything of ESPnet)
 from espnet_prune.checkpoint import load_model
 from espnet_prune.errors import InputError, run_main
 from espnet_prune.files import atomic_dir
@@ -36,14 +37,16 @@ def main() -> None:
         raise InputError(args.inference_config, "does not exist", "--inference_config")
     keys = read_keys(args.data / "wav.scp")
     load_model(args.config, args.model)  # ESPnet would not refuse a wrong checkpoint
+    # The logs lie beside the output, so that they survive a failure.
+    log_dir = args.out.parent / "log" / args.out.name
     with atomic_dir(args.out) as folder:
         jobs = []
         for n, part in enumerate(split(keys, args.nj), start=1):
-            job = folder / "logdir" / f"output.{n}"
-            job.mkdir(parents=True)
-            key_file = job.parent / f"keys.{n}.scp"
+            job = folder / f"output.{n}"
+            job.mkdir()
+            key_file = folder / f"keys.{n}.scp"
             key_file.write_text("".join(f"{key}\n" for key in part))
-            jobs.append((job, key_file, job.parent / f"asr_inference.{n}.log"))
+            jobs.append((job, key_file, log_dir / f"asr_inference.{n}.log"))
         commands = [
             [sys.executable, "-m", "espnet_prune.bin.asr_inference"]
             + ["--config", str(args.inference_config), "--ngpu", str(args.ngpu)]

@@ -4,6 +4,7 @@ import argparse
 import logging
 from pathlib import Path
 
+import espnet_prune.quiet  # noqa: F401  (before anything of ESPnet)
 from espnet_prune.errors import run_main
 from espnet_prune.export import export
 

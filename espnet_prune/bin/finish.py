@@ -5,6 +5,7 @@ import logging
 import shutil
 from pathlib import Path
 
+import espnet_prune.quiet  # noqa: F401  (before anything of ESPnet)
 from espnet_prune.checkpoint import load_model
 from espnet_prune.errors import run_main
 from espnet_prune.files import atomic_path

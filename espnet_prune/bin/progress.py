@@ -28,7 +28,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def numbers(text: str) -> str:
     """The few numbers of an ESPnet log line that say how the training goes."""
-    found = dict(re.findall(r"(\w+)=([-\d.e+]+)", text))
+    found = dict(re.findall(r"(\w+)=(-?\d[\d.e+-]*)", text))
     return " ".join(f"{k} {float(found[k]):.3f}" for k in SHOWN if k in found)
 
 
@@ -56,6 +56,8 @@ def follow(process: subprocess.Popen, log: Path, offset: int) -> Iterator[str]:
             *lines, rest = rest.split("\n")
             yield from lines
             if not running:
+                if rest:  # a killed process leaves no newline
+                    yield rest
                 return
             time.sleep(0.5)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import yaml
 
+import espnet_prune.quiet  # noqa: F401  (before anything of ESPnet)
 from espnet_prune.checkpoint import load_model
 from espnet_prune.errors import InputError, run_main
 from espnet_prune.files import write_text

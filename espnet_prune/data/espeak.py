@@ -11,7 +11,7 @@ from espnet_prune.errors import InputError
 
 # Values of espeak-ng's speak_lib.h.
 _AUDIO_OUTPUT_SYNCHRONOUS = 2
-_RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
+_RATE, _VOLUME, _PITCH, _RANGE, _WORD_GAP = 1, 2, 3, 4, 7
 _POS_CHARACTER = 1
 _CHARS_UTF8 = 1
 _DONT_EXIT = 0x8000
@@ -31,12 +31,14 @@ class Voice:
         rate: words per minute (espeak's default is 175).
         pitch: 0 to 100 (50 is the variant's own pitch).
         pitch_range: 0 (monotone) to 100 (50 is the variant's own).
+        word_gap: pause between words, in 10 ms at the default rate.
     """
 
     name: str
     rate: int = 175
     pitch: int = 50
     pitch_range: int = 50
+    word_gap: int = 0
 
 
 def speak(text: str, voice: Voice) -> tuple[np.ndarray, int]:
@@ -106,6 +108,7 @@ def _speak(
             (_VOLUME, 100),
             (_PITCH, voice.pitch),
             (_RANGE, voice.pitch_range),
+            (_WORD_GAP, voice.word_gap),
         ):
             lib.espeak_SetParameter(parameter, value, 0)
         text_bytes = text.encode() + b"\0"

@@ -13,26 +13,17 @@ from espnet_prune.data.espeak import Voice, speak
 
 FS = 16000
 
-ACCENTS = (
-    "en-us",
-    "en",
-    "en-gb-scotland",
-    "en-gb-x-rp",
-    "en-029",
-    "en-us-nyc",
-    "en-gb-x-gbcwmd",
-)
+# Few, so that a small model can learn them from an hour of speech.
+ACCENTS = ("en-us", "en-gb-x-rp")
 # espeak-ng's variants, each in one set. Left out: whispers, robots and effects, and
 # all that use its Klatt synthesizer, which does not repeat itself from run to run.
 VARIANTS = {
     "train": (
-        "m1 m2 m3 m5 m6 m7 f1 f2 f4 f5 Alex Alicia Andy Annie Denis Diogo Gene "
-        "Henrique Lee Mario Mike Nguyen Storm announcer aunty belinda croak "
-        "edward grandma gustave ian john kaukovalta linda marcelo michel norbert "
-        "pablo quincy rob sandro shelby steph victor"
+        "m1 m2 m3 m5 m6 m7 f1 f2 f4 f5 Alicia Andy Annie Gene Lee Mike edward "
+        "john linda rob shelby steph victor"
     ).split(),
-    "dev": "m4 Andrea Hugo grandpa zac steph2".split(),
-    "test": "m8 f3 Michael Marco RicishayMax boris max miguel robert travis".split(),
+    "dev": "m4 Andrea Hugo steph2".split(),
+    "test": "m8 f3 Michael Marco max robert travis boris".split(),
 }
 
 VERBS = "OPEN CLOSE CALL START STOP TURN MOVE SHOW FIND PLAY SAVE SEND".split()
@@ -47,7 +38,9 @@ LETTERS = list("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 SPOKEN = {"A": "ay", "I": "eye"}
 
 # What a sentence is made of: V(erb), N(oun), P(lace), D(igit), L(etter).
+# The short ones matter: CTC learns to align on them, long before it does on the rest.
 TEMPLATES = (
+    "L D V N LL DD LD DL VN VP NP LLL DDD VNP VND VNL "
     "VNDD VNPDD VNLLD VPNLD VLLDD VLLLDD VNPVN VPVNDD LLLLL LLLLLL LLLDDD LLDDDD "
     "DDDDD DDDDDD DDDDDDD NLLD NDDLL VNVN VNPLL"
 ).split()
@@ -130,9 +123,10 @@ def make_utterance(recipe: Recipe) -> Utterance:
 def _draw_voice(rng: np.random.Generator, subset: str) -> Voice:
     return Voice(
         name=f"{rng.choice(ACCENTS)}+{rng.choice(VARIANTS[subset])}",
-        rate=int(rng.integers(125, 191)),
+        rate=int(rng.integers(130, 176)),
         pitch=int(rng.integers(30, 71)),
         pitch_range=int(rng.integers(25, 76)),
+        word_gap=int(rng.integers(2, 13)),
     )
 
 

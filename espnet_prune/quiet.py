@@ -1,0 +1,21 @@
+"""Import ESPnet without what it says while it is imported.
+
+It prints about flash attention, a dependency tries to download nltk data, torch warns
+about ESPnet's use of it: nothing that a user of the recipe can act on. Import this
+module before any that imports ESPnet.
+"""
+
+import contextlib
+import io
+import os
+import warnings
+
+# For this process and for those that it starts.
+os.environ.setdefault("PYTHONWARNINGS", "ignore")
+warnings.simplefilter("ignore")
+
+with (
+    contextlib.redirect_stdout(io.StringIO()),
+    contextlib.redirect_stderr(io.StringIO()),
+):
+    import espnet2.tasks.asr  # noqa: F401

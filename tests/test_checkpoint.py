@@ -1,0 +1,46 @@
+import pytest
+import torch
+
+from espnet_prune.checkpoint import load_model, read_state
+from espnet_prune.errors import InputError
+
+
+def test_dense_model_is_loaded_in_evaluation_mode(dense):
+    model, args = load_model(dense / "config.yaml", dense / "model.pth")
+    assert not model.training and args.encoder == "conformer"
+    state = torch.load(dense / "model.pth")
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+
+
+def test_training_checkpoint_gives_its_model(pruned):
+    state, model = read_state(pruned / "checkpoint.pth"), pruned / "latest.pth"
+    assert state.keys() == torch.load(model).keys()
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "model.pth"])
+def test_missing_file_is_named(dense, tmp_path, name):
+    paths = {n: dense / n for n in ("config.yaml", "model.pth")}
+    paths[name] = tmp_path / name
+    with pytest.raises(InputError, match=f"{name}: does not exist"):
+        load_model(*paths.values())
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint"])
+def test_unreadable_checkpoint_is_named(dense, tmp_path, content):
+    (tmp_path / "bad.pth").write_bytes(content)
+    with pytest.raises(InputError, match="bad.pth"):
+        load_model(dense / "config.yaml", tmp_path / "bad.pth")
+
+
+def test_other_shape_is_refused(dense, tmp_path):
+    state = torch.load(dense / "model.pth")
+    state["ctc.ctc_lo.bias"] = torch.zeros(99)
+    torch.save(state, tmp_path / "bad.pth")
+    with pytest.raises(InputError, match="ctc_lo.bias"):
+        load_model(dense / "config.yaml", tmp_path / "bad.pth")
+
+
+def test_checkpoint_of_no_tensors_is_refused(dense, tmp_path):
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(InputError, match="list.pth"):
+        load_model(dense / "config.yaml", tmp_path / "list.pth")

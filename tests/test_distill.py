@@ -1,0 +1,141 @@
+import pytest
+import torch
+
+from espnet_prune.distill import (
+    DistillOptions,
+    Record,
+    divergence,
+    layer_loss,
+    length_mask,
+    output_loss,
+    record,
+    run_teacher,
+)
+
+LENGTHS = torch.tensor([5, 3])
+
+
+def records(seed: int = 0) -> Record:
+    torch.manual_seed(seed)
+    hidden = {i: torch.randn(2, 5, 4) for i in (0, 2)}
+    return Record(hidden=hidden, encoded=(torch.randn(2, 5, 4), LENGTHS))
+
+
+def test_identical_hidden_states_cost_nothing():
+    assert layer_loss(records(), records()).item() == pytest.approx(0, abs=1e-6)
+    assert layer_loss(records(), records(1)).item() > 1
+
+
+@pytest.mark.parametrize("filler", [7.0, float("nan")])
+def test_padding_frames_do_not_matter(filler):
+    student, teacher = records(), records(1)
+    before = layer_loss(student, teacher).item()
+    for hidden in student.hidden.values():
+        hidden[1, 3:] = filler
+    assert layer_loss(student, teacher).item() == pytest.approx(before)
+
+
+def test_layer_loss_is_l1_and_cosine_distance():
+    student, teacher = records(), records(1)
+    expected = 0.0
+    for i, s in student.hidden.items():
+        t = teacher.hidden[i]
+        frames = [(s[b, k], t[b, k]) for b in range(2) for k in range(LENGTHS[b])]
+        expected += sum((a - b).abs().mean() for a, b in frames) / len(frames)
+        expected += sum(1 - a @ b / (a.norm() * b.norm()) for a, b in frames) / len(
+            frames
+        )
+    assert layer_loss(student, teacher).item() == pytest.approx(expected.item())
+
+
+def test_divergence_is_kl_from_the_teacher_per_utterance():
+    s, t = torch.randn(2, 5, 6), torch.randn(2, 5, 6)
+    mask = length_mask(LENGTHS, 5)
+    p, q = (torch.softmax(x / 2.0, -1) for x in (t, s))
+    kl = (p * (p / q).log()).sum(-1)[mask].sum() * 2.0**2 / 2
+    assert divergence(s, t, mask, 2.0).item() == pytest.approx(kl.item(), rel=1e-4)
+    assert divergence(s, s, mask, 2.0).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_divergence_ignores_padding():
+    s, t = torch.randn(2, 5, 6), torch.randn(2, 5, 6)
+    mask = length_mask(LENGTHS, 5)
+    before = divergence(s, t, mask, 1.0).item()
+    s[1, 3:] = 99.0
+    assert divergence(s, t, mask, 1.0).item() == pytest.approx(before)
+
+
+@pytest.mark.parametrize(
+    ("layers", "blocks", "expected"),
+    [(4, 8, [1, 3, 5, 7]), (3, 12, [3, 7, 11]), (4, 2, [0, 1]), (1, 5, [4])],
+)
+def test_compared_blocks_are_spread_and_end_with_the_last(layers, blocks, expected):
+    assert DistillOptions(layers=layers).block_indices(blocks) == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"layer_weight": -1.0}, {"layers": 0}, {"temperature": 0.0}],
+)
+def test_wrong_option_is_refused(options):
+    with pytest.raises(ValueError, match="distill"):
+        DistillOptions(**options)
+
+
+def hooks_of(model) -> int:
+    return sum(len(m._forward_hooks) for m in model.modules())
+
+
+@pytest.fixture
+def models(make_model, shake):
+    return shake(make_model()).eval(), shake(make_model()).eval()
+
+
+def test_hooks_are_gone_after_the_forward_and_after_an_error(models, speech_batch):
+    model, _ = models
+    with record(model, [0, 1]) as seen:
+        assert hooks_of(model) == 4
+        model(**speech_batch())
+    assert hooks_of(model) == 0
+    assert set(seen.hidden) == {0, 1}
+    with pytest.raises(KeyError), record(model, [0]):
+        raise KeyError
+    assert hooks_of(model) == 0
+
+
+def test_teacher_sees_the_features_of_the_student_and_no_gradient_reaches_it(
+    models, speech_batch
+):
+    student, teacher = models
+    with record(student, [1]) as seen:
+        student(**speech_batch())
+    told = run_teacher(teacher, seen, [1])
+    assert torch.equal(told.features[0], seen.features[0])
+    loss = layer_loss(seen, told) + output_loss(student, teacher, seen, told, 2.0)
+    loss.backward()
+    assert all(p.grad is None for p in teacher.parameters())
+    for part in (student.encoder, student.decoder, student.ctc):
+        assert any(p.grad is not None and p.grad.any() for p in part.parameters())
+
+
+def test_identical_student_and_teacher_have_no_loss(models, speech_batch):
+    student, teacher = models
+    teacher.load_state_dict(student.state_dict())
+    with record(student, [0, 1]) as seen:
+        student(**speech_batch())
+    told = run_teacher(teacher, seen, [0, 1])
+    assert layer_loss(seen, told).item() == pytest.approx(0, abs=1e-4)
+    output = output_loss(student, teacher, seen, told, 1.0)
+    assert output.item() == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("ctc_weight", [0.0, 1.0])
+def test_models_without_ctc_or_decoder_distil_what_they_have(
+    make_model, shake, speech_batch, ctc_weight
+):
+    conf = {"ctc_weight": ctc_weight, "report_cer": False, "report_wer": False}
+    student, teacher = (shake(make_model(model_conf=conf)).eval() for _ in range(2))
+    with record(student, [1]) as seen:
+        student(**speech_batch())
+    told = run_teacher(teacher, seen, [1])
+    assert output_loss(student, teacher, seen, told, 1.0).item() > 0

@@ -1,0 +1,204 @@
+"""The chain for real: dense model, pruning run, compact model, ESPnet's decoder."""
+
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+from espnet2.bin.asr_inference import Speech2Text
+
+import espnet_prune.export
+from espnet_prune.checkpoint import load_model
+from espnet_prune.errors import InputError
+from espnet_prune.export import export, verify
+
+
+def read(path):
+    return yaml.safe_load(path.read_text())
+
+
+@pytest.fixture
+def run_copy(pruned, tmp_path):
+    """A copy of the pruning run, to be spoilt."""
+    return shutil.copytree(pruned, tmp_path / "run", symlinks=True)
+
+
+def test_stock_speech2text_decodes_with_the_compact_model(compact, data_dir):
+    decode = Speech2Text(compact / "config.yaml", compact / "pruned.pth", beam_size=2)
+    speech, _ = soundfile.read(data_dir / "utt00.wav")
+    ((text, tokens, _, _), *_) = decode(speech)
+    assert isinstance(text, str) and isinstance(tokens, list)
+
+
+def test_without_the_import_the_error_is_espnets(compact, python):
+    code = (
+        "from espnet2.bin.asr_inference import Speech2Text\n"
+        f"Speech2Text('{compact}/config.yaml', '{compact}/pruned.pth')"
+    )
+    result = python("-c", code)
+    assert result.returncode != 0
+    assert "--encoder must be one of" in result.stderr
+
+
+def test_compact_config_is_self_contained(compact, dense):
+    config = read(compact / "config.yaml")
+    assert config["model"] == "espnet"
+    assert config["encoder"] == "prunable_conformer"
+    assert "gates" not in config["encoder_conf"]
+    assert not {"sparsity", "distill", "macs_frames"} & set(config["model_conf"])
+    assert not [key for key in config if key.startswith("teacher")]
+    text = (compact / "config.yaml").read_text()
+    assert str(dense) not in text and "pruned" not in text
+    assert not [key for key in torch.load(compact / "pruned.pth") if "log_alpha" in key]
+
+
+def test_compact_model_uses_its_own_copy_of_the_statistics(compact, dense):
+    copied = read(compact / "config.yaml")["normalize_conf"]["stats_file"]
+    assert copied == str(compact / "feats_stats.npz")
+    ours, theirs = np.load(copied), np.load(dense / "feats_stats.npz")
+    assert all(np.array_equal(ours[k], theirs[k]) for k in theirs.files)
+
+
+def test_summary_says_what_was_removed(compact):
+    summary = read(compact / "pruning.json")
+    model, _ = load_model(compact / "config.yaml", compact / "pruned.pth")
+    removed = summary["realised"]
+    assert 0.5 <= removed <= 0.505
+    assert removed == summary["removed"]["params"]
+    assert summary["max_relative_error"] <= 1e-4
+    dense = espnet_prune.architecture.Architecture.from_dict(
+        summary["dense_architecture"]
+    ).cost(model.encoder.fixed, 100)["encoder"]
+    params = sum(p.numel() for p in model.encoder.parameters())
+    assert 1 - params / dense.params == pytest.approx(removed)
+
+
+def test_only_final_files_are_left(compact):
+    names = {"config.yaml", "pruned.pth", "pruning.json", "feats_stats.npz"}
+    assert {p.name for p in compact.iterdir()} == names
+
+
+def test_unpruned_parts_keep_the_weights_of_the_run(compact, pruned):
+    before = torch.load(pruned / "latest.pth")
+    after = torch.load(compact / "pruned.pth")
+    for key in after:
+        if not key.startswith("encoder."):
+            assert torch.equal(before[key], after[key]), key
+    assert set(after) >= {k for k in before if k.startswith(("decoder", "ctc"))}
+
+
+@pytest.mark.parametrize("part", ["encoder.after_norm.bias", "ctc.ctc_lo.bias"])
+@pytest.mark.parametrize("change", ["misses", "adds"])
+def test_checkpoint_that_does_not_fit_is_refused(compact, tmp_path, part, change):
+    state = torch.load(compact / "pruned.pth")
+    if change == "misses":
+        del state[part]
+    else:
+        state[f"{part}.more"] = torch.zeros(1)
+    torch.save(state, tmp_path / "bad.pth")
+    with pytest.raises(InputError, match="bad.pth"):
+        load_model(compact / "config.yaml", tmp_path / "bad.pth")
+    if part.startswith("encoder"):  # stock ESPnet drops the result of its load
+        with pytest.raises(RuntimeError, match="do not belong together"):
+            Speech2Text(compact / "config.yaml", tmp_path / "bad.pth")
+
+
+def test_unfinished_run_is_refused(run_copy, tmp_path):
+    checkpoint = torch.load(run_copy / "checkpoint.pth", weights_only=False)
+    checkpoint["reporter"]["epoch"] = 1
+    torch.save(checkpoint, run_copy / "checkpoint.pth")
+    with pytest.raises(InputError, match="after epoch 1 of 2"):
+        export(run_copy / "config.yaml", run_copy / "latest.pth", tmp_path / "out")
+    assert not (tmp_path / "out" / "pruned.pth").exists()
+
+
+def test_dense_run_is_refused(dense, tmp_path):
+    with pytest.raises(InputError, match="no gates"):
+        export(dense / "config.yaml", dense / "model.pth", tmp_path / "out")
+
+
+@pytest.mark.parametrize("step", ["verify", "load_model", "write_json"])
+def test_failed_export_leaves_no_final_file(pruned, tmp_path, monkeypatch, step):
+    real, calls = getattr(espnet_prune.export, step), []
+
+    def fail(*args):
+        calls.append(args)
+        if step == "load_model" and len(calls) == 1:
+            return real(*args)
+        raise RuntimeError("stopped here")
+
+    monkeypatch.setattr(espnet_prune.export, step, fail)
+    out = tmp_path / "out"
+    with pytest.raises(RuntimeError, match="stopped here"):
+        export(pruned / "config.yaml", pruned / "latest.pth", out)
+    assert not [p for p in out.iterdir() if p.suffix in (".pth", ".yaml", ".json")]
+
+
+def test_failed_export_leaves_the_files_of_the_one_before(
+    pruned, compact, tmp_path, monkeypatch, digest_of
+):
+    out = shutil.copytree(compact, tmp_path / "out")
+    before = digest_of(out)
+
+    def fail(*_):
+        raise RuntimeError("stopped here")
+
+    monkeypatch.setattr(espnet_prune.export, "verify", fail)
+    with pytest.raises(RuntimeError, match="stopped here"):
+        export(pruned / "config.yaml", pruned / "latest.pth", out)
+    assert digest_of(out) == before
+
+
+@pytest.fixture
+def digest_of():
+    return lambda folder: {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_verification_notices_a_wrong_weight(pruned, compact):
+    gated, _ = load_model(pruned / "config.yaml", pruned / "latest.pth")
+    frames = gated.sparsity.frames
+    gated.encoder.set_masks(
+        espnet_prune.export.project(gated.encoder, "params", 0.5, frames)
+    )
+    small, _ = load_model(compact / "config.yaml", compact / "pruned.pth")
+    assert verify(gated, small) <= 1e-4
+    with torch.no_grad():
+        small.encoder.encoders[0].norm_final.bias[0] += 1.0
+    with pytest.raises(RuntimeError, match="differs"):
+        verify(gated, small)
+    with torch.no_grad():
+        small.encoder.encoders[0].norm_final.bias[0] = float("nan")
+    with pytest.raises(RuntimeError, match="differs"):
+        verify(gated, small)
+
+
+def test_command_line_exports_a_run(run_copy, tmp_path, monkeypatch):
+    from espnet_prune.bin.export import main
+
+    out = tmp_path / "out"
+    monkeypatch.setattr(
+        "sys.argv", ["export", "--pruned", str(run_copy), "--out", str(out)]
+    )
+    main()
+    assert (out / "pruned.pth").exists()
+
+
+def test_finish_gives_the_averaged_weights_their_place_once_verified(
+    compact, tmp_path, monkeypatch
+):
+    from espnet_prune.bin.finish import main
+
+    out = shutil.copytree(compact, tmp_path / "compact")
+    (out / "finetune").mkdir()
+    averaged = out / "finetune" / "valid.acc.ave.pth"
+    monkeypatch.setattr("sys.argv", ["finish", "--compact", str(out)])
+    state = torch.load(out / "pruned.pth")
+    torch.save({k: v for k, v in state.items() if k != "ctc.ctc_lo.bias"}, averaged)
+    with pytest.raises(InputError, match="ctc_lo.bias"):
+        main()
+    assert not (out / "finetuned.pth").exists()
+    torch.save(state, averaged)
+    main()
+    assert (out / "finetuned.pth").exists()

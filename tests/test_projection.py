@@ -1,0 +1,122 @@
+import logging
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from espnet_prune.errors import InputError
+from espnet_prune.gates import gates_of
+from espnet_prune.projection import TOLERANCE, project
+
+FRAMES = 100
+
+
+def learned(encoder, seed: int, spread: float, centre: float = 0.0):
+    """Set every gate to some log_alpha."""
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for gate in gates_of(encoder).values():
+            noise = torch.randn(len(gate), generator=draw)
+            gate.log_alpha.copy_(centre + spread * noise)
+    return encoder
+
+
+def removed_by(encoder, kind: str, target: float) -> float:
+    encoder.set_masks(project(encoder, kind, target, FRAMES))
+    kept = encoder.kept().cost(encoder.fixed, FRAMES)["encoder"]
+    dense = encoder.architecture.cost(encoder.fixed, FRAMES)["encoder"]
+    return 1 - getattr(kept, kind) / getattr(dense, kind)
+
+
+def assert_modules_have_units(encoder):
+    for module in encoder.modules():
+        gate = getattr(module, "module_gate", None)
+        if gate is not None:
+            units = getattr(module, "unit_gate", None) or module.head_gate
+            assert bool(gate.mask.any()) == bool(units.mask.any())
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    spread=st.floats(0.0, 4.0),
+    centre=st.floats(-4, 4),
+    target=st.floats(0.1, 0.85),
+    kind=st.sampled_from(["params", "macs"]),
+    mode=st.sampled_from(["hard_concrete", "straight_through"]),
+)
+@settings(deadline=None, max_examples=25)
+def test_budget_is_met_and_used(make_encoder, seed, spread, centre, target, kind, mode):
+    encoder = make_encoder(gates={"mode": mode}, linear_units=64)
+    removed = removed_by(learned(encoder, seed, spread, centre), kind, target)
+    assert 0 <= removed - target <= TOLERANCE
+    assert_modules_have_units(encoder)
+    assert min(encoder.embed.kept()) >= 1
+
+
+@pytest.mark.parametrize("target", [0.01, 0.02, 0.05])
+@pytest.mark.parametrize("seed", range(4))
+def test_low_targets_are_met_too(make_encoder, target, seed):
+    encoder = make_encoder(gates={}, linear_units=64)
+    removed = removed_by(learned(encoder, seed, 1.0, 3.0), "params", target)
+    assert 0 <= removed - target <= TOLERANCE
+
+
+def test_what_the_gates_chose_is_kept(make_encoder):
+    encoder = make_encoder(gates={}, linear_units=64)
+    learned(encoder, 0, 0.0, 3.0)
+    closed = {}
+    with torch.no_grad():
+        for name, gate in gates_of(encoder).items():
+            if "module" not in name:
+                gate.log_alpha[: len(gate) // 2] = -4.0
+                closed[name] = gate.log_alpha < 0
+    kept = {n: g.is_open() for n, g in gates_of(encoder).items()}
+    encoder.set_masks({n: k.float() for n, k in kept.items()})
+    cost = encoder.kept().cost(encoder.fixed, FRAMES)["encoder"].params
+    dense = encoder.architecture.cost(encoder.fixed, FRAMES)["encoder"].params
+    encoder.set_masks(None)
+    masks = project(encoder, "params", 1 - (cost + 1) / dense, FRAMES)
+    assert all(torch.equal(masks[n] != 0, kept[n]) for n in masks)
+
+
+def test_submodule_that_learned_to_close_goes_first(make_encoder):
+    encoder = learned(make_encoder(gates={}, linear_units=64), 0, 1.0, 3.0)
+    with torch.no_grad():
+        encoder.encoders[1].conv_module.module_gate.log_alpha.fill_(-4.0)
+    removed_by(encoder, "params", 0.3)
+    assert encoder.kept().blocks[1].conv == 0
+
+
+def test_soft_values_of_kept_gates_are_not_binarised(make_encoder):
+    encoder = learned(make_encoder(gates={}, linear_units=64), 0, 0.5, 0.0)
+    masks = project(encoder, "params", 0.3, FRAMES)
+    values = torch.cat([m[m != 0] for m in masks.values()])
+    assert ((values > 0) & (values < 1)).any()
+    for name, gate in gates_of(encoder).items():
+        kept = masks[name] != 0
+        assert torch.equal(masks[name][kept], gate.open_value()[kept])
+
+
+def test_masks_are_detached_from_the_gates(make_encoder):
+    encoder = learned(make_encoder(gates={}, linear_units=64), 0, 1.0)
+    masks = project(encoder, "params", 0.5, FRAMES)
+    assert not any(m.requires_grad for m in masks.values())
+
+
+@pytest.mark.parametrize("kind", ["params", "macs"])
+def test_unreachable_target_is_an_input_error(make_encoder, kind):
+    encoder = learned(make_encoder(gates={}), 0, 1.0)
+    with pytest.raises(InputError, match="lower target"):
+        project(encoder, kind, 0.9999, FRAMES)
+
+
+def test_large_change_is_a_warning_and_a_small_one_is_not(make_encoder, caplog):
+    encoder = learned(make_encoder(gates={}, linear_units=64), 0, 0.0, 3.0)
+    with caplog.at_level(logging.INFO):
+        project(encoder, "params", 0.5, FRAMES)
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        project(encoder, "params", 0.02, FRAMES)
+    assert [r.levelname for r in caplog.records] == ["INFO"]

@@ -1,0 +1,219 @@
+"""A run that is killed and started again ends where it would have ended."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from espnet_prune.gates import gates_of
+from espnet_prune.task import DenseASRTask, PruneASRTask
+from espnet_prune.trainer import PruneTrainer, SafeTrainer
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Weights, gates, multipliers, step, optimizer and schedule are the same."""
+    first, second = (
+        torch.load(run / "checkpoint.pth", weights_only=False) for run in (one, other)
+    )
+    assert first["model"].keys() == second["model"].keys()
+    for key, value in first["model"].items():
+        torch.testing.assert_close(
+            second["model"][key], value, atol=1e-6, rtol=0, msg=key
+        )
+    assert first["schedulers"] == second["schedulers"]
+    for a, b in zip(first["optimizers"], second["optimizers"], strict=True):
+        for group, other_group in zip(
+            a["param_groups"], b["param_groups"], strict=True
+        ):
+            assert group == other_group
+        for key, moments in a["state"].items():
+            assert torch.allclose(moments["exp_avg"], b["state"][key]["exp_avg"])
+    assert first["reporter"]["epoch"] == second["reporter"]["epoch"]
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_in_epoch(monkeypatch, trainer, epoch: int) -> None:
+    """Stop the run when that epoch is validated, as SIGKILL would: nothing is saved."""
+    validate, calls = trainer.validate_one_epoch.__func__, []
+
+    def stop(cls, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == epoch:
+            raise Killed
+        return validate(cls, *args, **kwargs)
+
+    monkeypatch.setattr(trainer, "validate_one_epoch", classmethod(stop))
+
+
+def test_pruning_resumes_with_gates_multipliers_and_schedule(
+    pruned, student_command, tmp_path, monkeypatch
+):
+    command = student_command(tmp_path)
+    with monkeypatch.context() as patch:
+        kill_in_epoch(patch, PruneTrainer, 2)
+        with pytest.raises(Killed):
+            PruneASRTask.main(cmd=command)
+    assert not (tmp_path / "2epoch.pth").exists()
+    half = torch.load(tmp_path / "checkpoint.pth", weights_only=False)
+    PruneASRTask.main(cmd=command)
+    assert_same_run(pruned, tmp_path)
+    assert half["model"]["sparsity.step"] > 0
+    end = torch.load(tmp_path / "latest.pth")
+    assert end["sparsity.step"] == 2 * half["model"]["sparsity.step"]
+    assert end["sparsity.lambda1"] != half["model"]["sparsity.lambda1"]
+
+
+def test_kill_between_checkpoint_and_epoch_file_is_repaired(
+    pruned, student_command, tmp_path
+):
+    command = student_command(tmp_path)
+    PruneASRTask.main(cmd=command)
+    (tmp_path / "2epoch.pth").unlink()
+    PruneASRTask.main(cmd=command)
+    assert_same_run(pruned, tmp_path)
+    state = torch.load(tmp_path / "latest.pth")
+    torch.testing.assert_close(state, torch.load(pruned / "2epoch.pth"))
+
+
+def test_pruning_run_did_train(pruned, dense):
+    before, after = torch.load(dense / "model.pth"), torch.load(pruned / "latest.pth")
+    key = "encoder.encoders.0.feed_forward.w_1.weight"
+    assert not torch.equal(before[key], after[key])
+    assert not [key for key in after if "teacher" in key]
+    config = yaml.safe_load((pruned / "config.yaml").read_text())
+    assert config["grad_clip"] == float("inf")
+
+
+def test_running_a_finished_run_again_changes_nothing(
+    pruned, student_command, tmp_path
+):
+    command = student_command(tmp_path)
+    PruneASRTask.main(cmd=command)
+    before = torch.load(tmp_path / "latest.pth")
+    PruneASRTask.main(cmd=command)
+    torch.testing.assert_close(torch.load(tmp_path / "latest.pth"), before)
+
+
+@pytest.fixture
+def dense_command(dense, data_options, student_command, tmp_path_factory):
+    """Options of a dense training, shorter than the recipe's."""
+    config = yaml.safe_load((dense / "config.yaml").read_text())
+    keys = ("token_list", "encoder", "encoder_conf", "decoder", "decoder_conf")
+    keys += ("frontend_conf", "model_conf", "token_type")
+    recipe = {k: config[k] for k in keys} | {
+        "optim": "adam",
+        "scheduler": "warmuplr",
+        "scheduler_conf": {"warmup_steps": 4},
+        "batch_type": "numel",
+        "batch_bins": 40000,
+        "num_workers": 0,
+        "max_epoch": 2,
+        "num_att_plot": 0,
+        "use_matplotlib": False,
+        "use_tensorboard": False,
+        "best_model_criterion": [["valid", "acc", "max"]],
+        "keep_nbest_models": 1,
+    }
+    path = tmp_path_factory.mktemp("dense_recipe") / "train.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+
+    def make(out: Path) -> list[str]:
+        options = ["--config", str(path), "--output_dir", str(out)]
+        return [*options, "--resume", "true", *data_options]
+
+    return make
+
+
+def test_dense_training_resumes(dense_command, tmp_path, monkeypatch):
+    one, other = tmp_path / "one", tmp_path / "other"
+    DenseASRTask.main(cmd=dense_command(one))
+    with monkeypatch.context() as patch:
+        kill_in_epoch(patch, SafeTrainer, 2)
+        with pytest.raises(Killed):
+            DenseASRTask.main(cmd=dense_command(other))
+    DenseASRTask.main(cmd=dense_command(other))
+    assert_same_run(one, other)
+    assert (other / "valid.acc.ave.pth").exists()
+
+
+def test_schedule_is_planned_over_the_whole_run(pruned, student_command, tmp_path):
+    seen = {}
+
+    class Spy(PruneTrainer):
+        @classmethod
+        def train_one_epoch(cls, model, optimizers, schedulers, **kwargs):
+            seen.update(model=model, rates=rates_of(optimizers[0]))
+            seen["schedule"] = schedulers[0]
+            raise Killed
+
+    def rates_of(optimizer):
+        return {g["name"]: g["lr"] for g in optimizer.param_groups}
+
+    class Task(PruneASRTask):
+        trainer = Spy
+
+    with pytest.raises(Killed):
+        Task.main(cmd=student_command(tmp_path))
+    end = torch.load(pruned / "latest.pth")
+    steps = int(end["sparsity.step"])
+    assert seen["model"].sparsity.total_steps == seen["schedule"].total_steps == steps
+    gates, multipliers = seen["model"].sparsity.options.learning_rates(steps)
+    assert (seen["rates"]["gates"], seen["rates"]["multipliers"]) == (
+        gates,
+        multipliers,
+    )
+    assert gates_of(seen["model"]) and seen["model"].teacher is not None
+
+
+def start(command: list[str], log: Path, *extra: str) -> subprocess.Popen:
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    module = [sys.executable, "-m", "espnet_prune.bin.prune_train"]
+    with log.open("a") as f:
+        return subprocess.Popen(
+            [*module, *command, *extra], stdout=f, stderr=subprocess.STDOUT, env=env
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.0, 0.3])
+def test_pruning_survives_sigkill(student_command, tmp_path, delay):
+    one, other, log = tmp_path / "one", tmp_path / "other", tmp_path / "log"
+    reference = student_command(one, max_epoch=8)
+    assert start(reference, log).wait() == 0
+    command = student_command(other, max_epoch=8)
+    process = start(command, log)
+    while not (other / "checkpoint.pth").exists():
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.01)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert start(command, log).wait() == 0, log.read_text()
+    assert_same_run(one, other)
+
+
+@pytest.mark.slow
+def test_two_processes_keep_the_same_gates(student_command, tmp_path):
+    # DDP on the CPU: ESPnet's own distributed options with the gloo backend.
+    log = tmp_path / "log"
+    command = student_command(tmp_path / "run")
+    options = ["--ngpu", "0", "--dist_backend", "gloo", "--dist_world_size", "2"]
+    options += ["--dist_init_method", f"file://{tmp_path}/init"]
+    workers = [
+        start(command, log, *options, "--dist_rank", str(rank)) for rank in range(2)
+    ]
+    assert [w.wait() for w in workers] == [0, 0], log.read_text()[-3000:]
+    end = torch.load(tmp_path / "run" / "latest.pth")
+    assert all(value.isfinite().all() for value in end.values())
+    assert end["sparsity.step"] > 0

@@ -1,0 +1,119 @@
+"""The surface of run.sh: what is wrong is said in one line, before any work."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> Path:
+    """A copy of the recipe without data or experiments, content with this Python."""
+    copy = tmp_path_factory.mktemp("recipe")
+    for name in ("run.sh", "path.sh"):
+        shutil.copy(ROOT / name, copy)
+    for name in ("conf", "local"):
+        shutil.copytree(ROOT / name, copy / name)
+    (copy / "espnet_prune").symlink_to(ROOT / "espnet_prune")
+    (copy / "requirements.txt").write_text("")
+    return copy
+
+
+@pytest.fixture
+def run(recipe):
+    def call(*options: str) -> subprocess.CompletedProcess:
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        return subprocess.run(
+            ["bash", "run.sh", *options],
+            cwd=recipe,
+            env=os.environ | {"PATH": path},
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=60,
+        )
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--nope", "1"), "unknown option --nope"),
+        (("--stage",), "option --stage needs a value"),
+        (("12",), "unexpected argument 12"),
+        (("--corpus", "nope"), "--corpus nope: unknown"),
+        (("--preset", "nope"), "--preset nope: unknown"),
+        (("--teacher_config", "x.yaml"), "--teacher_model"),
+        (("--stage", "abc"), "--stage"),
+        (("--stop_stage", ""), "--stop_stage"),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, tuple) else None,
+)
+def test_wrong_option_is_one_clear_line(run, options, message):
+    result = run(*options)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ") and message in line
+
+
+@pytest.mark.parametrize(
+    ("stage", "made_by"),
+    [(3, 1), (4, 3), (5, 4), (10, 4), (11, 5), (12, 4), (13, 12), (14, 13)]
+    + [(15, 11), (16, 15), (17, 11), (18, 13)],
+)
+@pytest.mark.parametrize("token_type", ["bpe", "char"])
+def test_stage_without_its_input_names_the_stage_that_makes_it(
+    run, stage, made_by, token_type
+):
+    result = run("--stage", str(stage), "--token_type", token_type)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ") and "is missing" in line
+    assert f"run stage {made_by} " in line
+
+
+@pytest.mark.parametrize("corpus", ["synth", "digits", "librispeech", "kaldi"])
+@pytest.mark.parametrize("preset", ["default", "quick"])
+def test_every_corpus_and_preset_can_be_entered(run, corpus, preset):
+    options = ("--corpus", corpus, "--preset", preset, "--stage", "5")
+    result = run(*options)
+    assert result.returncode == 2
+    assert "run stage 4 " in result.stderr
+
+
+def test_skipped_stages_and_those_after_the_last_do_not_run(run):
+    skipped = run("--stage", "15", "--skip_stages", "15 16 17 18")
+    beyond = run("--stage", "16", "--stop_stage", "15")
+    for result in (skipped, beyond):
+        assert result.returncode == 0, result.stderr
+        assert "stage 1" not in result.stdout and "finished" in result.stdout
+
+
+def test_options_may_be_spelled_with_dashes(run):
+    result = run("--stage", "16", "--stop-stage", "15")
+    assert result.returncode == 0, result.stderr
+
+
+def test_teacher_of_the_users_own_is_asked_for_by_name(run):
+    options = ("--teacher_config", "my/config.yaml", "--teacher_model", "my/a.pth")
+    result = run(*options, "--stage", "15")
+    assert result.returncode == 2 and "my/config.yaml" in result.stderr
+
+
+def test_help_lists_every_option_with_a_default(run):
+    result = run("--help")
+    assert result.returncode == 0
+    script = (ROOT / "run.sh").read_text()
+    start = script.index("\nstage=1") + 1
+    defaults = script[start : script.index(". local/parse_options.sh")].splitlines()
+    words = " ".join(line for line in defaults if not line.startswith("#")).split()
+    names = [word.split("=")[0] for word in words if "=" in word]
+    assert "prune_config" in names
+    for name in names:
+        assert f"--{name} " in result.stdout, name

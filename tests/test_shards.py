@@ -1,0 +1,83 @@
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from espnet_prune.errors import InputError
+from espnet_prune.shards import read_keys, run_shards, split
+
+
+@given(st.lists(st.text(), min_size=1, max_size=60), st.integers(1, 80))
+@settings(deadline=None)
+def test_split_keeps_order_and_is_even(keys, parts):
+    shards = split(keys, parts)
+    assert [key for shard in shards for key in shard] == keys
+    sizes = [len(shard) for shard in shards]
+    assert len(sizes) == min(parts, len(keys))
+    assert min(sizes) >= 1 and max(sizes) - min(sizes) <= 1
+
+
+def test_keys_are_the_first_fields(tmp_path):
+    table = tmp_path / "wav.scp"
+    table.write_text("utt1 /a b.wav\nutt2\t/c.wav\n")
+    assert read_keys(table) == ["utt1", "utt2"]
+
+
+@pytest.mark.parametrize("content", [None, ""])
+def test_missing_or_empty_table_is_named(tmp_path, content):
+    table = tmp_path / "wav.scp"
+    if content is not None:
+        table.write_text(content)
+    with pytest.raises(InputError, match="wav.scp"):
+        read_keys(table)
+
+
+def test_blank_line_of_a_table_is_no_crash(tmp_path):
+    (tmp_path / "wav.scp").write_text("utt1 a.wav\n\nutt2 b.wav\n")
+    assert read_keys(tmp_path / "wav.scp") == ["utt1", "utt2"]
+
+
+def jobs(tmp_path, *codes):
+    logs = [tmp_path / f"job.{i}.log" for i in range(len(codes))]
+    return [[sys.executable, "-c", code] for code in codes], logs
+
+
+def test_shards_write_their_own_logs(tmp_path):
+    commands, logs = jobs(tmp_path, "print(1)", "import sys; print(2, file=sys.stderr)")
+    run_shards(commands, logs, lambda: "")
+    assert [log.read_text() for log in logs] == ["1\n", "2\n"]
+
+
+def test_failing_shard_names_its_log_and_shows_its_end(tmp_path):
+    commands, logs = jobs(tmp_path, "print(1)", "print('x'); raise SystemExit('why')")
+    with pytest.raises(InputError, match=r"job\.1\.log(.|\n)*why"):
+        run_shards(commands, logs, lambda: "")
+
+
+def test_shards_share_the_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    code = "import os; print(os.environ['OMP_NUM_THREADS'])"
+    commands, logs = jobs(tmp_path, code, code)
+    run_shards(commands, logs, lambda: "")
+    assert [log.read_text() for log in logs] == ["4\n", "4\n"]
+
+
+def test_log_of_a_failed_decoding_is_still_there(
+    data_dir, dense, tmp_path, monkeypatch
+):
+    from espnet_prune.bin import decode
+
+    (tmp_path / "decode.yaml").write_text("no_such_option: 1\n")
+    argv = ["decode", "--config", str(dense / "config.yaml"), "--nj", "1"]
+    argv += ["--model", str(dense / "model.pth"), "--data", str(data_dir)]
+    argv += ["--inference_config", str(tmp_path / "decode.yaml")]
+    argv += ["--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", argv)
+    # What is run does not matter here, only that it fails.
+    monkeypatch.setattr(decode.sys, "executable", "false")
+    with pytest.raises(InputError) as error:
+        decode.main()
+    log = str(error.value).split(": this job failed")[0]
+    assert (tmp_path / log).exists()
+    assert not (tmp_path / "out" / "text").exists()

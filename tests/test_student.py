@@ -1,0 +1,147 @@
+import copy
+
+import pytest
+import yaml
+
+from espnet_prune.checkpoint import load_model
+from espnet_prune.errors import InputError
+from espnet_prune.student import (
+    finetuning_config,
+    frames_of,
+    model_config,
+    pruning_config,
+    read_yaml,
+)
+
+RECIPE = {
+    "gates": {"mode": "straight_through"},
+    "sparsity": {"target": 0.4},
+    "distill": {"layers": 3},
+    "max_epoch": 7,
+}
+
+
+@pytest.fixture
+def teacher(dense):
+    return read_yaml(dense / "config.yaml")
+
+
+def test_pruning_config_is_the_teachers_model_with_gates(teacher):
+    config = pruning_config(teacher, "t", RECIPE, 123)
+    assert config["model"] == "prune" and config["encoder"] == "prunable_conformer"
+    assert config["encoder_conf"] == teacher["encoder_conf"] | {
+        "gates": RECIPE["gates"]
+    }
+    assert config["model_conf"]["sparsity"] == {"target": 0.4}
+    assert config["model_conf"]["macs_frames"] == 123
+    for key in ("token_list", "frontend_conf", "decoder_conf", "normalize_conf"):
+        assert config[key] == teacher[key]
+    assert config["max_epoch"] == 7
+    # Groups are clipped apart by the optimizer, not all together by ESPnet.
+    assert config["grad_clip"] == float("inf")
+
+
+def test_how_the_teacher_was_trained_does_not_matter(teacher):
+    teacher |= {"optim": "sgd", "max_epoch": 99, "batch_bins": 1, "scheduler": "x"}
+    config = pruning_config(teacher, "t", RECIPE, 1)
+    assert not {"optim", "batch_bins", "scheduler"} & config.keys()
+
+
+def test_student_is_not_regularised_by_stochastic_depth(teacher):
+    teacher["encoder_conf"]["stochastic_depth_rate"] = 0.3
+    assert "stochastic_depth_rate" not in model_config(teacher, "t")["encoder_conf"]
+
+
+def test_config_of_the_teacher_is_left_alone(teacher):
+    before = copy.deepcopy(teacher)
+    pruning_config(teacher, "t", RECIPE, 1)
+    finetuning_config(teacher, "t", RECIPE)
+    assert teacher == before
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"encoder": "branchformer"}, "branchformer"),
+        ({"model": "pit_espnet"}, "pit_espnet"),
+        ({"token_list": "tokens.txt"}, "token list"),
+    ],
+)
+def test_model_that_cannot_be_pruned_is_refused_by_name(teacher, change, named):
+    with pytest.raises(InputError, match=named):
+        pruning_config(teacher | change, "config.yaml", RECIPE, 1)
+
+
+def test_transducer_is_refused_by_name(teacher):
+    teacher["decoder"] = "transducer"
+    with pytest.raises(InputError, match="transducer"):
+        pruning_config(teacher, "config.yaml", RECIPE, 1)
+
+
+def test_compact_model_is_not_pruned_again(compact):
+    config = read_yaml(compact / "config.yaml")
+    with pytest.raises(InputError, match="compact already"):
+        pruning_config(config, "config.yaml", RECIPE, 1)
+
+
+def test_finetuning_config_has_no_gates_and_keeps_the_sizes(compact):
+    config = read_yaml(compact / "config.yaml")
+    result = finetuning_config(config, "t", {"distill": {"layers": 2}, "max_epoch": 3})
+    assert result["model"] == "prune" and "gates" not in result["encoder_conf"]
+    assert result["encoder_conf"] == config["encoder_conf"]
+    assert "sparsity" not in result["model_conf"]
+
+
+@pytest.mark.parametrize("content", ["a: [", "- 1\n", ""])
+def test_unreadable_yaml_is_named(tmp_path, content):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(content)
+    with pytest.raises(InputError, match="recipe.yaml"):
+        read_yaml(path)
+
+
+def test_frames_of_audio_are_those_of_the_frontend(dense):
+    model, args = load_model(dense / "config.yaml", dense / "model.pth")
+    assert frames_of(model, args, 1.0) == 16000 // 128 + 1
+
+
+@pytest.fixture
+def student_config(dense, tmp_path, monkeypatch):
+    """Run the command line of stages 12 and 14; returns what it wrote."""
+    from espnet_prune.bin.student_config import main
+
+    recipe, out = tmp_path / "prune.yaml", tmp_path / "out" / "student.yaml"
+    recipe.write_text(yaml.safe_dump(RECIPE))
+
+    def run(*options):
+        argv = ["student_config", "prune", "--recipe", str(recipe), "--out", str(out)]
+        argv += ["--model_config", str(dense / "config.yaml")]
+        argv += ["--model_file", str(dense / "model.pth"), *options]
+        monkeypatch.setattr("sys.argv", argv)
+        main()
+        return read_yaml(out)
+
+    return run
+
+
+def test_command_line_overrides_the_recipes_target(student_config):
+    config = student_config("--kind", "macs", "--target", "0.7")
+    assert config["model_conf"]["sparsity"] == {"kind": "macs", "target": 0.7}
+    # 10 s at 16 kHz with hop 128
+    assert config["model_conf"]["macs_frames"] == 1251
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [(("--target", "1.5"), "target"), (("--kind", "latency"), "kind")],
+)
+def test_command_line_refuses_a_wrong_target(student_config, options, named):
+    with pytest.raises(InputError, match=named):
+        student_config(*options)
+
+
+def test_command_line_refuses_a_checkpoint_that_does_not_fit(
+    student_config, tmp_path, pruned
+):
+    with pytest.raises(InputError, match="does not fit"):
+        student_config("--model_file", str(pruned / "latest.pth"))

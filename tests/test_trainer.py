@@ -1,0 +1,171 @@
+import copy
+
+import pytest
+import torch
+
+from espnet_prune.errors import InputError
+from espnet_prune.trainer import (
+    GroupClippedAdamW,
+    WarmupHoldDecay,
+    as_optimizers,
+    atomic_torch_save,
+    parameter_groups,
+    repair,
+)
+
+
+class Student(torch.nn.Module):
+    """The parameter names of a student."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 3)
+        self.gate = torch.nn.Module()
+        self.gate.log_alpha = torch.nn.Parameter(torch.zeros(4))
+        self.sparsity = torch.nn.Module()
+        self.sparsity.lambda1 = torch.nn.Parameter(torch.zeros(()))
+        self.sparsity.lambda2 = torch.nn.Parameter(torch.zeros(()))
+
+
+def groups_of(model, **options):
+    defaults = {"lr": 1.0, "weight_decay": 0.1, "max_norm": 5.0}
+    return parameter_groups(model, **defaults | options)
+
+
+def test_every_parameter_is_in_its_group():
+    groups = {g["name"]: g for g in groups_of(Student())}
+    sizes = {name: len(g["params"]) for name, g in groups.items()}
+    assert sizes == {"weights": 2, "gates": 1, "multipliers": 2}
+    assert [groups[n]["maximize"] for n in sizes] == [False, False, True]
+    # Decay would pull gates open and let an ascending multiplier grow by itself.
+    assert [groups[n]["weight_decay"] for n in sizes] == [0.1, 0.0, 0.0]
+
+
+def test_groups_are_clipped_apart():
+    model = Student()
+    (optimizer,) = as_optimizers(groups_of(model))
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 0.1)
+    model.sparsity.lambda1.grad.fill_(1e6)
+    optimizer.step()
+    assert model.linear.weight.grad.unique().item() == pytest.approx(0.1)
+    assert model.gate.log_alpha.grad.unique().item() == pytest.approx(0.1)
+    assert model.sparsity.lambda1.grad.item() == pytest.approx(5.0, rel=1e-3)
+
+
+def test_model_without_gates_has_only_weights():
+    assert [g["name"] for g in groups_of(torch.nn.Linear(2, 2))] == ["weights"]
+
+
+def make_schedule(total: int = 100) -> tuple[GroupClippedAdamW, WarmupHoldDecay]:
+    (optimizer,) = as_optimizers(groups_of(Student()))
+    for parameter in (p for g in optimizer.param_groups for p in g["params"]):
+        parameter.grad = torch.ones_like(parameter)
+    return optimizer, WarmupHoldDecay(optimizer, total)
+
+
+def rates(optimizer) -> dict[str, float]:
+    return {g["name"]: g["lr"] for g in optimizer.param_groups}
+
+
+def run(optimizer, schedule, steps: int) -> list[dict[str, float]]:
+    seen = []
+    for _ in range(steps):
+        optimizer.step()
+        schedule.step()
+        seen.append(rates(optimizer))
+    return seen
+
+
+def test_learning_rate_rises_holds_and_falls_to_a_tenth():
+    optimizer, schedule = make_schedule()
+    assert rates(optimizer)["weights"] < 0.2
+    seen = [r["weights"] for r in run(optimizer, schedule, 100)]
+    assert seen[:5] == sorted(seen[:5])
+    assert seen[5:60] == [1.0] * 55
+    assert seen[60:] == sorted(seen[60:], reverse=True)
+    assert seen[-1] == pytest.approx(0.1)
+
+
+def test_gates_and_multipliers_keep_their_learning_rates():
+    seen = run(*make_schedule(), 100)
+    assert {(r["gates"], r["multipliers"]) for r in seen} == {(1.0, 1.0)}
+
+
+@pytest.mark.parametrize("total", [0, 1, 2])
+def test_shortest_runs_have_a_positive_learning_rate(total):
+    optimizer, schedule = make_schedule(total)
+    assert rates(optimizer)["weights"] > 0
+    assert all(r["weights"] > 0 for r in run(optimizer, schedule, 5))
+
+
+@pytest.mark.parametrize("stop", [1, 3, 40, 80])
+def test_schedule_goes_on_after_a_resume(stop):
+    optimizer, schedule = make_schedule()
+    run(optimizer, schedule, stop)
+    saved = copy.deepcopy((optimizer.state_dict(), schedule.state_dict()))
+    expected = run(optimizer, schedule, 100 - stop)
+    optimizer, schedule = make_schedule()
+    optimizer.load_state_dict(saved[0])  # ESPnet's order; it replaces the groups
+    schedule.load_state_dict(saved[1])
+    assert run(optimizer, schedule, 100 - stop) == expected
+
+
+class Unpicklable:
+    def __reduce__(self):
+        raise RuntimeError("killed")
+
+
+def test_failed_save_leaves_the_old_file_and_restores_torch_save(tmp_path):
+    plain, path = torch.save, tmp_path / "checkpoint.pth"
+    with pytest.raises(RuntimeError, match="killed"), atomic_torch_save():
+        torch.save({"epoch": 1}, path)
+        torch.save({"epoch": 2, "bad": Unpicklable()}, path)
+    assert torch.save is plain
+    assert torch.load(path) == {"epoch": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pth"]
+
+
+def test_atomic_save_takes_strings_and_open_files(tmp_path):
+    with atomic_torch_save():
+        torch.save(1, str(tmp_path / "a.pth"))
+        with (tmp_path / "b.pth").open("wb") as f:
+            torch.save(2, f)
+    assert torch.load(tmp_path / "a.pth") == 1
+    assert torch.load(tmp_path / "b.pth") == 2
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    weights = {"w": torch.ones(2)}
+    states = {"model": weights, "reporter": {"epoch": 3}, "optimizers": []}
+    torch.save(states, tmp_path / "checkpoint.pth")
+    torch.save({"w": torch.zeros(2)}, tmp_path / "2epoch.pth")
+    (tmp_path / "latest.pth").symlink_to("2epoch.pth")
+    return tmp_path
+
+
+def test_repair_restores_a_lost_epoch_and_the_latest_link(experiment):
+    repair(experiment)
+    assert torch.load(experiment / "latest.pth")["w"].tolist() == [1, 1]
+    assert (experiment / "latest.pth").readlink().name == "3epoch.pth"
+
+
+def test_repair_mends_a_missing_or_dangling_link_and_keeps_the_epoch(experiment):
+    torch.save({"w": torch.full((2,), 5.0)}, experiment / "3epoch.pth")
+    for break_link in (lambda p: p.unlink(), lambda p: p.rename(p.with_name("x"))):
+        break_link(experiment / "latest.pth")
+        repair(experiment)
+        assert torch.load(experiment / "latest.pth")["w"].tolist() == [5, 5]
+
+
+def test_repair_of_a_fresh_directory_does_nothing(tmp_path):
+    repair(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage"])
+def test_corrupt_checkpoint_is_an_input_error(experiment, content):
+    (experiment / "checkpoint.pth").write_bytes(content)
+    with pytest.raises(InputError, match="checkpoint.pth: cannot be read"):
+        repair(experiment)
