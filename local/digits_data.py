@@ -40,7 +40,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--prefix", default="digits_", help="of the sets' names")
     parser.add_argument("--seed", type=int, default=2024)
     parser.add_argument("--fs", type=int, default=8000, help="sampling rate, Hz")
-    for name, times in zip(SETS, (4, 2, 4), strict=True):
+    for name, times in zip(SETS, (3, 2, 4), strict=True):
         parser.add_argument(
             f"--repeat_{name}", type=int, default=times, help="uses of a recording"
         )
