@@ -184,12 +184,10 @@ fi
 if begin 12 "prune ${target} of the encoder's ${target_kind} in ${pruned}"; then
     need 4 "dump/raw/${sp_set}" "dump/raw/${valid_set}"
     need 11 "${teacher_config}" "${teacher_model}"
-    python3 -m espnet_prune.bin.student_config prune --recipe "${prune_config}" \
-        --model_config "${teacher_config}" --model_file "${teacher_model}" \
-        --kind "${target_kind}" --target "${target}" --out "${pruned}/student.yaml"
     # shellcheck disable=SC2086
-    train "${pruned}" espnet_prune.bin.prune_train --config "${pruned}/student.yaml" \
-        --init_param "${teacher_model}" "${lengths[@]}" ${prune_args}
+    train "${pruned}" espnet_prune.bin.prune_train --phase prune \
+        --recipe "${prune_config}" --kind "${target_kind}" --target "${target}" --model_config "${teacher_config}" \
+        --model_file "${teacher_model}" "${lengths[@]}" ${prune_args}
 fi
 if begin 13 "export the compact model to ${compact}"; then
     need 12 "${pruned}/config.yaml" "${pruned}/latest.pth"
@@ -199,14 +197,11 @@ if begin 14 "fine-tune the compact model in ${compact}/finetune"; then
     need 13 "${compact}/config.yaml" "${compact}/pruned.pth"
     need 11 "${teacher_config}" "${teacher_model}"
     need 4 "dump/raw/${sp_set}" "dump/raw/${valid_set}"
-    python3 -m espnet_prune.bin.student_config finetune --recipe "${finetune_config}" \
-        --model_config "${compact}/config.yaml" --model_file "${compact}/pruned.pth" \
-        --out "${compact}/finetune/student.yaml"
     # shellcheck disable=SC2086
-    train "${compact}/finetune" espnet_prune.bin.prune_train \
-        --config "${compact}/finetune/student.yaml" \
-        --init_param "${compact}/pruned.pth" "${lengths[@]}" ${finetune_args}
-    python3 -m espnet_prune.bin.finish --compact "${compact}"
+    train "${compact}/finetune" espnet_prune.bin.prune_train --phase finetune \
+        --recipe "${finetune_config}" --model_config "${compact}/config.yaml" \
+        --model_file "${compact}/pruned.pth" --final "${compact}/finetuned.pth" \
+        "${lengths[@]}" ${finetune_args}
 fi
 models=("${teacher_config}:${teacher_model}" "${compact}/config.yaml:${compact}/${inference_model}")
 if begin 15 "decode ${test_sets} with ${inference_config}"; then

@@ -46,8 +46,9 @@ def export(pruned: Path, checkpoint: Path, out: Path) -> dict[str, Any]:
     encoder, options = model.encoder, model.sparsity.options
     frames = model.sparsity.frames
     check_finished(pruned, model)
-    expected = float(removed_fraction(encoder, options.kind, frames))
-    realised = float(removed_fraction(encoder, options.kind, frames, realised=True))
+    with torch.no_grad():
+        expected = removed_fraction(encoder, options.kind, frames).item()
+        realised = removed_fraction(encoder, options.kind, frames, True).item()
 
     encoder.set_masks(project(encoder, options.kind, options.target, frames))
     architecture = encoder.kept()

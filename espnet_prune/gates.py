@@ -88,8 +88,9 @@ class Gate(nn.Module):
     def value(self) -> Tensor:
         """Deterministic gate values, shape (size,): 0 where closed.
 
-        Open hard-concrete gates keep their median, clip(sigmoid(log_alpha) * 1.2 -
-        0.1): this is not binary, and export folds it into the weights.
+        Open hard-concrete gates keep clip(sigmoid(log_alpha) * 1.2 - 0.1), the value
+        that the authors of L0 evaluate with: it is not binary, and export folds it
+        into the weights.
         """
         return self.open_value() * self.is_open()
 

@@ -36,7 +36,6 @@ class SparsityOptions:
         warmup: fraction of the steps in which the target rises linearly from 0.
         gate_lr, multiplier_lr: learning rates; None derives them from the number of
             steps, so that the gates can close in short runs, too.
-        drop_rate_init, mode: see :class:`espnet_prune.gates.GateOptions`.
         max_multiplier: bound on the multipliers, against overshooting.
 
     Raises:

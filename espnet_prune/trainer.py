@@ -43,6 +43,8 @@ def repair(output_dir: Path) -> None:
     The trainer writes ``checkpoint.pth``, then ``<N>epoch.pth``, then links: a kill in
     between would leave an epoch without its model.
     """
+    for leftover in output_dir.glob(".*.tmp"):  # of a kill in the middle of a save
+        leftover.unlink()
     checkpoint = output_dir / "checkpoint.pth"
     if not checkpoint.exists():
         return

@@ -19,7 +19,7 @@ from espnet_prune.errors import InputError, run_main
 from espnet_prune.files import atomic_dir, write_json
 
 # Raise when the same options come to make different audio.
-VERSION = 2
+VERSION = 3
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -185,20 +185,17 @@ def test_command_line_exports_a_run(run_copy, tmp_path, monkeypatch):
     assert (out / "pruned.pth").exists()
 
 
-def test_finish_gives_the_averaged_weights_their_place_once_verified(
-    compact, tmp_path, monkeypatch
-):
-    from espnet_prune.bin.finish import main
+def test_finish_gives_the_averaged_weights_their_place_once_verified(compact, tmp_path):
+    from espnet_prune.bin.prune_train import finish
 
-    out = shutil.copytree(compact, tmp_path / "compact")
-    (out / "finetune").mkdir()
-    averaged = out / "finetune" / "valid.acc.ave.pth"
-    monkeypatch.setattr("sys.argv", ["finish", "--compact", str(out)])
-    state = torch.load(out / "pruned.pth")
+    averaged, final = tmp_path / "valid.acc.ave.pth", tmp_path / "finetuned.pth"
+    with pytest.raises(InputError, match="was not written"):
+        finish(averaged, compact / "config.yaml", final)
+    state = torch.load(compact / "pruned.pth")
     torch.save({k: v for k, v in state.items() if k != "ctc.ctc_lo.bias"}, averaged)
     with pytest.raises(InputError, match="ctc_lo.bias"):
-        main()
-    assert not (out / "finetuned.pth").exists()
+        finish(averaged, compact / "config.yaml", final)
+    assert not final.exists()
     torch.save(state, averaged)
-    main()
-    assert (out / "finetuned.pth").exists()
+    finish(averaged, compact / "config.yaml", final)
+    assert final.exists()

@@ -106,20 +106,19 @@ def test_frames_of_audio_are_those_of_the_frontend(dense):
 
 
 @pytest.fixture
-def student_config(dense, tmp_path, monkeypatch):
-    """Run the command line of stages 12 and 14; returns what it wrote."""
-    from espnet_prune.bin.student_config import main
+def student_config(dense, tmp_path):
+    """What stage 12's command line makes of its options."""
+    from espnet_prune.bin import prune_train
 
-    recipe, out = tmp_path / "prune.yaml", tmp_path / "out" / "student.yaml"
+    recipe = tmp_path / "prune.yaml"
     recipe.write_text(yaml.safe_dump(RECIPE))
 
     def run(*options):
-        argv = ["student_config", "prune", "--recipe", str(recipe), "--out", str(out)]
+        argv = ["--phase", "prune", "--recipe", str(recipe), "--output_dir", "out"]
         argv += ["--model_config", str(dense / "config.yaml")]
         argv += ["--model_file", str(dense / "model.pth"), *options]
-        monkeypatch.setattr("sys.argv", argv)
-        main()
-        return read_yaml(out)
+        args, _ = prune_train.get_parser().parse_known_args(argv)
+        return prune_train.student_config(args)
 
     return run
 
@@ -140,8 +139,16 @@ def test_command_line_refuses_a_wrong_target(student_config, options, named):
         student_config(*options)
 
 
-def test_command_line_refuses_a_checkpoint_that_does_not_fit(
-    student_config, tmp_path, pruned
-):
+def test_options_of_espnet_are_not_taken_for_abbreviations_of_ours():
+    from espnet_prune.bin.prune_train import get_parser
+
+    ours = ["--phase", "prune", "--recipe", "r", "--output_dir", "o"]
+    ours += ["--model_config", "c", "--model_file", "m"]
+    args, rest = get_parser().parse_known_args([*ours, "--model_conf", "ctc_weight=1"])
+    assert str(args.model_config) == "c"
+    assert rest == ["--model_conf", "ctc_weight=1"]
+
+
+def test_command_line_refuses_a_checkpoint_that_does_not_fit(student_config, pruned):
     with pytest.raises(InputError, match="does not fit"):
         student_config("--model_file", str(pruned / "latest.pth"))

@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2034
 # Synthetic commands, spoken offline by espeak-ng.
-: "${fs:=16000}" "${token_type:=bpe}" "${nbpe:=80}"
+: "${fs:=16000}" "${token_type:=bpe}" "${nbpe:=70}"
 : "${train_set:=${tag}_train}" "${valid_set:=${tag}_dev}" "${test_sets:=${tag}_test}"
 : "${asr_config:=conf/train_small.yaml}"
 note="Synthetic speech: these figures say nothing about real recordings."

@@ -11,7 +11,7 @@ from espnet_prune.shards import read_keys, run_shards, split
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--train", type=Path, required=True, help="dump/raw/<set>")
     parser.add_argument("--valid", type=Path, required=True, help="dump/raw/<set>")
     parser.add_argument("--token_list", type=Path, required=True)

@@ -10,8 +10,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import espnet_prune.quiet  # noqa: F401  (before anything of ESPnet)
-from espnet_prune.checkpoint import load_model
 from espnet_prune.errors import InputError, run_main
 from espnet_prune.files import atomic_dir
 from espnet_prune.shards import read_keys, run_shards, split
@@ -36,7 +34,9 @@ def main() -> None:
     if not args.inference_config.exists():
         raise InputError(args.inference_config, "does not exist", "--inference_config")
     keys = read_keys(args.data / "wav.scp")
-    load_model(args.config, args.model)  # ESPnet would not refuse a wrong checkpoint
+    for path in (args.config, args.model):
+        if not path.exists():
+            raise InputError(path, "does not exist", "run the stage that trains it")
     # The logs lie beside the output, so that they survive a failure.
     log_dir = args.out.parent / "log" / args.out.name
     with atomic_dir(args.out) as folder:

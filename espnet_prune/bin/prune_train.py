@@ -1,11 +1,86 @@
-"""Train a student beside its teacher: pruning (stage 12), fine-tuning (stage 14)."""
+"""Train a student beside its teacher: pruning (stage 12), fine-tuning (stage 14).
 
+Further options are those of ``espnet2.bin.asr_train``.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import espnet_prune.quiet  # noqa: F401  (before anything of ESPnet)
+from espnet_prune.checkpoint import load_model
+from espnet_prune.errors import InputError, run_main
+from espnet_prune.files import atomic_path, write_text
+from espnet_prune.sparsity import SparsityOptions
+from espnet_prune.student import (
+    finetuning_config,
+    frames_of,
+    pruning_config,
+    read_yaml,
+)
 from espnet_prune.task import PruneASRTask
 
 
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0],
+        allow_abbrev=False,  # ESPnet's --model_conf is not our --model_config
+    )
+    parser.add_argument("--phase", choices=["prune", "finetune"], required=True)
+    parser.add_argument("--recipe", type=Path, required=True, help="conf/prune*.yaml")
+    parser.add_argument(
+        "--model_config", type=Path, required=True, help="to start from"
+    )
+    parser.add_argument("--model_file", type=Path, required=True, help="its weights")
+    parser.add_argument("--kind", help="overrides sparsity.kind of the recipe")
+    parser.add_argument("--target", type=float, help="overrides sparsity.target")
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--final", type=Path, help="where the averaged weights go")
+    return parser
+
+
 def main() -> None:
-    PruneASRTask.main()
+    args, training_options = get_parser().parse_known_args()
+    config = args.output_dir / "student.yaml"
+    student = student_config(args)
+    write_text(config, yaml.safe_dump(student, sort_keys=False, allow_unicode=True))
+    PruneASRTask.main(
+        cmd=["--config", str(config), "--output_dir", str(args.output_dir)]
+        + ["--init_param", str(args.model_file), *training_options]
+    )
+    if args.final is not None:
+        finish(args.output_dir / "valid.acc.ave.pth", args.model_config, args.final)
+
+
+def student_config(args: argparse.Namespace) -> dict[str, Any]:
+    """The training config; refuses what does not fit before a training starts."""
+    config, recipe = read_yaml(args.model_config), read_yaml(args.recipe)
+    model, model_args = load_model(args.model_config, args.model_file)
+    if args.phase == "finetune":
+        return finetuning_config(config, args.model_config, recipe)
+    given = {"kind": args.kind, "target": args.target}
+    sparsity = dict(recipe.get("sparsity") or {})
+    sparsity |= {k: v for k, v in given.items() if v is not None}
+    try:
+        options = SparsityOptions(**sparsity)
+    except (TypeError, ValueError) as e:
+        raise InputError(args.recipe, str(e)) from e
+    recipe["sparsity"] = sparsity
+    frames = frames_of(model, model_args, options.macs_seconds)
+    return pruning_config(config, args.model_config, recipe, frames)
+
+
+def finish(averaged: Path, config: Path, final: Path) -> None:
+    """Give the averaged weights their final name, once they load strictly."""
+    if not averaged.exists():
+        raise InputError(averaged, "was not written", "see the training's log")
+    with atomic_path(final) as temporary:
+        shutil.copyfile(averaged, temporary)
+        load_model(config, temporary)
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

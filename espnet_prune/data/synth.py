@@ -13,25 +13,18 @@ from espnet_prune.data.espeak import Voice, speak
 
 FS = 16000
 
-# Few, so that a small model can learn them from an hour of speech.
-ACCENTS = ("en-us", "en-gb-x-rp")
 # espeak-ng's variants, each in one set. Left out: whispers, robots and effects, and
 # all that use its Klatt synthesizer, which does not repeat itself from run to run.
 VARIANTS = {
-    "train": (
-        "m1 m2 m3 m5 m6 m7 f1 f2 f4 f5 Alicia Andy Annie Gene Lee Mike edward "
-        "john linda rob shelby steph victor"
-    ).split(),
-    "dev": "m4 Andrea Hugo steph2".split(),
-    "test": "m8 f3 Michael Marco max robert travis boris".split(),
+    "train": "m1 m2 m3 m6 m7 f1 f2 f4 Alicia Andy Annie Mike edward john".split(),
+    "dev": "m4 f5 Andrea linda".split(),
+    "test": "m5 m8 f3 Michael Marco max robert travis".split(),
 }
+ACCENT = "en-us"
 
-VERBS = "OPEN CLOSE CALL START STOP TURN MOVE SHOW FIND PLAY SAVE SEND".split()
-NOUNS = (
-    "WINDOW DOOR LIGHT MUSIC ROOM TABLE LAMP RADIO CAMERA GARDEN KITCHEN NUMBER "
-    "LETTER PAGE"
-).split()
-PLACES = "UP DOWN LEFT RIGHT AGAIN NOW SLOWLY FASTER".split()
+VERBS = "OPEN CLOSE CALL START STOP TURN".split()
+NOUNS = "WINDOW DOOR LIGHT MUSIC CAMERA NUMBER".split()
+PLACES = "UP DOWN LEFT RIGHT".split()
 DIGITS = "ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE".split()
 LETTERS = list("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 # Where the bare letter is read as a word: the article, the pronoun.
@@ -122,11 +115,11 @@ def make_utterance(recipe: Recipe) -> Utterance:
 
 def _draw_voice(rng: np.random.Generator, subset: str) -> Voice:
     return Voice(
-        name=f"{rng.choice(ACCENTS)}+{rng.choice(VARIANTS[subset])}",
-        rate=int(rng.integers(130, 176)),
+        name=f"{ACCENT}+{rng.choice(VARIANTS[subset])}",
+        rate=int(rng.integers(130, 166)),
         pitch=int(rng.integers(30, 71)),
         pitch_range=int(rng.integers(25, 76)),
-        word_gap=int(rng.integers(2, 13)),
+        word_gap=int(rng.integers(8, 26)),
     )
 
 
