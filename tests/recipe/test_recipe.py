@@ -1,0 +1,140 @@
+"""The recipe as a user runs it, in a copy of the repository."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of what git tracks, as a clone would have it."""
+    folder = tmp_path_factory.mktemp("recipe") / "espnet_prune"
+    files = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True
+    ).stdout.decode()
+    for name in filter(None, files.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(checkout):
+    """Run ./run.sh there, with this Python as the active environment."""
+
+    def run(*options):
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        return subprocess.run(
+            ["./run.sh", *options],
+            cwd=checkout,
+            env=os.environ | {"PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=1800,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def quick(run):
+    result = run("--preset", "quick")
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result
+
+
+def test_quick_preset_goes_from_nothing_to_a_report(quick, checkout):
+    report = json.loads((checkout / "exp/report/report.json").read_text())
+    assert report["corpus"] == "synth"
+    dense, compact = report["rows"]
+    assert (dense["system"], compact["system"]) == ("dense", "compact")
+    for row in (dense, compact):
+        assert row["wer"] is not None and row["wer_ci"][0] <= row["wer"]
+        assert all(v > 0 for v in row["params"].values())
+        assert all(v > 0 for v in row["macs_per_second"].values())
+        assert all(v > 0 for v in row["rtf"].values())
+    assert compact["target"] == {"kind": "params", "value": 0.5}
+    removed = 1 - compact["params"]["encoder"] / dense["params"]["encoder"]
+    assert 0.5 <= removed <= 0.505
+    assert compact["bytes"] < dense["bytes"]
+    page = (checkout / "exp/report/report.html").read_text()
+    assert "QUICK PRESET" in page and "ynthetic" in page
+
+
+def test_terminal_names_stages_epochs_logs_and_shows_the_table(quick):
+    for number in (1, 3, 4, 5, 10, 11, 12, 13, 14, 15, 16, 17, 18):
+        assert f"stage {number}: " in quick.stdout
+    assert "epoch 2/" in quick.stdout and "time left" in quick.stdout
+    assert "train.log" in quick.stdout
+    assert "compact -50 % params" in quick.stdout
+
+
+def test_dense_experiment_is_stock_espnet(quick, checkout):
+    code = (
+        "from espnet2.bin.asr_inference import Speech2Text\n"
+        "d = 'exp/synth_quick_dense/'\n"
+        "Speech2Text(d + 'config.yaml', d + 'valid.acc.ave.pth')\n"
+        "import sys; assert 'espnet_prune' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=checkout, check=True)
+
+
+def test_compact_model_loads_in_stock_speech2text_and_decodes(quick, checkout):
+    code = (
+        "import espnet_prune, soundfile\n"
+        "from espnet2.bin.asr_inference import Speech2Text\n"
+        "d = 'exp/synth_quick_compact_params50/'\n"
+        "s2t = Speech2Text(d + 'config.yaml', d + 'finetuned.pth', beam_size=2)\n"
+        "line = open('dump/raw/synth_quick_test/wav.scp').readline().split()\n"
+        "speech, _ = soundfile.read(line[1], dtype='float32')\n"
+        "text, *_ = s2t(speech)[0]\n"
+        "assert isinstance(text, str)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=checkout, check=True)
+
+
+def test_stages_can_be_entered_alone(quick, run, checkout):
+    shutil.rmtree(checkout / "exp/report")
+    result = run("--preset", "quick", "--stage", "16", "--stop_stage", "16")
+    assert result.returncode == 0, result.stderr
+    result = run("--preset", "quick", "--stage", "18")
+    assert result.returncode == 0, result.stderr
+    assert (checkout / "exp/report/report.md").exists()
+
+
+def test_finished_trainings_are_not_done_again(quick, run):
+    result = run("--preset", "quick", "--stage", "11", "--stop_stage", "11")
+    assert result.returncode == 0, result.stderr
+    assert "epoch 1/" not in result.stdout
+
+
+def test_teacher_of_another_recipe_can_be_pruned_instead(quick, run, checkout):
+    teacher = shutil.copytree(checkout / "exp/synth_quick_dense", checkout / "their")
+    result = run(
+        *("--preset", "quick", "--tag", "synth_quick", "--stage", "10"),
+        *("--stop_stage", "13", "--target", "0.7", "--target_kind", "macs"),
+        *("--teacher_config", f"{teacher}/config.yaml"),
+        *("--teacher_model", f"{teacher}/valid.acc.ave.pth"),
+        *("--prune_args", "--max_epoch 1"),
+    )
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    assert "stage 11" not in result.stdout
+    pruning = json.loads(
+        (checkout / "exp/synth_quick_compact_macs70/pruning.json").read_text()
+    )
+    assert 0.7 <= pruning["realised"] <= 0.705
+
+
+def test_missing_input_names_the_stage_that_makes_it(run):
+    result = run("--tag", "nothing", "--stage", "13", "--stop_stage", "13")
+    assert result.returncode != 0
+    assert "run stage 12" in result.stderr
