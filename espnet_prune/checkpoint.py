@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 import torch
+import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import ASRTask
 
@@ -24,6 +25,7 @@ def load_model(
     for path in (config, checkpoint):
         if not Path(path).exists():
             raise InputError(path, "does not exist", "check the path of the model")
+    check_resources(config)
     model, args = ASRTask.build_model_from_file(config, None, device)
     state = read_state(checkpoint)
     try:
@@ -35,6 +37,30 @@ def load_model(
             "config and checkpoint must come from the same experiment",
         ) from e
     return model.eval(), args
+
+
+def check_resources(config: str | Path) -> None:
+    """Refuse a config whose own paths lead nowhere from here.
+
+    ESPnet writes them relative to the directory that its recipe ran in.
+    """
+    try:
+        values = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+        named = {
+            "normalize_conf.stats_file": (values.get("normalize_conf") or {}).get(
+                "stats_file"
+            ),
+            "bpemodel": values.get("bpemodel"),
+        }
+    except (yaml.YAMLError, AttributeError) as e:
+        raise InputError(config, f"is no ESPnet config: {e}") from e
+    for option, path in named.items():
+        if path is not None and not Path(path).exists():
+            raise InputError(
+                config,
+                f"{option} {path} does not exist (relative to {Path.cwd()})",
+                "copy it there, or make the path in the config absolute",
+            )
 
 
 def read_state(checkpoint: str | Path) -> dict[str, torch.Tensor]:

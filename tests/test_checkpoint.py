@@ -1,5 +1,6 @@
 import pytest
 import torch
+import yaml
 
 from espnet_prune.checkpoint import load_model, read_state
 from espnet_prune.errors import InputError
@@ -44,3 +45,12 @@ def test_checkpoint_of_no_tensors_is_refused(dense, tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(InputError, match="list.pth"):
         load_model(dense / "config.yaml", tmp_path / "list.pth")
+
+
+def test_config_whose_paths_lead_nowhere_is_refused_by_option(dense, tmp_path):
+    config = yaml.safe_load((dense / "config.yaml").read_text())
+    config["normalize_conf"] = {"stats_file": "exp/elsewhere/feats_stats.npz"}
+    moved = tmp_path / "config.yaml"
+    moved.write_text(yaml.safe_dump(config))
+    with pytest.raises(InputError, match="normalize_conf.stats_file exp/elsewhere"):
+        load_model(moved, dense / "model.pth")
