@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -65,12 +66,24 @@ def check_resources(config: str | Path) -> None:
 
 def read_state(checkpoint: str | Path) -> dict[str, torch.Tensor]:
     """The state dict of an ESPnet model file, on the CPU."""
+    state = read_checkpoint(checkpoint)
+    return state["model"] if "optimizers" in state else state
+
+
+def read_checkpoint(checkpoint: str | Path) -> dict[str, Any]:
+    """What ``torch.save`` wrote there: a state dict, or a trainer's whole state.
+
+    Raises:
+        InputError: it is no readable file of that kind.
+    """
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=False)
     except Exception as e:
         raise InputError(
-            checkpoint, f"is no readable checkpoint ({type(e).__name__})", "redo it"
+            checkpoint,
+            f"is no readable checkpoint ({type(e).__name__}: {e})",
+            "remove it and run the stage that makes it again",
         ) from e
     if not isinstance(state, dict):
         raise InputError(checkpoint, "holds no model weights", "check its path")
-    return state["model"] if "optimizers" in state else state
+    return state

@@ -11,7 +11,7 @@ import torch
 import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 
-from espnet_prune.checkpoint import load_model
+from espnet_prune.checkpoint import load_model, read_checkpoint
 from espnet_prune.encoder import PrunableConformerEncoder
 from espnet_prune.errors import InputError
 from espnet_prune.files import write_json
@@ -105,8 +105,7 @@ def check_finished(pruned: Path, model: ESPnetASRModel) -> None:
     checkpoint = pruned.parent / "checkpoint.pth"
     if not checkpoint.exists():
         return
-    states = torch.load(checkpoint, map_location="cpu", weights_only=False)
-    epoch = states["reporter"]["epoch"]
+    epoch = read_checkpoint(checkpoint)["reporter"]["epoch"]
     if epoch < config["max_epoch"]:
         raise InputError(
             checkpoint,

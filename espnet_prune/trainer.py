@@ -11,6 +11,7 @@ import torch
 from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
 from espnet2.train.trainer import Trainer
 
+from espnet_prune.checkpoint import read_checkpoint
 from espnet_prune.errors import InputError
 from espnet_prune.files import atomic_path
 
@@ -48,12 +49,7 @@ def repair(output_dir: Path) -> None:
     checkpoint = output_dir / "checkpoint.pth"
     if not checkpoint.exists():
         return
-    try:
-        states = torch.load(checkpoint, map_location="cpu", weights_only=False)
-    except Exception as e:
-        raise InputError(
-            checkpoint, f"cannot be read ({e})", "remove it to start this run afresh"
-        ) from e
+    states = read_checkpoint(checkpoint)
     epoch = states["reporter"]["epoch"]
     model = output_dir / f"{epoch}epoch.pth"
     if not model.exists():

@@ -167,5 +167,5 @@ def test_repair_of_a_fresh_directory_does_nothing(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"garbage"])
 def test_corrupt_checkpoint_is_an_input_error(experiment, content):
     (experiment / "checkpoint.pth").write_bytes(content)
-    with pytest.raises(InputError, match="checkpoint.pth: cannot be read"):
+    with pytest.raises(InputError, match="checkpoint.pth: is no readable"):
         repair(experiment)
