@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2034
+# shellcheck shell=bash disable=SC2034,SC2154
 # Strings of 2-7 digits joined from real recordings (Free Spoken Digit Dataset).
 : "${fs:=8000}" "${token_type:=bpe}" "${nbpe:=30}"
 : "${train_set:=${tag}_train}" "${valid_set:=${tag}_dev}" "${test_sets:=${tag}_test}"

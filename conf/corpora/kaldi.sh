@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2034
+# shellcheck shell=bash disable=SC2034,SC2154
 # The user's own Kaldi data directories: --data_args "--train D --dev D --test D".
 : "${fs:=16000}" "${token_type:=bpe}" "${nbpe:=500}"
 : "${train_set:=${tag}_train}" "${valid_set:=${tag}_dev}" "${test_sets:=${tag}_test}"

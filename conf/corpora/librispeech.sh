@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2034
+# shellcheck shell=bash disable=SC2034,SC2154
 # A directory laid out as LibriSpeech: any subsets, FLAC and *.trans.txt.
 : "${fs:=16000}" "${token_type:=bpe}" "${nbpe:=5000}"
 : "${train_set:=${tag}_train_clean_100}" "${valid_set:=${tag}_dev_clean}"

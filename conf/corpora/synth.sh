@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2034
+# shellcheck shell=bash disable=SC2034,SC2154
 # Synthetic commands, spoken offline by espeak-ng.
 : "${fs:=16000}" "${token_type:=bpe}" "${nbpe:=70}"
 : "${train_set:=${tag}_train}" "${valid_set:=${tag}_dev}" "${test_sets:=${tag}_test}"

@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2034
+# shellcheck shell=bash disable=SC2034,SC2154
 # A first look: less data and fewer epochs, the same stages.
 : "${measure_args:=--utts 10 --rounds 3}"
 : "${asr_args:=--max_epoch 4 --keep_nbest_models 1}"
