@@ -53,7 +53,7 @@ def test_synth_voices_are_disjoint_between_sets(cli, tmp_path, monkeypatch):
         assert variants[name] <= set(VARIANTS[name])
         for path in data.wav.values():
             info = soundfile.info(path)
-            assert info.samplerate == 16000 and 0.8 < info.duration < 10
+            assert info.samplerate == 16000 and 0.3 < info.duration < 10
     everything = [v for names in VARIANTS.values() for v in names]
     assert len(everything) == len(set(everything))
 
@@ -91,7 +91,7 @@ def test_synth_is_kept_until_its_options_change(cli, tmp_path, monkeypatch, capl
 
 
 @pytest.mark.parametrize(
-    "options", [("--train", 0), ("--snr_low", 30), ("--seed", -1)], ids=str
+    "options", [("--train", 0), ("--snr_low", 99), ("--seed", -1)], ids=str
 )
 def test_synth_bad_options(cli, tmp_path, options):
     with pytest.raises(InputError, match=options[0]):
