@@ -18,12 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import espnet_prune.quiet  # noqa: F401  (before anything of ESPnet)
+
+# isort: split
+
 import soundfile
 import torch
 import yaml
 from espnet2.bin.asr_inference import Speech2Text
 
-import espnet_prune.quiet  # noqa: F401  (before anything of ESPnet)
 from espnet_prune.errors import InputError, run_main
 from espnet_prune.files import write_json
 from espnet_prune.measure.cost import count_macs, count_params, sampling_rate
