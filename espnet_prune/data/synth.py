@@ -116,10 +116,10 @@ def make_utterance(recipe: Recipe) -> Utterance:
 def _draw_voice(rng: np.random.Generator, subset: str) -> Voice:
     return Voice(
         name=f"{ACCENT}+{rng.choice(VARIANTS[subset])}",
-        rate=int(rng.integers(130, 166)),
+        rate=int(rng.integers(140, 181)),
         pitch=int(rng.integers(30, 71)),
         pitch_range=int(rng.integers(25, 76)),
-        word_gap=int(rng.integers(8, 26)),
+        word_gap=int(rng.integers(6, 18)),
     )
 
 

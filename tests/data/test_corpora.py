@@ -86,7 +86,7 @@ def test_synth_is_kept_until_its_options_change(cli, tmp_path, monkeypatch, capl
     cli("synth_data", *small)
     assert "kept" in caplog.text
     caplog.clear()
-    cli("synth_data", *small, "--snr_high", 10)
+    cli("synth_data", *small, "--snr_high", 20)
     assert "kept" not in caplog.text
 
 
