@@ -65,8 +65,11 @@ die() { echo "error: $1" >&2; exit 2; }
 [ -e "conf/presets/${preset}.sh" ] || die "--preset ${preset}: unknown -> one of: $(cd conf/presets && echo *.sh | sed 's/\.sh//g')"
 [[ ${stage} =~ ^[0-9]+$ && ${stop_stage} =~ ^[0-9]+$ ]] ||
     die "--stage ${stage} --stop_stage ${stop_stage}: they take numbers"
-[ -z "${teacher_config}" ] || [ -n "${teacher_model}" ] ||
-    die "--teacher_config needs --teacher_model"
+[ -n "${teacher_config}" ] && given=1 || given=0
+[ -n "${teacher_model}" ] && given=$((given + 1))
+[ "${given}" != 1 ] || die "--teacher_config and --teacher_model belong together"
+[[ ${target} =~ ^0?\.[0-9]*[1-9][0-9]*$ ]] || die "--target ${target}: give a fraction between 0 and 1"
+[[ ${target_kind} =~ ^(params|macs)$ ]] || die "--target_kind ${target_kind}: params or macs"
 if [ -z "${tag}" ]; then
     tag=${corpus}
     [ "${preset}" = default ] || tag+=_${preset}
@@ -77,6 +80,11 @@ preset_note="" note="" data_command=()
 # shellcheck disable=SC1090
 . "conf/corpora/${corpus}.sh"
 . ./path.sh
+
+for file in "${asr_config}" "${prune_config}" "${finetune_config}" "${inference_config}" \
+    ${teacher_config:+"${teacher_config}" "${teacher_model}"}; do
+    [ -e "${file}" ] || die "${file} does not exist -> check the option that names it"
+done
 
 sp_set=${train_set}${speed_perturb:+_sp}
 tokens=data/token_list/${tag}_${token_type}
@@ -134,6 +142,7 @@ if [ -n "${speed_perturb}" ] && begin 2 "perturb the speed: ${speed_perturb}"; t
         --out "data/${sp_set}" --factors "${speed_perturb}"
 fi
 if begin 3 "format the audio at ${fs} Hz as dump/raw"; then
+    [ -z "${speed_perturb}" ] || need 2 "data/${sp_set}"
     for set in ${sp_set} ${valid_set}; do
         need 1 "data/${set}"
         python3 -m espnet_prune.bin.format_audio --in "data/${set}" \
@@ -213,7 +222,7 @@ if begin 15 "decode ${test_sets} with ${inference_config}"; then
             out=$(dirname "${model%%:*}")/${decode_tag}/${set}
             python3 -m espnet_prune.bin.decode --config "${model%%:*}" \
                 --model "${model#*:}" --data "dump/raw/${set}" --nj "${nj}" \
-                --inference_config "${inference_config}" --out "${out}" --ngpu "${ngpu}"
+                --inference_config "${inference_config}" --out "${out}" --ngpu "$((ngpu > 0))"
         done
     done
 fi

@@ -54,6 +54,8 @@ def run_shards(
                 processes.append(subprocess.Popen(command, stdout=f, stderr=f, env=env))
         told = time.monotonic()
         while any(p.poll() is None for p in processes):
+            if any(p.poll() for p in processes):
+                break  # one failed: what the others do is lost anyway
             time.sleep(0.2)
             if time.monotonic() - told > 10:
                 logging.info(progress())
@@ -63,6 +65,6 @@ def run_shards(
             if process.poll() is None:
                 process.terminate()
     for process, log in zip(processes, logs, strict=True):
-        if process.returncode != 0:
+        if process.returncode not in (0, None):
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
             raise InputError(log, f"this job failed:\n{tail}")

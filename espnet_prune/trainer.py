@@ -92,7 +92,9 @@ class PruneTrainer(SafeTrainer):
         (optimizer,) = kwargs["optimizers"]
         if model.sparsity is not None:
             model.sparsity.total_steps = forwards
-            rates = model.sparsity.options.learning_rates(forwards)
+            # The gates move once per update, however many forwards make one.
+            updates = max(1, forwards // options.accum_grad)
+            rates = model.sparsity.options.learning_rates(updates)
             for group in optimizer.param_groups:
                 if group["name"] != "weights":
                     group["lr"] = rates[group["name"] == "multipliers"]

@@ -4,14 +4,16 @@ Further options are those of ``espnet2.bin.asr_train``.
 """
 
 import argparse
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 import espnet_prune.quiet  # noqa: F401  (before anything of ESPnet)
-from espnet_prune.checkpoint import load_model
+from espnet_prune.checkpoint import load_model, read_state
 from espnet_prune.errors import InputError, run_main
 from espnet_prune.files import atomic_path, write_text
 from espnet_prune.sparsity import SparsityOptions
@@ -46,6 +48,7 @@ def main() -> None:
     args, training_options = get_parser().parse_known_args()
     config = args.output_dir / "student.yaml"
     student = student_config(args)
+    refuse_another_run(args.output_dir, student, args.model_file)
     write_text(config, yaml.safe_dump(student, sort_keys=False, allow_unicode=True))
     PruneASRTask.main(
         cmd=["--config", str(config), "--output_dir", str(args.output_dir)]
@@ -71,6 +74,34 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
     recipe["sparsity"] = sparsity
     frames = frames_of(model, model_args, options.macs_seconds)
     return pruning_config(config, args.model_config, recipe, frames)
+
+
+def refuse_another_run(
+    output_dir: Path, student: dict[str, Any], weights: Path
+) -> None:
+    """Resume only what was begun with the same weights, recipe and target.
+
+    ESPnet would resume the old student and call it the new one. The number of epochs
+    may change.
+
+    Raises:
+        InputError: the directory holds another run.
+    """
+    digest = hashlib.sha256()
+    kept = {k: v for k, v in student.items() if k != "max_epoch"}
+    digest.update(yaml.safe_dump(kept).encode())
+    for key, value in sorted(read_state(weights).items()):
+        digest.update(key.encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    origin = output_dir / "origin.sha256"
+    begun = (output_dir / "checkpoint.pth").exists() and origin.exists()
+    if begun and origin.read_text() != digest.hexdigest():
+        raise InputError(
+            output_dir,
+            "holds a run of other weights, another recipe or another target",
+            "remove it, or give another --tag",
+        )
+    write_text(origin, digest.hexdigest())
 
 
 def finish(averaged: Path, config: Path, final: Path) -> None:
