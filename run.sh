@@ -86,6 +86,7 @@ for file in "${asr_config}" "${prune_config}" "${finetune_config}" "${inference_
     [ -e "${file}" ] || die "${file} does not exist -> check the option that names it"
 done
 
+asr_args="--frontend_conf fs=${fs} ${asr_args}"
 sp_set=${train_set}${speed_perturb:+_sp}
 tokens=data/token_list/${tag}_${token_type}
 [ "${token_type}" != bpe ] || tokens+=${nbpe}

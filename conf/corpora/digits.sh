@@ -4,7 +4,7 @@
 : "${train_set:=${tag}_train}" "${valid_set:=${tag}_dev}" "${test_sets:=${tag}_test}"
 : "${asr_config:=conf/train_small.yaml}"
 # The same analysis windows in seconds, and the same seconds in a batch, at 8 kHz.
-asr_args="--frontend_conf fs=8000 --frontend_conf n_fft=256 --frontend_conf win_length=200 --frontend_conf hop_length=80 --batch_bins 200000 ${asr_args}"
+asr_args="--frontend_conf n_fft=256 --frontend_conf win_length=200 --frontend_conf hop_length=80 --batch_bins 200000 ${asr_args}"
 prune_args="--batch_bins 240000 ${prune_args}"
 finetune_args="--batch_bins 240000 ${finetune_args}"
 note="Free Spoken Digit Dataset: six speakers, all of them in the training set."
