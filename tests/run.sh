@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The tests: lint, then pytest. Makes the environment if it is missing.
-#   tests/run.sh            everything (about half an hour on two cores)
+#   tests/run.sh            everything
 #   tests/run.sh --quick    without the tests that train for minutes
 #   tests/run.sh PATH ...   some tests, with pytest's options
 set -euo pipefail
