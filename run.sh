@@ -86,6 +86,7 @@ for file in "${asr_config}" "${prune_config}" "${finetune_config}" "${inference_
     [ -e "${file}" ] || die "${file} does not exist -> check the option that names it"
 done
 
+[[ ${fs} =~ ^[0-9]+$ ]] || die "--fs ${fs}: give the rate in Hz, as 16000"
 asr_args="--frontend_conf fs=${fs} ${asr_args}"
 sp_set=${train_set}${speed_perturb:+_sp}
 tokens=data/token_list/${tag}_${token_type}
@@ -115,8 +116,13 @@ begin() { # number, title
 need() { # stage that makes them, files...
     local made_by=$1 file; shift
     for file in "$@"; do
-        [ -e "${file}" ] || die "${file} is missing -> run stage ${made_by} (./run.sh --stage ${made_by} ...)"
+        [ -e "${file}" ] || die "${file} is missing -> run stage ${made_by} (./run.sh --stage ${made_by} ...)$(hint "${file}")"
     done
+}
+hint() { # file: a set of another name may stand beside it
+    case $1 in
+    data/*) echo "; there are: $(cd data 2>/dev/null && echo */) -> --train_set, --valid_set, --test_sets" ;;
+    esac
 }
 train() { # log directory, module, options...
     local dir=$1 module=$2; shift 2
@@ -129,7 +135,7 @@ train() { # log directory, module, options...
         --valid_data_path_and_name_and_type "dump/raw/${valid_set}/text,text,text" "$@"
 }
 # A student needs the lengths of its data only, no statistics: stage 10 can be skipped.
-lengths=(--train_shape_file "dump/raw/${sp_set}/utt2num_samples"
+student=(--fs "${fs}" --train_shape_file "dump/raw/${sp_set}/utt2num_samples"
     --valid_shape_file "dump/raw/${valid_set}/utt2num_samples"
     --teacher_config "${teacher_config}" --teacher_model "${teacher_model}")
 
@@ -196,8 +202,9 @@ if begin 12 "prune ${target} of the encoder's ${target_kind} in ${pruned}"; then
     need 11 "${teacher_config}" "${teacher_model}"
     # shellcheck disable=SC2086
     train "${pruned}" espnet_prune.bin.prune_train --phase prune \
-        --recipe "${prune_config}" --kind "${target_kind}" --target "${target}" --model_config "${teacher_config}" \
-        --model_file "${teacher_model}" "${lengths[@]}" ${prune_args}
+        --recipe "${prune_config}" --kind "${target_kind}" --target "${target}" \
+        --model_config "${teacher_config}" --model_file "${teacher_model}" \
+        "${student[@]}" ${prune_args}
 fi
 if begin 13 "export the compact model to ${compact}"; then
     need 12 "${pruned}/config.yaml" "${pruned}/latest.pth"
@@ -211,15 +218,16 @@ if begin 14 "fine-tune the compact model in ${compact}/finetune"; then
     train "${compact}/finetune" espnet_prune.bin.prune_train --phase finetune \
         --recipe "${finetune_config}" --model_config "${compact}/config.yaml" \
         --model_file "${compact}/pruned.pth" --final "${compact}/finetuned.pth" \
-        "${lengths[@]}" ${finetune_args}
+        "${student[@]}" ${finetune_args}
 fi
+[ "${inference_model}" = pruned.pth ] && made_by=13 || made_by=14
 models=("${teacher_config}:${teacher_model}" "${compact}/config.yaml:${compact}/${inference_model}")
 if begin 15 "decode ${test_sets} with ${inference_config}"; then
     need 11 "${teacher_config}" "${teacher_model}"
-    need 14 "${compact}/${inference_model}"
+    need "${made_by}" "${compact}/${inference_model}"
+    for set in ${test_sets}; do need 3 "dump/raw/${set}/wav.scp"; done
     for model in "${models[@]}"; do
         for set in ${test_sets}; do
-            need 3 "dump/raw/${set}/wav.scp"
             out=$(dirname "${model%%:*}")/${decode_tag}/${set}
             python3 -m espnet_prune.bin.decode --config "${model%%:*}" \
                 --model "${model#*:}" --data "dump/raw/${set}" --nj "${nj}" \
@@ -240,7 +248,8 @@ if begin 16 "score"; then
 fi
 if begin 17 "measure parameters, MACs and real-time factors"; then
     need 11 "${teacher_config}" "${teacher_model}"
-    need 14 "${compact}/${inference_model}"
+    need "${made_by}" "${compact}/${inference_model}"
+    for set in ${test_sets}; do need 3 "dump/raw/${set}/wav.scp"; done
     # shellcheck disable=SC2086
     python3 -m espnet_prune.bin.measure --system "dense=${models[0]}" \
         --system "compact=${models[1]}" --data "dump/raw/${test_sets%% *}" \

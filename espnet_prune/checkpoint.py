@@ -2,19 +2,20 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
-from espnet2.asr.espnet_model import ESPnetASRModel
-from espnet2.tasks.asr import ASRTask
 
 from espnet_prune.errors import InputError
+
+if TYPE_CHECKING:
+    from espnet2.asr.espnet_model import ESPnetASRModel
 
 
 def load_model(
     config: str | Path, checkpoint: str | Path, device: str = "cpu"
-) -> tuple[ESPnetASRModel, argparse.Namespace]:
+) -> tuple["ESPnetASRModel", argparse.Namespace]:
     """Build an ASR model from its ``config.yaml`` and load its weights strictly.
 
     Returns:
@@ -23,6 +24,9 @@ def load_model(
     Raises:
         InputError: a file is missing, or config and checkpoint do not match.
     """
+    # Here, because it takes seconds, and who only reads a checkpoint has no need of it.
+    from espnet2.tasks.asr import ASRTask
+
     for path in (config, checkpoint):
         if not Path(path).exists():
             raise InputError(path, "does not exist", "check the path of the model")
@@ -70,14 +74,19 @@ def read_state(checkpoint: str | Path) -> dict[str, torch.Tensor]:
     return state["model"] if "optimizers" in state else state
 
 
-def read_checkpoint(checkpoint: str | Path) -> dict[str, Any]:
+def read_checkpoint(checkpoint: str | Path, mmap: bool = False) -> dict[str, Any]:
     """What ``torch.save`` wrote there: a state dict, or a trainer's whole state.
+
+    With ``mmap`` tensors stay on the disk until they are used.
 
     Raises:
         InputError: it is no readable file of that kind.
     """
     try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=False)
+        # The user's own training state, which ESPnet itself unpickles.
+        state = torch.load(
+            checkpoint, map_location="cpu", mmap=mmap, weights_only=False
+        )
     except Exception as e:
         raise InputError(
             checkpoint,

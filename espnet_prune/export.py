@@ -3,7 +3,6 @@
 import logging
 import math
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,10 @@ import torch
 import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 
-from espnet_prune.checkpoint import load_model, read_checkpoint
+from espnet_prune.checkpoint import load_model, read_checkpoint, read_state
 from espnet_prune.encoder import PrunableConformerEncoder
 from espnet_prune.errors import InputError
-from espnet_prune.files import write_json
+from espnet_prune.files import atomic_dir, retire, write_json
 from espnet_prune.projection import TOLERANCE, project
 from espnet_prune.sparsity import removed_fraction
 from espnet_prune.student import model_defaults, read_yaml
@@ -28,7 +27,9 @@ def export(pruned: Path, checkpoint: Path, out: Path) -> dict[str, Any]:
     Args:
         pruned: its ``config.yaml``.
         checkpoint: its model file; the last epoch, where the target is reached.
-        out: directory to fill; its files appear only once they are verified.
+        out: the compact directory; appears only once its files are verified. An
+            older one is kept if it holds the same model, else moved aside as a whole:
+            what was fine-tuned and decoded from it does not belong to this one.
 
     Returns:
         what ``pruning.json`` holds.
@@ -80,23 +81,35 @@ def export(pruned: Path, checkpoint: Path, out: Path) -> dict[str, Any]:
         "architecture": architecture.to_dict(),
         "dense_architecture": encoder.architecture.to_dict(),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".export.") as folder:
-        temporary = Path(folder)
-        compact_config = copy_resources(compact_config, temporary, out)
-        torch.save(state, temporary / "pruned.pth")
-        text = yaml.safe_dump(compact_config, sort_keys=False)
-        (temporary / "config.yaml").write_text(text, encoding="utf-8")
-        # The strict reload sees the very files that will stay.
-        for path in temporary.iterdir():
-            if path.name not in ("pruned.pth", "config.yaml"):
-                shutil.copy(path, out / path.name)
-        reloaded, _ = load_model(temporary / "config.yaml", temporary / "pruned.pth")
+    if holds(out, state):
+        logging.info(f"{out} holds this very model: kept")
+        return summary
+    with atomic_dir(out) as folder:
+        torch.save(state, folder / "pruned.pth")
+        # The strict reload sees the files that will stay, where they are now.
+        write_config(folder, copy_resources(compact_config, folder, folder))
+        reloaded, _ = load_model(folder / "config.yaml", folder / "pruned.pth")
         summary["max_relative_error"] = verify(model, reloaded)
-        write_json(temporary / "pruning.json", summary)
-        for name in ("pruned.pth", "pruning.json", "config.yaml"):
-            (temporary / name).replace(out / name)
+        write_json(folder / "pruning.json", summary)
+        write_config(folder, copy_resources(compact_config, folder, out))
+        if out.exists():
+            logging.warning(f"{out} held another model: moved to {retire(out)}")
     return summary
+
+
+def holds(out: Path, state: dict[str, torch.Tensor]) -> bool:
+    """Whether ``out`` is a finished export of these very weights."""
+    if not all((out / n).exists() for n in ("pruned.pth", "pruning.json")):
+        return False
+    old = read_state(out / "pruned.pth")
+    return old.keys() == state.keys() and all(
+        torch.equal(old[key], state[key]) for key in state
+    )
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    (folder / "config.yaml").write_text(text, encoding="utf-8")
 
 
 def check_finished(pruned: Path, model: ESPnetASRModel) -> None:

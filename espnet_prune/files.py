@@ -1,5 +1,6 @@
 """Writing files so that a killed run leaves either the old file or the new one."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -33,9 +34,9 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_up_after_killed_runs(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
-    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         yield temporary
@@ -50,6 +51,44 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _clear_up_after_killed_runs(path: Path) -> None:
+    """Remove what killed :func:`atomic_dir` left; bring back what one had set aside."""
+    for left in path.parent.glob(f".{path.name}.*"):
+        _, pid, kind = left.name.rsplit(".", 2)
+        if kind not in ("tmp", "old") or not pid.isdigit() or _is_alive(int(pid)):
+            continue
+        if kind == "old" and not path.exists():
+            os.replace(left, path)  # killed between the two renames
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return pid != os.getpid()
+
+
+def retire(path: str | Path) -> Path:
+    """Move ``path`` aside, to the next free ``<path>.1``, ``<path>.2``, ..."""
+    path = Path(path)
+    number = 1
+    while (aside := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    os.replace(path, aside)
+    return aside
+
+
+def fingerprint(path: str | Path) -> str:
+    """SHA-256 of a file: ties a result to the weights that gave it."""
+    with Path(path).open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def write_text(path: str | Path, text: str) -> None:

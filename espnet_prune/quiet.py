@@ -1,8 +1,8 @@
 """Import ESPnet without what it says while it is imported.
 
-It prints about flash attention, a dependency tries to download nltk data, torch warns
-about ESPnet's use of it: nothing that a user of the recipe can act on. Import this
-module before any that imports ESPnet.
+It prints about flash attention, a dependency (g2p_en, for speech synthesis) downloads
+nltk data, torch warns about ESPnet's use of it: nothing that a user of the recipe needs
+or can act on. Import this module before any that imports ESPnet.
 """
 
 import contextlib
@@ -10,9 +10,13 @@ import io
 import os
 import warnings
 
+import nltk
+
 # For this process and for those that it starts.
 os.environ.setdefault("PYTHONWARNINGS", "ignore")
 warnings.simplefilter("ignore")
+
+nltk.download = lambda *_, **__: False
 
 with (
     contextlib.redirect_stdout(io.StringIO()),

@@ -29,6 +29,14 @@ def split(keys: Sequence[str], parts: int) -> list[Sequence[str]]:
     return [keys[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
 
 
+def time_left(start: float, done: int, total: int) -> str:
+    """What a progress line says about it; ``start`` is a ``time.monotonic()``."""
+    if done == 0:
+        return ""
+    seconds = (time.monotonic() - start) * (total - done) / done
+    return f", time left: {seconds / 60:.1f} min"
+
+
 def run_shards(
     commands: Sequence[Sequence[str]],
     logs: Sequence[Path],

@@ -5,13 +5,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-import humanfriendly
 import torch
 import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import ASRTask
 
 from espnet_prune.errors import InputError
+from espnet_prune.measure.cost import sampling_rate
 
 ENCODERS = ("conformer", "prunable_conformer")
 # Keys of conf/prune*.yaml that are the project's own.
@@ -90,9 +90,7 @@ def model_config(teacher: dict[str, Any], source: str | Path) -> dict[str, Any]:
 
 def frames_of(model: ESPnetASRModel, args: argparse.Namespace, seconds: float) -> int:
     """Feature frames that the model's frontend makes of that much audio."""
-    fs = (args.frontend_conf or {}).get("fs", 16000)
-    fs = humanfriendly.parse_size(fs) if isinstance(fs, str) else fs
-    samples = round(fs * seconds)
+    samples = round(sampling_rate(args) * seconds)
     if model.frontend is None:
         raise InputError("teacher", "has no frontend: its input is features")
     with torch.no_grad():

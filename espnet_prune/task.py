@@ -55,13 +55,20 @@ class PruneASRTask(ASRTask):
     ) -> list[torch.optim.Optimizer]:
         # ESPnet's own clipping sees all parameters at once; --grad_clip is inf here
         # (see student.py), which leaves its check for non-finite gradients.
-        conf = dict(args.optim_conf)
-        groups = parameter_groups(
-            model,
-            lr=conf.pop("lr"),
-            weight_decay=conf.pop("weight_decay", 0.0),
-            max_norm=conf.pop("max_norm", 5.0),
+        return as_optimizers(
+            parameter_groups(model, **optimizer_options(args.optim_conf))
         )
-        if conf:
-            raise ValueError(f"optim_conf: unknown option(s) {sorted(conf)}")
-        return as_optimizers(groups)
+
+
+def optimizer_options(conf: dict[str, float]) -> dict[str, float]:
+    """``optim_conf`` of a student with its defaults: lr, weight_decay, max_norm.
+
+    Raises:
+        ValueError: an option is missing or unknown, by name.
+    """
+    options = {"weight_decay": 0.0, "max_norm": 5.0} | dict(conf)
+    if "lr" not in options:
+        raise ValueError("optim_conf: lr is missing")
+    if unknown := options.keys() - {"lr", "weight_decay", "max_norm"}:
+        raise ValueError(f"optim_conf: unknown option(s) {sorted(unknown)}")
+    return options

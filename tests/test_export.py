@@ -1,6 +1,7 @@
 """The chain for real: dense model, pruning run, compact model, ESPnet's decoder."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,13 +134,13 @@ def test_failed_export_leaves_no_final_file(pruned, tmp_path, monkeypatch, step)
     out = tmp_path / "out"
     with pytest.raises(RuntimeError, match="stopped here"):
         export(pruned / "config.yaml", pruned / "latest.pth", out)
-    assert not [p for p in out.iterdir() if p.suffix in (".pth", ".yaml", ".json")]
+    assert not list(tmp_path.iterdir())
 
 
 def test_failed_export_leaves_the_files_of_the_one_before(
     pruned, compact, tmp_path, monkeypatch, digest_of
 ):
-    out = shutil.copytree(compact, tmp_path / "out")
+    out = other_model(compact, tmp_path / "out")
     before = digest_of(out)
 
     def fail(*_):
@@ -149,6 +150,42 @@ def test_failed_export_leaves_the_files_of_the_one_before(
     with pytest.raises(RuntimeError, match="stopped here"):
         export(pruned / "config.yaml", pruned / "latest.pth", out)
     assert digest_of(out) == before
+
+
+def test_same_export_again_keeps_what_was_made_from_it(pruned, compact, tmp_path):
+    out = tmp_path / "out"
+    export(pruned / "config.yaml", pruned / "latest.pth", out)
+    (out / "finetuned.pth").touch()
+    export(pruned / "config.yaml", pruned / "latest.pth", out)
+    assert (out / "finetuned.pth").exists() and len(list(tmp_path.iterdir())) == 1
+
+
+def test_new_export_does_not_inherit_the_results_of_the_old_one(
+    pruned, compact, tmp_path, digest_of
+):
+    out = other_model(compact, tmp_path / "out")
+    (out / "finetuned.pth").write_text("of the old model")
+    before = digest_of(out)
+    export(pruned / "config.yaml", pruned / "latest.pth", out)
+    assert not (out / "finetuned.pth").exists()
+    assert digest_of(tmp_path / "out.1") == before
+    load_model(out / "config.yaml", out / "pruned.pth")
+
+
+def test_config_of_the_export_names_its_own_files(compact):
+    config = yaml.safe_load((compact / "config.yaml").read_text())
+    named = [config["bpemodel"], (config["normalize_conf"] or {}).get("stats_file")]
+    for path in filter(None, named):
+        assert Path(path).parent == compact and Path(path).exists()
+
+
+def other_model(compact, folder):
+    """A finished export of other weights."""
+    shutil.copytree(compact, folder)
+    state = torch.load(folder / "pruned.pth")
+    state["ctc.ctc_lo.bias"] += 1.0
+    torch.save(state, folder / "pruned.pth")
+    return folder
 
 
 @pytest.fixture

@@ -1,9 +1,11 @@
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
-from espnet_prune.files import atomic_dir, atomic_path, write_json
+from espnet_prune.files import atomic_dir, atomic_path, retire, write_json
 
 
 class Stop(Exception):
@@ -72,3 +74,40 @@ def test_json_refuses_what_is_no_json(tmp_path):
     with pytest.raises(ValueError):
         write_json(path, {"a": float("nan")})
     assert json.loads(path.read_text()) == {"a": None}
+
+
+@pytest.fixture
+def dead_pid():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_what_a_killed_run_left_is_taken_away(tmp_path, dead_pid):
+    path = tmp_path / "d"
+    (tmp_path / f".d.{dead_pid}.tmp").mkdir()
+    alive = tmp_path / f".d.{os.getppid()}.tmp"
+    alive.mkdir()
+    with atomic_dir(path):
+        pass
+    assert sorted(os.listdir(tmp_path)) == sorted([alive.name, "d"])
+
+
+def test_directory_set_aside_by_a_killed_run_comes_back(tmp_path, dead_pid):
+    path = tmp_path / "d"
+    aside = tmp_path / f".d.{dead_pid}.old"
+    aside.mkdir()
+    (aside / "old").touch()
+    with pytest.raises(Stop), atomic_dir(path):
+        raise Stop
+    assert os.listdir(tmp_path) == ["d"] and os.listdir(path) == ["old"]
+
+
+def test_retired_directories_are_numbered(tmp_path):
+    path = tmp_path / "d"
+    for number in (1, 2):
+        path.mkdir()
+        (path / str(number)).touch()
+        assert retire(path) == tmp_path / f"d.{number}"
+    assert os.listdir(tmp_path / "d.1") == ["1"]
+    assert not path.exists()

@@ -1,9 +1,13 @@
+import os
+import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from espnet_prune.bin.progress import describe, main
+from espnet_prune.bin.progress import Watcher, main
 from espnet_prune.errors import InputError
 
 PREFIX = "[vm] 2026-11-21 01:08:06,198 (trainer:336) INFO: "
@@ -15,14 +19,14 @@ PREFIX = "[vm] 2026-11-21 01:08:06,198 (trainer:336) INFO: "
         ("1/16epoch started", "epoch 1/16"),
         (
             "3/16epoch started. Estimated time to finish: 5 minutes and 30.2 seconds",
-            "epoch 3/16, time left: 5 minutes and 30.2 seconds",
+            "epoch 3/16",
         ),
         (
             "2epoch:train:21-40batch: iter_time=0.015, forward_time=0.165, "
             "loss_ctc=45.395, acc=0.010, loss=38.683, sparsity_realised=0.25, "
             "sparsity_target=2.500e-01, optim0_lr0=1.575e-04, train_time=0.406",
-            "  batch 40 (0.0 min): loss 38.683 acc 0.010 sparsity_realised 0.250 "
-            "sparsity_target 0.250",
+            "  batch 40/90, time left: 0.0 min: loss 38.683 acc 0.010 "
+            "sparsity_realised 0.250 sparsity_target 0.250",
         ),
         (
             "2epoch results: [train] loss=9.5, acc=0.1, time=10 seconds, "
@@ -33,14 +37,35 @@ PREFIX = "[vm] 2026-11-21 01:08:06,198 (trainer:336) INFO: "
         ("", None),
     ],
 )
-def test_espnets_log_lines_are_told_in_short(line, shown):
-    assert describe(PREFIX + line, time.monotonic()) == shown
+def test_espnets_log_lines_are_told_in_short(watcher, line, shown):
+    assert watcher.describe(PREFIX + line) == shown
+
+
+@pytest.fixture
+def watcher(monkeypatch):
+    """A watcher of a run that is to do the epochs 2-4, 90 batches each."""
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    watcher = Watcher()
+    watcher.describe(f"{PREFIX}[train] mini-batch sizes summary: N-batch=90, mean=9.4")
+    watcher.describe(f"{PREFIX}2/4epoch started")
+    return watcher
+
+
+def test_time_left_counts_the_batches_of_this_run_only(watcher, monkeypatch):
+    monkeypatch.setattr(time, "monotonic", lambda: 1060.0)
+    line = watcher.describe(f"{PREFIX}2epoch:train:21-30batch: loss=1.0")
+    # 30 of 3 * 90 batches in a minute
+    assert "batch 30/90, time left: 8.0 min" in line
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0 + 60 * 4)
+    watcher.describe(f"{PREFIX}3/4epoch started. Estimated time to finish: 9 hours")
+    line = watcher.describe(f"{PREFIX}3epoch:train:21-30batch: loss=1.0")
+    assert "batch 30/90, time left: 5.0 min" in line
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
-def test_loss_that_is_no_number_does_not_stop_the_progress(value):
-    line = f"{PREFIX}1epoch:train:1-20batch: loss={value}, acc=0.5"
-    assert "acc 0.500" in describe(line, time.monotonic())
+def test_loss_that_is_no_number_does_not_stop_the_progress(watcher, value):
+    line = f"{PREFIX}2epoch:train:1-20batch: loss={value}, acc=0.5"
+    assert "acc 0.500" in watcher.describe(line)
 
 
 @pytest.fixture
@@ -79,3 +104,57 @@ def test_failed_training_names_its_log_and_shows_its_end(watch, capsys):
     with pytest.raises(InputError, match=r"train.log: the training failed \(exit 3\)"):
         watch("import sys; print('the cause'); sys.exit(3)")
     assert "the cause" in capsys.readouterr().err
+
+
+@pytest.fixture
+def running(tmp_path):
+    """A process of the progress program whose training sleeps; and its pid."""
+    log = tmp_path / "exp" / "train.log"
+    code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    command = [sys.executable, "-m", "espnet_prune.bin.progress", "--log", str(log)]
+    root = Path(__file__).resolve().parents[1]
+    process = subprocess.Popen([*command, "--", sys.executable, "-c", code], cwd=root)
+    deadline = time.monotonic() + 30
+    while not (log.exists() and log.read_text().endswith("\n")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    training = int(log.read_text())
+    yield process, training
+    for pid in (process.pid, training):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    process.wait()
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_two_trainings_do_not_share_a_directory(running, watch):
+    _, training = running
+    with pytest.raises(InputError, match=f"runs there already .process {training}"):
+        watch("")
+
+
+def test_lock_outlives_a_killed_terminal_and_ends_with_the_training(running, watch):
+    process, training = running
+    process.kill()
+    process.wait()
+    with pytest.raises(InputError, match="runs there already"):
+        watch("")
+    os.kill(training, signal.SIGKILL)
+    while is_running(training):
+        time.sleep(0.05)
+    watch("")
+
+
+def test_terminated_progress_takes_its_training_with_it(running):
+    process, training = running
+    process.terminate()
+    assert process.wait() == 143
+    assert not is_running(training)

@@ -47,6 +47,21 @@ def test_spawned_worker_is_registered(python):
     assert names in result.stdout, result.stderr
 
 
+@pytest.mark.parametrize(
+    "program", ["asr_train", "asr_inference", "prune_train", "export", "measure"]
+)
+def test_programs_of_the_recipe_download_nothing(python, tmp_path, program):
+    # A dependency of ESPnet asks nltk for data as soon as it is imported.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import nltk\n"
+        "def download(*args, **kwargs): raise SystemExit(f'asked for {args}')\n"
+        "nltk.download = download\n"
+    )
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}]; import sitecustomize; "
+    result = python("-c", f"{code}import espnet_prune.bin.{program}")
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.fixture
 def late_registry(tmp_path, monkeypatch):
     """A registry module that is not imported yet, in place of ESPnet's."""

@@ -52,6 +52,7 @@ def run(recipe):
         (("--teacher_config", "x.yaml"), "--teacher_model"),
         (("--stage", "abc"), "--stage"),
         (("--stop_stage", ""), "--stop_stage"),
+        (("--fs", "16k"), "--fs 16k: give the rate in Hz"),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, tuple) else None,
 )
@@ -104,6 +105,23 @@ def test_teacher_of_the_users_own_is_asked_for_by_name(run):
     options = ("--teacher_config", "my/config.yaml", "--teacher_model", "my/a.pth")
     result = run(*options, "--stage", "15")
     assert result.returncode == 2 and "my/config.yaml" in result.stderr
+
+
+def test_model_before_finetuning_can_be_decoded_and_is_asked_of_stage_13(run, recipe):
+    dense = recipe / "exp" / "synth_dense"
+    dense.mkdir(parents=True)
+    for name in ("config.yaml", "valid.acc.ave.pth"):
+        (dense / name).touch()
+    result = run("--stage", "15", "--inference_model", "pruned.pth")
+    shutil.rmtree(recipe / "exp")
+    assert "pruned.pth is missing -> run stage 13 " in result.stderr
+
+
+def test_missing_set_is_answered_with_those_that_are_there(run, recipe):
+    (recipe / "data" / "mine_train").mkdir(parents=True)
+    result = run("--stage", "3", "--train_set", "mine")
+    shutil.rmtree(recipe / "data")
+    assert "there are: mine_train/" in result.stderr
 
 
 def test_help_lists_every_option_with_a_default(run):

@@ -81,3 +81,15 @@ def test_log_of_a_failed_decoding_is_still_there(
     log = str(error.value).split(": this job failed")[0]
     assert (tmp_path / log).exists()
     assert not (tmp_path / "out" / "text").exists()
+
+
+def test_utterances_too_short_for_a_window_are_not_given_to_espnet(tmp_path):
+    from espnet_prune.bin.decode import without_too_short
+
+    samples = tmp_path / "utt2num_samples"
+    assert without_too_short(["a", "b"], samples) == ["a", "b"]
+    samples.write_text("a 512\nb 513\n")
+    assert without_too_short(["a", "b"], samples) == ["b"]
+    samples.write_text("a 512\nb 5\n")
+    with pytest.raises(InputError, match="every utterance"):
+        without_too_short(["a", "b"], samples)

@@ -139,6 +139,46 @@ def test_command_line_refuses_a_wrong_target(student_config, options, named):
         student_config(*options)
 
 
+def test_rate_of_the_data_must_be_that_of_the_model(student_config):
+    student_config("--fs", "16000")
+    with pytest.raises(InputError, match="hears 16000 Hz, the data have 8000"):
+        student_config("--fs", "8000")
+
+
+@pytest.mark.parametrize(
+    ("part", "option"),
+    [("distill", "layer_wight"), ("gates", "mood"), ("sparsity", "rate")]
+    + [("optim_conf", "lr_max")],
+)
+@pytest.mark.parametrize("phase", ["prune", "finetune"])
+def test_misspelled_option_of_a_recipe_is_named_at_once(
+    student_config, tmp_path, phase, part, option
+):
+    recipe = yaml.safe_load((tmp_path / "prune.yaml").read_text())
+    recipe[part] = (recipe.get(part) or {}) | {option: 1.0}
+    (tmp_path / "prune.yaml").write_text(yaml.safe_dump(recipe))
+    if phase == "finetune" and part in ("gates", "sparsity"):
+        student_config("--phase", phase)  # nothing of it matters there
+        return
+    with pytest.raises(InputError, match=f"prune.yaml: .*{option}"):
+        student_config("--phase", phase)
+
+
+def test_encoder_option_that_is_not_prunable_is_named_at_once(dense, tmp_path):
+    from espnet_prune.bin import prune_train
+
+    config = yaml.safe_load((dense / "config.yaml").read_text())
+    config["encoder_conf"]["ctc_trim"] = True
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "prune.yaml").write_text(yaml.safe_dump(RECIPE))
+    argv = ["--phase", "prune", "--recipe", str(tmp_path / "prune.yaml")]
+    argv += ["--model_config", str(tmp_path / "config.yaml"), "--output_dir", "out"]
+    argv += ["--model_file", str(dense / "model.pth")]
+    args = prune_train.get_parser().parse_args(argv)
+    with pytest.raises(InputError, match="config.yaml: .*ctc_trim"):
+        prune_train.student_config(args)
+
+
 def test_options_of_espnet_are_not_taken_for_abbreviations_of_ours():
     from espnet_prune.bin.prune_train import get_parser
 

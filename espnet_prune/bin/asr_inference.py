@@ -6,6 +6,10 @@ ESPnet would decode with random weights where a checkpoint misses some: it is ch
 import argparse
 from pathlib import Path
 
+import espnet_prune.quiet  # noqa: F401  (before anything of ESPnet)
+
+# isort: split
+
 from espnet2.bin.asr_inference import main as espnet_main
 
 from espnet_prune.checkpoint import load_model

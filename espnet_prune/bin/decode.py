@@ -8,12 +8,15 @@ import argparse
 import logging
 import shutil
 import sys
+import time
 from pathlib import Path
 
 from espnet_prune.errors import InputError, run_main
-from espnet_prune.files import atomic_dir
-from espnet_prune.shards import read_keys, run_shards, split
+from espnet_prune.files import atomic_dir, fingerprint
+from espnet_prune.shards import read_keys, run_shards, split, time_left
 
+# Half a window of ESPnet's widest usual STFT (1024), which reflects it at the edges.
+MIN_SAMPLES = 513
 TABLES = ("text", "token", "token_int", "score")
 
 
@@ -34,6 +37,7 @@ def main() -> None:
     if not args.inference_config.exists():
         raise InputError(args.inference_config, "does not exist", "--inference_config")
     keys = read_keys(args.data / "wav.scp")
+    long_enough = without_too_short(keys, args.data / "utt2num_samples")
     for path in (args.config, args.model):
         if not path.exists():
             raise InputError(path, "does not exist", "run the stage that trains it")
@@ -41,7 +45,7 @@ def main() -> None:
     log_dir = args.out.parent / "log" / args.out.name
     with atomic_dir(args.out) as folder:
         jobs = []
-        for n, part in enumerate(split(keys, args.nj), start=1):
+        for n, part in enumerate(split(long_enough, args.nj), start=1):
             job = folder / f"output.{n}"
             job.mkdir()
             key_file = folder / f"keys.{n}.scp"
@@ -58,16 +62,37 @@ def main() -> None:
             for job, key_file, _ in jobs
         ]
         logs = [log for _, _, log in jobs]
+        start = time.monotonic()
+        logging.info(f"decoding {len(keys)} utterances of {args.data}; log: {logs[0]}")
 
         def progress() -> str:
             done = sum(
                 log.read_text(errors="replace").count("best hypo") for log in logs
             )
-            return f"decoded {done} of {len(keys)} utterances"
+            left = time_left(start, done, len(keys))
+            return f"decoded {done} of {len(keys)} utterances{left}"
 
         run_shards(commands, logs, progress)
         merge([job for job, _, _ in jobs], folder, keys)
+        (folder / "model.sha256").write_text(fingerprint(args.model) + "\n")
     logging.info(f"{args.out}/text: {len(keys)} utterances")
+
+
+def without_too_short(keys: list[str], samples: Path) -> list[str]:
+    """Leave out what a frontend cannot even make one window of: ESPnet would stop.
+
+    Raises:
+        InputError: nothing is left.
+    """
+    if not samples.exists():
+        return keys
+    lengths = dict(line.split() for line in samples.read_text().splitlines())
+    kept = [key for key in keys if int(lengths.get(key, MIN_SAMPLES)) >= MIN_SAMPLES]
+    if not kept:
+        raise InputError(samples, f"every utterance is below {MIN_SAMPLES} samples")
+    if len(kept) < len(keys):
+        logging.warning(f"{len(keys) - len(kept)} utterances are too short to decode")
+    return kept
 
 
 def merge(jobs: list[Path], folder: Path, keys: list[str]) -> None:

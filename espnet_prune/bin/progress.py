@@ -1,10 +1,16 @@
 """Run a training with its output in a log, and tell the terminal how it goes.
 
 python -m espnet_prune.bin.progress --log exp/x/train.log -- python3 -m ...
+
+One training at a time in a directory: a second one would mix its checkpoints with
+those of the first.
 """
 
 import argparse
+import fcntl
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -12,8 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from espnet_prune.errors import InputError, run_main
+from espnet_prune.shards import time_left
 
-EPOCH = re.compile(r"(\d+)/(\d+)epoch started(?:. Estimated time to finish: (.+))?")
+SIZE = re.compile(r"\[train\] mini-batch sizes summary: N-batch=(\d+)")
+EPOCH = re.compile(r"(\d+)/(\d+)epoch started")
 RESULT = re.compile(r"(\d+)epoch results: \[train\] (.*?), \[valid\] (.*)")
 BATCH = re.compile(r"(\d+)epoch:train:\d+-(\d+)batch: (.*)")
 SHOWN = ("loss", "acc", "sparsity_realised", "sparsity_target")
@@ -32,17 +40,70 @@ def numbers(text: str) -> str:
     return " ".join(f"{k} {float(found[k]):.3f}" for k in SHOWN if k in found)
 
 
-def describe(line: str, start: float) -> str | None:
-    """What to show of a log line, if anything; ``start`` is a monotonic time."""
-    if match := EPOCH.search(line):
-        epoch, total, left = match.groups()
-        return f"epoch {epoch}/{total}" + (f", time left: {left}" if left else "")
-    if match := BATCH.search(line):
-        minutes = (time.monotonic() - start) / 60
-        return f"  batch {match[2]} ({minutes:.1f} min): {numbers(match[3])}"
-    if match := RESULT.search(line):
-        return f"  after epoch {match[1]}: valid {numbers(match[3])}"
-    return None
+class Watcher:
+    """Turns the lines of a training's log into what the terminal shows."""
+
+    def __init__(self) -> None:
+        self.batches = 0  # in an epoch
+        self.first = self.last = 0  # epochs of this run
+        self.begun = 0.0
+
+    def describe(self, line: str) -> str | None:
+        """What to show of a log line, if anything."""
+        if match := SIZE.search(line):
+            self.batches = int(match[1])
+        elif match := EPOCH.search(line):
+            if not self.first:
+                self.first, self.begun = int(match[1]), time.monotonic()
+            self.last = int(match[2])
+            return f"epoch {match[1]}/{match[2]}"
+        elif match := BATCH.search(line):
+            left = self.time_left(int(match[1]), int(match[2]))
+            return f"  batch {match[2]}/{self.batches}{left}: {numbers(match[3])}"
+        elif match := RESULT.search(line):
+            return f"  after epoch {match[1]}: valid {numbers(match[3])}"
+        return None
+
+    def time_left(self, epoch: int, batch: int) -> str:
+        """The time of the batches to come, at the pace of those of this run."""
+        done = (epoch - self.first) * self.batches + batch
+        total = (self.last - self.first + 1) * self.batches
+        return time_left(self.begun, done, total)
+
+
+def lock(folder: Path) -> int:
+    """Lock ``folder``; the lock lives as long as a process holds the descriptor.
+
+    The training inherits it, so the lock outlives a killed terminal, and no longer.
+
+    Raises:
+        InputError: another training holds it.
+    """
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 20, 0).decode()
+        os.close(descriptor)
+        raise InputError(
+            folder,
+            f"a training runs there already (process {holder})",
+            "wait for it, or stop it",
+        ) from None
+    return descriptor
+
+
+def start(command: list[str], log: Path) -> subprocess.Popen:
+    """Start the training, its output appended to ``log``; it holds the lock."""
+    descriptor = lock(log.parent)
+    with log.open("ab") as f:
+        process = subprocess.Popen(
+            command, stdout=f, stderr=subprocess.STDOUT, pass_fds=[descriptor]
+        )
+    os.truncate(descriptor, 0)
+    os.pwrite(descriptor, str(process.pid).encode(), 0)
+    os.close(descriptor)
+    return process
 
 
 def follow(process: subprocess.Popen, log: Path, offset: int) -> Iterator[str]:
@@ -67,15 +128,16 @@ def main() -> int:
     command = args.command[args.command[:1] == ["--"] :]
     args.log.parent.mkdir(parents=True, exist_ok=True)
     # Appended to, so that a resumed training keeps the log of its first part.
-    with args.log.open("ab") as f:
-        offset = f.tell()
-        process = subprocess.Popen(command, stdout=f, stderr=subprocess.STDOUT)
+    offset = args.log.stat().st_size if args.log.exists() else 0
+    process = start(command, args.log)
+    # A terminated run.sh takes its training with it, by the way of `finally`.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print(f"  log: {args.log}", flush=True)
-    start, tail = time.monotonic(), []
+    watcher, tail = Watcher(), []
     try:
         for line in follow(process, args.log, offset):
             tail = [*tail, line][-12:]
-            if message := describe(line, start):
+            if message := watcher.describe(line):
                 print(f"  {message}", flush=True)
     finally:
         if process.poll() is None:

@@ -6,6 +6,8 @@ Further options are those of ``espnet2.bin.asr_train``.
 import argparse
 import hashlib
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,12 @@ import yaml
 
 import espnet_prune.quiet  # noqa: F401  (before anything of ESPnet)
 from espnet_prune.checkpoint import load_model, read_state
+from espnet_prune.distill import DistillOptions
+from espnet_prune.encoder import PrunableConformerEncoder
 from espnet_prune.errors import InputError, run_main
 from espnet_prune.files import atomic_path, write_text
+from espnet_prune.gates import GateOptions
+from espnet_prune.measure.cost import sampling_rate
 from espnet_prune.sparsity import SparsityOptions
 from espnet_prune.student import (
     finetuning_config,
@@ -23,7 +29,7 @@ from espnet_prune.student import (
     pruning_config,
     read_yaml,
 )
-from espnet_prune.task import PruneASRTask
+from espnet_prune.task import PruneASRTask, optimizer_options
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -40,6 +46,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--kind", help="overrides sparsity.kind of the recipe")
     parser.add_argument("--target", type=float, help="overrides sparsity.target")
     parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--fs", type=int, help="of the data, Hz; the model must agree")
     parser.add_argument("--final", type=Path, help="where the averaged weights go")
     return parser
 
@@ -61,19 +68,42 @@ def main() -> None:
 def student_config(args: argparse.Namespace) -> dict[str, Any]:
     """The training config; refuses what does not fit before a training starts."""
     config, recipe = read_yaml(args.model_config), read_yaml(args.recipe)
+    with refusing(args.recipe):
+        DistillOptions(**(recipe.get("distill") or {}))
+        # The learning rate may stand on the command line alone.
+        optimizer_options({"lr": 0.0} | (recipe.get("optim_conf") or {}))
     model, model_args = load_model(args.model_config, args.model_file)
+    fs = sampling_rate(model_args)
+    if args.fs not in (None, fs):
+        raise InputError(
+            args.model_config,
+            f"the model hears {fs} Hz, the data have {args.fs} Hz",
+            f"run the stages from 3 on with --fs {fs}",
+        )
     if args.phase == "finetune":
         return finetuning_config(config, args.model_config, recipe)
     given = {"kind": args.kind, "target": args.target}
-    sparsity = dict(recipe.get("sparsity") or {})
-    sparsity |= {k: v for k, v in given.items() if v is not None}
-    try:
-        options = SparsityOptions(**sparsity)
-    except (TypeError, ValueError) as e:
-        raise InputError(args.recipe, str(e)) from e
-    recipe["sparsity"] = sparsity
+    recipe["sparsity"] = dict(recipe.get("sparsity") or {})
+    recipe["sparsity"] |= {k: v for k, v in given.items() if v is not None}
+    with refusing(args.recipe):
+        options = SparsityOptions(**recipe["sparsity"])
+        GateOptions(**(recipe.get("gates") or {}))
     frames = frames_of(model, model_args, options.macs_seconds)
-    return pruning_config(config, args.model_config, recipe, frames)
+    student = pruning_config(config, args.model_config, recipe, frames)
+    with refusing(args.model_config):
+        PrunableConformerEncoder(
+            model.frontend.output_size(), **student["encoder_conf"]
+        )
+    return student
+
+
+@contextmanager
+def refusing(source: Path) -> Iterator[None]:
+    """Turn what a constructor refuses into an error of the file it came from."""
+    try:
+        yield
+    except (TypeError, ValueError) as e:
+        raise InputError(source, str(e).removeprefix(f"{source}: ")) from e
 
 
 def refuse_another_run(

@@ -12,8 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from espnet_prune.checkpoint import read_checkpoint
 from espnet_prune.errors import InputError
 
 PARAMS = ("subsampling", "blocks", "encoder", "decoder", "total")
@@ -51,6 +50,22 @@ class Collected:
             mend = f"delete it and run stage {stage} again"
             raise InputError(path, f"is not JSON ({e})", mend) from None
 
+    def same_weights(self, decode: Path, measured: dict[str, Any]) -> bool:
+        """Whether a decoding and a measurement are of the same weights; noted if not.
+
+        A row that mixes two models would be worse than one with a gap.
+        """
+        mark = decode / "model.sha256"
+        if not mark.is_file() or "sha256" not in measured:
+            return True
+        if mark.read_text().strip() == measured["sha256"]:
+            return True
+        self.missing.append(
+            f"{decode}: it was decoded with other weights than {measured['model']}, "
+            "which was measured (stages 15-17)"
+        )
+        return False
+
     def add_curves(self, title: str, checkpoint: Path, stage: str) -> None:
         """Add the statistics inside an ESPnet ``checkpoint.pth``, if it is there."""
         if not checkpoint.is_file():
@@ -63,10 +78,12 @@ def read_curves(checkpoint: Path) -> Curves:
     """ESPnet's reporter statistics: ``train``/``valid`` -> key -> (epoch, value).
 
     Only finite numbers are kept; ESPnet stores NaN for an epoch without any.
+
+    Raises:
+        InputError: the file is damaged.
     """
     # mmap: weights and optimizer states are in the file too, and are not wanted.
-    # The file is the user's own training state, which ESPnet itself unpickles.
-    state = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)
+    state = read_checkpoint(checkpoint, mmap=True)
     curves: Curves = {"train": {}, "valid": {}}
     for epoch, phases in sorted(state["reporter"]["stats"].items()):
         for phase in curves:
@@ -100,11 +117,13 @@ def _row(
 ) -> dict[str, Any]:
     """One row of the main table: one system on one test set (``decode`` directory)."""
     measured = found.json(exp / "measure.json", "17") or {}
-    wer = found.json(decode / "score_wer/result.json", "15-16") or {}
-    cer = found.json(decode / "score_cer/result.json", "15-16") or {}
-    versus = None
-    if system == "compact":
-        versus = found.json(decode / "score_wer/significance.json", "15-16")
+    wer = cer = versus = None
+    if found.same_weights(decode, measured):
+        wer = found.json(decode / "score_wer/result.json", "15-16")
+        cer = found.json(decode / "score_cer/result.json", "15-16")
+        if system == "compact":
+            versus = found.json(decode / "score_wer/significance.json", "15-16")
+    wer, cer = wer or {}, cer or {}
     rtf = {name: value["median"] for name, value in measured.get("rtf", {}).items()}
     pruning = pruning or {}
     return {

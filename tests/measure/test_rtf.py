@@ -99,15 +99,30 @@ def test_command_line(tiny_models, noise_set):
     )
 
 
-def test_checkpoint_without_a_layer_is_refused(tiny_models, noise_set):
+@pytest.mark.parametrize("change", ["misses", "adds"])
+def test_checkpoint_that_does_not_fit_is_refused(tiny_models, noise_set, change):
     """Stock ESPnet would leave the layer random and say nothing."""
     config, model = tiny_models["compact"]
     weights = torch.load(model, weights_only=True)
-    kept = {k: v for k, v in weights.items() if not k.startswith("ctc.")}
-    torch.save(kept, noise_set / "partial.pth")
+    if change == "misses":
+        weights = {k: v for k, v in weights.items() if not k.startswith("ctc.")}
+    else:
+        weights["ctc.more"] = torch.zeros(1)
+    torch.save(weights, noise_set / "partial.pth")
     broken = {"compact": (config, noise_set / "partial.pth")}
-    with pytest.raises(InputError, match="lacks 2 tensors.*ctc"):
+    with pytest.raises(InputError, match="partial.pth: does not fit.*ctc"):
         measure.main(options(broken, noise_set))
+
+
+def test_audio_too_short_to_time_is_left_out(noise_set, tmp_path):
+    soundfile.write(tmp_path / "short.wav", np.zeros(200), 16000)
+    scp = noise_set / "wav.scp"
+    n_before = len(scp.read_text().splitlines())
+    scp.write_text(f"{scp.read_text()}short {tmp_path / 'short.wav'}\n")
+    assert len(measure.read_audio(scp, 99, {16000})) == n_before
+    scp.write_text(f"short {tmp_path / 'short.wav'}\n")
+    with pytest.raises(InputError, match="no utterance of at least 0.3 s"):
+        measure.read_audio(scp, 99, {16000})
 
 
 def test_wrong_inputs_are_named(tmp_path, noise_set):

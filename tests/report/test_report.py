@@ -189,6 +189,26 @@ def test_real_speech_is_not_called_synthetic(full):
     assert "ynthetic" not in (full / "out/report.md").read_text()
 
 
+def test_decoding_of_other_weights_than_were_measured_is_left_out(full):
+    mark = full / "compact/d/test/model.sha256"
+    result = json.loads((full / "compact/measure.json").read_text())
+    dump(full / "compact/measure.json", {**result, "sha256": "aa", "model": "m.pth"})
+    for decoded, wer in (("aa", 0.25), ("bb", None)):
+        mark.write_text(f"{decoded}\n")
+        report.main(options(full))
+        row = check_report(full / "out/report.json")["rows"][1]
+        assert row["wer"] == wer and (row["p_vs_dense"] is None) == (wer is None)
+        text = (full / "out/report.md").read_text()
+        assert ("other weights than m.pth" in text) == (wer is None)
+
+
+def test_damaged_checkpoint_is_named(full):
+    path = full / "dense/checkpoint.pth"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match="checkpoint.pth: is no readable checkpoint"):
+        report.main(options(full))
+
+
 def test_damaged_input_is_named(full):
     (full / "dense/measure.json").write_text("{")
     with pytest.raises(InputError, match="measure.json: is not JSON"):
