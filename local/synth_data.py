@@ -19,7 +19,7 @@ from espnet_prune.errors import InputError, run_main
 from espnet_prune.files import atomic_dir, write_json
 
 # Raise when the same options come to make different audio.
-VERSION = 4
+VERSION = 5
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -30,8 +30,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--train", type=int, default=2000, help="utterances")
     parser.add_argument("--dev", type=int, default=150, help="utterances")
     parser.add_argument("--test", type=int, default=400, help="utterances")
-    parser.add_argument("--snr_low", type=float, default=15.0, help="dB")
-    parser.add_argument("--snr_high", type=float, default=35.0, help="dB")
+    parser.add_argument("--snr_low", type=float, default=20.0, help="dB")
+    parser.add_argument("--snr_high", type=float, default=40.0, help="dB")
     parser.add_argument("--nj", type=int, default=1, help="processes")
     return parser
 

@@ -27,8 +27,9 @@ NOUNS = "WINDOW DOOR LIGHT MUSIC CAMERA NUMBER".split()
 PLACES = "UP DOWN LEFT RIGHT".split()
 DIGITS = "ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE".split()
 LETTERS = list("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-# Where the bare letter is read as a word: the article, the pronoun.
-SPOKEN = {"A": "ay", "I": "eye"}
+# Where espeak-ng reads the bare letter as a word: the article, the pronoun.
+# ("ay" will not do for A: espeak-ng says "eye".)
+SPOKEN = {"A": "eigh", "I": "eye"}
 
 # What a sentence is made of: V(erb), N(oun), P(lace), D(igit), L(etter).
 # The short ones matter: CTC learns to align on them, long before it does on the rest.
@@ -42,6 +43,10 @@ WORDS = {"V": VERBS, "N": NOUNS, "P": PLACES, "D": DIGITS, "L": LETTERS}
 # Words in the babble that an utterance is mixed with.
 _BABBLE_WORDS = 8
 _BABBLE_VOICES = 2
+# Resampling stretches the formants as a longer or shorter vocal tract would: a
+# variant alone always has the same ones, and a dozen voices do not teach a model
+# much about others.
+_TRACTS = (0.88, 1.14)
 # Level of the finished utterance, dB of full scale.
 _LEVELS = (-32.0, -18.0)
 
@@ -89,11 +94,11 @@ def make_utterance(recipe: Recipe) -> Utterance:
     """
     stream = list(VARIANTS).index(recipe.subset)
     rng = np.random.default_rng([recipe.seed, stream, recipe.index])
-    voice = _draw_voice(rng, recipe.subset)
+    voice, tract = _draw_voice(rng, recipe.subset)
     words = _draw_words(rng)
     # The pause of a comma after some words; none elsewhere, as in running speech.
     pauses = rng.random(len(words)) < rng.choice([0.0, 0.25, 0.6])
-    spoken = _say(words, pauses, voice)
+    spoken = _say(words, pauses, voice, tract)
     lead, tail = rng.integers(FS // 20, FS // 4, size=2)
     clean = np.pad(spoken, (lead, tail))
     if rng.random() < 0.3:
@@ -113,21 +118,25 @@ def make_utterance(recipe: Recipe) -> Utterance:
     )
 
 
-def _draw_voice(rng: np.random.Generator, subset: str) -> Voice:
-    return Voice(
+def _draw_voice(rng: np.random.Generator, subset: str) -> tuple[Voice, float]:
+    """A voice and the length of its vocal tract against the variant's own."""
+    voice = Voice(
         name=f"{ACCENT}+{rng.choice(VARIANTS[subset])}",
         rate=int(rng.integers(140, 181)),
         pitch=int(rng.integers(30, 71)),
         pitch_range=int(rng.integers(25, 76)),
         word_gap=int(rng.integers(6, 18)),
     )
+    return voice, float(rng.uniform(*_TRACTS))
 
 
 def _draw_words(rng: np.random.Generator) -> list[str]:
     return [str(rng.choice(WORDS[kind])) for kind in str(rng.choice(TEMPLATES))]
 
 
-def _say(words: list[str], pauses: np.ndarray, voice: Voice) -> np.ndarray:
+def _say(
+    words: list[str], pauses: np.ndarray, voice: Voice, tract: float
+) -> np.ndarray:
     text = " ".join(
         SPOKEN.get(word, word.lower()) + ("," if pause else "")
         for word, pause in zip(words, pauses, strict=True)
@@ -136,7 +145,7 @@ def _say(words: list[str], pauses: np.ndarray, voice: Voice) -> np.ndarray:
     # espeak-ng ends with a silence of its own.
     loud = np.flatnonzero(np.abs(samples) > 0.01)
     samples = samples[loud[0] : loud[-1] + 1] if len(loud) else samples
-    return soxr.resample(samples, fs, FS, quality="HQ")
+    return soxr.resample(samples, fs, FS * tract, quality="HQ")
 
 
 def _add_echo(rng: np.random.Generator, samples: np.ndarray) -> np.ndarray:
@@ -161,7 +170,7 @@ def _draw_noise(rng: np.random.Generator, length: int, subset: str) -> np.ndarra
     babble = np.zeros(length)
     for _ in range(_BABBLE_VOICES):
         words = [str(w) for w in rng.choice(VERBS + NOUNS + DIGITS, _BABBLE_WORDS)]
-        speech = _say(words, np.zeros(len(words)), _draw_voice(rng, subset))
+        speech = _say(words, np.zeros(len(words)), *_draw_voice(rng, subset))
         # A voice once forwards, once backwards: more talkers for the same time.
         for talker in (speech, speech[::-1]):
             shifted = np.roll(talker, rng.integers(len(talker)))

@@ -12,7 +12,7 @@ import synth_data
 
 from espnet_prune.data.espeak import Voice, speak
 from espnet_prune.data.kaldi_dir import read_data_dir
-from espnet_prune.data.synth import VARIANTS, Recipe, make_utterance
+from espnet_prune.data.synth import SPOKEN, VARIANTS, WORDS, Recipe, make_utterance
 from espnet_prune.data.table import read_table
 from espnet_prune.errors import InputError
 
@@ -62,6 +62,13 @@ def test_every_synth_voice_speaks():
     for variant in (v for names in VARIANTS.values() for v in names):
         samples, fs = speak("seven", Voice(f"en+{variant}"))
         assert len(samples) > 0.2 * fs and np.abs(samples).max() > 0.02, variant
+
+
+def test_no_two_synth_words_sound_the_same():
+    voice = Voice("en-us+m1")
+    words = sorted({word for kind in WORDS.values() for word in kind})
+    spoken = [speak(SPOKEN.get(w, w.lower()), voice)[0].tobytes() for w in words]
+    assert len(set(spoken)) == len(words)
 
 
 def test_synth_noise_follows_the_snr_range():
