@@ -23,6 +23,7 @@ Data
   --test_sets        names of the test sets under data/, blanks between
   --speed_perturb    factors of stage 2, as \"0.9 1.0 1.1\"; empty: none
   --fs               sampling rate in Hz
+  --format_args      further options of stage 3, as \"--skip_bad\"
   --min_wav_duration drop shorter utterances, seconds
   --max_wav_duration drop longer utterances, seconds
   --token_type       bpe | char
@@ -41,6 +42,7 @@ Training
   --finetune_args    further options of stage 14
 Decoding and report
   --inference_config ESPnet's decoding config
+  --inference_asr_model  of the dense model, in its directory
   --inference_model  of the compact model: finetuned.pth | pruned.pth
   --measure_args     further options of stage 17
 Machine
@@ -51,12 +53,13 @@ stage=1 stop_stage=18 skip_stages="" preset=default
 corpus=synth data_args=""
 # shellcheck disable=SC2034  # used by conf/corpora/*.sh
 downloads=downloads librispeech=""
-train_set="" valid_set="" test_sets="" speed_perturb="" fs=""
+train_set="" valid_set="" test_sets="" speed_perturb="" fs="" format_args=""
 min_wav_duration=0.1 max_wav_duration=20 token_type="" nbpe=""
 tag="" asr_config="" asr_args="" teacher_config="" teacher_model=""
 target=0.5 target_kind=params prune_config=conf/prune.yaml prune_args=""
 finetune_config=conf/finetune.yaml finetune_args=""
-inference_config=conf/decode.yaml inference_model=finetuned.pth measure_args=""
+inference_config=conf/decode.yaml inference_asr_model=valid.acc.ave.pth
+inference_model=finetuned.pth measure_args=""
 nj=2 ngpu=0
 . local/parse_options.sh
 
@@ -65,6 +68,7 @@ die() { echo "error: $1" >&2; exit 2; }
 [ -e "conf/presets/${preset}.sh" ] || die "--preset ${preset}: unknown -> one of: $(cd conf/presets && echo *.sh | sed 's/\.sh//g')"
 [[ ${stage} =~ ^[0-9]+$ && ${stop_stage} =~ ^[0-9]+$ ]] ||
     die "--stage ${stage} --stop_stage ${stop_stage}: they take numbers"
+[[ ${nj} =~ ^[1-9][0-9]*$ ]] || die "--nj ${nj}: give a number of processes"
 [ -n "${teacher_config}" ] && given=1 || given=0
 [ -n "${teacher_model}" ] && given=$((given + 1))
 [ "${given}" != 1 ] || die "--teacher_config and --teacher_model belong together"
@@ -100,17 +104,20 @@ if [ -n "${teacher_config}" ]; then
     skip_stages+=" 5 10 11"
 else
     teacher_config=${dense}/config.yaml
-    teacher_model=${dense}/valid.acc.ave.pth
+    teacher_model=${dense}/${inference_asr_model}
 fi
 goal=${target_kind}$(awk -v t="${target}" 'BEGIN { printf "%g", 100 * t }')
 pruned=exp/${tag}_pruned_${goal}
 compact=exp/${tag}_compact_${goal}
 decode_tag=decode_$(basename "${inference_config}" .yaml)
 
+runs() { # number
+    [ "$1" -ge "${stage}" ] && [ "$1" -le "${stop_stage}" ] &&
+        [[ " ${skip_stages} " != *" $1 "* ]]
+}
 # Does this stage run? Says so, and counts the time of the stage before.
 begin() { # number, title
-    if [ "$1" -lt "${stage}" ] || [ "$1" -gt "${stop_stage}" ] ||
-        [[ " ${skip_stages} " == *" $1 "* ]]; then return 1; fi
+    runs "$1" || return 1
     printf '[%02d:%02d] stage %s: %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$1" "$2"
 }
 need() { # stage that makes them, files...
@@ -120,24 +127,38 @@ need() { # stage that makes them, files...
     done
 }
 hint() { # file: a set of another name may stand beside it
-    case $1 in
-    data/*) echo "; there are: $(cd data 2>/dev/null && echo */) -> --train_set, --valid_set, --test_sets" ;;
-    esac
+    local root
+    case $1 in data/*) root=data ;; dump/raw/*) root=dump/raw ;; *) return ;; esac
+    [ ! -d "${root}" ] ||
+        echo "; there are: $(cd "${root}" && echo */) (--train_set, --valid_set, --test_sets)"
+}
+audio() { # set; ESPnet's LibriSpeech recipe dumps archives, ours single files
+    local type=sound
+    ! grep -qs 'ark$' "dump/raw/$1/audio_format" || type=kaldi_ark
+    echo "dump/raw/$1/wav.scp,speech,${type}"
 }
 train() { # log directory, module, options...
     local dir=$1 module=$2; shift 2
     python3 -m espnet_prune.bin.progress --log "${dir}/train.log" -- \
         python3 -m "${module}" --output_dir "${dir}" --resume true \
         --ngpu "${ngpu}" --multiprocessing_distributed true \
-        --train_data_path_and_name_and_type "dump/raw/${sp_set}/wav.scp,speech,sound" \
+        --train_data_path_and_name_and_type "$(audio "${sp_set}")" \
         --train_data_path_and_name_and_type "dump/raw/${sp_set}/text,text,text" \
-        --valid_data_path_and_name_and_type "dump/raw/${valid_set}/wav.scp,speech,sound" \
+        --valid_data_path_and_name_and_type "$(audio "${valid_set}")" \
         --valid_data_path_and_name_and_type "dump/raw/${valid_set}/text,text,text" "$@"
 }
 # A student needs the lengths of its data only, no statistics: stage 10 can be skipped.
 student=(--fs "${fs}" --train_shape_file "dump/raw/${sp_set}/utt2num_samples"
     --valid_shape_file "dump/raw/${valid_set}/utt2num_samples"
     --teacher_config "${teacher_config}" --teacher_model "${teacher_model}")
+
+# What no stage of this run makes must be there, before hours are spent on the others.
+if ! runs 4 && { runs 5 || runs 10 || runs 11 || runs 12 || runs 14; }; then
+    need 4 "dump/raw/${sp_set}/utt2num_samples" "dump/raw/${valid_set}/utt2num_samples"
+fi
+if ! runs 3 && { runs 15 || runs 17; }; then
+    for set in ${test_sets}; do need 3 "dump/raw/${set}/wav.scp"; done
+fi
 
 if begin 1 "prepare ${corpus} as data/{${train_set},${valid_set},${test_sets// /,}}"; then
     # shellcheck disable=SC2086
@@ -150,15 +171,17 @@ if [ -n "${speed_perturb}" ] && begin 2 "perturb the speed: ${speed_perturb}"; t
 fi
 if begin 3 "format the audio at ${fs} Hz as dump/raw"; then
     [ -z "${speed_perturb}" ] || need 2 "data/${sp_set}"
+    # shellcheck disable=SC2086
     for set in ${sp_set} ${valid_set}; do
         need 1 "data/${set}"
         python3 -m espnet_prune.bin.format_audio --in "data/${set}" \
-            --out "dump/raw/org/${set}" --fs "${fs}" --nj "${nj}"
+            --out "dump/raw/org/${set}" --fs "${fs}" --nj "${nj}" ${format_args}
     done
+    # shellcheck disable=SC2086
     for set in ${test_sets}; do
         need 1 "data/${set}"
         python3 -m espnet_prune.bin.format_audio --in "data/${set}" \
-            --out "dump/raw/${set}" --fs "${fs}" --nj "${nj}"
+            --out "dump/raw/${set}" --fs "${fs}" --nj "${nj}" ${format_args}
     done
 fi
 if begin 4 "drop utterances outside ${min_wav_duration}-${max_wav_duration} s"; then
@@ -170,12 +193,10 @@ if begin 4 "drop utterances outside ${min_wav_duration}-${max_wav_duration} s"; 
     done
 fi
 if begin 5 "make the tokens in ${tokens}"; then
-    need 4 "dump/raw/${sp_set}/text"
     python3 -m espnet_prune.bin.make_tokens --text "dump/raw/${sp_set}/text" \
         --type "${token_type}" --nbpe "${nbpe}" --out "${tokens}"
 fi
 if begin 10 "collect statistics in ${stats}"; then
-    need 4 "dump/raw/${sp_set}" "dump/raw/${valid_set}"
     need 5 "${tokens}/tokens.txt"
     # shellcheck disable=SC2086
     python3 -m espnet_prune.bin.collect_stats --train "dump/raw/${sp_set}" \
@@ -198,7 +219,6 @@ if begin 11 "train the dense model in ${dense}"; then
         --valid_shape_file "${stats}/valid/text_shape.${token_type}" ${asr_args}
 fi
 if begin 12 "prune ${target} of the encoder's ${target_kind} in ${pruned}"; then
-    need 4 "dump/raw/${sp_set}" "dump/raw/${valid_set}"
     need 11 "${teacher_config}" "${teacher_model}"
     # shellcheck disable=SC2086
     train "${pruned}" espnet_prune.bin.prune_train --phase prune \
@@ -213,7 +233,6 @@ fi
 if begin 14 "fine-tune the compact model in ${compact}/finetune"; then
     need 13 "${compact}/config.yaml" "${compact}/pruned.pth"
     need 11 "${teacher_config}" "${teacher_model}"
-    need 4 "dump/raw/${sp_set}" "dump/raw/${valid_set}"
     # shellcheck disable=SC2086
     train "${compact}/finetune" espnet_prune.bin.prune_train --phase finetune \
         --recipe "${finetune_config}" --model_config "${compact}/config.yaml" \
@@ -225,7 +244,6 @@ models=("${teacher_config}:${teacher_model}" "${compact}/config.yaml:${compact}/
 if begin 15 "decode ${test_sets} with ${inference_config}"; then
     need 11 "${teacher_config}" "${teacher_model}"
     need "${made_by}" "${compact}/${inference_model}"
-    for set in ${test_sets}; do need 3 "dump/raw/${set}/wav.scp"; done
     for model in "${models[@]}"; do
         for set in ${test_sets}; do
             out=$(dirname "${model%%:*}")/${decode_tag}/${set}
@@ -249,7 +267,6 @@ fi
 if begin 17 "measure parameters, MACs and real-time factors"; then
     need 11 "${teacher_config}" "${teacher_model}"
     need "${made_by}" "${compact}/${inference_model}"
-    for set in ${test_sets}; do need 3 "dump/raw/${set}/wav.scp"; done
     # shellcheck disable=SC2086
     python3 -m espnet_prune.bin.measure --system "dense=${models[0]}" \
         --system "compact=${models[1]}" --data "dump/raw/${test_sets%% *}" \

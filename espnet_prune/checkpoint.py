@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import humanfriendly
 import torch
 import yaml
 
@@ -42,6 +43,12 @@ def load_model(
             "config and checkpoint must come from the same experiment",
         ) from e
     return model.eval(), args
+
+
+def sampling_rate(args: argparse.Namespace) -> int:
+    """The rate in Hz that the model's frontend expects (ESPnet's default: 16000)."""
+    fs = (args.frontend_conf or {}).get("fs", 16000)
+    return humanfriendly.parse_size(fs) if isinstance(fs, str) else fs
 
 
 def check_resources(config: str | Path) -> None:

@@ -56,7 +56,7 @@ def export(pruned: Path, checkpoint: Path, out: Path) -> dict[str, Any]:
     dense = encoder.architecture.cost(encoder.fixed, frames)["encoder"]
     cost = architecture.cost(encoder.fixed, frames)["encoder"]
     removed = 1 - getattr(cost, options.kind) / getattr(dense, options.kind)
-    if not 0 <= removed - options.target <= TOLERANCE:
+    if not 0 <= removed - options.target <= TOLERANCE * (1 - options.target):
         raise RuntimeError(f"removed {removed:.4f}, the target is {options.target}")
 
     state = compact_state(model)

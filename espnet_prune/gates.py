@@ -114,7 +114,7 @@ class Gate(nn.Module):
 
     @torch.no_grad()
     def clamp_(self) -> None:
-        """Keep log_alpha within reach (called after every optimizer step)."""
+        """Keep log_alpha within reach (called at every training step)."""
         self.log_alpha.clamp_(-CLAMP, CLAMP)
 
 

@@ -13,7 +13,7 @@ from espnet_prune.encoder import PrunableConformerEncoder
 from espnet_prune.errors import InputError
 from espnet_prune.gates import Gate, gates_of
 
-TOLERANCE = 0.005  # of the dense cost: how far below the budget the result may end
+TOLERANCE = 0.005  # of the budget: how far below it the result may end
 LARGE_CHANGE = 0.05  # of the dense cost: a projection worth a warning
 
 
@@ -30,8 +30,8 @@ def project(
 
     Returns:
         gate name -> values, shape (gates,): 0 for removed, else the soft value to
-        fold. The realised cost is at most the budget, and within 0.5 % of the dense
-        cost below it. A submodule whose units are all gone is gone itself.
+        fold. The realised cost is at most the budget, and at most 0.5 % below it. A
+        submodule whose units are all gone is gone itself.
 
     Raises:
         InputError: what pruning must leave alone already costs more than the budget.
@@ -85,7 +85,7 @@ class _Chooser:
         if opened == 0 and modules:
             opened = 1
         keep = self._fill(modules[:opened])
-        while self.budget - self.cost(keep) > TOLERANCE * self.dense:
+        while self.budget - self.cost(keep) > TOLERANCE * self.budget:
             if opened == len(modules):
                 raise RuntimeError("everything is kept and the budget is not used")
             opened += 1

@@ -7,6 +7,7 @@ or can act on. Import this module before any that imports ESPnet.
 
 import contextlib
 import io
+import logging
 import os
 import warnings
 
@@ -23,3 +24,8 @@ with (
     contextlib.redirect_stderr(io.StringIO()),
 ):
     import espnet2.tasks.asr  # noqa: F401
+
+
+def hand_logging_to_espnet() -> None:
+    """Let ESPnet's program set up logging: it would leave ours, and its --log_level."""
+    logging.root.handlers.clear()

@@ -10,18 +10,6 @@ from pathlib import Path
 from espnet_prune.errors import InputError
 
 
-def read_keys(table: str | Path) -> list[str]:
-    """Utterance ids of a Kaldi table (``wav.scp``, ``text``, ...)."""
-    path = Path(table)
-    if not path.exists():
-        raise InputError(path, "does not exist", "run the stage that makes it")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    keys = [line.split(maxsplit=1)[0] for line in lines if line.strip()]
-    if not keys:
-        raise InputError(path, "is empty")
-    return keys
-
-
 def split(keys: Sequence[str], parts: int) -> list[Sequence[str]]:
     """Cut into at most that many consecutive parts of nearly equal size."""
     parts = min(parts, len(keys))

@@ -10,8 +10,8 @@ import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import ASRTask
 
+from espnet_prune.checkpoint import sampling_rate
 from espnet_prune.errors import InputError
-from espnet_prune.measure.cost import sampling_rate
 
 ENCODERS = ("conformer", "prunable_conformer")
 # Keys of conf/prune*.yaml that are the project's own.
@@ -85,6 +85,7 @@ def model_config(teacher: dict[str, Any], source: str | Path) -> dict[str, Any]:
     encoder_conf.pop("stochastic_depth_rate", None)
     config |= {"encoder": "prunable_conformer", "encoder_conf": encoder_conf}
     config["model_conf"] = dict(config.get("model_conf") or {})
+    config["init"] = None  # the weights are the teacher's; gates have their own start
     return config
 
 

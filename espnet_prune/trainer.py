@@ -198,4 +198,5 @@ def parameter_groups(
 def as_optimizers(groups: Sequence[dict[str, Any]]) -> list[torch.optim.Optimizer]:
     """One optimizer for all groups: with two, ESPnet's trainer would unscale the
     second one's mixed-precision gradients twice."""
-    return [GroupClippedAdamW(list(groups))]
+    # Fused: hundreds of small tensors in one call, a twentieth of a step on two cores.
+    return [GroupClippedAdamW(list(groups), fused=True)]

@@ -109,7 +109,7 @@ def join_strings(
 ) -> list[list[Path]]:
     """Strings of 2 to 7 recordings in random order, each used ``repeat`` times.
 
-    Up to one recording over goes to the last string, or is left out if alone.
+    The last string may be short; a recording that is left alone is not used.
     """
     strings = []
     for _ in range(repeat):

@@ -5,6 +5,8 @@ import itertools
 import os
 import subprocess
 import sys
+import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+from hypothesis import strategies as st
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,6 +33,18 @@ NO_DROPOUT = dict.fromkeys(
     ("dropout_rate", "positional_dropout_rate", "attention_dropout_rate"), 0.0
 )
 FEATURES = 20
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let stock ESPnet be imported without a download: a dependency of it fetches
+    nltk data unless it finds them, and never reads them here."""
+    folder = tempfile.TemporaryDirectory()
+    config.add_cleanup(folder.cleanup)
+    for name in ("taggers/averaged_perceptron_tagger_eng", "corpora/cmudict"):
+        path = Path(folder.name, f"{name}.zip")
+        path.parent.mkdir()
+        zipfile.ZipFile(path, "w").close()
+    os.environ["NLTK_DATA"] = folder.name
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +89,23 @@ def make_stock() -> Callable[..., Any]:
         return _shake(ConformerEncoder(features, **SIZES | NEEDED | NO_DROPOUT | conf))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def drawn_sizes():
+    """Hypothesis strategy: sizes of a small Conformer, as keyword arguments."""
+    heads = st.integers(1, 4)
+    return st.builds(
+        lambda heads, half, units, blocks, kernel: {
+            "output_size": 2 * half * heads,  # positions need an even dimension
+            "attention_heads": heads,
+            "linear_units": units,
+            "num_blocks": blocks,
+            "cnn_module_kernel": 2 * kernel + 1,
+        },
+        heads, st.integers(1, 5), st.integers(1, 40), st.integers(1, 3),
+        st.integers(0, 8),
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")

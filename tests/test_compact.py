@@ -80,6 +80,7 @@ def test_every_submodule_of_every_block_can_go(gated, open_masks, compact_of, ba
 
 
 @given(
+    data=st.data(),
     seed=st.integers(0, 2**31),
     unit_rate=st.floats(0, 1),
     module_rate=st.floats(0, 1),
@@ -92,6 +93,8 @@ def test_any_masks_are_sliced_exactly(
     random_masks,
     compact_of,
     batch,
+    drawn_sizes,
+    data,
     seed,
     unit_rate,
     module_rate,
@@ -99,7 +102,7 @@ def test_any_masks_are_sliced_exactly(
     lengths,
 ):
     torch.manual_seed(seed)
-    gated = make_encoder(gates={})
+    gated = make_encoder(gates={}, **data.draw(drawn_sizes))
     gated.set_masks(random_masks(gated, seed, unit_rate, module_rate, soft))
     assert_same(gated, compact_of(gated), *batch(lengths))
 

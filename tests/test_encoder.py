@@ -78,13 +78,20 @@ def test_given_masks_override_the_lengths_as_in_espnet(pair, batch):
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
 
 
-@given(frames=st.integers(7, 90), features=st.integers(7, 30), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=12)
+@given(
+    data=st.data(),
+    frames=st.integers(7, 90),
+    features=st.integers(7, 30),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=20)
 def test_dense_equals_espnet_at_any_size(
-    make_stock, make_encoder, batch, frames, features, seed
+    make_stock, make_encoder, batch, drawn_sizes, data, frames, features, seed
 ):
+    sizes = data.draw(drawn_sizes)
     torch.manual_seed(seed)
-    stock, ours = make_stock(features).eval(), make_encoder(features).eval()
+    stock = make_stock(features, **sizes).eval()
+    ours = make_encoder(features, **sizes).eval()
     ours.load_state_dict(stock.state_dict(), strict=True)
     x, lengths = batch((frames, max(1, frames // 2)), features)
     torch.testing.assert_close(

@@ -50,7 +50,10 @@ def test_spawned_worker_is_registered(python):
 @pytest.mark.parametrize(
     "program", ["asr_train", "asr_inference", "prune_train", "export", "measure"]
 )
-def test_programs_of_the_recipe_download_nothing(python, tmp_path, program):
+def test_programs_of_the_recipe_download_nothing(
+    python, tmp_path, monkeypatch, program
+):
+    monkeypatch.delenv("NLTK_DATA")
     # A dependency of ESPnet asks nltk for data as soon as it is imported.
     (tmp_path / "sitecustomize.py").write_text(
         "import nltk\n"

@@ -52,6 +52,7 @@ def run(recipe):
         (("--teacher_config", "x.yaml"), "--teacher_model"),
         (("--stage", "abc"), "--stage"),
         (("--stop_stage", ""), "--stop_stage"),
+        (("--nj", "0"), "--nj 0: give a number"),
         (("--fs", "16k"), "--fs 16k: give the rate in Hz"),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, tuple) else None,
@@ -65,14 +66,15 @@ def test_wrong_option_is_one_clear_line(run, options, message):
 
 @pytest.mark.parametrize(
     ("stage", "made_by"),
-    [(3, 1), (4, 3), (5, 4), (10, 4), (11, 5), (12, 4), (13, 12), (14, 13)]
-    + [(15, 11), (16, 15), (17, 11), (18, 13)],
+    [(3, 1), (4, 3), (5, 4), (10, 4), (11, 4), (12, 4), (13, 12), (14, 4)]
+    + [(15, 3), (16, 15), (17, 3), (18, 13)],
 )
 @pytest.mark.parametrize("token_type", ["bpe", "char"])
 def test_stage_without_its_input_names_the_stage_that_makes_it(
     run, stage, made_by, token_type
 ):
-    result = run("--stage", str(stage), "--token_type", token_type)
+    options = ("--stage", str(stage), "--stop_stage", str(stage))
+    result = run(*options, "--token_type", token_type)
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: ") and "is missing" in line
@@ -108,13 +110,27 @@ def test_teacher_of_the_users_own_is_asked_for_by_name(run):
 
 
 def test_model_before_finetuning_can_be_decoded_and_is_asked_of_stage_13(run, recipe):
-    dense = recipe / "exp" / "synth_dense"
-    dense.mkdir(parents=True)
-    for name in ("config.yaml", "valid.acc.ave.pth"):
-        (dense / name).touch()
+    dense, test = recipe / "exp" / "synth_dense", recipe / "dump/raw/synth_test"
+    for path in (dense / "config.yaml", dense / "valid.acc.ave.pth", test / "wav.scp"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     result = run("--stage", "15", "--inference_model", "pruned.pth")
-    shutil.rmtree(recipe / "exp")
+    for name in ("exp", "dump"):
+        shutil.rmtree(recipe / name)
     assert "pruned.pth is missing -> run stage 13 " in result.stderr
+
+
+def test_misspelled_test_set_is_refused_before_the_training(run, recipe):
+    for name in ("synth_train", "synth_dev", "synth_test"):
+        folder = recipe / "dump/raw" / name
+        folder.mkdir(parents=True)
+        for table in ("wav.scp", "utt2num_samples"):
+            (folder / table).touch()
+    result = run("--stage", "12", "--test_sets", "synth_tset")
+    shutil.rmtree(recipe / "dump")
+    assert result.returncode == 2 and "stage 12" not in result.stdout
+    assert "synth_tset/wav.scp is missing" in result.stderr
+    assert "synth_test/" in result.stderr  # the ones that are there
 
 
 def test_missing_set_is_answered_with_those_that_are_there(run, recipe):

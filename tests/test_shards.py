@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_prune.errors import InputError
-from espnet_prune.shards import read_keys, run_shards, split
+from espnet_prune.shards import run_shards, split, time_left
 
 
 @given(st.lists(st.text(), min_size=1, max_size=60), st.integers(1, 80))
@@ -18,24 +18,10 @@ def test_split_keeps_order_and_is_even(keys, parts):
     assert min(sizes) >= 1 and max(sizes) - min(sizes) <= 1
 
 
-def test_keys_are_the_first_fields(tmp_path):
-    table = tmp_path / "wav.scp"
-    table.write_text("utt1 /a b.wav\nutt2\t/c.wav\n")
-    assert read_keys(table) == ["utt1", "utt2"]
-
-
-@pytest.mark.parametrize("content", [None, ""])
-def test_missing_or_empty_table_is_named(tmp_path, content):
-    table = tmp_path / "wav.scp"
-    if content is not None:
-        table.write_text(content)
-    with pytest.raises(InputError, match="wav.scp"):
-        read_keys(table)
-
-
-def test_blank_line_of_a_table_is_no_crash(tmp_path):
-    (tmp_path / "wav.scp").write_text("utt1 a.wav\n\nutt2 b.wav\n")
-    assert read_keys(tmp_path / "wav.scp") == ["utt1", "utt2"]
+def test_time_left_is_that_of_the_rest(monkeypatch):
+    monkeypatch.setattr("time.monotonic", lambda: 130.0)
+    assert time_left(100.0, 0, 30) == ""
+    assert time_left(100.0, 10, 30) == ", time left: 1.0 min"
 
 
 def jobs(tmp_path, *codes):

@@ -192,16 +192,3 @@ def test_options_of_espnet_are_not_taken_for_abbreviations_of_ours():
 def test_command_line_refuses_a_checkpoint_that_does_not_fit(student_config, pruned):
     with pytest.raises(InputError, match="does not fit"):
         student_config("--model_file", str(pruned / "latest.pth"))
-
-
-def test_another_teacher_or_recipe_is_not_resumed_in_silence(dense, pruned, tmp_path):
-    from espnet_prune.bin.prune_train import refuse_another_run
-
-    weights, student = dense / "model.pth", {"encoder_conf": {}, "max_epoch": 2}
-    refuse_another_run(tmp_path, student, weights)
-    (tmp_path / "checkpoint.pth").touch()
-    refuse_another_run(tmp_path, student | {"max_epoch": 9}, weights)
-    with pytest.raises(InputError, match="give another --tag"):
-        refuse_another_run(tmp_path, student | {"seed": 1}, weights)
-    with pytest.raises(InputError, match="give another --tag"):
-        refuse_another_run(tmp_path, student, pruned / "latest.pth")

@@ -6,7 +6,7 @@ ESPnet would decode with random weights where a checkpoint misses some: it is ch
 import argparse
 from pathlib import Path
 
-import espnet_prune.quiet  # noqa: F401  (before anything of ESPnet)
+from espnet_prune.quiet import hand_logging_to_espnet  # before anything of ESPnet
 
 # isort: split
 
@@ -23,6 +23,7 @@ def main() -> None:
     args, _ = parser.parse_known_args()
     if args.asr_train_config and args.asr_model_file:
         load_model(args.asr_train_config, args.asr_model_file)
+    hand_logging_to_espnet()
     espnet_main()
 
 

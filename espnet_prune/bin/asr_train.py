@@ -1,12 +1,21 @@
 """``espnet2.bin.asr_train`` with the prunable encoder registered (stages 10, 11)."""
 
-import espnet_prune.quiet  # noqa: F401  (before anything of ESPnet)
+from espnet_prune.quiet import hand_logging_to_espnet  # before anything of ESPnet
+
+# isort: split
+
+from espnet_prune.errors import run_main
+from espnet_prune.origin import refuse_another_run
 from espnet_prune.task import DenseASRTask
 
 
 def main() -> None:
+    options = DenseASRTask.get_parser().parse_args()
+    if not options.collect_stats:
+        refuse_another_run(options)
+    hand_logging_to_espnet()
     DenseASRTask.main()
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -5,9 +5,11 @@ import logging
 import sys
 from pathlib import Path
 
+from espnet_prune.data.kaldi_dir import audio_type
+from espnet_prune.data.table import read_table, write_table
 from espnet_prune.errors import run_main
 from espnet_prune.files import atomic_dir
-from espnet_prune.shards import read_keys, run_shards, split
+from espnet_prune.shards import run_shards, split
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -25,8 +27,11 @@ def main() -> None:
     parser = get_parser()
     args, training_options = parser.parse_known_args()
     sets = {"train": args.train, "valid": args.valid}
-    parts = {name: split(read_keys(d / "wav.scp"), args.nj) for name, d in sets.items()}
-    nj = min(map(len, parts.values()))
+    keys = {
+        name: list(read_table(d / "wav.scp", "run stages 1-4"))
+        for name, d in sets.items()
+    }
+    nj = min(args.nj, *map(len, keys.values()))
     # The logs lie beside the output, so that they survive a failure.
     log_dir = args.out.parent / f"{args.out.name}_log"
     with atomic_dir(args.out) as folder:
@@ -40,12 +45,12 @@ def main() -> None:
             command += ["--token_list", str(args.token_list)]
             command += ["--token_type", args.token_type, *training_options]
             for name, data in sets.items():
-                keys = folder / "logdir" / f"{name}.{n + 1}.scp"
-                mine = split(read_keys(data / "wav.scp"), nj)[n]
-                keys.write_text("".join(f"{key}\n" for key in mine))
+                key_file = folder / "logdir" / f"{name}.{n + 1}.scp"
+                mine = split(keys[name], nj)[n]
+                key_file.write_text("".join(f"{key}\n" for key in mine))
                 option = f"--{name}_data_path_and_name_and_type"
-                command += [f"--{name}_shape_file", str(keys)]
-                command += [option, f"{data}/wav.scp,speech,sound"]
+                command += [f"--{name}_shape_file", str(key_file)]
+                command += [option, f"{data}/wav.scp,speech,{audio_type(data)}"]
                 command += [option, f"{data}/text,text,text"]
             commands.append(command)
             logs.append(log_dir / f"stats.{n + 1}.log")
@@ -65,9 +70,9 @@ def aggregate(shards: list[Path], folder: Path) -> None:
 
 def add_vocabulary_size(folder: Path, token_type: str, size: int) -> None:
     """Write ``text_shape.<type>``: ESPnet's batches count length x vocabulary."""
-    lines = (folder / "text_shape").read_text(encoding="utf-8").splitlines()
-    text = "".join(f"{line},{size}\n" for line in lines)
-    (folder / f"text_shape.{token_type}").write_text(text, encoding="utf-8")
+    shapes = read_table(folder / "text_shape")
+    shapes = {key: f"{length},{size}" for key, length in shapes.items()}
+    write_table(folder / f"text_shape.{token_type}", shapes)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+from espnet_prune.data.kaldi_dir import audio_type
+from espnet_prune.data.table import read_table, write_table
 from espnet_prune.errors import InputError, run_main
 from espnet_prune.files import atomic_dir, fingerprint
-from espnet_prune.shards import read_keys, run_shards, split, time_left
+from espnet_prune.shards import run_shards, split, time_left
 
 # Half a window of ESPnet's widest usual STFT (1024), which reflects it at the edges.
 MIN_SAMPLES = 513
@@ -36,7 +38,7 @@ def main() -> None:
     args = get_parser().parse_args()
     if not args.inference_config.exists():
         raise InputError(args.inference_config, "does not exist", "--inference_config")
-    keys = read_keys(args.data / "wav.scp")
+    keys = list(read_table(args.data / "wav.scp", "run stages 1-4"))
     long_enough = without_too_short(keys, args.data / "utt2num_samples")
     for path in (args.config, args.model):
         if not path.exists():
@@ -51,12 +53,13 @@ def main() -> None:
             key_file = folder / f"keys.{n}.scp"
             key_file.write_text("".join(f"{key}\n" for key in part))
             jobs.append((job, key_file, log_dir / f"asr_inference.{n}.log"))
+        audio = f"{args.data}/wav.scp,speech,{audio_type(args.data)}"
         commands = [
             [sys.executable, "-m", "espnet_prune.bin.asr_inference"]
             + ["--config", str(args.inference_config), "--ngpu", str(args.ngpu)]
             + ["--asr_train_config", str(args.config)]
             + ["--asr_model_file", str(args.model)]
-            + ["--data_path_and_name_and_type", f"{args.data}/wav.scp,speech,sound"]
+            + ["--data_path_and_name_and_type", audio]
             + ["--key_file", str(key_file), "--output_dir", str(job)]
             + ["--num_workers", "0"]
             for job, key_file, _ in jobs
@@ -86,7 +89,7 @@ def without_too_short(keys: list[str], samples: Path) -> list[str]:
     """
     if not samples.exists():
         return keys
-    lengths = dict(line.split() for line in samples.read_text().splitlines())
+    lengths = read_table(samples)
     kept = [key for key in keys if int(lengths.get(key, MIN_SAMPLES)) >= MIN_SAMPLES]
     if not kept:
         raise InputError(samples, f"every utterance is below {MIN_SAMPLES} samples")
@@ -102,19 +105,17 @@ def merge(jobs: list[Path], folder: Path, keys: list[str]) -> None:
     empty hypothesis, so that the scorer counts its words as deleted.
     """
     for table in TABLES:
-        lines: dict[str, str] = {}
+        found: dict[str, str] = {}
         for job in jobs:
             path = job / "1best_recog" / table
             if path.exists():
-                for line in path.read_text(encoding="utf-8").splitlines():
-                    lines[line.split(maxsplit=1)[0]] = line
-        missing = [key for key in keys if key not in lines]
+                found |= read_table(path)
+        missing = [key for key in keys if key not in found]
         if missing and table == "text":
             logging.warning(
                 f"{len(missing)} utterances gave no hypothesis: {missing[0]}"
             )
-        rows = [lines.get(key, f"{key} ") for key in keys]
-        (folder / table).write_text("".join(f"{r}\n" for r in rows), encoding="utf-8")
+        write_table(folder / table, {key: found.get(key, "") for key in keys})
     for job in jobs:
         shutil.rmtree(job)
 

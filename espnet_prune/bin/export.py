@@ -12,20 +12,14 @@ from espnet_prune.export import export
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pruned", type=Path, required=True, help="stage 12's output")
-    parser.add_argument(
-        "--checkpoint",
-        default="latest.pth",
-        help="model file in it; the last epoch is the one that reached the target",
-    )
     parser.add_argument("--out", type=Path, required=True, help="compact directory")
     return parser
 
 
 def main() -> None:
     args = get_parser().parse_args()
-    summary = export(
-        args.pruned / "config.yaml", args.pruned / args.checkpoint, args.out
-    )
+    # The last epoch is the one that reached the target.
+    summary = export(args.pruned / "config.yaml", args.pruned / "latest.pth", args.out)
     removed = summary["removed"]
     logging.info(
         f"{args.out}/pruned.pth: {removed['params']:.1%} of the encoder's parameters "

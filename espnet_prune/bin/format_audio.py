@@ -165,7 +165,7 @@ def _report_bad(source: Path, bad: list[Formatted], total: int, skip_bad: bool) 
         raise InputError(
             source,
             f"{len(bad)} of {total} utterances cannot be read: {examples}",
-            "mend them, or drop them with --skip_bad",
+            'mend them, or drop them with --format_args "--skip_bad"',
         )
     logging.warning("%s: dropped %d unreadable: %s", source, len(bad), examples)
 

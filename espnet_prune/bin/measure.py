@@ -14,6 +14,8 @@ import datetime
 import inspect
 import logging
 import random
+import time
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,17 +24,19 @@ import espnet_prune.quiet  # noqa: F401  (before anything of ESPnet)
 
 # isort: split
 
-import soundfile
 import torch
-import yaml
 from espnet2.bin.asr_inference import Speech2Text
 
-from espnet_prune.checkpoint import load_model
+from espnet_prune.checkpoint import load_model, sampling_rate
+from espnet_prune.data.audio import load_source
+from espnet_prune.data.table import read_table
 from espnet_prune.errors import InputError, run_main
 from espnet_prune.files import fingerprint, write_json
-from espnet_prune.measure.cost import count_macs, count_params, sampling_rate
+from espnet_prune.measure.cost import count_macs, count_params
 from espnet_prune.measure.machine import describe, pin_threads
 from espnet_prune.measure.rtf import columns, summarise, time_rounds
+from espnet_prune.shards import time_left
+from espnet_prune.student import read_yaml
 
 logger = logging.getLogger("espnet_prune.measure")
 
@@ -75,9 +79,7 @@ def read_inference_config(path: Path | None) -> dict[str, Any]:
     """Decoding options for ``Speech2Text``; those of the command line are left out."""
     if path is None:
         return {}
-    if not path.is_file():
-        raise InputError(path, "no such file")
-    options = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    options = read_yaml(path)
     known = inspect.signature(Speech2Text).parameters.keys()
     for name in options.keys() - known:
         logger.warning(f"{path}: {name} does not matter here and is ignored")
@@ -90,25 +92,18 @@ def read_audio(scp: Path, n_utts: int, rates: set[int]) -> list[torch.Tensor]:
     Raises:
         InputError: a file is unreadable, not mono, or has another rate than the models.
     """
-    if not scp.is_file():
-        raise InputError(scp, "no such file", "run stages 1-4 first")
-    entries = [line.split(maxsplit=1) for line in scp.read_text().splitlines()]
-    if not entries:
-        raise InputError(scp, "holds no utterance")
+    entries = list(read_table(scp, "run stages 1-4").items())
     chosen = random.Random(0).sample(entries, min(n_utts, len(entries)))
     audio: list[torch.Tensor] = []
     for _, path in chosen:
-        try:
-            samples, rate = soundfile.read(path, dtype="float32")
-        except (soundfile.LibsndfileError, OSError) as e:
-            raise InputError(path, f"cannot be read ({e})", f"see {scp}") from None
-        if samples.ndim != 1:
+        samples, rate = load_source(path)
+        if samples.shape[1] != 1:
             raise InputError(path, f"has {samples.shape[1]} channels, not one")
         if rates != {rate}:
             wanted = ", ".join(map(str, sorted(rates)))
             raise InputError(path, f"has {rate} Hz, the models want {wanted} Hz")
         if len(samples) >= MIN_SECONDS * rate:
-            audio.append(torch.from_numpy(samples))
+            audio.append(torch.from_numpy(samples[:, 0]))
     if not audio:
         raise InputError(scp, f"holds no utterance of at least {MIN_SECONDS} s")
     return audio
@@ -123,7 +118,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--macs_seconds", type=float, default=10.0)
     parser.add_argument("--inference_config", type=Path, help="YAML as for decoding")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out_name", default="measure.json")
     return parser.parse_args(argv)
 
 
@@ -145,17 +139,21 @@ def main(argv: list[str] | None = None) -> None:
     if machine["warning"]:
         logger.warning(f"times will vary: {machine['warning']}")
     logger.info(f"{len(audio)} utterances, {audio_seconds:.1f} s, {args.rounds} rounds")
+    start, session = time.monotonic(), uuid.uuid4().hex
     seconds = time_rounds(
         {name: columns(s) for name, s in loaded.items()},
         audio,
         args.rounds,
-        progress=lambda done: logger.info(f"round {done} of {args.rounds} done"),
+        progress=lambda done: logger.info(
+            f"round {done} of {args.rounds} done{time_left(start, done, args.rounds)}"
+        ),
     )
     for system in systems:
         model = loaded[system.name].asr_model
         rtf = {c: summarise(s, audio_seconds) for c, s in seconds[system.name].items()}
         result = {
             "system": system.name,
+            "session": session,  # only times of one session can be compared
             "model": str(system.model),
             "sha256": fingerprint(system.model),
             "params": count_params(model),
@@ -173,7 +171,7 @@ def main(argv: list[str] | None = None) -> None:
             "rounds": args.rounds,
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
-        write_json(system.config.parent / args.out_name, result)
+        write_json(system.config.parent / "measure.json", result)
         medians = ", ".join(f"{c} {r['median']:.4f}" for c, r in rtf.items())
         logger.info(f"{system.name}: RTF {medians}")
 

@@ -4,24 +4,25 @@ Further options are those of ``espnet2.bin.asr_train``.
 """
 
 import argparse
-import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
-import espnet_prune.quiet  # noqa: F401  (before anything of ESPnet)
-from espnet_prune.checkpoint import load_model, read_state
+from espnet_prune.quiet import hand_logging_to_espnet  # before anything of ESPnet
+
+# isort: split
+
+from espnet_prune.checkpoint import load_model, sampling_rate
 from espnet_prune.distill import DistillOptions
 from espnet_prune.encoder import PrunableConformerEncoder
 from espnet_prune.errors import InputError, run_main
 from espnet_prune.files import atomic_path, write_text
 from espnet_prune.gates import GateOptions
-from espnet_prune.measure.cost import sampling_rate
+from espnet_prune.origin import refuse_another_run
 from espnet_prune.sparsity import SparsityOptions
 from espnet_prune.student import (
     finetuning_config,
@@ -55,14 +56,16 @@ def main() -> None:
     args, training_options = get_parser().parse_known_args()
     config = args.output_dir / "student.yaml"
     student = student_config(args)
-    refuse_another_run(args.output_dir, student, args.model_file)
     write_text(config, yaml.safe_dump(student, sort_keys=False, allow_unicode=True))
-    PruneASRTask.main(
-        cmd=["--config", str(config), "--output_dir", str(args.output_dir)]
-        + ["--init_param", str(args.model_file), *training_options]
-    )
+    command = ["--config", str(config), "--output_dir", str(args.output_dir)]
+    command += ["--init_param", str(args.model_file), *training_options]
+    options = PruneASRTask.get_parser().parse_args(command)
+    refuse_another_run(options)
+    hand_logging_to_espnet()
+    PruneASRTask.main(cmd=command)
     if args.final is not None:
-        finish(args.output_dir / "valid.acc.ave.pth", args.model_config, args.final)
+        averaged = args.output_dir / averaged_name(options)
+        finish(averaged, args.model_config, args.final)
 
 
 def student_config(args: argparse.Namespace) -> dict[str, Any]:
@@ -81,6 +84,8 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
             f"run the stages from 3 on with --fs {fs}",
         )
     if args.phase == "finetune":
+        if model.decoder is None:  # no accuracy to choose the best epochs by
+            recipe["best_model_criterion"] = [["valid", "loss", "min"]]
         return finetuning_config(config, args.model_config, recipe)
     given = {"kind": args.kind, "target": args.target}
     recipe["sparsity"] = dict(recipe.get("sparsity") or {})
@@ -106,32 +111,10 @@ def refusing(source: Path) -> Iterator[None]:
         raise InputError(source, str(e).removeprefix(f"{source}: ")) from e
 
 
-def refuse_another_run(
-    output_dir: Path, student: dict[str, Any], weights: Path
-) -> None:
-    """Resume only what was begun with the same weights, recipe and target.
-
-    ESPnet would resume the old student and call it the new one. The number of epochs
-    may change.
-
-    Raises:
-        InputError: the directory holds another run.
-    """
-    digest = hashlib.sha256()
-    kept = {k: v for k, v in student.items() if k != "max_epoch"}
-    digest.update(yaml.safe_dump(kept).encode())
-    for key, value in sorted(read_state(weights).items()):
-        digest.update(key.encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    origin = output_dir / "origin.sha256"
-    begun = (output_dir / "checkpoint.pth").exists() and origin.exists()
-    if begun and origin.read_text() != digest.hexdigest():
-        raise InputError(
-            output_dir,
-            "holds a run of other weights, another recipe or another target",
-            "remove it, or give another --tag",
-        )
-    write_text(origin, digest.hexdigest())
+def averaged_name(options: argparse.Namespace) -> str:
+    """ESPnet's name of the averaged weights, by the first criterion of a training."""
+    phase, key, *_ = options.best_model_criterion[0]
+    return f"{phase}.{key}.ave.pth"
 
 
 def finish(averaged: Path, config: Path, final: Path) -> None:

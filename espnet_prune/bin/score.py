@@ -25,7 +25,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ref", type=Path, required=True, help="Kaldi text")
     parser.add_argument("--hyp", type=Path, required=True, help="Kaldi text")
-    parser.add_argument("--out", type=Path, help="default: the directory of --hyp")
     parser.add_argument(
         "--vs", type=Path, help="scored directory of the system to compare with"
     )
@@ -42,7 +41,7 @@ def read_result(path: Path) -> dict:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    out = args.out or args.hyp.parent
+    out = args.hyp.parent
     pairs = read_pairs(args.ref, args.hyp)
     for kind, unit in UNITS.items():
         scored = score(pairs, unit)

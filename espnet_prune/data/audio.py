@@ -13,7 +13,7 @@ from espnet_prune.errors import InputError
 
 # Kaldi's extract-segments forgives an end this far behind the recording's (seconds).
 _MAX_OVERSHOOT = 0.5
-_MEND = "replace or remove the recording, or drop such with --skip_bad in stage 3"
+_MEND = 'replace or remove the recording, or drop such: --format_args "--skip_bad"'
 
 
 @dataclass(frozen=True)

@@ -239,6 +239,13 @@ def write_tables(folder: str | Path, data: DataDir) -> None:
         write_table(folder / "utt2speed", data.speeds)
 
 
+def audio_type(folder: str | Path) -> str:
+    """ESPnet's name for how a dump's audio is stored: ``sound`` or ``kaldi_ark``."""
+    stored = Path(folder) / "audio_format"
+    ark = stored.exists() and stored.read_text().strip().endswith("ark")
+    return "kaldi_ark" if ark else "sound"
+
+
 def write_data_dir(path: str | Path, data: DataDir) -> None:
     """Write a data directory whole; what stood at ``path`` before is replaced."""
     with atomic_dir(path) as folder:

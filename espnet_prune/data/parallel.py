@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
 
 from espnet_prune.errors import InputError
+from espnet_prune.shards import time_left
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,11 +39,12 @@ def ordered_map(
 
 
 def _progress(results: Iterator[Result], total: int, what: str) -> Iterator[Result]:
-    shown = time.monotonic()
+    begun = shown = time.monotonic()
     for done, result in enumerate(results, 1):
         if time.monotonic() - shown > _LOG_SECONDS:
             shown = time.monotonic()
-            logging.info("%s: %d of %d", what, done, total)
+            left = time_left(begun, done, total)
+            logging.info("%s: %d of %d%s", what, done, total, left)
         yield result
 
 

@@ -7,8 +7,12 @@ from pathlib import Path
 from espnet_prune.errors import InputError
 
 
-def read_table(path: str | Path) -> dict[str, str]:
+def read_table(path: str | Path, mend: str = "check its path") -> dict[str, str]:
     """Read a table of lines ``id value``; the value may be empty or hold spaces.
+
+    Args:
+        path: of the table.
+        mend: what the user can do where it is missing.
 
     Raises:
         InputError: a missing or empty file, a line that is blank, repeats an id,
@@ -18,9 +22,7 @@ def read_table(path: str | Path) -> dict[str, str]:
     try:
         data = path.read_bytes()
     except OSError as e:
-        raise InputError(
-            path, f"cannot be read ({e.strerror})", "check the data directory"
-        ) from None
+        raise InputError(path, f"cannot be read ({e.strerror})", mend) from None
     table: dict[str, str] = {}
     # Only "\n" ends a line: Unicode's other line ends are legal inside a transcript.
     for number, raw in enumerate(data.removesuffix(b"\n").split(b"\n"), 1):

@@ -98,15 +98,14 @@ class RelPositionAttention(nn.Module):
             weights = scores.softmax(-1)
         context = self.dropout(weights) @ v.transpose(1, 2)
         context = context.transpose(1, 2).reshape(batch, time, -1)
+        if self.head_gate is None:
+            return self.linear_out(context)
         return F.linear(context, *self._gated_output())
 
     def _gated_output(self) -> tuple[Tensor, Tensor]:
-        weight, bias = self.linear_out.weight, self.linear_out.bias
-        if self.head_gate is None:
-            return weight, bias
         present = self.module_gate()
         columns = (self.head_gate() * present).repeat_interleave(self.v_dim)
-        return weight * columns, bias * present
+        return self.linear_out.weight * columns, self.linear_out.bias * present
 
     @staticmethod
     def cost(

@@ -39,16 +39,16 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, time, channel) -> (batch, time, channel)."""
         x = self.dropout(self.activation(self.w_1(x)))
+        if self.unit_gate is None:
+            return self.w_2(x)
         return F.linear(x, *self._gated_output())
 
     def _gated_output(self) -> tuple[Tensor, Tensor]:
         # Gating the columns of w_2 equals gating the activations, and its cost does
         # not grow with the audio. The module gate also covers the bias.
-        weight, bias = self.w_2.weight, self.w_2.bias
-        if self.unit_gate is None:
-            return weight, bias
         present = self.module_gate()
-        return weight * (self.unit_gate() * present), bias * present
+        columns = self.unit_gate() * present
+        return self.w_2.weight * columns, self.w_2.bias * present
 
     @staticmethod
     def cost(size: int, units: Number, present: Number, frames: int) -> Cost:

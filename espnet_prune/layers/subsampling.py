@@ -62,18 +62,21 @@ class Subsampling(nn.Module):
             ((batch, time, channel), pos_emb) and the mask (batch, 1, time).
         """
         x = F.relu(self.conv[0](x.unsqueeze(1)))
-        second, linear = self._gated_weights()
-        x = F.relu(F.conv2d(x, second, self.conv[2].bias, stride=2))
-        x = x.transpose(1, 2).flatten(2)  # (batch, time, channel * band)
-        x = self.out[1](F.linear(x, linear, self.out[0].bias))
+        if self.gate1 is None:
+            x = F.relu(self.conv[2](x)).transpose(1, 2).flatten(2)
+            x = self.out[0](x)
+        else:
+            second, linear = self._gated_weights()
+            x = F.relu(F.conv2d(x, second, self.conv[2].bias, stride=2))
+            x = x.transpose(1, 2).flatten(2)  # (batch, time, channel * band)
+            x = F.linear(x, linear, self.out[0].bias)
+        x = self.out[1](x)
         return x, None if mask is None else mask[:, :, :-2:2][:, :, :-2:2]
 
     def _gated_weights(self) -> tuple[Tensor, Tensor]:
         # A channel is gated where it is consumed: by the second convolution and by
         # the columns that the linear layer has for it, one per frequency band.
         second, linear = self.conv[2].weight, self.out[0].weight
-        if self.gate1 is None:
-            return second, linear
         bands = linear.shape[1] // second.shape[0]
         return (
             second * self.gate1()[:, None, None],

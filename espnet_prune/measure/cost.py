@@ -6,11 +6,11 @@ for any ESPnet encoder with ``embed`` and ``encoders``, the stock Conformer incl
 
 import argparse
 
-import humanfriendly
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from torch.utils.flop_counter import FlopCounterMode
 
+from espnet_prune.checkpoint import sampling_rate
 from espnet_prune.errors import InputError
 
 
@@ -34,12 +34,6 @@ def count_params(model: ESPnetASRModel) -> dict[str, int]:
         "decoder": size(model.decoder, model.ctc),
         "total": size(model),
     }
-
-
-def sampling_rate(args: argparse.Namespace) -> int:
-    """The rate in Hz that the model's frontend expects (ESPnet's default: 16000)."""
-    fs = (args.frontend_conf or {}).get("fs", 16000)
-    return humanfriendly.parse_size(fs) if isinstance(fs, str) else fs
 
 
 @torch.no_grad()

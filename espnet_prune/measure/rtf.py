@@ -48,14 +48,17 @@ def _encode(model: ESPnetASRModel, audio: torch.Tensor) -> torch.Tensor:
 
 
 def columns(speech2text: Speech2Text) -> dict[str, Task]:
-    """What is timed for one system, by column."""
+    """What is timed for one system, by column; a model without CTC lacks one."""
     model = speech2text.asr_model
-    return {
+    tasks: dict[str, Task] = {
         "frontend": lambda audio: _frontend(model, audio),
         "encoder": lambda audio: _encode(model, audio),
         "ctc_greedy": lambda audio: ctc_greedy(model, audio),
         "search": speech2text,
     }
+    if model.ctc is None:
+        del tasks["ctc_greedy"]
+    return tasks
 
 
 @torch.no_grad()

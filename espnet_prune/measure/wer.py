@@ -11,34 +11,10 @@ from typing import Any
 import jiwer
 import kaldialign
 
+from espnet_prune.data.table import read_table
 from espnet_prune.errors import InputError
 
 UNITS = {"wer": "word", "cer": "char"}  # score_<key>/ holds rates over this unit
-
-
-def read_text(path: str | Path) -> dict[str, str]:
-    """Read a Kaldi ``text`` file: ``{utterance id: words}``, blanks normalised.
-
-    Raises:
-        InputError: the file is absent, empty, not UTF-8, or repeats an id.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise InputError(path, "no such file", "run decoding (stage 15)") from None
-    except UnicodeDecodeError as e:
-        raise InputError(path, f"not UTF-8 ({e})") from None
-    texts: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        utt, *words = line.split()
-        if utt in texts:
-            raise InputError(f"{path}:{number}", f"utterance {utt} occurs twice")
-        texts[utt] = " ".join(words)
-    if not texts:
-        raise InputError(path, "holds no utterance")
-    return texts
 
 
 def _refuse_difference(path: str | Path, ids: set[str], what: str, mend: str) -> None:
@@ -65,7 +41,7 @@ def read_pairs(ref_path: str | Path, hyp_path: str | Path) -> list[Pair]:
     Raises:
         InputError: hypotheses are missing, or belong to no reference.
     """
-    refs, hyps = read_text(ref_path), read_text(hyp_path)
+    refs, hyps = read_table(ref_path), read_table(hyp_path, "run stage 15")
     _refuse_difference(
         hyp_path,
         refs.keys() - hyps.keys(),
@@ -78,7 +54,10 @@ def read_pairs(ref_path: str | Path, hyp_path: str | Path) -> list[Pair]:
         f"hypotheses have no reference in {ref_path}",
         "score against the set that was decoded",
     )
-    return [Pair(utt, ref, hyps[utt]) for utt, ref in refs.items()]
+    return [
+        Pair(utt, " ".join(ref.split()), " ".join(hyps[utt].split()))
+        for utt, ref in refs.items()
+    ]
 
 
 def tokens(text: str, unit: str) -> list[str]:

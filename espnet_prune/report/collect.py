@@ -31,12 +31,14 @@ class Collected:
         report: the content of ``report.json``.
         pruning: per compact directory, its ``pruning.json`` (absent ones left out).
         curves: title -> training statistics by epoch.
+        times: experiment's name -> real-time factors by column, median and spread.
         missing: sentences: what is not there, and which stage leaves it.
     """
 
     report: dict[str, Any]
     pruning: dict[str, dict[str, Any]] = field(default_factory=dict)
     curves: dict[str, Curves] = field(default_factory=dict)
+    times: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
     def json(self, path: Path, stage: str) -> dict[str, Any] | None:
@@ -63,6 +65,16 @@ class Collected:
         self.missing.append(
             f"{decode}: it was decoded with other weights than {measured['model']}, "
             "which was measured (stages 15-17)"
+        )
+        return False
+
+    def same_session(self, exp: Path, measured: dict[str, Any], dense: dict) -> bool:
+        """Whether a system was timed beside the dense one; noted if not."""
+        if measured.get("session") == dense.get("session") or not measured:
+            return True
+        self.missing.append(
+            f"{exp / 'measure.json'}: it was timed in another run than the dense "
+            "model, so the times cannot be compared (stage 17)"
         )
         return False
 
@@ -113,7 +125,12 @@ def _part(source: dict[str, Any] | None, keys: tuple[str, ...]) -> dict[str, Any
 
 
 def _row(
-    found: Collected, system: str, exp: Path, decode: Path, pruning: dict | None
+    found: Collected,
+    system: str,
+    exp: Path,
+    decode: Path,
+    pruning: dict | None,
+    dense: dict[str, Any],
 ) -> dict[str, Any]:
     """One row of the main table: one system on one test set (``decode`` directory)."""
     measured = found.json(exp / "measure.json", "17") or {}
@@ -124,7 +141,11 @@ def _row(
         if system == "compact":
             versus = found.json(decode / "score_wer/significance.json", "15-16")
     wer, cer = wer or {}, cer or {}
-    rtf = {name: value["median"] for name, value in measured.get("rtf", {}).items()}
+    rtf = {}
+    if found.same_session(exp, measured, dense):
+        rtf = {name: r["median"] for name, r in measured.get("rtf", {}).items()}
+        if rtf:
+            found.times[exp.name] = measured["rtf"]
     pruning = pruning or {}
     return {
         "system": system,
@@ -161,11 +182,14 @@ def collect(
         if pruning is not None:
             found.pruning[str(exp)] = pruning
     systems = [("dense", dense), *(("compact", exp) for exp in compact)]
+    timed = found.json(dense / "measure.json", "17") or {}
     for test_set in test_sets:
         for system, exp in systems:
             decode = exp / decode_tag / test_set
             pruning = found.pruning.get(str(exp))
-            found.report["rows"].append(_row(found, system, exp, decode, pruning))
+            found.report["rows"].append(
+                _row(found, system, exp, decode, pruning, timed)
+            )
     found.add_curves(f"Dense training ({dense.name})", dense / "checkpoint.pth", "11")
     for exp in pruned:
         found.add_curves(f"Pruning ({exp.name})", exp / "checkpoint.pth", "12")
@@ -174,7 +198,5 @@ def collect(
         found.add_curves(title, exp / "finetune" / "checkpoint.pth", "14")
     # Every test set asks for the same measure.json: one note is enough.
     found.missing = list(dict.fromkeys(found.missing))
-    measured = [exp / "measure.json" for _, exp in systems]
-    machines = [json.loads(p.read_text())["machine"] for p in measured if p.is_file()]
-    found.report["environment"] = _environment(machines[0] if machines else None)
+    found.report["environment"] = _environment(timed.get("machine"))
     return found

@@ -61,8 +61,14 @@ def build(found: Collected, note: str) -> list[Part]:
         Paragraph(READING),
         Heading("Where the cost is"),
         tables.cost_table(report["rows"]),
-        Heading("What was kept"),
     ]
+    if found.times:
+        parts += [
+            Heading("Where the time goes"),
+            tables.times_table(found.times),
+            Paragraph("Median and interquartile range over the rounds of one run."),
+        ]
+    parts.append(Heading("What was kept"))
     if not found.pruning:
         parts.append(Paragraph("Not known yet: export (stage 13) writes it."))
     for number, (exp, pruning) in enumerate(found.pruning.items(), 1):

@@ -118,7 +118,18 @@ def cost_table(rows: list[dict[str, Any]]) -> Table:
     )
 
 
-UNITS = ("ffn1", "heads", "conv", "ffn2")  # rows of the map, in a block's order
+def times_table(times: dict[str, dict[str, dict[str, float]]]) -> Table:
+    """Real-time factors, median and interquartile range over the rounds."""
+    names = list(dict.fromkeys(name for columns in times.values() for name in columns))
+
+    def cell(value: dict[str, float] | None) -> str:
+        return DASH if value is None else "{median:.4f} +- {iqr:.4f}".format(**value)
+
+    rows = [[exp, *(cell(v.get(name)) for name in names)] for exp, v in times.items()]
+    return Table(["RTF", *names], rows)
+
+
+PRUNED_UNITS = ("ffn1", "heads", "conv", "ffn2")  # rows of the map, in a block's order
 
 
 def kept_table(pruning: dict[str, Any]) -> Table:
@@ -131,12 +142,12 @@ def kept_table(pruning: dict[str, Any]) -> Table:
 
     small, large = pruning["architecture"], pruning["dense_architecture"]
     rows = [
-        [str(number), *(cell(kept[unit], dense[unit]) for unit in UNITS)]
+        [str(number), *(cell(kept[unit], dense[unit]) for unit in PRUNED_UNITS)]
         for number, (kept, dense) in enumerate(
             zip(small["blocks"], large["blocks"], strict=True), 1
         )
     ]
-    return Table(["block", *UNITS], rows)
+    return Table(["block", *PRUNED_UNITS], rows)
 
 
 def subsampling_sentence(pruning: dict[str, Any]) -> str:

@@ -130,7 +130,7 @@ def test_wrong_inputs_are_named(tmp_path, noise_set):
         measure.System.parse("exp/dense")
     with pytest.raises(InputError, match="no such file"):
         measure.System.parse("dense=absent.yaml:absent.pth")
-    with pytest.raises(InputError, match="stages 1-4"):
+    with pytest.raises(InputError, match="absent: cannot be read"):
         measure.read_audio(tmp_path / "absent", 1, {16000})
     with pytest.raises(InputError, match="16000 Hz, the models want 8000"):
         measure.read_audio(noise_set / "wav.scp", 1, {8000})

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from espnet_prune.bin import score as score_cli
 from espnet_prune.errors import InputError
 from espnet_prune.measure.alignment import alignment_report, trn
-from espnet_prune.measure.wer import Pair, read_pairs, read_text, score
+from espnet_prune.measure.wer import Pair, read_pairs, score
 
 
 def pairs(*texts: tuple[str, str]) -> list[Pair]:
@@ -101,14 +101,22 @@ def test_missing_and_extra_ids_are_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
-    [(b"", "no utterance"), (b"u A\nu B\n", ":2.*twice"), (b"u \xff\n", "UTF-8")],
+    [(b"", "is empty"), (b"u A\nu B\n", ":2: repeats"), (b"u \xff\n", "UTF-8")],
 )
 def test_bad_text_files(tmp_path, content, complaint):
-    (tmp_path / "text").write_bytes(content)
-    with pytest.raises(InputError, match=complaint):
-        read_text(tmp_path / "text")
-    with pytest.raises(InputError, match="no such file"):
-        read_text(tmp_path / "absent")
+    good = write(tmp_path / "good", "u A\n")
+    (tmp_path / "bad").write_bytes(content)
+    for files in ((good, tmp_path / "bad"), (tmp_path / "bad", good)):
+        with pytest.raises(InputError, match=f"bad.*{complaint}"):
+            read_pairs(*files)
+    with pytest.raises(InputError, match="absent: cannot be read"):
+        read_pairs(good, tmp_path / "absent")
+
+
+def test_blanks_between_words_do_not_matter(tmp_path):
+    ref = write(tmp_path / "ref", "u1 A  B\tC\n")
+    hyp = write(tmp_path / "hyp", "u1   A B C \n")
+    assert read_pairs(ref, hyp) == [Pair("u1", "A B C", "A B C")]
 
 
 def test_no_reference_word_is_refused():

@@ -1,0 +1,75 @@
+"""Resume a training only as what it was begun as.
+
+ESPnet writes the new ``config.yaml`` and goes on from the old ``checkpoint.pth``: other
+tokens, another recipe or another target would train, or decode, the wrong model without
+a word.
+"""
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+
+from espnet_prune.checkpoint import read_state
+from espnet_prune.errors import InputError
+from espnet_prune.files import fingerprint, write_json
+
+# What may change between two parts of one training: where and how long it runs, and
+# what is logged of it.
+FREE = (
+    "config", "output_dir", "max_epoch", "resume", "ngpu", "num_workers", "log_level",
+    "log_interval", "use_tensorboard", "use_matplotlib", "keep_nbest_models",
+    "num_att_plot", "dry_run", "init_param", "teacher_config", "teacher_model",
+)  # fmt: skip
+
+
+def refuse_another_run(options: argparse.Namespace) -> None:
+    """Compare with what the directory was begun with; remember it if it is new.
+
+    Args:
+        options: of an ESPnet training.
+
+    Raises:
+        InputError: its ``output_dir`` holds a training of other options, data or
+            weights.
+    """
+    output_dir = Path(options.output_dir)
+    weights = [*options.init_param, getattr(options, "teacher_model", None)]
+    now = {
+        "options": options_digest(options),
+        "weights": [state_digest(path) for path in weights if path is not None],
+    }
+    origin = output_dir / "origin.json"
+    if origin.exists() and (output_dir / "checkpoint.pth").exists():
+        if json.loads(origin.read_text()) != now:
+            raise InputError(
+                output_dir,
+                "holds a training of other options, data or weights",
+                "move it away, or give another --tag",
+            )
+    write_json(origin, now)
+
+
+def options_digest(options: argparse.Namespace) -> str:
+    """SHA-256 of the options that make the training, and of the files they name."""
+    kept = {
+        key: value
+        for key, value in vars(options).items()
+        if key not in FREE and not key.startswith(("dist_", "multiprocessing_"))
+    }
+    files = [options.token_list, options.bpemodel]
+    files += [*options.train_shape_file, *options.valid_shape_file]
+    named = [f for f in files if isinstance(f, str) and Path(f).is_file()]
+    text = json.dumps([kept, [fingerprint(f) for f in named]], default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def state_digest(weights: str | Path) -> str:
+    """SHA-256 of a model's tensors, however the file wraps them."""
+    digest = hashlib.sha256()
+    for key, value in sorted(read_state(weights).items()):
+        digest.update(key.encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
