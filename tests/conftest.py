@@ -360,6 +360,27 @@ def compact(tmp_path_factory, pruned) -> Path:
 
 
 @pytest.fixture(scope="session")
+def finetune_command(dense, compact, data_options) -> Callable[..., list[str]]:
+    """``finetune_command(out)``: options of a fine-tuning of ``compact``."""
+    from espnet_prune.student import finetuning_config, read_yaml
+
+    source = compact / "config.yaml"
+    criterion = {"best_model_criterion": [["valid", "acc", "max"]]}
+    config = finetuning_config(read_yaml(source), source, RECIPE | criterion)
+
+    def make(out: Path) -> list[str]:
+        out.mkdir()
+        (out / "student.yaml").write_text(yaml.safe_dump(config))
+        options = ["--config", str(out / "student.yaml"), "--output_dir", str(out)]
+        options += ["--teacher_config", str(dense / "config.yaml")]
+        options += ["--teacher_model", str(dense / "model.pth")]
+        options += ["--init_param", str(compact / "pruned.pth")]
+        return [*options, "--resume", "true", *data_options]
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def python() -> Callable[..., subprocess.CompletedProcess]:
     """``python(*arguments)``: run this interpreter in a process of its own."""
 

@@ -176,9 +176,11 @@ def test_schedule_is_planned_over_the_whole_run(pruned, student_command, tmp_pat
     assert gates_of(seen["model"]) and seen["model"].teacher is not None
 
 
-def start(command: list[str], log: Path, *extra: str) -> subprocess.Popen:
+def start(
+    command: list[str], log: Path, *extra: str, task: str = "PruneASRTask"
+) -> subprocess.Popen:
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    program = "from espnet_prune.task import PruneASRTask; PruneASRTask.main()"
+    program = f"from espnet_prune.task import {task}; {task}.main()"
     module = [sys.executable, "-c", program]
     with log.open("a") as f:
         return subprocess.Popen(
@@ -187,20 +189,26 @@ def start(command: list[str], log: Path, *extra: str) -> subprocess.Popen:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("delay", [0.0, 0.3])
-def test_pruning_survives_sigkill(student_command, tmp_path, delay):
+@pytest.mark.parametrize(
+    ("stage", "delay"),
+    [("prune", 0.0), ("prune", 0.3), ("finetune", 0.1), ("dense", 0.1)],
+)
+def test_training_survives_sigkill(request, tmp_path, stage, delay):
+    fixture = "student_command" if stage == "prune" else f"{stage}_command"
+    make = request.getfixturevalue(fixture)
+    task = "DenseASRTask" if stage == "dense" else "PruneASRTask"
     one, other, log = tmp_path / "one", tmp_path / "other", tmp_path / "log"
-    reference = student_command(one, max_epoch=8)
-    assert start(reference, log).wait() == 0
-    command = student_command(other, max_epoch=8)
-    process = start(command, log)
+    epochs = ("--max_epoch", "8")
+    assert start(make(one), log, *epochs, task=task).wait() == 0, log.read_text()
+    command = make(other)
+    process = start(command, log, *epochs, task=task)
     while not (other / "checkpoint.pth").exists():
         assert process.poll() is None, log.read_text()
         time.sleep(0.01)
     time.sleep(delay)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert start(command, log).wait() == 0, log.read_text()
+    assert start(command, log, *epochs, task=task).wait() == 0, log.read_text()
     assert_same_run(one, other)
 
 

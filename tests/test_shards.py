@@ -79,3 +79,17 @@ def test_utterances_too_short_for_a_window_are_not_given_to_espnet(tmp_path):
     samples.write_text("a 512\nb 5\n")
     with pytest.raises(InputError, match="every utterance"):
         without_too_short(["a", "b"], samples)
+
+
+def test_utterance_without_a_hypothesis_counts_as_an_empty_one(tmp_path, caplog):
+    from espnet_prune.bin.decode import TABLES, merge
+
+    jobs = [tmp_path / f"output.{n}" for n in (1, 2)]
+    for job, key in zip(jobs, ("a", "c"), strict=True):
+        (job / "1best_recog").mkdir(parents=True)
+        for table in TABLES:
+            (job / "1best_recog" / table).write_text(f"{key} X Y\n")
+    merge(jobs, tmp_path, ["a", "b", "c"])
+    assert (tmp_path / "text").read_text() == "a X Y\nb\nc X Y\n"
+    assert "1 utterances gave no hypothesis: b" in caplog.text
+    assert not any(job.exists() for job in jobs)

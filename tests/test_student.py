@@ -1,3 +1,4 @@
+import argparse
 import copy
 
 import pytest
@@ -177,6 +178,28 @@ def test_encoder_option_that_is_not_prunable_is_named_at_once(dense, tmp_path):
     args = prune_train.get_parser().parse_args(argv)
     with pytest.raises(InputError, match="config.yaml: .*ctc_trim"):
         prune_train.student_config(args)
+
+
+def test_model_without_decoder_is_finetuned_by_its_loss(
+    student_config, compact, monkeypatch
+):
+    from espnet_prune.bin import prune_train
+
+    options = ("--phase", "finetune", "--model_config", str(compact / "config.yaml"))
+    options += ("--model_file", str(compact / "pruned.pth"))
+    assert "best_model_criterion" not in student_config(*options)
+    load = prune_train.load_model
+
+    def without_decoder(*paths):
+        model, args = load(*paths)
+        model.decoder = None
+        return model, args
+
+    monkeypatch.setattr(prune_train, "load_model", without_decoder)
+    config = student_config(*options)
+    assert config["best_model_criterion"] == [["valid", "loss", "min"]]
+    options = argparse.Namespace(**config)
+    assert prune_train.averaged_name(options) == "valid.loss.ave.pth"
 
 
 def test_options_of_espnet_are_not_taken_for_abbreviations_of_ours():

@@ -169,3 +169,34 @@ def test_corrupt_checkpoint_is_an_input_error(experiment, content):
     (experiment / "checkpoint.pth").write_bytes(content)
     with pytest.raises(InputError, match="checkpoint.pth: is no readable"):
         repair(experiment)
+
+
+def stepped(scale: float, poison: bool = False) -> Student:
+    """A student after one step of mixed precision's scaled gradients."""
+    torch.manual_seed(0)
+    model = Student()
+    (optimizer,) = as_optimizers(groups_of(model))
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    loss = model.linear(torch.ones(2, 3)).square().sum()
+    loss = loss + model.gate.log_alpha.sum() + model.sparsity.lambda1
+    scaler.scale(loss).backward()
+    if poison:
+        model.linear.weight.grad[0, 0] = torch.inf
+    scaler.unscale_(optimizer)  # as ESPnet's trainer does before its own clipping
+    scaler.step(optimizer)
+    scaler.update()
+    return model
+
+
+def test_mixed_precision_takes_the_same_step():
+    torch.testing.assert_close(stepped(1024.0).state_dict(), stepped(1.0).state_dict())
+    torch.manual_seed(0)
+    before = Student().state_dict()
+    assert not torch.equal(stepped(1024.0).linear.weight, before["linear.weight"])
+
+
+def test_overflow_of_mixed_precision_skips_the_step():
+    torch.manual_seed(0)
+    before = Student().state_dict()
+    after = stepped(1024.0, poison=True).state_dict()
+    torch.testing.assert_close(after, before)

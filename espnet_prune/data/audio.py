@@ -31,27 +31,30 @@ class Audio:
     channels: int
 
 
-def load_source(value: str) -> tuple[np.ndarray, int]:
-    """Read the whole of a ``wav.scp`` value.
+def load_source(
+    value: str, start: float = 0.0, end: float | None = None
+) -> tuple[np.ndarray, int]:
+    """Read a ``wav.scp`` value, or a stretch of it.
 
     Args:
         value: a path, ``command |`` (run by the shell, as Kaldi does: the data
             directory is the user's own), or ``file.ark:offset``.
+        start, end: the stretch, in seconds; an ``end`` of None is the recording's end.
 
     Returns:
         The samples, float32 (time, channels), and their rate in Hz.
 
     Raises:
-        InputError: the audio is missing, corrupt, empty or not finite.
+        InputError: the audio is missing, corrupt, empty or not finite, or the stretch
+            lies outside of it.
     """
     if value.endswith("|"):
-        samples, fs = _read_pipe(value)
+        samples, fs = _read_sound(io.BytesIO(_run_pipe(value)), value, start, end)
     elif value.rpartition(":")[2].isdigit() and ":" in value:
         samples, fs = _read_ark(value)
+        samples = samples[slice(*_stretch(value, len(samples), fs, start, end))]
     else:
-        samples, fs = _read_sound(value, value)
-    if len(samples) == 0:
-        raise InputError(value, "holds no audio samples", _MEND)
+        samples, fs = _read_sound(value, value, start, end)
     if not np.isfinite(samples).all():
         raise InputError(value, "holds samples that are not finite", _MEND)
     return samples, fs
@@ -67,42 +70,57 @@ def load_utterance(
     """Read an utterance as mono at the wanted rate.
 
     Args:
-        value: as for :func:`load_source`.
+        value, start, end: as for :func:`load_source`.
         fs: the wanted rate in Hz.
-        start, end: the stretch of the recording, in its own seconds; an ``end`` of
-            None is the recording's end.
         speed: playback speed; 0.9 is slower and lower, as sox's ``speed`` makes it.
 
     Raises:
-        InputError: the audio cannot be read, or the stretch lies outside of it.
+        InputError: as :func:`load_source` does.
     """
-    samples, source_fs = load_source(value)
-    first = round(start * source_fs)
-    last = len(samples) if end is None else round(end * source_fs)
-    if first >= len(samples) or last > len(samples) + _MAX_OVERSHOOT * source_fs:
+    samples, source_fs = load_source(value, start, end)
+    mono = samples.mean(axis=1, dtype=np.float32)
+    if source_fs * speed != fs:
+        mono = soxr.resample(mono, source_fs * speed, fs, quality="HQ")
+    return Audio(mono, source_fs, samples.shape[1])
+
+
+def _stretch(
+    value: str, total: int, fs: int, start: float, end: float | None
+) -> tuple[int, int]:
+    """First sample, and the one after the last, of a stretch of ``total`` samples."""
+    if total == 0:
+        raise InputError(value, "holds no audio samples", _MEND)
+    first = round(start * fs)
+    last = total if end is None else round(end * fs)
+    if first >= total or last > total + _MAX_OVERSHOOT * fs:
         raise InputError(
             value,
-            f"lasts {len(samples) / source_fs:.2f} s, but a segment goes from "
+            f"lasts {total / fs:.2f} s, but a segment goes from "
             f"{start} s to {'its end' if end is None else f'{end} s'}",
             "correct the segments file",
         )
-    channels = samples.shape[1]
-    mono = samples[first:last].mean(axis=1, dtype=np.float32)
-    if source_fs * speed != fs:
-        mono = soxr.resample(mono, source_fs * speed, fs, quality="HQ")
-    return Audio(mono, source_fs, channels)
+    return first, min(last, total)
 
 
-def _read_sound(source: str | io.BytesIO, name: str) -> tuple[np.ndarray, int]:
+def _read_sound(
+    source: str | io.BytesIO, name: str, start: float, end: float | None
+) -> tuple[np.ndarray, int]:
     try:
-        return soundfile.read(source, dtype="float32", always_2d=True)
+        # Only the stretch is decoded: a recording of hours may have a thousand.
+        with soundfile.SoundFile(source) as f:
+            first, last = _stretch(name, len(f), f.samplerate, start, end)
+            f.seek(first)
+            samples = f.read(last - first, dtype="float32", always_2d=True)
+            if len(samples) < last - first:
+                raise InputError(name, "ends before its length says", _MEND)
+            return samples, f.samplerate
     except (soundfile.LibsndfileError, OSError) as e:
         raise InputError(
             name, f"cannot be read as audio ({str(e).rstrip('.')})", _MEND
         ) from None
 
 
-def _read_pipe(value: str) -> tuple[np.ndarray, int]:
+def _run_pipe(value: str) -> bytes:
     done = subprocess.run(value[:-1], shell=True, capture_output=True, check=False)
     if done.returncode:
         reason = done.stderr.decode(errors="replace").strip().split("\n")[-1]
@@ -111,7 +129,7 @@ def _read_pipe(value: str) -> tuple[np.ndarray, int]:
             f"the command ended with status {done.returncode} ({reason})",
             "run it by hand: is the program installed, and its input there?",
         )
-    return _read_sound(io.BytesIO(done.stdout), value)
+    return done.stdout
 
 
 def _read_ark(value: str) -> tuple[np.ndarray, int]:

@@ -1,5 +1,6 @@
 import json
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,13 @@ import torch
 from espnet_prune.bin import measure
 from espnet_prune.errors import InputError
 from espnet_prune.measure.machine import describe
-from espnet_prune.measure.rtf import COLUMNS, ctc_greedy, summarise, time_rounds
+from espnet_prune.measure.rtf import (
+    COLUMNS,
+    columns,
+    ctc_greedy,
+    summarise,
+    time_rounds,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +67,11 @@ def test_ctc_greedy_collapses():
     assert ctc_greedy(Model(), torch.zeros(4)) == [2, 2, 3]
 
 
+def test_model_without_ctc_is_timed_without_that_column():
+    decoder = SimpleNamespace(asr_model=SimpleNamespace(ctc=None))
+    assert "ctc_greedy" not in columns(decoder)
+
+
 def test_machine_is_named():
     found = describe(sample_seconds=0.05)
     assert found["cpu"] and found["cores"] >= 1 and len(found["load_average"]) == 3
@@ -80,6 +92,7 @@ def test_command_line(tiny_models, noise_set):
         name: json.loads((config.parent / "measure.json").read_text())
         for name, (config, _) in tiny_models.items()
     }
+    assert found["dense"]["session"] == found["compact"]["session"]
     for name, result in found.items():
         assert result["system"] == name
         assert tuple(result["rtf"]) == COLUMNS

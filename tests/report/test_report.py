@@ -202,6 +202,21 @@ def test_decoding_of_other_weights_than_were_measured_is_left_out(full):
         assert ("other weights than m.pth" in text) == (wer is None)
 
 
+def test_times_of_different_runs_do_not_meet_in_a_table(full):
+    def sessions(dense, compact):
+        for name, session in (("dense", dense), ("compact", compact)):
+            path = full / name / "measure.json"
+            dump(path, json.loads(path.read_text()) | {"session": session})
+        report.main(options(full))
+        return check_report(full / "out/report.json")["rows"][1]["rtf"]["encoder"]
+
+    assert sessions("a", "a") is not None
+    text = (full / "out/report.md").read_text()
+    assert "Where the time goes" in text and " +- " in text
+    assert sessions("b", "a") is None
+    assert "timed in another run" in (full / "out/report.md").read_text()
+
+
 def test_damaged_checkpoint_is_named(full):
     path = full / "dense/checkpoint.pth"
     path.write_bytes(path.read_bytes()[:100])
