@@ -26,8 +26,14 @@ def run_copy(pruned, tmp_path):
     return shutil.copytree(pruned, tmp_path / "run", symlinks=True)
 
 
-def test_stock_speech2text_decodes_with_the_compact_model(compact, data_dir):
-    decode = Speech2Text(compact / "config.yaml", compact / "pruned.pth", beam_size=2)
+@pytest.mark.parametrize("int8", [False, True])
+def test_stock_speech2text_decodes_with_the_compact_model(compact, data_dir, int8):
+    decode = Speech2Text(
+        compact / "config.yaml",
+        compact / "pruned.pth",
+        beam_size=2,
+        quantize_asr_model=int8,  # swaps the linear layers for others
+    )
     speech, _ = soundfile.read(data_dir / "utt00.wav")
     ((text, tokens, _, _), *_) = decode(speech)
     assert isinstance(text, str) and isinstance(tokens, list)

@@ -68,7 +68,7 @@ def time_rounds(
     rounds: int,
     seed: int = 0,
     progress: Callable[[int], object] = lambda done: None,
-) -> dict[str, dict[str, list[float]]]:
+) -> dict[str, dict[str, np.ndarray]]:
     """Time every task of every system on every utterance, one at a time.
 
     The systems take turns within each utterance, in a random order, so that a slow
@@ -82,26 +82,35 @@ def time_rounds(
         progress: called with the number of rounds done.
 
     Returns:
-        system -> column -> seconds of each round, summed over the utterances.
+        system -> column -> seconds, (round, utterance).
     """
     tasks = [(name, col) for name, cols in systems.items() for col in cols]
-    seconds = {name: {col: [0.0] * rounds for col in systems[name]} for name in systems}
+    shape = (rounds, len(utterances))
+    seconds = {n: {col: np.zeros(shape) for col in systems[n]} for n in systems}
     longest = max(utterances, key=len)
     for name, column in tasks:
         systems[name][column](longest)
     order = random.Random(seed)
     for number in range(rounds):
-        for audio in utterances:
+        for index, audio in enumerate(utterances):
             order.shuffle(tasks)
             for name, column in tasks:
                 start = time.perf_counter()
                 systems[name][column](audio)
-                seconds[name][column][number] += time.perf_counter() - start
+                took = time.perf_counter() - start
+                seconds[name][column][number, index] = took
         progress(number + 1)
     return seconds
 
 
-def summarise(seconds: Sequence[float], audio_seconds: float) -> dict[str, float]:
-    """Real-time factor: median over the rounds, and their interquartile range."""
-    low, median, high = np.percentile(np.array(seconds) / audio_seconds, [25, 50, 75])
+def summarise(seconds: np.ndarray, audio_seconds: float) -> dict[str, float]:
+    """Real-time factor of times (round, utterance).
+
+    Returns:
+        ``median``: each utterance's median over the rounds, summed, so that a slow
+        second of the machine does not count; ``iqr``: interquartile range of the
+        rounds' own factors, which tells how quiet the machine was.
+    """
+    low, high = np.percentile(seconds.sum(axis=1) / audio_seconds, [25, 75])
+    median = np.median(seconds, axis=0).sum() / audio_seconds
     return {"median": float(median), "iqr": float(high - low)}

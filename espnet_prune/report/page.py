@@ -66,7 +66,10 @@ def build(found: Collected, note: str) -> list[Part]:
         parts += [
             Heading("Where the time goes"),
             tables.times_table(found.times),
-            Paragraph("Median and interquartile range over the rounds of one run."),
+            Paragraph(
+                "Median over the rounds of one run, and +- the interquartile range of "
+                "whole rounds: how quiet the machine was."
+            ),
         ]
     parts.append(Heading("What was kept"))
     if not found.pruning:

@@ -119,7 +119,7 @@ def cost_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def times_table(times: dict[str, dict[str, dict[str, float]]]) -> Table:
-    """Real-time factors, median and interquartile range over the rounds."""
+    """Real-time factors: median and spread, as ``measure.rtf.summarise`` says."""
     names = list(dict.fromkeys(name for columns in times.values() for name in columns))
 
     def cell(value: dict[str, float] | None) -> str:
