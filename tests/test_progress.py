@@ -1,4 +1,5 @@
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -108,19 +109,22 @@ def test_failed_training_names_its_log_and_shows_its_end(watch, capsys):
 
 @pytest.fixture
 def running(tmp_path):
-    """A process of the progress program whose training sleeps; and its pid."""
+    """A shell with the progress program, whose training sleeps; the training's pid."""
     log = tmp_path / "exp" / "train.log"
     code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
     command = [sys.executable, "-m", "espnet_prune.bin.progress", "--log", str(log)]
     root = Path(__file__).resolve().parents[1]
-    process = subprocess.Popen([*command, "--", sys.executable, "-c", code], cwd=root)
+    words = shlex.join([*command, "--", sys.executable, "-c", code])
+    # As in run.sh: the shell waits for it, and has more to do afterwards.
+    process = subprocess.Popen(["bash", "-c", f"{words}; true"], cwd=root)
     deadline = time.monotonic() + 30
     while not (log.exists() and log.read_text().endswith("\n")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     training = int(log.read_text())
-    yield process, training
-    for pid in (process.pid, training):
+    progress = int(Path(f"/proc/{training}/stat").read_text().split()[3])
+    yield process, progress, training
+    for pid in (process.pid, progress, training):
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -128,33 +132,44 @@ def running(tmp_path):
     process.wait()
 
 
-def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
-    except FileNotFoundError:
-        return False
+def wait_for_the_end_of(pid):
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
+                return
+        except FileNotFoundError:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"process {pid} goes on")
 
 
 def test_two_trainings_do_not_share_a_directory(running, watch):
-    _, training = running
+    *_, training = running
     with pytest.raises(InputError, match=f"runs there already .process {training}"):
         watch("")
 
 
 def test_lock_outlives_a_killed_terminal_and_ends_with_the_training(running, watch):
-    process, training = running
-    process.kill()
-    process.wait()
+    _, progress, training = running
+    os.kill(progress, signal.SIGKILL)
+    wait_for_the_end_of(progress)
     with pytest.raises(InputError, match="runs there already"):
         watch("")
     os.kill(training, signal.SIGKILL)
-    while is_running(training):
-        time.sleep(0.05)
+    wait_for_the_end_of(training)
     watch("")
 
 
 def test_terminated_progress_takes_its_training_with_it(running):
-    process, training = running
-    process.terminate()
-    assert process.wait() == 143
-    assert not is_running(training)
+    _, progress, training = running
+    os.kill(progress, signal.SIGTERM)
+    wait_for_the_end_of(progress)
+    wait_for_the_end_of(training)
+
+
+def test_killed_run_sh_takes_its_training_with_it(running):
+    shell, _, training = running
+    shell.kill()
+    shell.wait()
+    wait_for_the_end_of(training)

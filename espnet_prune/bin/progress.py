@@ -107,7 +107,8 @@ def start(command: list[str], log: Path) -> subprocess.Popen:
 
 
 def follow(process: subprocess.Popen, log: Path, offset: int) -> Iterator[str]:
-    """Lines that the process appends to the log, until it ends."""
+    """Lines that the process appends to the log, until it ends or run.sh is gone."""
+    parent = os.getppid()
     with log.open(encoding="utf-8", errors="replace") as f:
         f.seek(offset)
         rest = ""
@@ -120,6 +121,8 @@ def follow(process: subprocess.Popen, log: Path, offset: int) -> Iterator[str]:
                 if rest:  # a killed process leaves no newline
                     yield rest
                 return
+            if os.getppid() != parent:
+                sys.exit("run.sh was killed: stopping the training, which can resume")
             time.sleep(0.5)
 
 
