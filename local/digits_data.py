@@ -8,11 +8,13 @@ set's: no recording is in two sets, but every speaker is in all three.
 
 import argparse
 import logging
+import shutil
 import tarfile
 import urllib.error
 import urllib.request
+import zlib
 from collections import defaultdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import soundfile
@@ -68,17 +70,25 @@ def find_recordings(downloads: Path) -> Path:
             ) from None
     with atomic_dir(target) as temporary:
         try:
-            with tarfile.open(archive) as tar:
-                tar.extractall(temporary, filter="data")
-        except (tarfile.TarError, OSError, EOFError) as e:
+            unpack_recordings(archive, temporary / "recordings")
+        except (tarfile.TarError, zlib.error, OSError, EOFError) as e:
             raise InputError(
                 archive, f"cannot be unpacked ({e})", "delete it and run again"
             ) from None
-        top = next(temporary.glob("*/recordings"), None)
-        if top is None:
-            raise InputError(archive, "holds no recordings", "delete it and run again")
-        top.rename(temporary / "recordings")
     return target / "recordings"
+
+
+def unpack_recordings(archive: Path, folder: Path) -> None:
+    """Copy the archive's ``*/recordings/*.wav`` to ``folder``, and nothing else."""
+    folder.mkdir()
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            path = PurePosixPath(member.name)
+            if member.isfile() and path.match("recordings/*.wav"):
+                with (folder / path.name).open("wb") as f:
+                    shutil.copyfileobj(tar.extractfile(member), f)
+    if not any(folder.iterdir()):
+        raise InputError(archive, "holds no recordings", "delete it and run again")
 
 
 def split_recordings(folder: Path) -> dict[str, dict[str, list[Path]]]:
