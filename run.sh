@@ -29,7 +29,7 @@ Data
   --token_type       bpe | char
   --nbpe             BPE vocabulary size
 Training
-  --tag              name of this run's files; default: the corpus (and preset)
+  --tag              name of this run's sets and experiments; default: the corpus
   --asr_config       of the dense model (ESPnet's training config)
   --asr_args         further options of stage 11
   --teacher_config   config.yaml of a trained ESPnet model to prune instead
@@ -111,6 +111,7 @@ pruned=exp/${tag}_pruned_${goal}
 compact=exp/${tag}_compact_${goal}
 decode_tag=decode_$(basename "${inference_config}" .yaml)
 
+nothing=1
 runs() { # number
     [ "$1" -ge "${stage}" ] && [ "$1" -le "${stop_stage}" ] &&
         [[ " ${skip_stages} " != *" $1 "* ]]
@@ -118,6 +119,7 @@ runs() { # number
 # Does this stage run? Says so, and counts the time of the stage before.
 begin() { # number, title
     runs "$1" || return 1
+    nothing=
     printf '[%02d:%02d] stage %s: %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$1" "$2"
 }
 need() { # stage that makes them, files...
@@ -148,7 +150,7 @@ train() { # log directory, module, options...
         --valid_data_path_and_name_and_type "dump/raw/${valid_set}/text,text,text" "$@"
 }
 # A student needs the lengths of its data only, no statistics: stage 10 can be skipped.
-student=(--fs "${fs}" --train_shape_file "dump/raw/${sp_set}/utt2num_samples"
+student=(--train_shape_file "dump/raw/${sp_set}/utt2num_samples"
     --valid_shape_file "dump/raw/${valid_set}/utt2num_samples"
     --teacher_config "${teacher_config}" --teacher_model "${teacher_model}")
 
@@ -279,4 +281,5 @@ if begin 18 "report"; then
         --test_sets "${test_sets}" --out "exp/report" \
         --note "${preset_note}${preset_note:+ }${note}"
 fi
+[ -z "${nothing}" ] || die "--stage ${stage} --stop_stage ${stop_stage}: no stage lies there -> see ./run.sh --help"
 printf '[%02d:%02d] finished\n' $((SECONDS / 60)) $((SECONDS % 60))

@@ -25,6 +25,10 @@ def run_main(main: Callable[[], int | None]) -> None:
         format="%(asctime)s %(levelname)s: %(message)s",
         datefmt="%H:%M:%S",
     )
+    for handler in logging.root.handlers:  # what ESPnet tells itself
+        handler.addFilter(
+            lambda r: r.levelno > logging.INFO or "espnet2" not in r.pathname
+        )
     try:
         sys.exit(main() or 0)
     except InputError as e:

@@ -1,4 +1,4 @@
-"""Resume a training only as what it was begun as.
+"""Checks before a training: the right audio, and the right run to resume.
 
 ESPnet writes the new ``config.yaml`` and goes on from the old ``checkpoint.pth``: other
 tokens, another recipe or another target would train, or decode, the wrong model without
@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from espnet_prune.checkpoint import read_state
+from espnet_prune.checkpoint import read_state, sampling_rate
+from espnet_prune.data.audio import check_rate
 from espnet_prune.errors import InputError
 from espnet_prune.files import fingerprint, write_json
 
@@ -50,6 +51,20 @@ def refuse_another_run(options: argparse.Namespace) -> None:
                 "move it away, or give another --tag",
             )
     write_json(origin, now)
+
+
+def refuse_wrong_rate(options: argparse.Namespace) -> None:
+    """Refuse data of another sampling rate than the model's frontend is made for.
+
+    Raises:
+        InputError: names the table.
+    """
+    for path, name, kind in (
+        *options.train_data_path_and_name_and_type,
+        *options.valid_data_path_and_name_and_type,
+    ):
+        if name == "speech" and kind in ("sound", "kaldi_ark"):
+            check_rate(Path(path), sampling_rate(options), "the model")
 
 
 def options_digest(options: argparse.Namespace) -> str:

@@ -1,4 +1,4 @@
-"""A training's directory is resumed only as what it was begun as."""
+"""What is checked before a training: its audio, and what its directory holds."""
 
 import shutil
 
@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from espnet_prune.errors import InputError
-from espnet_prune.origin import refuse_another_run
+from espnet_prune.origin import refuse_another_run, refuse_wrong_rate
 from espnet_prune.task import PruneASRTask
 
 
@@ -75,3 +75,11 @@ def test_other_teacher_weights_are_refused(begun, tmp_path):
     torch.save(state, tmp_path / "teacher.pth")
     with pytest.raises(InputError, match="other options"):
         begun()
+
+
+def test_audio_of_another_rate_is_refused(student_command, tmp_path):
+    command = student_command(tmp_path / "run")
+    refuse_wrong_rate(PruneASRTask.get_parser().parse_args(command))
+    command += ["--frontend_conf", "fs=8000"]
+    with pytest.raises(InputError, match="wav.scp: holds audio of 16000 Hz.* 8000 Hz"):
+        refuse_wrong_rate(PruneASRTask.get_parser().parse_args(command))

@@ -1,6 +1,7 @@
 import sys
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -93,3 +94,26 @@ def test_utterance_without_a_hypothesis_counts_as_an_empty_one(tmp_path, caplog)
     assert (tmp_path / "text").read_text() == "a X Y\nb\nc X Y\n"
     assert "1 utterances gave no hypothesis: b" in caplog.text
     assert not any(job.exists() for job in jobs)
+
+
+def test_decoding_audio_of_another_rate_is_refused(
+    data_dir, dense, tmp_path, monkeypatch
+):
+    from espnet_prune.bin import decode
+
+    config = yaml.safe_load((dense / "config.yaml").read_text())
+    config["frontend_conf"] = (config["frontend_conf"] or {}) | {"fs": "8k"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "decode.yaml").write_text("beam_size: 1\n")
+    argv = [
+        "decode",
+        "--config",
+        str(tmp_path / "config.yaml"),
+        "--data",
+        str(data_dir),
+    ]
+    argv += ["--model", str(dense / "model.pth"), "--out", str(tmp_path / "out")]
+    argv += ["--inference_config", str(tmp_path / "decode.yaml")]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(InputError, match="holds audio of 16000 Hz, but .* 8000 Hz"):
+        decode.main()

@@ -140,12 +140,6 @@ def test_command_line_refuses_a_wrong_target(student_config, options, named):
         student_config(*options)
 
 
-def test_rate_of_the_data_must_be_that_of_the_model(student_config):
-    student_config("--fs", "16000")
-    with pytest.raises(InputError, match="hears 16000 Hz, the data have 8000"):
-        student_config("--fs", "8000")
-
-
 @pytest.mark.parametrize(
     ("part", "option"),
     [("distill", "layer_wight"), ("gates", "mood"), ("sparsity", "rate")]

@@ -11,6 +11,10 @@ import sys
 import time
 from pathlib import Path
 
+import yaml
+
+from espnet_prune.checkpoint import sampling_rate
+from espnet_prune.data.audio import check_rate
 from espnet_prune.data.kaldi_dir import audio_type
 from espnet_prune.data.table import read_table, write_table
 from espnet_prune.errors import InputError, run_main
@@ -43,6 +47,8 @@ def main() -> None:
     for path in (args.config, args.model):
         if not path.exists():
             raise InputError(path, "does not exist", "run the stage that trains it")
+    model = argparse.Namespace(**yaml.safe_load(args.config.read_text()))
+    check_rate(args.data / "wav.scp", sampling_rate(model), args.config)
     # The logs lie beside the output, so that they survive a failure.
     log_dir = args.out.parent / "log" / args.out.name
     with atomic_dir(args.out) as folder:
@@ -65,14 +71,17 @@ def main() -> None:
             for job, key_file, _ in jobs
         ]
         logs = [log for _, _, log in jobs]
-        start = time.monotonic()
+        begun: list[float] = []  # when the models had been loaded
         logging.info(f"decoding {len(keys)} utterances of {args.data}; log: {logs[0]}")
 
         def progress() -> str:
             done = sum(
                 log.read_text(errors="replace").count("best hypo") for log in logs
             )
-            left = time_left(start, done, len(keys))
+            if done and not begun:
+                begun.append(time.monotonic())
+                return f"decoded {done} of {len(keys)} utterances"
+            left = time_left(begun[0], done, len(keys)) if begun else ""
             return f"decoded {done} of {len(keys)} utterances{left}"
 
         run_shards(commands, logs, progress)

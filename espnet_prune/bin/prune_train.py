@@ -16,13 +16,13 @@ from espnet_prune.quiet import hand_logging_to_espnet  # before anything of ESPn
 
 # isort: split
 
-from espnet_prune.checkpoint import load_model, sampling_rate
+from espnet_prune.checkpoint import load_model
 from espnet_prune.distill import DistillOptions
 from espnet_prune.encoder import PrunableConformerEncoder
 from espnet_prune.errors import InputError, run_main
 from espnet_prune.files import atomic_path, write_text
 from espnet_prune.gates import GateOptions
-from espnet_prune.origin import refuse_another_run
+from espnet_prune.origin import refuse_another_run, refuse_wrong_rate
 from espnet_prune.sparsity import SparsityOptions
 from espnet_prune.student import (
     finetuning_config,
@@ -47,7 +47,6 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--kind", help="overrides sparsity.kind of the recipe")
     parser.add_argument("--target", type=float, help="overrides sparsity.target")
     parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--fs", type=int, help="of the data, Hz; the model must agree")
     parser.add_argument("--final", type=Path, help="where the averaged weights go")
     return parser
 
@@ -60,6 +59,7 @@ def main() -> None:
     command = ["--config", str(config), "--output_dir", str(args.output_dir)]
     command += ["--init_param", str(args.model_file), *training_options]
     options = PruneASRTask.get_parser().parse_args(command)
+    refuse_wrong_rate(options)
     refuse_another_run(options)
     hand_logging_to_espnet()
     PruneASRTask.main(cmd=command)
@@ -76,13 +76,6 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
         # The learning rate may stand on the command line alone.
         optimizer_options({"lr": 0.0} | (recipe.get("optim_conf") or {}))
     model, model_args = load_model(args.model_config, args.model_file)
-    fs = sampling_rate(model_args)
-    if args.fs not in (None, fs):
-        raise InputError(
-            args.model_config,
-            f"the model hears {fs} Hz, the data have {args.fs} Hz",
-            f"run the stages from 3 on with --fs {fs}",
-        )
     if args.phase == "finetune":
         if model.decoder is None:  # no accuracy to choose the best epochs by
             recipe["best_model_criterion"] = [["valid", "loss", "min"]]

@@ -3,12 +3,14 @@
 import io
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 import kaldiio
 import numpy as np
 import soundfile
 import soxr
 
+from espnet_prune.data.table import read_table
 from espnet_prune.errors import InputError
 
 # Kaldi's extract-segments forgives an end this far behind the recording's (seconds).
@@ -58,6 +60,27 @@ def load_source(
     if not np.isfinite(samples).all():
         raise InputError(value, "holds samples that are not finite", _MEND)
     return samples, fs
+
+
+def check_rate(scp: Path, fs: int, model: object) -> None:
+    """Refuse audio of another rate than ``model`` hears: ESPnet would not notice.
+
+    Args:
+        scp: a formatted set's ``wav.scp``; its first utterance stands for all.
+        fs: the model's rate in Hz.
+        model: what to call it in the message.
+
+    Raises:
+        InputError: the rates differ.
+    """
+    first = next(iter(read_table(scp, "run stages 1-4").values()))
+    _, rate = load_source(first)
+    if rate != fs:
+        raise InputError(
+            scp,
+            f"holds audio of {rate} Hz, but {model} hears {fs} Hz",
+            f"make it anew with --fs {fs} (stages 3 and 4)",
+        )
 
 
 def load_utterance(

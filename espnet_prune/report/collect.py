@@ -14,11 +14,12 @@ from typing import Any
 
 from espnet_prune.checkpoint import read_checkpoint
 from espnet_prune.errors import InputError
+from espnet_prune.version import __version__
 
 PARAMS = ("subsampling", "blocks", "encoder", "decoder", "total")
 MACS = ("subsampling", "blocks", "encoder")
 RTF = ("encoder", "ctc_greedy", "search")
-PACKAGES = ("espnet", "torch", "numpy", "espnet_prune")
+PACKAGES = ("espnet", "torch", "numpy")
 
 Curves = dict[str, dict[str, list[tuple[int, float]]]]  # train/valid -> key -> points
 
@@ -106,7 +107,7 @@ def read_curves(checkpoint: Path) -> Curves:
 
 
 def _environment(machine: dict[str, Any] | None) -> dict[str, Any]:
-    packages = {}
+    packages: dict[str, str | None] = {"espnet_prune": __version__}
     for name in PACKAGES:
         try:
             packages[name] = version(name)

@@ -40,9 +40,9 @@ READING = (
     "In brackets: change against dense. 95 %: interval of the WER by bootstrap over "
     "utterances. p: two-sided paired bootstrap against dense on the same utterances. "
     "RTF: seconds of computing per second of audio, one utterance at a time, each "
-    "column from audio samples on, so encoder includes the frontend and search "
-    "includes the encoder. GMAC/s: 1e9 multiply-accumulates per second of audio. "
-    "- : not measured yet."
+    "column from audio samples on, so encoder includes the frontend, and CTC greedy and "
+    "search include the encoder; a few percent are noise. GMAC/s: 1e9 multiply-accumulates per second of audio. "
+    "- : not measured yet, or not applicable."
 )
 
 
@@ -109,13 +109,11 @@ def _environment_rows(environment: dict[str, Any]) -> list[list[str]]:
     machine = environment["measured_on"]
     if machine is None:
         return [*rows, ["times measured on", "not measured yet (stage 17)"]]
-    load = ", ".join(map(str, machine["load_average"]))
     return [
         *rows,
         ["times measured on", f"{machine['cpu']}, {machine['cores']} cores"],
         ["instruction sets", " ".join(machine["instruction_sets"])],
         ["threads", f"{machine['threads']}, torch {machine['torch']}"],
-        ["load before measuring", f"{load} (1, 5, 15 minutes)"],
         ["warning", machine["warning"] or "none: the machine was quiet"],
     ]
 
