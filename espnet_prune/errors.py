@@ -18,6 +18,11 @@ class InputError(ValueError):
         super().__init__(f"{where}: {what}" + (f" -> {mend}" if mend else ""))
 
 
+def _is_for_the_user(record: logging.LogRecord) -> bool:
+    """Not what ESPnet tells itself while it builds a model."""
+    return record.levelno > logging.INFO or "espnet2" not in record.pathname
+
+
 def run_main(main: Callable[[], int | None]) -> None:
     """Run a command line: an InputError becomes one line on stderr and exit 2."""
     logging.basicConfig(
@@ -25,10 +30,8 @@ def run_main(main: Callable[[], int | None]) -> None:
         format="%(asctime)s %(levelname)s: %(message)s",
         datefmt="%H:%M:%S",
     )
-    for handler in logging.root.handlers:  # what ESPnet tells itself
-        handler.addFilter(
-            lambda r: r.levelno > logging.INFO or "espnet2" not in r.pathname
-        )
+    for handler in logging.root.handlers:
+        handler.addFilter(_is_for_the_user)
     try:
         sys.exit(main() or 0)
     except InputError as e:

@@ -40,8 +40,9 @@ READING = (
     "In brackets: change against dense. 95 %: interval of the WER by bootstrap over "
     "utterances. p: two-sided paired bootstrap against dense on the same utterances. "
     "RTF: seconds of computing per second of audio, one utterance at a time, each "
-    "column from audio samples on, so encoder includes the frontend, and CTC greedy and "
-    "search include the encoder; a few percent are noise. GMAC/s: 1e9 multiply-accumulates per second of audio. "
+    "column from audio samples on, so encoder includes the frontend, and CTC greedy "
+    "and search include the encoder; a few percent are noise. GMAC/s: 1e9 "
+    "multiply-accumulates per second of audio. "
     "- : not measured yet, or not applicable."
 )
 
