@@ -14,7 +14,7 @@ from espnet_prune.checkpoint import load_model, read_checkpoint, read_state
 from espnet_prune.encoder import PrunableConformerEncoder
 from espnet_prune.errors import InputError
 from espnet_prune.files import atomic_dir, retire, write_json
-from espnet_prune.projection import TOLERANCE, project
+from espnet_prune.projection import project, slack
 from espnet_prune.sparsity import removed_fraction
 from espnet_prune.student import model_defaults, read_yaml
 
@@ -56,7 +56,8 @@ def export(pruned: Path, checkpoint: Path, out: Path) -> dict[str, Any]:
     dense = encoder.architecture.cost(encoder.fixed, frames)["encoder"]
     cost = architecture.cost(encoder.fixed, frames)["encoder"]
     removed = 1 - getattr(cost, options.kind) / getattr(dense, options.kind)
-    if not 0 <= removed - options.target <= TOLERANCE * (1 - options.target):
+    allowed = slack(encoder, options.kind, options.target, frames)
+    if not 0 <= removed - options.target <= allowed:
         raise RuntimeError(f"removed {removed:.4f}, the target is {options.target}")
 
     state = compact_state(model)

@@ -17,6 +17,17 @@ TOLERANCE = 0.005  # of the budget: how far below it the result may end
 LARGE_CHANGE = 0.05  # of the dense cost: a projection worth a warning
 
 
+def slack(
+    encoder: PrunableConformerEncoder, kind: str, target: float, frames: int
+) -> float:
+    """How far beyond ``target`` a projection may end, as a fraction of the dense cost.
+
+    0.5 % of the budget; in encoders so small that one unit is more, a unit.
+    """
+    chooser = _Chooser(encoder, kind, target, frames)
+    return chooser.slack / chooser.dense
+
+
 def project(
     encoder: PrunableConformerEncoder, kind: str, target: float, frames: int
 ) -> dict[str, Tensor]:
@@ -30,8 +41,8 @@ def project(
 
     Returns:
         gate name -> values, shape (gates,): 0 for removed, else the soft value to
-        fold. The realised cost is at most the budget, and at most 0.5 % below it. A
-        submodule whose units are all gone is gone itself.
+        fold. The realised cost is at most the budget, and at most :func:`slack`
+        below it. A submodule whose units are all gone is gone itself.
 
     Raises:
         InputError: what pruning must leave alone already costs more than the budget.
@@ -71,6 +82,7 @@ class _Chooser:
             if getattr(m, "module_gate", None) is not None
         }
         self.front = (encoder.embed.gate1, encoder.embed.gate2)
+        self.slack = max(TOLERANCE * self.budget, self._cheapest_unit())
 
     @torch.no_grad()
     def cost(self, keep: dict[Gate, Tensor]) -> float:
@@ -85,12 +97,21 @@ class _Chooser:
         if opened == 0 and modules:
             opened = 1
         keep = self._fill(modules[:opened])
-        while self.budget - self.cost(keep) > TOLERANCE * self.budget:
+        while self.budget - self.cost(keep) > self.slack:
             if opened == len(modules):
                 raise RuntimeError("everything is kept and the budget is not used")
             opened += 1
             keep = self._fill(modules[:opened])
         return keep
+
+    def _cheapest_unit(self) -> float:
+        keep = {g: torch.ones(len(g), dtype=bool) for g in self.gates.values()}
+        prices = []
+        for gate in self.units.values():
+            keep[gate][0] = False
+            prices.append(self.dense - self.cost(keep))
+            keep[gate][0] = True
+        return min(prices, default=0.0)
 
     def _fill(self, modules: list[Gate]) -> dict[Gate, Tensor]:
         """Keep units in the order of their log_alpha as long as they fit."""

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from espnet_prune.errors import InputError
 from espnet_prune.gates import gates_of
-from espnet_prune.projection import TOLERANCE, project
+from espnet_prune.projection import TOLERANCE, project, slack
 
 FRAMES = 100
 
@@ -27,6 +27,13 @@ def removed_by(encoder, kind: str, target: float) -> float:
     kept = encoder.kept().cost(encoder.fixed, FRAMES)["encoder"]
     dense = encoder.architecture.cost(encoder.fixed, FRAMES)["encoder"]
     return 1 - getattr(kept, kind) / getattr(dense, kind)
+
+
+def allowed(encoder, kind: str, target: float) -> float:
+    """Half a percent of the budget or, the encoder being tiny, one FFN unit."""
+    dense = encoder.architecture.cost(encoder.fixed, FRAMES)["encoder"]
+    unit = {"params": 2 * 16 + 1, "macs": 2 * 16 * 24}[kind]  # size 16, 24 frames
+    return max(TOLERANCE * (1 - target), unit / getattr(dense, kind)) + 1e-9
 
 
 def assert_modules_have_units(encoder):
@@ -49,7 +56,7 @@ def assert_modules_have_units(encoder):
 def test_budget_is_met_and_used(make_encoder, seed, spread, centre, target, kind, mode):
     encoder = make_encoder(gates={"mode": mode}, linear_units=64)
     removed = removed_by(learned(encoder, seed, spread, centre), kind, target)
-    assert 0 <= removed - target <= TOLERANCE * (1 - target)
+    assert 0 <= removed - target <= allowed(encoder, kind, target)
     assert_modules_have_units(encoder)
     assert min(encoder.embed.kept()) >= 1
 
@@ -59,7 +66,16 @@ def test_budget_is_met_and_used(make_encoder, seed, spread, centre, target, kind
 def test_low_targets_are_met_too(make_encoder, target, seed):
     encoder = make_encoder(gates={}, linear_units=64)
     removed = removed_by(learned(encoder, seed, 1.0, 3.0), "params", target)
-    assert 0 <= removed - target <= TOLERANCE * (1 - target)
+    assert 0 <= removed - target <= allowed(encoder, "params", target)
+
+
+def test_real_sizes_meet_the_budget_within_half_a_percent(make_encoder):
+    sizes = {"output_size": 96, "linear_units": 256, "num_blocks": 3}
+    encoder = make_encoder(gates={}, **sizes)
+    for kind, target in (("params", 0.5), ("macs", 0.9)):
+        assert slack(encoder, kind, target, FRAMES) == TOLERANCE * (1 - target)
+        removed = removed_by(learned(encoder, 3, 2.0), kind, target)
+        assert 0 <= removed - target <= TOLERANCE * (1 - target)
 
 
 def test_what_the_gates_chose_is_kept(make_encoder):
