@@ -35,7 +35,7 @@ Training
   --teacher_config   config.yaml of a trained ESPnet model to prune instead
   --teacher_model    its weights; skips stages 5, 10 and 11
   --target           fraction of the encoder to remove
-  --target_kind      params | macs
+  --target_kind      params | macs | latency, or several as params+macs
   --prune_config     of stage 12
   --prune_args       further options of stage 12
   --finetune_config  of stage 14
@@ -73,7 +73,8 @@ die() { echo "error: $1" >&2; exit 2; }
 [ -n "${teacher_model}" ] && given=$((given + 1))
 [ "${given}" != 1 ] || die "--teacher_config and --teacher_model belong together"
 [[ ${target} =~ ^0?\.[0-9]*[1-9][0-9]*$ ]] || die "--target ${target}: give a fraction between 0 and 1"
-[[ ${target_kind} =~ ^(params|macs)$ ]] || die "--target_kind ${target_kind}: params or macs"
+[[ ${target_kind} =~ ^(params|macs|latency)(\+(params|macs|latency))*$ ]] ||
+    die "--target_kind ${target_kind}: params, macs, latency, or several as params+macs"
 if [ -z "${tag}" ]; then
     tag=${corpus}
     [ "${preset}" = default ] || tag+=_${preset}
@@ -106,7 +107,7 @@ else
     teacher_config=${dense}/config.yaml
     teacher_model=${dense}/${inference_asr_model}
 fi
-goal=${target_kind}$(awk -v t="${target}" 'BEGIN { printf "%g", 100 * t }')
+goal=${target_kind//+/_}$(awk -v t="${target}" 'BEGIN { printf "%g", 100 * t }')
 pruned=exp/${tag}_pruned_${goal}
 compact=exp/${tag}_compact_${goal}
 decode_tag=decode_$(basename "${inference_config}" .yaml)

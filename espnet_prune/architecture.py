@@ -9,7 +9,7 @@ from typing import Any
 
 from espnet_prune.layers.attention import RelPositionAttention
 from espnet_prune.layers.convolution import Convolution
-from espnet_prune.layers.cost import Cost
+from espnet_prune.layers.cost import Cost, Counts, Prices, add, cost, group_of
 from espnet_prune.layers.feed_forward import FeedForward
 from espnet_prune.layers.subsampling import Subsampling, halved
 
@@ -42,17 +42,15 @@ class Block:
     conv: int
     ffn2: int
 
-    def cost(self, fixed: Fixed, frames: int) -> Cost:
-        """Cost of what can go; ``frames`` are encoder frames of one utterance."""
-        d = fixed.size
-        ffn1, heads, conv, ffn2 = self.ffn1, self.heads, self.conv, self.ffn2
-        return (
-            FeedForward.cost(d, ffn1, int(ffn1 > 0), frames)
-            + RelPositionAttention.cost(
-                d, heads, self.qk_dim, self.v_dim, int(heads > 0), frames
-            )
-            + Convolution.cost(d, conv, fixed.kernel_size, int(conv > 0), frames)
-            + FeedForward.cost(d, ffn2, int(ffn2 > 0), frames)
+    def counts(self) -> Counts:
+        """What there is of everything that can go."""
+        return add(
+            [
+                FeedForward.counts(self.ffn1, int(self.ffn1 > 0)),
+                RelPositionAttention.counts(self.heads, self.qk_dim, self.v_dim),
+                Convolution.counts(self.conv, int(self.conv > 0)),
+                FeedForward.counts(self.ffn2, int(self.ffn2 > 0)),
+            ]
         )
 
 
@@ -94,11 +92,12 @@ class Architecture:
             ) from e
         counts = [first, second, *(n for b in blocks for n in asdict(b).values())]
         if any(not isinstance(n, int) or n < 0 for n in counts) or not (
-            first and second
+            first and second and all(b.qk_dim and b.v_dim for b in blocks if b.heads)
         ):
             raise ValueError(
-                "encoder_conf.architecture: sizes must be integers >= 0, and the "
-                "subsampling must keep a channel in each convolution"
+                "encoder_conf.architecture: sizes must be integers >= 0, each "
+                "convolution of the subsampling must keep a channel, and heads need "
+                "qk_dim and v_dim"
             )
         return cls((first, second), blocks)
 
@@ -109,19 +108,43 @@ class Architecture:
             "blocks": [asdict(block) for block in self.blocks],
         }
 
+    def counts(self) -> Counts:
+        """What there is, by name: everything that has a price in :func:`prices`."""
+        return add(
+            [
+                Subsampling.counts(self.subsampling),
+                *(block.counts() for block in self.blocks),
+                norm_counts(len(self.blocks)),
+            ]
+        )
+
     def cost(self, fixed: Fixed, frames: int) -> dict[str, Cost]:
         """Parameters, and MACs of one utterance of ``frames`` feature frames.
 
         Returns:
             ``subsampling``, ``blocks`` (with the norms) and ``encoder`` (their sum).
         """
-        front = Subsampling.cost(fixed.features, fixed.size, self.subsampling, frames)
-        time = halved(halved(frames))
-        blocks = sum(b.cost(fixed, time) for b in self.blocks)
-        blocks += norms_cost(fixed, len(self.blocks))
-        return {"subsampling": front, "blocks": blocks, "encoder": front + blocks}
+        counts = self.counts()
+        parts: dict[str, Counts] = {"subsampling": {}, "blocks": {}}
+        for name, number in counts.items():
+            front = group_of(name) == "subsampling"
+            parts["subsampling" if front else "blocks"][name] = number
+        table = prices(fixed, frames)
+        return {n: cost(c, table) for n, c in (parts | {"encoder": counts}).items()}
 
 
-def norms_cost(fixed: Fixed, num_blocks: int) -> Cost:
+def norm_counts(num_blocks: int) -> Counts:
     """The final norm of every block and of the encoder: nothing removes them."""
-    return Cost(params=2 * fixed.size * (num_blocks + 1), macs=0)
+    return {"norm.module": num_blocks + 1}
+
+
+def prices(fixed: Fixed, frames: int) -> Prices:
+    """What each thing in an encoder costs; ``frames`` are feature frames."""
+    size, time = fixed.size, halved(halved(frames))
+    return {
+        **Subsampling.prices(fixed.features, size, frames),
+        **FeedForward.prices(size, time),
+        **RelPositionAttention.prices(size, time),
+        **Convolution.prices(size, fixed.kernel_size, time),
+        "norm.module": Cost(2 * size, 0),
+    }

@@ -11,11 +11,12 @@ from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from torch import Tensor, nn
 
-from espnet_prune.architecture import Architecture, Fixed, norms_cost
+from espnet_prune.architecture import Architecture, Fixed, norm_counts, prices
 from espnet_prune.gates import Gate, GateOptions, gates_of
 from espnet_prune.layers.block import ConformerBlock, layer_norm
-from espnet_prune.layers.cost import Cost
-from espnet_prune.layers.subsampling import Subsampling, halved
+from espnet_prune.layers.cost import Cost, Prices, add, cost
+from espnet_prune.layers.structures import close_empty, gated_counts
+from espnet_prune.layers.subsampling import Subsampling
 
 # Options of ESPnet's ConformerEncoder that must have one value here, and why.
 REQUIRED = {
@@ -182,6 +183,10 @@ class PrunableConformerEncoder(AbsEncoder):
         olens = mask.squeeze(1).sum(1)
         return ((out, hidden) if return_all_hs else out), olens, None
 
+    def prices(self, frames: int) -> Prices:
+        """What each thing in it costs; ``frames`` are feature frames."""
+        return prices(self.fixed, frames)
+
     def gated_cost(
         self, frames: int, openness: Callable[[Gate], Tensor] = Gate.openness
     ) -> Cost:
@@ -192,17 +197,15 @@ class PrunableConformerEncoder(AbsEncoder):
             openness: what a gate contributes: its probability of being open, or
                 (``Gate.is_open``) whether it counts as kept.
         """
-        time = halved(halved(frames))
-        return (
-            self.embed.gated_cost(frames, openness)
-            + sum(block.gated_cost(time, openness) for block in self.encoders)
-            + norms_cost(self.fixed, len(self.encoders))
-        )
+        counts = [gated_counts(self, openness), norm_counts(len(self.encoders))]
+        return cost(add(counts), self.prices(frames))
 
     def set_masks(self, masks: dict[str, Tensor] | None) -> None:
         """Fix all gates to final values (by gate name), or set them free again."""
         for name, gate in gates_of(self).items():
             gate.mask = None if masks is None else masks[name]
+        if masks is not None:
+            close_empty(self)
 
     def kept(self) -> Architecture:
         """The architecture that the masks leave."""

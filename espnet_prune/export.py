@@ -10,12 +10,13 @@ import torch
 import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 
+from espnet_prune.budget import Budget, is_kept
 from espnet_prune.checkpoint import load_model, read_checkpoint, read_state
 from espnet_prune.encoder import PrunableConformerEncoder
 from espnet_prune.errors import InputError
 from espnet_prune.files import atomic_dir, retire, write_json
-from espnet_prune.projection import project, slack
-from espnet_prune.sparsity import removed_fraction
+from espnet_prune.layers.cost import Counts
+from espnet_prune.projection import project
 from espnet_prune.student import model_defaults, read_yaml
 
 MAX_RELATIVE_ERROR = 1e-4  # between gated and compact outputs, fp32
@@ -45,20 +46,21 @@ def export(pruned: Path, checkpoint: Path, out: Path) -> dict[str, Any]:
         raise InputError(pruned, "has no gates", "give the directory of a pruning run")
     model, _ = load_model(pruned, checkpoint)
     encoder, options = model.encoder, model.sparsity.options
-    frames = model.sparsity.frames
+    frames, budget = model.macs_frames, model.sparsity.budget
     check_finished(pruned, model)
     with torch.no_grad():
-        expected = removed_fraction(encoder, options.kind, frames).item()
-        realised = removed_fraction(encoder, options.kind, frames, True).item()
+        expected = budget.removed(encoder)
+        realised = budget.removed(encoder, is_kept)
 
-    encoder.set_masks(project(encoder, options.kind, options.target, frames))
+    projection = project(encoder, budget)
+    encoder.set_masks(projection.masks)
     architecture = encoder.kept()
     dense = encoder.architecture.cost(encoder.fixed, frames)["encoder"]
     cost = architecture.cost(encoder.fixed, frames)["encoder"]
-    removed = 1 - getattr(cost, options.kind) / getattr(dense, options.kind)
-    allowed = slack(encoder, options.kind, options.target, frames)
-    if not 0 <= removed - options.target <= allowed:
-        raise RuntimeError(f"removed {removed:.4f}, the target is {options.target}")
+    check_budget(budget, architecture.counts(), projection.slack)
+
+    def mean(fractions: list[float]) -> float:
+        return sum(f * w for f, w in zip(fractions, budget.shares, strict=True))
 
     state = compact_state(model)
     compact_config = compact_model_config(config, architecture.to_dict())
@@ -68,13 +70,24 @@ def export(pruned: Path, checkpoint: Path, out: Path) -> dict[str, Any]:
         "target": {
             "kind": options.kind,
             "value": options.target,
-            "denominator": "encoder",
+            "denominator": options.denominator,
         },
+        "expected_before_projection": mean(expected.tolist()),
+        "realised_before_projection": mean(realised.tolist()),
+        "realised": mean(projection.removed),
+        "constraints": [
+            {
+                "of": constraint.name,
+                "kind": constraint.kind,
+                "target": constraint.target,
+                "expected_before_projection": expected[i].item(),
+                "realised_before_projection": realised[i].item(),
+                "realised": projection.removed[i],
+            }
+            for i, constraint in enumerate(budget.constraints)
+        ],
         "macs_seconds": options.macs_seconds,
         "macs_frames": frames,
-        "expected_before_projection": expected,
-        "realised_before_projection": realised,
-        "realised": removed,
         "removed": {
             kind: 1 - getattr(cost, kind) / getattr(dense, kind)
             for kind in ("params", "macs")
@@ -106,6 +119,25 @@ def holds(out: Path, state: dict[str, torch.Tensor]) -> bool:
     return old.keys() == state.keys() and all(
         torch.equal(old[key], state[key]) for key in state
     )
+
+
+def check_budget(budget: Budget, counts: Counts, slack: list[float]) -> None:
+    """Hold the architecture that is left against the budget, by its own formula.
+
+    Raises:
+        RuntimeError: a limit is exceeded, or no limit of a kind is used.
+    """
+    beyond = []
+    for constraint, allowed in zip(budget.constraints, slack, strict=True):
+        over = constraint.removed(counts) - constraint.target
+        beyond.append(over - allowed)
+        if over < -1e-9:
+            raise RuntimeError(
+                f"{constraint.removed(counts):.4f} of the {constraint.name}'s "
+                f"{constraint.kind} is gone, the target is {constraint.target:.4f}"
+            )
+    if min(beyond) > 1e-9:
+        raise RuntimeError("more is gone than the targets ask for")
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
@@ -146,7 +178,7 @@ def compact_model_config(
     compact = {k: config.get(k, v) for k, v in model_defaults().items()}
     encoder_conf = {k: v for k, v in config["encoder_conf"].items() if k != "gates"}
     compact["encoder_conf"] = encoder_conf | {"architecture": architecture}
-    ours = ("distill", "sparsity", "macs_frames")
+    ours = ("distill", "sparsity", "macs_frames", "rest", "latency")
     compact["model"] = "espnet"
     compact["model_conf"] = {
         k: v for k, v in config["model_conf"].items() if k not in ours

@@ -29,6 +29,7 @@ class GateOptions:
             idea of Wang et al. 2023, arXiv 2306.01385).
         drop_rate_init: probability that a gate's underlying coin says "drop" at the
             start; small, since the student starts as the teacher.
+        fine_heads: also gate the dimensions inside each attention head.
 
     Raises:
         ValueError: unknown mode, or a rate outside (0, 1).
@@ -36,6 +37,7 @@ class GateOptions:
 
     mode: str = "hard_concrete"
     drop_rate_init: float = 0.05
+    fine_heads: bool = True
 
     def __post_init__(self):
         if self.mode not in MODES:

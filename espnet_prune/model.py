@@ -13,7 +13,7 @@ from espnet_prune.distill import (
     record,
     run_teacher,
 )
-from espnet_prune.sparsity import SparsityController, SparsityOptions
+from espnet_prune.sparsity import SparsityController, SparsityOptions, make_budget
 
 
 class PruneASRModel(ESPnetASRModel):
@@ -27,6 +27,8 @@ class PruneASRModel(ESPnetASRModel):
         distill: keyword arguments of :class:`DistillOptions`.
         sparsity: keyword arguments of :class:`SparsityOptions`; needs gates.
         macs_frames: feature frames of ``sparsity.macs_seconds`` of audio.
+        rest: kind -> cost of the model beyond its encoder.
+        latency: seconds that each thing in the encoder takes.
     """
 
     def __init__(
@@ -35,6 +37,8 @@ class PruneASRModel(ESPnetASRModel):
         distill: dict[str, Any] | None = None,
         sparsity: dict[str, Any] | None = None,
         macs_frames: int = 1000,
+        rest: dict[str, float] | None = None,
+        latency: dict[str, float] | None = None,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
@@ -46,11 +50,22 @@ class PruneASRModel(ESPnetASRModel):
             )
         self.distill = DistillOptions(**(distill or {}))
         self.sparsity = (
-            SparsityController(SparsityOptions(**sparsity), macs_frames)
+            self._controller(SparsityOptions(**sparsity), macs_frames, rest, latency)
             if sparsity is not None
             else None
         )
+        self.macs_frames = macs_frames
         self.set_teacher(None)
+
+    def _controller(
+        self,
+        options: SparsityOptions,
+        frames: int,
+        rest: dict[str, float] | None,
+        latency: dict[str, float] | None,
+    ) -> SparsityController:
+        budget = make_budget(options, self.encoder, frames, rest, latency)
+        return SparsityController(options, budget)
 
     def set_teacher(self, teacher: ESPnetASRModel | None) -> None:
         """Give the student its teacher, frozen and in evaluation mode for good.

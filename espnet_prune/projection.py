@@ -1,175 +1,196 @@
 """From learned gates to final masks that meet the budget.
 
-Gates are kept in the order of their log_alpha as long as they fit: the Lagrangian has
-already priced every unit, so that order needs no cost in it.
+Units are kept in the order of their log_alpha as long as they fit: the Lagrangian has
+already priced every one, so that order needs no cost in it.
 """
 
 import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from espnet_prune.encoder import PrunableConformerEncoder
+from espnet_prune.budget import Budget, Constraint, is_kept
 from espnet_prune.errors import InputError
 from espnet_prune.gates import Gate, gates_of
+from espnet_prune.layers.cost import group_of
+from espnet_prune.layers.structures import gated_counts, structures
+from espnet_prune.units import units_of
 
-TOLERANCE = 0.005  # of the budget: how far below it the result may end
+TOLERANCE = 0.005  # of a limit: how far below it the result may end
 LARGE_CHANGE = 0.05  # of the dense cost: a projection worth a warning
 
 
-def slack(
-    encoder: PrunableConformerEncoder, kind: str, target: float, frames: int
-) -> float:
-    """How far beyond ``target`` a projection may end, as a fraction of the dense cost.
-
-    0.5 % of the budget; in encoders so small that one unit is more, a unit.
-    """
-    chooser = _Chooser(encoder, kind, target, frames)
-    return chooser.slack / chooser.dense
-
-
-def project(
-    encoder: PrunableConformerEncoder, kind: str, target: float, frames: int
-) -> dict[str, Tensor]:
-    """Choose the final value of every gate.
+@dataclass(frozen=True)
+class Projection:
+    """What a projection chose.
 
     Args:
-        encoder: in its gated life.
-        kind: ``params`` or ``macs``.
-        target: fraction of the encoder's cost to remove.
-        frames: feature frames of the utterance whose MACs are counted.
+        masks: gate name -> values, shape (gates,): 0 for removed, else the soft value
+            to fold. A submodule whose units are all gone is gone itself.
+        removed: fraction of each constraint's dense cost that is gone.
+        slack: by how much, in the same fractions, ``removed`` may be beyond the target:
+            0.5 % of what may be kept or, where one unit is more, a unit. Where kinds
+            are combined, that holds for one of them, and the others may be beyond.
+    """
 
-    Returns:
-        gate name -> values, shape (gates,): 0 for removed, else the soft value to
-        fold. The realised cost is at most the budget, and at most :func:`slack`
-        below it. A submodule whose units are all gone is gone itself.
+    masks: dict[str, Tensor]
+    removed: list[float]
+    slack: list[float]
+
+
+def project(model: nn.Module, budget: Budget) -> Projection:
+    """Choose the final value of every gate below ``model``.
 
     Raises:
         InputError: what pruning must leave alone already costs more than the budget.
     """
-    chooser = _Chooser(encoder, kind, target, frames)
-    before = chooser.cost({g: g.is_open() for g in chooser.gates.values()})
-    keep = chooser.choose()
-    after = chooser.cost(keep)
-    change = (after - before) / chooser.dense
-    log = logging.warning if abs(change) > LARGE_CHANGE else logging.info
-    log(
-        f"projection: the open gates cost {before / chooser.dense:.2%} of the dense "
-        f"encoder's {kind}, the budget is {1 - target:.2%}, {after / chooser.dense:.2%}"
-        " is kept" + (" (a large change)" if abs(change) > LARGE_CHANGE else "")
-    )
-    return {
+    with torch.no_grad():
+        chooser = _Chooser(model, budget)
+        keep = chooser.choose()
+        before = budget.removed(model, is_kept).tolist()
+        after = budget.removed(model, lambda gate: keep[gate].double()).tolist()
+    for constraint, old, new in zip(budget.constraints, before, after, strict=True):
+        large = abs(new - old) > LARGE_CHANGE
+        (logging.warning if large else logging.info)(
+            f"projection: the open gates cost {1 - old:.2%} of the dense "
+            f"{constraint.name}'s {constraint.kind}, the budget is "
+            f"{1 - constraint.target:.2%}, {1 - new:.2%} is kept"
+            + (" (a large change)" if large else "")
+        )
+    masks = {
         name: (gate.open_value() * keep[gate]).detach().clone()
-        for name, gate in chooser.gates.items()
+        for name, gate in gates_of(model).items()
     }
+    slack = [chooser.slack[c] / c.dense for c in budget.constraints]
+    return Projection(masks, after, slack)
 
 
 class _Chooser:
     """The search state of one projection."""
 
-    def __init__(
-        self, encoder: PrunableConformerEncoder, kind: str, target: float, frames: int
-    ):
-        self.encoder, self.kind, self.frames = encoder, kind, frames
-        self.gates = gates_of(encoder)
-        dense = encoder.architecture.cost(encoder.fixed, frames)["encoder"]
-        self.dense = getattr(dense, kind)
-        self.budget = (1 - target) * self.dense
-        # Each submodule's gate with the gate of its units.
-        self.units = {
-            m.module_gate: getattr(m, "unit_gate", None) or m.head_gate
-            for m in encoder.modules()
-            if getattr(m, "module_gate", None) is not None
-        }
-        self.front = (encoder.embed.gate1, encoder.embed.gate2)
-        self.slack = max(TOLERANCE * self.budget, self._cheapest_unit())
+    def __init__(self, model: nn.Module, budget: Budget):
+        self.budget, self.model = budget, model
+        self.layers = list(structures(model))
+        gates = gates_of(model).values()
+        self.all_open = {g: torch.ones(len(g), dtype=torch.bool) for g in gates}
+        self.constraints = {layer: self._constraints(layer) for layer in self.layers}
+        self.slack = {c: self._slack(c) for c in budget.constraints}
 
-    @torch.no_grad()
-    def cost(self, keep: dict[Gate, Tensor]) -> float:
-        """Cost of the encoder with these gates kept; float64, so exact."""
-        cost = self.encoder.gated_cost(self.frames, lambda gate: keep[gate].double())
-        return float(getattr(cost, self.kind))
+    def _constraints(self, layer: nn.Module) -> list[Constraint]:
+        group = group_of(next(iter(layer.gated_counts(lambda g: self.all_open[g]))))
+        return [c for c in self.budget.constraints if group in c.groups]
 
     def choose(self) -> dict[Gate, Tensor]:
-        """Open the modules that learned to be open; go on until the budget is used."""
-        modules = sorted(self.units, key=lambda m: -m.log_alpha.item())
-        opened = sum(bool(m.is_open()) for m in modules)
-        if opened == 0 and modules:
-            opened = 1
-        keep = self._fill(modules[:opened])
-        while self.budget - self.cost(keep) > self.slack:
-            if opened == len(modules):
-                raise RuntimeError("everything is kept and the budget is not used")
-            opened += 1
-            keep = self._fill(modules[:opened])
-        return keep
-
-    def _cheapest_unit(self) -> float:
-        keep = {g: torch.ones(len(g), dtype=bool) for g in self.gates.values()}
-        prices = []
-        for gate in self.units.values():
-            keep[gate][0] = False
-            prices.append(self.dense - self.cost(keep))
-            keep[gate][0] = True
-        return min(prices, default=0.0)
-
-    def _fill(self, modules: list[Gate]) -> dict[Gate, Tensor]:
-        """Keep units in the order of their log_alpha as long as they fit."""
-        keep = {g: torch.zeros(len(g), dtype=bool) for g in self.gates.values()}
-        for gate in self.front:  # a convolution without channels computes nothing
-            keep[gate][gate.log_alpha.argmax()] = True
-        spent = self.cost(keep)
-        if spent > self.budget:
-            raise InputError(
-                "sparsity target",
-                f"{1 - self.budget / self.dense:.1%} of the encoder's {self.kind} "
-                "cannot be removed: norms, biases and one subsampling channel cost "
-                f"{spent / self.dense:.1%}",
-                "choose a lower target",
-            )
-        price, entry = {}, {}
-        for module in modules:
-            unit = self.units[module]
-            keep[module][:], keep[unit][0] = True, True
-            first = self.cost(keep)
-            keep[unit][1 % len(unit)] = True
-            price[unit] = self.cost(keep) - first if len(unit) > 1 else first - spent
-            entry[unit] = first - spent - price[unit]  # norm and output bias
-            keep[module][:], keep[unit][:] = False, False
-        candidates = [
-            (value, gate, index)
-            for gate in (*self.front, *price)
-            for index, value in enumerate(gate.log_alpha.tolist())
-            if not keep[gate][index]
-        ]
-        module_of = {self.units[module]: module for module in modules}
-        for _, gate, index in sorted(candidates, key=lambda c: -c[0]):
-            keep[gate][index] = True
-            if gate in self.front:  # the two convolutions' costs multiply
-                new = self._front_cost(keep)
-                extra = new - self._front_cost_without(keep, gate, index)
-            else:
-                extra = price[gate]
-                if not keep[module_of[gate]].any():
-                    extra += entry[gate]
-            if spent + extra > self.budget:
-                keep[gate][index] = False
-                continue
-            spent += extra
-            if gate in module_of:
-                keep[module_of[gate]][:] = True
-        return keep
-
-    def _front_cost(self, keep: dict[Gate, Tensor]) -> float:
-        cost = self.encoder.embed.gated_cost(
-            self.frames, lambda gate: keep[gate].double()
+        """Open what learned to be open; go on until the budget is used."""
+        order = self._coarse()
+        opened = {pair for pair in order if pair[0].is_open()[pair[1]]} or set(
+            order[:1]
         )
-        return float(getattr(cost, self.kind))
+        while True:
+            keep, left = self._fill(opened)
+            # What is still closed, and could use what is left of all its limits.
+            useful = (
+                pair
+                for pair in order
+                if pair not in opened
+                and all(left[c] > self.slack[c] for c in self.limits[pair[0]])
+            )
+            more = next(useful, None)
+            if more is None:
+                return keep
+            opened.add(more)
 
-    def _front_cost_without(
-        self, keep: dict[Gate, Tensor], gate: Gate, index: int
-    ) -> float:
-        keep[gate][index] = False
-        cost = self._front_cost(keep)
-        keep[gate][index] = True
-        return cost
+    def _coarse(self) -> list[tuple[Gate, int]]:
+        """Submodules and, where their dimensions have gates, heads; the best first."""
+        self.limits = {}
+        for layer in self.layers:
+            names = ["module_gate"] if hasattr(layer, "module_gate") else []
+            if getattr(layer, "qk_gate", None) is not None:
+                names.append("head_gate")
+            for name in names:
+                self.limits[getattr(layer, name)] = self.constraints[layer]
+        pairs = [(gate, i) for gate in self.limits for i in range(len(gate))]
+        return sorted(pairs, key=lambda pair: -pair[0].log_alpha[pair[1]].item())
+
+    def _fill(
+        self, opened: set[tuple[Gate, int]]
+    ) -> tuple[dict[Gate, Tensor], dict[Constraint, float]]:
+        """Keep units in the order of their log_alpha as long as they fit.
+
+        Returns:
+            what is kept, and what is left of each constraint's limit.
+        """
+        keep = {gate: torch.zeros_like(m) for gate, m in self.all_open.items()}
+        for layer in self.layers:  # a convolution without channels computes nothing
+            if not hasattr(layer, "module_gate"):
+                for gate in (layer.gate1, layer.gate2):
+                    keep[gate][gate.log_alpha.argmax()] = True
+        left = self._left_at_most(keep)
+
+        def is_open(gate: Gate) -> Tensor:
+            return torch.tensor([(gate, i) in opened for i in range(len(gate))])
+
+        units = [unit for layer in self.layers for unit in units_of(layer, is_open)]
+        price: dict[Gate, list[float]] = {}  # where all units of a gate cost the same
+        for unit in sorted(units, key=lambda u: -u.score):
+            layer, gate = unit.layer, unit.parts[0][0]
+            module = getattr(layer, "module_gate", None)
+            if module is not None and not unit.entry and not keep[module].any():
+                continue  # its submodule's entry did not fit
+            extra = None if unit.entry else price.get(gate)
+            if extra is None:
+                before = self._costs(layer, keep)
+                unit.set(keep, True)
+                after = self._costs(layer, keep)
+                unit.set(keep, False)
+                extra = [a - b for a, b in zip(after, before, strict=True)]
+                if module is not None and not unit.entry:
+                    price[gate] = extra
+            pairs = list(zip(self.constraints[layer], extra, strict=True))
+            if all(cost <= left[c] for c, cost in pairs):
+                unit.set(keep, True)
+                for c, cost in pairs:
+                    left[c] -= cost
+        return keep, left
+
+    def _left_at_most(self, keep: dict[Gate, Tensor]) -> dict[Constraint, float]:
+        """What the limits leave to units when only what must stay is kept."""
+        counts = gated_counts(self.model, lambda gate: keep[gate].double())
+        left = {}
+        for c in self.budget.constraints:
+            left[c] = c.limit - c.fixed - float(c.cost(counts))
+            if left[c] < 0:
+                raise InputError(
+                    "sparsity target",
+                    f"{c.target:.1%} of the {c.name}'s {c.kind} cannot be removed: "
+                    "what must stay (norms, biases, a subsampling channel) costs "
+                    f"{1 - float(c.removed(counts)):.1%}",
+                    "choose a lower target",
+                )
+        return left
+
+    def _costs(self, layer: nn.Module, keep: dict[Gate, Tensor]) -> list[float]:
+        """Of a layer, for each of its constraints."""
+        counts = layer.gated_counts(lambda gate: keep[gate].double())
+        return [float(c.cost(counts)) for c in self.constraints[layer]]
+
+    def _slack(self, constraint: Constraint) -> float:
+        """0.5 % of the limit, or a unit of the cheapest layer where that is more."""
+        prices = [
+            max(self._unit_prices(layer, constraint), default=0.0)
+            for layer in self.layers
+            if constraint in self.constraints[layer]
+        ]
+        return max(TOLERANCE * constraint.limit, min(prices, default=0.0))
+
+    def _unit_prices(self, layer: nn.Module, constraint: Constraint) -> Iterator[float]:
+        """Of a unit of each kind in a layer of which nothing is gone."""
+        index = self.constraints[layer].index(constraint)
+        full = self._costs(layer, self.all_open)[index]
+        units = {u.parts[0][0]: u for u in units_of(layer, lambda g: self.all_open[g])}
+        for unit in units.values():
+            keep = {gate: mask.clone() for gate, mask in self.all_open.items()}
+            unit.set(keep, False)
+            yield full - self._costs(layer, keep)[index]

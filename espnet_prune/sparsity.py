@@ -5,18 +5,29 @@ section 3.2: minimise over weights and gates, maximise over the multipliers,
 
     loss + lambda1 * (s - t) + lambda2 * (s - t)^2
 
-where s is the fraction of the cost that is removed and t the target of the moment.
+where s is the fraction of the cost that is removed and t the target of the moment; one
+such term, with multipliers of its own, for every constraint of the budget.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from espnet_prune.architecture import norm_counts
+from espnet_prune.budget import (
+    DENOMINATORS,
+    KINDS,
+    Budget,
+    Constraint,
+    dense_counts,
+    is_kept,
+    plan,
+)
 from espnet_prune.encoder import PrunableConformerEncoder
-from espnet_prune.gates import Gate, gates_of
+from espnet_prune.gates import gates_of
+from espnet_prune.layers.cost import total
 
-KINDS = ("params", "macs")
 # log_alpha has to travel this far, in units of the learning rate, within a run: Adam
 # moves a parameter by about its learning rate per step. Measured on runs of a few
 # hundred steps; long runs end at the papers' values.
@@ -30,10 +41,17 @@ class SparsityOptions:
     """What to remove, and how fast.
 
     Args:
-        kind: what the target counts: ``params`` or ``macs`` of the encoder.
+        kind: what the target counts: ``params``, ``macs`` or ``latency``; several,
+            as ``params+macs``: that fraction of each at least.
         target: fraction of it to remove, in (0, 1).
-        macs_seconds: length of the utterance whose MACs are counted, in seconds.
-        warmup: fraction of the steps in which the target rises linearly from 0.
+        denominator: of what: ``encoder``, or ``model`` with its decoder and CTC.
+        groups: targets of their own for some of ``subsampling``, ``attention``,
+            ``ffn``, ``convolution``, ``decoder``, each a fraction of the group; the
+            others share what ``target`` leaves.
+        start: where the rise of the target begins: what is removed already.
+        macs_seconds: length of the utterance whose MACs or latency are counted, in
+            seconds.
+        warmup: fraction of the steps in which the target rises linearly.
         gate_lr, multiplier_lr: learning rates; None derives them from the number of
             steps, so that the gates can close in short runs, too.
         max_multiplier: bound on the multipliers, against overshooting.
@@ -44,6 +62,9 @@ class SparsityOptions:
 
     kind: str = "params"
     target: float = 0.5
+    denominator: str = "encoder"
+    groups: dict[str, float] = field(default_factory=dict)
+    start: float = 0.0
     macs_seconds: float = 10.0
     warmup: float = 0.5
     gate_lr: float | None = None
@@ -51,15 +72,32 @@ class SparsityOptions:
     max_multiplier: float = 200.0
 
     def __post_init__(self):
-        if self.kind not in KINDS:
-            raise ValueError(f"sparsity: kind must be one of {KINDS}, not {self.kind}")
-        if not 0 < self.target < 1:
+        if not self.kinds or any(kind not in KINDS for kind in self.kinds):
             raise ValueError(
-                f"sparsity: target is the fraction to remove, in (0, 1), not "
-                f"{self.target}"
+                f"sparsity: kind must be one of {KINDS}, or several as params+macs, "
+                f"not {self.kind}"
+            )
+        if self.denominator not in DENOMINATORS:
+            raise ValueError(
+                f"sparsity: denominator must be one of {DENOMINATORS}, not "
+                f"{self.denominator}"
+            )
+        for name, target in {"target": self.target, **self.groups}.items():
+            if not 0 < target < 1:
+                raise ValueError(
+                    f"sparsity: {name} is the fraction to remove, in (0, 1), not "
+                    f"{target}"
+                )
+        if not 0 <= self.start < self.target:
+            raise ValueError(
+                f"sparsity: start must be in [0, target), not {self.start}"
             )
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"sparsity: warmup must be in [0, 1], not {self.warmup}")
+
+    @property
+    def kinds(self) -> list[str]:
+        return self.kind.split("+")
 
     def learning_rates(self, total_steps: int) -> tuple[float, float]:
         """Learning rates of gates and multipliers for a run of that many steps."""
@@ -68,33 +106,75 @@ class SparsityOptions:
         return gates, self.multiplier_lr or MULTIPLIER_LR_FACTOR * gates
 
 
+def make_budget(
+    options: SparsityOptions,
+    encoder: PrunableConformerEncoder,
+    frames: int,
+    rest: dict[str, float] | None = None,
+    latency: dict[str, float] | None = None,
+) -> Budget:
+    """The budget of an encoder with gates.
+
+    Args:
+        options: what to remove.
+        encoder: with gates.
+        frames: feature frames of ``macs_seconds`` of audio.
+        rest: kind -> cost of the model beyond its encoder, for the denominator
+            ``model``.
+        latency: prices in seconds, for the kind ``latency``.
+
+    Raises:
+        ValueError: targets of groups that contradict each other.
+    """
+    prices, dense = encoder.prices(frames), dense_counts(encoder)
+    constraints: list[Constraint] = []
+    for kind in options.kinds:
+        if kind == "latency":
+            table = latency or {}
+        else:
+            table = {name: getattr(price, kind) for name, price in prices.items()}
+        fixed = total(norm_counts(len(encoder.encoders)), table)
+        if options.denominator == "model":
+            fixed += rest[kind]
+        constraints += plan(
+            kind,
+            table,
+            dense,
+            fixed,
+            options.target,
+            options.denominator,
+            options.groups,
+        )
+    return Budget(tuple(constraints))
+
+
 class SparsityController(nn.Module):
     """Target schedule and multipliers; its state travels in the checkpoint.
 
     Args:
         options: what to remove.
-        frames: feature frames of the utterance whose MACs are counted.
+        budget: the same in absolute numbers.
     """
 
-    def __init__(self, options: SparsityOptions, frames: int):
+    def __init__(self, options: SparsityOptions, budget: Budget):
         super().__init__()
-        self.options, self.frames = options, frames
+        self.options, self.budget = options, budget
         self.total_steps: int | None = None  # known when the trainer starts
-        self.lambda1 = nn.Parameter(torch.zeros(()))
-        self.lambda2 = nn.Parameter(torch.zeros(()))
+        number = len(budget.constraints)
+        self.lambda1 = nn.Parameter(torch.zeros(number))
+        self.lambda2 = nn.Parameter(torch.zeros(number))
         # The trainer tells the model no step, so it counts its own.
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
-    def target(self) -> float:
-        """The target of this step."""
+    def progress(self) -> float:
+        """How much of every final target is the target of this step."""
         if self.total_steps is None:
             raise RuntimeError("the trainer must set total_steps first")
         ramp = max(1.0, self.options.warmup * self.total_steps)
-        return self.options.target * min(1.0, self.step.item() / ramp)
+        start = self.options.start / self.options.target
+        return start + (1 - start) * min(1.0, self.step.item() / ramp)
 
-    def forward(
-        self, encoder: PrunableConformerEncoder
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
         """The Lagrangian term of a step, and what to log.
 
         In training mode it also counts the step and keeps gates and multipliers in
@@ -104,55 +184,31 @@ class SparsityController(nn.Module):
         with torch.autocast(self.lambda1.device.type, enabled=False):
             if self.training:
                 self.step += 1
-                self._clamp(encoder)
-            expected = removed_fraction(encoder, self.options.kind, self.frames)
+                self._clamp(model)
+            expected = self.budget.removed(model)
             with torch.no_grad():
-                realised = removed_fraction(
-                    encoder, self.options.kind, self.frames, realised=True
-                )
-            target = self.target()
+                realised = self.budget.removed(model, is_kept)
+            targets = expected.new_tensor([c.target for c in self.budget.constraints])
+            targets = targets * self.progress()
             # The budget that counts is the realised one, whose steps have no
             # gradient: its value with the gradient of the expected one.
-            gap = expected + (realised - expected).detach() - target
-            loss = self.lambda1 * gap + self.lambda2 * gap.square()
+            gap = expected + (realised - expected).detach() - targets
+            loss = (self.lambda1 * gap + self.lambda2 * gap.square()).sum()
+            shares = expected.new_tensor(self.budget.shares)
         stats = {
             "loss_sparsity": loss.detach(),
-            "sparsity_expected": expected.detach(),
-            "sparsity_realised": realised,
-            "sparsity_target": torch.tensor(target),
-            "lambda1": self.lambda1.detach().clone(),
-            "lambda2": self.lambda2.detach().clone(),
+            "sparsity_expected": (expected * shares).sum().detach(),
+            "sparsity_realised": (realised * shares).sum(),
+            "sparsity_target": (targets * shares).sum(),
+            "lambda1": self.lambda1.detach().mean(),
+            "lambda2": self.lambda2.detach().mean(),
         }
         return loss, stats
 
     @torch.no_grad()
-    def _clamp(self, encoder: PrunableConformerEncoder) -> None:
+    def _clamp(self, model: nn.Module) -> None:
         bound = self.options.max_multiplier
         self.lambda1.clamp_(-bound, bound)
         self.lambda2.clamp_(0, bound)
-        for gate in gates_of(encoder).values():
+        for gate in gates_of(model).values():
             gate.clamp_()
-
-
-def removed_fraction(
-    encoder: PrunableConformerEncoder, kind: str, frames: int, realised: bool = False
-) -> Tensor:
-    """Fraction of the encoder's cost that its gates remove.
-
-    Args:
-        encoder: in its gated life.
-        kind: ``params`` or ``macs``.
-        frames: feature frames of the utterance whose MACs are counted.
-        realised: count the gates that are open now, instead of their probabilities.
-
-    Returns:
-        scalar; differentiable unless ``realised``.
-    """
-    openness = _kept if realised else Gate.openness
-    dense = encoder.architecture.cost(encoder.fixed, frames)["encoder"]
-    left = getattr(encoder.gated_cost(frames, openness), kind)
-    return 1 - left / getattr(dense, kind)
-
-
-def _kept(gate: Gate) -> Tensor:
-    return gate.is_open().float()

@@ -168,6 +168,11 @@ def random_masks() -> Callable[..., dict[str, Tensor]]:
         for name in [n for n in masks if n.endswith("module_gate")]:
             units = name.replace("module_gate", "unit_gate")
             units = units if units in masks else name.replace("module", "head")
+            if masks[units].any() and units.endswith("head_gate"):
+                values = units.replace("head_gate", "v_gate")
+                if values in masks:  # a head without values is none
+                    dims = masks[values].view(len(masks[units]), -1)
+                    masks[units] *= dims.any(1)
             if not masks[units].any():
                 masks[name][:] = 0
             elif not masks[name].any():

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_prune.architecture import Architecture
-from espnet_prune.gates import gates_of
-from espnet_prune.sparsity import removed_fraction
+from espnet_prune.budget import is_kept
+from espnet_prune.gates import Gate, gates_of
+from espnet_prune.sparsity import SparsityOptions, make_budget
 
 UNITS = st.integers(0, 9)
 BLOCKS = st.fixed_dictionaries(
@@ -67,14 +68,24 @@ def test_compact_cost_is_what_is_counted(make_encoder, architecture, frames):
     assert cost["subsampling"] + cost["blocks"] == cost["encoder"]
 
 
-@given(seed=st.integers(0, 999), frames=st.integers(7, 200))
+@given(
+    seed=st.integers(0, 999),
+    frames=st.integers(7, 200),
+    widths=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+)
 @settings(deadline=None, max_examples=20)
 def test_cost_under_saturated_gates_is_the_cost_of_what_is_kept(
-    make_encoder, random_masks, seed, frames
+    make_encoder, random_masks, seed, frames, widths
 ):
     encoder = make_encoder(gates={})
     masks = random_masks(encoder, seed, soft=False)
+    for name, mask in masks.items():  # heads of equal widths, as a projection leaves
+        for kind, width in zip(("qk_gate", "v_gate"), widths, strict=True):
+            if name.endswith(kind):
+                dims = mask.view(4, 4)
+                dims[:] = torch.eye(4).flip(1)[:width].sum(0)
     encoder.set_masks(masks)
+    masks = {name: gate.mask for name, gate in gates_of(encoder).items()}
     with torch.no_grad():
         for name, gate in gates_of(encoder).items():
             gate.log_alpha.copy_(masks[name] * 60 - 30)
@@ -84,8 +95,9 @@ def test_cost_under_saturated_gates_is_the_cost_of_what_is_kept(
     dense = encoder.architecture.cost(encoder.fixed, frames)["encoder"]
     for kind in ("params", "macs"):
         removed = 1 - getattr(expected, kind) / getattr(dense, kind)
-        for realised in (True, False):
-            fraction = removed_fraction(encoder, kind, frames, realised=realised)
+        budget = make_budget(SparsityOptions(kind), encoder, frames)
+        for openness in (is_kept, Gate.openness):
+            (fraction,) = budget.removed(encoder, openness)
             assert fraction.item() == pytest.approx(removed, abs=1e-5)
 
 

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 UNITS = {
     "ffn1": "encoders.1.feed_forward_macaron.unit_gate",
     "heads": "encoders.1.self_attn.head_gate",
+    "qk": "encoders.1.self_attn.qk_gate",
+    "v": "encoders.1.self_attn.v_gate",
     "conv": "encoders.1.conv_module.unit_gate",
     "ffn2": "encoders.1.feed_forward.unit_gate",
     "sub1": "embed.gate1",
@@ -65,6 +67,64 @@ def test_all_heads_of_a_layer_can_go(gated, open_masks, compact_of, batch):
     gated.set_masks(masks)
     assert gated.kept().blocks[0].heads == 0
     assert_same(gated, compact_of(gated), *batch())
+
+
+@pytest.fixture
+def attention_masks(gated, open_masks):
+    """Masks that remove nothing, and the dimensions of one layer by head, to edit."""
+    masks = open_masks(gated)
+    name = "encoders.0.self_attn"
+    dims = {kind: masks[f"{name}.{kind}_gate"].view(4, 4) for kind in ("qk", "v")}
+    return masks, dims
+
+
+@pytest.mark.parametrize("soft", [1.0, 0.4])
+def test_heads_of_unequal_widths_are_padded_exactly(
+    gated, attention_masks, compact_of, batch, soft
+):
+    masks, dims = attention_masks
+    dims["qk"][:] = soft * torch.tensor(
+        [[1, 0, 0, 0], [0, 1, 1, 1], [1, 0, 1, 0], [0, 0, 0, 1]]
+    )
+    dims["v"][:] = soft * torch.tensor(
+        [[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 1, 0, 1]]
+    )
+    gated.set_masks(masks)
+    block = gated.kept().blocks[0]
+    assert (block.heads, block.qk_dim, block.v_dim) == (4, 3, 2)
+    assert_same(gated, compact_of(gated), *batch())
+
+
+def test_head_without_values_is_gone(gated, attention_masks, compact_of, batch):
+    masks, dims = attention_masks
+    dims["v"][2] = 0
+    gated.set_masks(masks)
+    assert gated.kept().blocks[0].heads == 3
+    assert_same(gated, compact_of(gated), *batch())
+
+
+@pytest.mark.parametrize("heads", [[2], [0, 1, 2, 3]])
+def test_head_without_queries_is_a_mean(
+    gated, attention_masks, compact_of, batch, heads
+):
+    masks, dims = attention_masks
+    dims["qk"][heads] = 0
+    gated.set_masks(masks)
+    block = gated.kept().blocks[0]
+    assert (block.heads, block.qk_dim) == (4, 4 if len(heads) == 1 else 1)
+    assert_same(gated, compact_of(gated), *batch())
+
+
+@pytest.mark.parametrize("gate", ["head_gate", "v_gate", "module_gate"])
+def test_attention_without_any_head_is_gone_with_its_bias(
+    gated, attention_masks, compact_of, batch, gate
+):
+    masks, _ = attention_masks
+    masks[f"encoders.0.self_attn.{gate}"][:] = 0
+    gated.set_masks(masks)
+    compact = compact_of(gated)
+    assert compact.encoders[0].self_attn is None
+    assert_same(gated, compact, *batch())
 
 
 def test_every_submodule_of_every_block_can_go(gated, open_masks, compact_of, batch):

@@ -201,10 +201,8 @@ def digest_of():
 
 def test_verification_notices_a_wrong_weight(pruned, compact):
     gated, _ = load_model(pruned / "config.yaml", pruned / "latest.pth")
-    frames = gated.sparsity.frames
-    gated.encoder.set_masks(
-        espnet_prune.export.project(gated.encoder, "params", 0.5, frames)
-    )
+    projection = espnet_prune.export.project(gated.encoder, gated.sparsity.budget)
+    gated.encoder.set_masks(projection.masks)
     small, _ = load_model(compact / "config.yaml", compact / "pruned.pth")
     assert verify(gated, small) <= 1e-4
     with torch.no_grad():

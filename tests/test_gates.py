@@ -128,6 +128,8 @@ def test_wrong_option_is_named(options, named):
 
 
 def test_every_structure_of_an_encoder_has_a_gate(make_encoder):
-    encoder = make_encoder(gates={})
-    assert len(gates_of(encoder)) == 2 + 2 * 4 * len(encoder.encoders)
+    for fine in (True, False):
+        encoder = make_encoder(gates={"fine_heads": fine})
+        per_block = 2 * 4 + 2 * fine
+        assert len(gates_of(encoder)) == 2 + per_block * len(encoder.encoders)
     assert not gates_of(make_encoder())

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from espnet_prune.errors import InputError
 from espnet_prune.gates import gates_of
-from espnet_prune.projection import TOLERANCE, project, slack
+from espnet_prune.layers.structures import structures
+from espnet_prune.projection import TOLERANCE, project
+from espnet_prune.sparsity import SparsityOptions, make_budget
 
 FRAMES = 100
 
@@ -22,8 +24,13 @@ def learned(encoder, seed: int, spread: float, centre: float = 0.0):
     return encoder
 
 
+def choose(encoder, kind: str, target: float, **options):
+    budget = make_budget(SparsityOptions(kind, target, **options), encoder, FRAMES)
+    return project(encoder, budget)
+
+
 def removed_by(encoder, kind: str, target: float) -> float:
-    encoder.set_masks(project(encoder, kind, target, FRAMES))
+    encoder.set_masks(choose(encoder, kind, target).masks)
     kept = encoder.kept().cost(encoder.fixed, FRAMES)["encoder"]
     dense = encoder.architecture.cost(encoder.fixed, FRAMES)["encoder"]
     return 1 - getattr(kept, kind) / getattr(dense, kind)
@@ -37,11 +44,17 @@ def allowed(encoder, kind: str, target: float) -> float:
 
 
 def assert_modules_have_units(encoder):
-    for module in encoder.modules():
-        gate = getattr(module, "module_gate", None)
-        if gate is not None:
-            units = getattr(module, "unit_gate", None) or module.head_gate
-            assert bool(gate.mask.any()) == bool(units.mask.any())
+    for module in structures(encoder):
+        if hasattr(module, "module_gate"):
+            gates = [g for n, g in module.named_children() if n.endswith("_gate")]
+            assert len({bool(gate.mask.any()) for gate in gates}) == 1
+
+
+def assert_heads_are_equally_wide(encoder):
+    for module in structures(encoder):
+        if getattr(module, "qk_gate", None) is not None:
+            for dims in module._kept_dims():
+                assert len(set(dims.sum(1).tolist()) - {0}) <= 1
 
 
 @given(
@@ -58,6 +71,7 @@ def test_budget_is_met_and_used(make_encoder, seed, spread, centre, target, kind
     removed = removed_by(learned(encoder, seed, spread, centre), kind, target)
     assert 0 <= removed - target <= allowed(encoder, kind, target)
     assert_modules_have_units(encoder)
+    assert_heads_are_equally_wide(encoder)
     assert min(encoder.embed.kept()) >= 1
 
 
@@ -73,7 +87,7 @@ def test_real_sizes_meet_the_budget_within_half_a_percent(make_encoder):
     sizes = {"output_size": 96, "linear_units": 256, "num_blocks": 3}
     encoder = make_encoder(gates={}, **sizes)
     for kind, target in (("params", 0.5), ("macs", 0.9)):
-        assert slack(encoder, kind, target, FRAMES) == TOLERANCE * (1 - target)
+        assert choose(encoder, kind, target).slack[0] == TOLERANCE * (1 - target)
         removed = removed_by(learned(encoder, 3, 2.0), kind, target)
         assert 0 <= removed - target <= TOLERANCE * (1 - target)
 
@@ -92,7 +106,7 @@ def test_what_the_gates_chose_is_kept(make_encoder):
     cost = encoder.kept().cost(encoder.fixed, FRAMES)["encoder"].params
     dense = encoder.architecture.cost(encoder.fixed, FRAMES)["encoder"].params
     encoder.set_masks(None)
-    masks = project(encoder, "params", 1 - (cost + 1) / dense, FRAMES)
+    masks = choose(encoder, "params", 1 - (cost + 1) / dense).masks
     assert all(torch.equal(masks[n] != 0, kept[n]) for n in masks)
 
 
@@ -106,7 +120,7 @@ def test_submodule_that_learned_to_close_goes_first(make_encoder):
 
 def test_soft_values_of_kept_gates_are_not_binarised(make_encoder):
     encoder = learned(make_encoder(gates={}, linear_units=64), 0, 0.5, 0.0)
-    masks = project(encoder, "params", 0.3, FRAMES)
+    masks = choose(encoder, "params", 0.3).masks
     values = torch.cat([m[m != 0] for m in masks.values()])
     assert ((values > 0) & (values < 1)).any()
     for name, gate in gates_of(encoder).items():
@@ -116,7 +130,7 @@ def test_soft_values_of_kept_gates_are_not_binarised(make_encoder):
 
 def test_masks_are_detached_from_the_gates(make_encoder):
     encoder = learned(make_encoder(gates={}, linear_units=64), 0, 1.0)
-    masks = project(encoder, "params", 0.5, FRAMES)
+    masks = choose(encoder, "params", 0.5).masks
     assert not any(m.requires_grad for m in masks.values())
 
 
@@ -124,15 +138,15 @@ def test_masks_are_detached_from_the_gates(make_encoder):
 def test_unreachable_target_is_an_input_error(make_encoder, kind):
     encoder = learned(make_encoder(gates={}), 0, 1.0)
     with pytest.raises(InputError, match="lower target"):
-        project(encoder, kind, 0.9999, FRAMES)
+        choose(encoder, kind, 0.9999)
 
 
 def test_large_change_is_a_warning_and_a_small_one_is_not(make_encoder, caplog):
     encoder = learned(make_encoder(gates={}, linear_units=64), 0, 0.0, 3.0)
     with caplog.at_level(logging.INFO):
-        project(encoder, "params", 0.5, FRAMES)
+        choose(encoder, "params", 0.5)
     assert [r.levelname for r in caplog.records] == ["WARNING"]
     caplog.clear()
     with caplog.at_level(logging.INFO):
-        project(encoder, "params", 0.02, FRAMES)
+        choose(encoder, "params", 0.02)
     assert [r.levelname for r in caplog.records] == ["INFO"]

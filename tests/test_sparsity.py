@@ -3,15 +3,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from espnet_prune.budget import Budget
 from espnet_prune.gates import CLAMP, gates_of
 from espnet_prune.sparsity import (
     SparsityController,
     SparsityOptions,
-    removed_fraction,
+    make_budget,
 )
 from espnet_prune.trainer import as_optimizers, parameter_groups
 
 STEPS = 200
+
+
+def controller_of(encoder, **options):
+    options = SparsityOptions(**options)
+    return SparsityController(options, make_budget(options, encoder, 100))
 
 
 class Toy(torch.nn.Module):
@@ -20,7 +26,7 @@ class Toy(torch.nn.Module):
     def __init__(self, encoder, **options):
         super().__init__()
         self.encoder = encoder
-        self.sparsity = SparsityController(SparsityOptions(**options), frames=100)
+        self.sparsity = controller_of(encoder, **options)
         self.sparsity.total_steps = STEPS
         # A whole submodule is worth more than one of its units.
         self.worth = {
@@ -88,7 +94,7 @@ def test_only_the_multipliers_ascend(make_encoder):
 
 def make_controller(make_encoder, **options):
     encoder = make_encoder(gates={})
-    controller = SparsityController(SparsityOptions(**options), frames=100)
+    controller = controller_of(encoder, **options)
     controller.total_steps = 100
     return controller, encoder
 
@@ -118,12 +124,13 @@ def test_evaluation_counts_no_step_and_changes_nothing(make_encoder):
 )
 @settings(deadline=None, max_examples=40)
 def test_target_rises_linearly_then_holds(target, warmup, total):
-    controller = SparsityController(SparsityOptions(target=target, warmup=warmup), 100)
+    options = SparsityOptions(target=target, warmup=warmup)
+    controller = SparsityController(options, Budget(()))
     controller.total_steps = total
     targets = []
     for step in (0, warmup * total / 2, warmup * total + 1, total + 1):
         controller.step.fill_(int(step))
-        targets.append(controller.target())
+        targets.append(target * controller.progress())
     assert targets == sorted(targets)
     assert targets[0] == 0 and targets[2] == pytest.approx(target) == targets[3]
     ramp = max(1.0, warmup * total)
@@ -133,7 +140,7 @@ def test_target_rises_linearly_then_holds(target, warmup, total):
 
 def test_target_without_a_plan_is_an_error():
     with pytest.raises(RuntimeError, match="total_steps"):
-        SparsityController(SparsityOptions(), 100).target()
+        SparsityController(SparsityOptions(), Budget(())).progress()
 
 
 def test_short_runs_get_larger_learning_rates():
@@ -161,7 +168,7 @@ def test_value_of_the_gap_is_the_realised_one_with_the_expected_gradient(make_en
     target = stats["sparsity_target"].item()
     assert loss.item() == pytest.approx(2.0 * (0 - target))
     loss.backward()
-    expected = removed_fraction(encoder, "params", 100)
+    (expected,) = controller.budget.removed(encoder)
     gradient = torch.autograd.grad(expected, encoder.embed.gate2.log_alpha)[0]
     torch.testing.assert_close(encoder.embed.gate2.log_alpha.grad, 2.0 * gradient)
 
@@ -183,7 +190,11 @@ def test_budget_is_computed_in_fp32_under_autocast(make_encoder):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"kind": "latency"}, "kind"),
+        ({"kind": "flops"}, "kind"),
+        ({"kind": "params+flops"}, "kind"),
+        ({"denominator": "decoder"}, "denominator"),
+        ({"groups": {"ffn": 1.2}}, "ffn"),
+        ({"target": 0.5, "start": 0.5}, "start"),
         ({"target": 1.0}, "target"),
         ({"target": 0.0}, "target"),
         ({"warmup": 1.5}, "warmup"),
@@ -195,5 +206,5 @@ def test_wrong_option_is_named(options, named):
 
 
 def test_state_travels_in_the_checkpoint():
-    controller = SparsityController(SparsityOptions(), 100)
+    controller = SparsityController(SparsityOptions(), Budget(()))
     assert set(controller.state_dict()) == {"lambda1", "lambda2", "step"}

@@ -133,7 +133,7 @@ def test_command_line_overrides_the_recipes_target(student_config):
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [(("--target", "1.5"), "target"), (("--kind", "latency"), "kind")],
+    [(("--target", "1.5"), "target"), (("--kind", "flops"), "kind")],
 )
 def test_command_line_refuses_a_wrong_target(student_config, options, named):
     with pytest.raises(InputError, match=named):

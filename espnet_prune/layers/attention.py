@@ -1,18 +1,19 @@
-"""Relative-position self-attention whose heads can be pruned.
+"""Relative-position self-attention whose heads and their dimensions can be pruned.
 
 Dai et al. 2019, Transformer-XL (arXiv 1901.02860), section 3.3, in the form of
 ESPnet's ``RelPositionMultiHeadedAttention`` ("latest" relative positions).
 """
 
-import math
-from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from espnet_prune.gates import Gate, GateOptions
-from espnet_prune.layers.cost import Cost, Number
+from espnet_prune.layers import heads
+from espnet_prune.layers.cost import Cost, Counts, Prices
+
+GROUP = "attention"
 
 
 def rel_shift(x: Tensor) -> Tensor:
@@ -29,45 +30,21 @@ def rel_shift(x: Tensor) -> Tensor:
     return x[:, :, 1:].view(batch, head, time, offsets)[..., :time]
 
 
-class RelPositionAttention(nn.Module):
+class RelPositionAttention(heads.PrunableHeads):
     """Multi-head self-attention with explicit sizes.
 
     Args:
-        size: model dimension (channels).
-        heads: number of heads.
-        qk_dim: query/key dimensions of a head.
-        v_dim: value dimensions of a head.
-        scale_dim: the softmax scale is 1 / sqrt(scale_dim): always that of the dense
-            model's head, however many dimensions are left.
-        dropout_rate: dropout on the attention weights.
-        gates: None for the dense and the compact life.
+        size, options: those of :class:`PrunableHeads`.
     """
 
-    def __init__(
-        self,
-        size: int,
-        heads: int,
-        qk_dim: int,
-        v_dim: int,
-        scale_dim: int,
-        dropout_rate: float,
-        gates: GateOptions | None = None,
-    ):
-        super().__init__()
-        self.heads, self.qk_dim, self.v_dim = heads, qk_dim, v_dim
-        self.scale = 1 / math.sqrt(scale_dim)
-        self.linear_q = nn.Linear(size, heads * qk_dim)
-        self.linear_k = nn.Linear(size, heads * qk_dim)
-        self.linear_v = nn.Linear(size, heads * v_dim)
-        self.linear_out = nn.Linear(heads * v_dim, size)
-        self.linear_pos = nn.Linear(size, heads * qk_dim, bias=False)
-        self.pos_bias_u = nn.Parameter(torch.empty(heads, qk_dim))
-        self.pos_bias_v = nn.Parameter(torch.empty(heads, qk_dim))
+    def __init__(self, size: int, **options: Any):
+        super().__init__(size, **options, group=GROUP)
+        dims = self.heads, self.qk_dim
+        self.linear_pos = nn.Linear(size, self.heads * self.qk_dim, bias=False)
+        self.pos_bias_u = nn.Parameter(torch.empty(dims))
+        self.pos_bias_v = nn.Parameter(torch.empty(dims))
         nn.init.xavier_uniform_(self.pos_bias_u)
         nn.init.xavier_uniform_(self.pos_bias_v)
-        self.dropout = nn.Dropout(dropout_rate)
-        self.head_gate = gates.build(heads) if gates else None
-        self.module_gate = gates.build(1) if gates else None
 
     def forward(self, x: Tensor, pos_emb: Tensor, mask: Tensor | None) -> Tensor:
         """Attend within each utterance.
@@ -81,13 +58,19 @@ class RelPositionAttention(nn.Module):
             (batch, time, channel).
         """
         batch, time, _ = x.shape
-        q = self.linear_q(x).view(batch, time, self.heads, self.qk_dim)
+        # Without gates through the modules themselves: int8 conversion replaces them.
+        if self.qk_gate is None:
+            q, u, v = self.linear_q(x), self.pos_bias_u, self.pos_bias_v
+        else:
+            weight, bias, u, v = self._gated_queries()
+            q = F.linear(x, weight, bias)
+        q = q.view(batch, time, self.heads, self.qk_dim)
         k = self.linear_k(x).view(batch, time, self.heads, self.qk_dim)
-        v = self.linear_v(x).view(batch, time, self.heads, self.v_dim)
+        values = self.linear_v(x).view(batch, time, self.heads, self.v_dim)
         p = self.linear_pos(pos_emb).view(1, -1, self.heads, self.qk_dim)
 
-        content = (q + self.pos_bias_u).transpose(1, 2) @ k.permute(0, 2, 3, 1)
-        position = (q + self.pos_bias_v).transpose(1, 2) @ p.permute(0, 2, 3, 1)
+        content = (q + u).transpose(1, 2) @ k.permute(0, 2, 3, 1)
+        position = (q + v).transpose(1, 2) @ p.permute(0, 2, 3, 1)
         scores = (content + rel_shift(position)) * self.scale
         if mask is not None:
             padding = ~mask.unsqueeze(1)  # (batch, 1, 1, time)
@@ -96,64 +79,62 @@ class RelPositionAttention(nn.Module):
             weights = scores.softmax(-1).masked_fill(padding, 0.0)
         else:
             weights = scores.softmax(-1)
-        context = self.dropout(weights) @ v.transpose(1, 2)
+        context = self.dropout(weights) @ values.transpose(1, 2)
         context = context.transpose(1, 2).reshape(batch, time, -1)
         if self.head_gate is None:
             return self.linear_out(context)
         return F.linear(context, *self._gated_output())
 
-    def _gated_output(self) -> tuple[Tensor, Tensor]:
-        present = self.module_gate()
-        columns = (self.head_gate() * present).repeat_interleave(self.v_dim)
-        return self.linear_out.weight * columns, self.linear_out.bias * present
+    def _gated_queries(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Query weight and bias, and both position biases (head, dim), under the gates.
 
-    @staticmethod
-    def cost(
-        size: int,
-        heads: Number,
-        qk_dim: int,
-        v_dim: int,
-        present: Number,
-        frames: int,
-    ) -> Cost:
-        """Cost with its LayerNorm; ``frames`` are encoder frames of one utterance."""
-        offsets = 2 * frames - 1
-        projections = frames * size * 2 * (qk_dim + v_dim) + offsets * size * qk_dim
-        products = frames * (frames * (qk_dim + v_dim) + offsets * qk_dim)
-        return Cost(
-            params=present * 3 * size
-            + heads * (qk_dim * (3 * size + 4) + v_dim * (2 * size + 1)),
-            macs=heads * (projections + products),
+        A query/key dimension is gated where the query is made, its biases included;
+        the rows of the key and of the position projection are left as they are.
+        """
+        weight, bias = self.linear_q.weight, self.linear_q.bias
+        if self.qk_gate is None:
+            return weight, bias, self.pos_bias_u, self.pos_bias_v
+        z = self.qk_gate()
+        by_head = z.view_as(self.pos_bias_u)
+        return (
+            weight * z[:, None],
+            bias * z,
+            self.pos_bias_u * by_head,
+            self.pos_bias_v * by_head,
         )
 
-    def gated_cost(self, frames: int, openness: Callable[[Gate], Tensor]) -> Cost:
-        present = openness(self.module_gate).sum()
-        heads = present * openness(self.head_gate).sum()
-        size = self.linear_q.in_features
-        return self.cost(size, heads, self.qk_dim, self.v_dim, present, frames)
-
-    def kept(self) -> int:
-        """Heads left by the masks; 0 means that the submodule is gone."""
-        open_heads = int((self.head_gate.mask != 0).sum())
-        return open_heads if self.module_gate.mask.item() != 0 else 0
+    def _query_state(self) -> dict[str, Tensor]:
+        weight, bias, u, v = self._gated_queries()
+        return {
+            "linear_q.weight": weight,
+            "linear_q.bias": bias,
+            "linear_k.weight": self.linear_k.weight,
+            "linear_k.bias": self.linear_k.bias,
+            "linear_pos.weight": self.linear_pos.weight,
+            "pos_bias_u": u.flatten(),
+            "pos_bias_v": v.flatten(),
+        }
 
     def sliced_state(self) -> dict[str, Tensor]:
-        """State dict of the compact layer, gate values folded into ``linear_out``."""
-        keep = self.head_gate.mask.nonzero().squeeze(1)
-
-        def rows(x: Tensor, dim: int) -> Tensor:
-            return x.unflatten(0, (self.heads, dim))[keep].flatten(0, 1)
-
-        weight, bias = self._gated_output()
-        state = {
-            "linear_pos.weight": rows(self.linear_pos.weight, self.qk_dim),
-            "linear_out.weight": rows(weight.t(), self.v_dim).t(),
-            "linear_out.bias": bias,
-            "pos_bias_u": self.pos_bias_u[keep],
-            "pos_bias_v": self.pos_bias_v[keep],
-        }
-        for name, dim in (("q", self.qk_dim), ("k", self.qk_dim), ("v", self.v_dim)):
-            linear = getattr(self, f"linear_{name}")
-            state[f"linear_{name}.weight"] = rows(linear.weight, dim)
-            state[f"linear_{name}.bias"] = rows(linear.bias, dim)
+        state, shape = super().sliced_state(), (self.kept(), self.kept_widths()[0])
+        for name in ("pos_bias_u", "pos_bias_v"):
+            state[name] = state[name].view(shape)
         return state
+
+    @staticmethod
+    def counts(number: int, qk_dim: int, v_dim: int) -> Counts:
+        """What there is of it, by name: ``number`` heads of these dimensions."""
+        qk, v = number * qk_dim, number * v_dim
+        return heads.counts(number, qk, v, int(number > 0), GROUP)
+
+    @staticmethod
+    def prices(size: int, frames: int) -> Prices:
+        """Cost of each with its LayerNorm; ``frames`` are encoder frames."""
+        offsets = 2 * frames - 1
+        qk = 2 * frames * size + offsets * size + frames * (frames + offsets)
+        return {
+            f"{GROUP}.module": Cost(3 * size, 0),
+            f"{GROUP}.head": Cost(0, 0),
+            f"{GROUP}.qk": Cost(3 * size + 4, qk),
+            f"{GROUP}.v": Cost(2 * size + 1, 2 * frames * size + frames * frames),
+        }

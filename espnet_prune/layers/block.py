@@ -6,10 +6,9 @@ from torch import Tensor, nn
 
 from espnet_prune.architecture import Block as Sizes
 from espnet_prune.architecture import Fixed
-from espnet_prune.gates import Gate, GateOptions
+from espnet_prune.gates import GateOptions
 from espnet_prune.layers.attention import RelPositionAttention
 from espnet_prune.layers.convolution import Convolution
-from espnet_prune.layers.cost import Cost
 from espnet_prune.layers.feed_forward import FeedForward
 
 # submodule -> (its LayerNorm, the field of the sizes that counts its units)
@@ -56,12 +55,12 @@ class ConformerBlock(nn.Module):
             ),
             "self_attn": lambda: RelPositionAttention(
                 size,
-                sizes.heads,
-                sizes.qk_dim,
-                sizes.v_dim,
-                fixed.head_dim,
-                dropout[1],
-                gates,
+                heads=sizes.heads,
+                qk_dim=sizes.qk_dim,
+                v_dim=sizes.v_dim,
+                scale_dim=fixed.head_dim,
+                dropout_rate=dropout[1],
+                gates=gates,
             ),
             "conv_module": lambda: Convolution(
                 size, sizes.conv, fixed.kernel_size, activation(), gates
@@ -99,18 +98,14 @@ class ConformerBlock(nn.Module):
         named = {name: getattr(self, name) for name in SUBMODULES}
         return {name: module for name, module in named.items() if module is not None}
 
-    def gated_cost(self, frames: int, openness: Callable[[Gate], Tensor]) -> Cost:
-        """Cost under gates of everything that can go (not of the final norm)."""
-        return sum(m.gated_cost(frames, openness) for m in self.submodules().values())
-
     def kept(self) -> Sizes:
         """Sizes left by the masks."""
         counts = {
             SUBMODULES[name][1]: module.kept()
             for name, module in self.submodules().items()
         }
-        dims = self.self_attn.qk_dim, self.self_attn.v_dim
-        return Sizes(**counts, qk_dim=dims[0], v_dim=dims[1])
+        qk_dim, v_dim = self.self_attn.kept_widths()
+        return Sizes(**counts, qk_dim=qk_dim, v_dim=v_dim)
 
     def sliced_state(self) -> dict[str, Tensor]:
         """State dict of the compact block."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espnet_prune.gates import Gate, GateOptions
-from espnet_prune.layers.cost import Cost, Number
+from espnet_prune.layers.cost import Cost, Counts, Number, Prices
 
 
 class Convolution(nn.Module):
@@ -63,20 +63,23 @@ class Convolution(nn.Module):
         return weight * (self.unit_gate() * present)[:, None], bias * present
 
     @staticmethod
-    def cost(
-        size: int, channels: Number, kernel_size: int, present: Number, frames: int
-    ) -> Cost:
-        """Cost with its LayerNorm; ``frames`` are encoder frames of one utterance."""
-        return Cost(
-            params=present * 3 * size + channels * (3 * size + kernel_size + 5),
-            macs=channels * (frames * (3 * size + kernel_size)),
-        )
+    def counts(channels: Number, present: Number) -> Counts:
+        """What there is of it, by name; ``present`` is 1 if it exists."""
+        return {"convolution.module": present, "convolution.channel": channels}
 
-    def gated_cost(self, frames: int, openness: Callable[[Gate], Tensor]) -> Cost:
+    @staticmethod
+    def prices(size: int, kernel_size: int, frames: int) -> Prices:
+        """Cost of each with its LayerNorm; ``frames`` are encoder frames."""
+        return {
+            "convolution.module": Cost(3 * size, 0),
+            "convolution.channel": Cost(
+                3 * size + kernel_size + 5, frames * (3 * size + kernel_size)
+            ),
+        }
+
+    def gated_counts(self, openness: Callable[[Gate], Tensor]) -> Counts:
         present = openness(self.module_gate).sum()
-        channels = present * openness(self.unit_gate).sum()
-        size, kernel = self.pointwise_conv2.out_channels, self.depthwise_conv.weight
-        return self.cost(size, channels, kernel.shape[-1], present, frames)
+        return self.counts(present * openness(self.unit_gate).sum(), present)
 
     def kept(self) -> int:
         """Channels left by the masks; 0 means that the submodule is gone."""

@@ -1,18 +1,23 @@
-"""What a layer costs: the pair (parameters, multiply-accumulates)."""
+"""What a layer costs: counts of the things in it, and a price for each.
 
+Parameters, MACs and latency are all linear in the same few counts (hidden units, heads,
+query/key dimensions, ...). So a layer only counts itself, once for a given size and
+once, with a gradient, under its gates; what is counted *for* is a matter of prices.
+
+A count is called ``group.thing``; the group is what can be given a target of its own.
+"""
+
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from torch import Tensor
 
 Number = int | float | Tensor
+Counts = dict[str, Number]
 
 
 class Cost(NamedTuple):
-    """Parameters and MACs (of one utterance).
-
-    The entries are plain numbers for a given architecture, and tensors with a
-    gradient when they are expectations under gates: the formulas are the same.
-    """
+    """Parameters and MACs (of one utterance); of a thing, or of all of them."""
 
     params: Number
     macs: Number
@@ -20,5 +25,34 @@ class Cost(NamedTuple):
     def __add__(self, other: "Cost") -> "Cost":  # type: ignore[override]
         return Cost(self.params + other.params, self.macs + other.macs)
 
-    def __radd__(self, other) -> "Cost":
-        return self if other == 0 else NotImplemented
+
+Prices = dict[str, Cost]
+
+
+def add(parts: Iterable[Counts]) -> Counts:
+    """The counts of several layers together."""
+    total: Counts = {}
+    for counts in parts:
+        for name, number in counts.items():
+            total[name] = total[name] + number if name in total else number
+    return total
+
+
+def total(counts: Counts, prices: dict[str, float]) -> Number:
+    """What all that is counted costs."""
+    return sum(prices[name] * number for name, number in counts.items())
+
+
+def cost(counts: Counts, prices: Prices) -> Cost:
+    """The same for parameters and MACs."""
+    return Cost(
+        *(
+            total(counts, {name: getattr(p, kind) for name, p in prices.items()})
+            for kind in Cost._fields
+        )
+    )
+
+
+def group_of(name: str) -> str:
+    """``attention`` of ``attention.head``."""
+    return name.split(".")[0]

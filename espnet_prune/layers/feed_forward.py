@@ -6,7 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espnet_prune.gates import Gate, GateOptions
-from espnet_prune.layers.cost import Cost, Number
+from espnet_prune.layers.cost import Cost, Counts, Number, Prices
+
+GROUP = "ffn"
 
 
 class FeedForward(nn.Module):
@@ -18,6 +20,7 @@ class FeedForward(nn.Module):
         dropout_rate: dropout on the hidden units.
         activation: nonlinearity module.
         gates: None for the dense and the compact life.
+        group: under which it is counted.
     """
 
     def __init__(
@@ -27,8 +30,10 @@ class FeedForward(nn.Module):
         dropout_rate: float,
         activation: nn.Module,
         gates: GateOptions | None = None,
+        group: str = GROUP,
     ):
         super().__init__()
+        self.group = group
         self.w_1 = nn.Linear(size, units)
         self.w_2 = nn.Linear(units, size)
         self.dropout = nn.Dropout(dropout_rate)
@@ -51,17 +56,23 @@ class FeedForward(nn.Module):
         return self.w_2.weight * columns, self.w_2.bias * present
 
     @staticmethod
-    def cost(size: int, units: Number, present: Number, frames: int) -> Cost:
-        """Cost with its LayerNorm; ``frames`` are encoder frames of one utterance."""
-        return Cost(
-            params=present * 3 * size + units * (2 * size + 1),
-            macs=units * (2 * size * frames),
-        )
+    def counts(units: Number, present: Number, group: str = GROUP) -> Counts:
+        """What there is of it, by name; ``present`` is 1 if it exists."""
+        return {f"{group}.module": present, f"{group}.unit": units}
 
-    def gated_cost(self, frames: int, openness: Callable[[Gate], Tensor]) -> Cost:
+    @staticmethod
+    def prices(size: int, frames: int, group: str = GROUP) -> Prices:
+        """Cost of each with its LayerNorm; ``frames`` are those it is run on."""
+        return {
+            f"{group}.module": Cost(3 * size, 0),
+            f"{group}.unit": Cost(2 * size + 1, 2 * size * frames),
+        }
+
+    def gated_counts(self, openness: Callable[[Gate], Tensor]) -> Counts:
         present = openness(self.module_gate).sum()
-        units = present * openness(self.unit_gate).sum()
-        return self.cost(self.w_1.in_features, units, present, frames)
+        return self.counts(
+            present * openness(self.unit_gate).sum(), present, self.group
+        )
 
     def kept(self) -> int:
         """Hidden units left by the masks; 0 means that the submodule is gone."""

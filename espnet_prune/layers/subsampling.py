@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espnet_prune.gates import Gate, GateOptions
-from espnet_prune.layers.cost import Cost, Number
+from espnet_prune.layers.cost import Cost, Counts, Number, Prices
 
 
 def halved(length: int) -> int:
@@ -84,21 +84,30 @@ class Subsampling(nn.Module):
         )
 
     @staticmethod
-    def cost(
-        features: int, size: int, channels: tuple[Number, Number], frames: int
-    ) -> Cost:
-        """Cost; ``frames`` are *feature* frames of one utterance."""
+    def counts(channels: tuple[Number, Number]) -> Counts:
+        """What there is of it, by name."""
         first, second = channels
+        return {
+            "subsampling.module": 1,
+            "subsampling.first": first,
+            "subsampling.second": second,
+            "subsampling.filter": first * second,  # of the second convolution
+        }
+
+    @staticmethod
+    def prices(features: int, size: int, frames: int) -> Prices:
+        """Cost of each; ``frames`` are *feature* frames of one utterance."""
         f1, t1 = halved(features), halved(frames)
         f2, t2 = halved(f1), halved(t1)
-        return Cost(
-            params=first * 10 + second * (9 * first + 1) + size * (second * f2 + 1),
-            macs=first * (9 * t1 * f1) + second * (t2 * f2 * (9 * first + size)),
-        )
+        return {
+            "subsampling.module": Cost(size, 0),
+            "subsampling.first": Cost(10, 9 * t1 * f1),
+            "subsampling.second": Cost(size * f2 + 1, t2 * f2 * size),
+            "subsampling.filter": Cost(9, 9 * t2 * f2),
+        }
 
-    def gated_cost(self, frames: int, openness: Callable[[Gate], Tensor]) -> Cost:
-        channels = openness(self.gate1).sum(), openness(self.gate2).sum()
-        return self.cost(self.features, self.out[0].out_features, channels, frames)
+    def gated_counts(self, openness: Callable[[Gate], Tensor]) -> Counts:
+        return self.counts((openness(self.gate1).sum(), openness(self.gate2).sum()))
 
     def kept(self) -> tuple[int, int]:
         """Channels left by the masks in the first and the second convolution."""

@@ -19,8 +19,14 @@ GATES = GateOptions()
 MAKERS = {
     "feed_forward": lambda: FeedForward(SIZE, 6, 0.0, torch.nn.SiLU(), GATES),
     "convolution": lambda: Convolution(SIZE, 6, 3, torch.nn.SiLU(), GATES),
-    "attention": lambda: RelPositionAttention(SIZE, 3, 2, 2, 2, 0.0, GATES),
+    "attention": lambda: attention(GATES),
+    "coarse_attention": lambda: attention(GateOptions(fine_heads=False)),
 }
+
+
+def attention(gates):
+    sizes = {"heads": 3, "qk_dim": 2, "v_dim": 2, "scale_dim": 2}
+    return RelPositionAttention(SIZE, **sizes, dropout_rate=0.0, gates=gates)
 
 
 @pytest.fixture(params=MAKERS)
@@ -29,6 +35,10 @@ def layer(request, shake):
 
 
 def units_of(layer):
+    """The layer's units; all other gates inside its submodule are opened."""
+    for name, gate in layer.named_children():
+        if name in ("qk_gate", "v_gate") and gate is not None:
+            gate.mask = torch.ones(len(gate))
     return getattr(layer, "unit_gate", None) or layer.head_gate
 
 

@@ -1,0 +1,155 @@
+"""What may be kept: limits on parameters, MACs or latency, of everything or of parts.
+
+For each kind of cost there is one *constraint* on the whole, unless groups
+(subsampling, attention, ffn, convolution) are given targets of their own: then each of
+them is one, and the others share what is left.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from espnet_prune.gates import Gate
+from espnet_prune.layers.cost import Counts, group_of, total
+from espnet_prune.layers.structures import gated_counts
+
+KINDS = ("params", "macs", "latency")
+DENOMINATORS = ("encoder", "model")
+
+
+@dataclass(frozen=True, eq=False)
+class Constraint:
+    """A limit on what some groups cost.
+
+    Args:
+        name: of the denominator, or of the group.
+        kind: what the prices are in: ``params``, ``macs`` (of one utterance) or
+            ``latency`` (seconds for it).
+        prices: of each thing that is counted.
+        groups: what is counted.
+        fixed: cost of what is in the denominator, too, and cannot go.
+        dense: cost of all of it in the dense model, ``fixed`` included.
+        limit: what may be kept of it, ``fixed`` included.
+    """
+
+    name: str
+    kind: str
+    prices: dict[str, float]
+    groups: frozenset[str]
+    fixed: float
+    dense: float
+    limit: float
+
+    @property
+    def target(self) -> float:
+        """Fraction of ``dense`` to remove."""
+        return 1 - self.limit / self.dense
+
+    def cost(self, counts: Counts) -> float | Tensor:
+        """Of its part of the counts, without ``fixed``."""
+        own = {n: c for n, c in counts.items() if group_of(n) in self.groups}
+        return total(own, self.prices)
+
+    def removed(self, counts: Counts) -> float | Tensor:
+        """Fraction of ``dense`` that is gone when this is what is left."""
+        return 1 - (self.fixed + self.cost(counts)) / self.dense
+
+
+@dataclass(frozen=True)
+class Budget:
+    """All constraints. Those of one kind do not overlap."""
+
+    constraints: tuple[Constraint, ...]
+
+    def removed(
+        self, model: nn.Module, openness: Callable[[Gate], Tensor] = Gate.openness
+    ) -> Tensor:
+        """Fraction of each constraint's dense cost that the gates remove.
+
+        Args:
+            model: with gates.
+            openness: what a gate contributes: its probability of being open
+                (differentiable), or :func:`is_kept`.
+
+        Returns:
+            (constraint,).
+        """
+        counts = gated_counts(model, openness)
+        return torch.stack([c.removed(counts) for c in self.constraints])
+
+    @property
+    def shares(self) -> list[float]:
+        """Weight of each constraint in a mean over all: its share of the dense cost."""
+        dense = {c.kind: 0.0 for c in self.constraints}
+        for constraint in self.constraints:
+            dense[constraint.kind] += constraint.dense
+        return [c.dense / dense[c.kind] / len(dense) for c in self.constraints]
+
+
+def plan(
+    kind: str,
+    prices: dict[str, float],
+    dense: Counts,
+    fixed: float,
+    target: float,
+    denominator: str = "encoder",
+    groups: dict[str, float] | None = None,
+) -> list[Constraint]:
+    """The constraints that meet ``target`` as a whole and ``groups`` one by one.
+
+    Args:
+        kind, prices: of :class:`Constraint`.
+        dense: what there is in the dense model.
+        fixed: cost in the denominator of what cannot go.
+        target: fraction of the denominator to remove; not used where every group has
+            a target of its own.
+        denominator: its name.
+        groups: group -> fraction of it to remove.
+
+    Raises:
+        ValueError: an unknown group, or targets that contradict each other.
+    """
+    cost = dict.fromkeys(map(group_of, dense), 0.0)
+    for name, number in dense.items():
+        cost[group_of(name)] += float(prices[name] * number)
+    groups = dict(groups or {})
+    if unknown := groups.keys() - cost.keys():
+        raise ValueError(
+            f"sparsity: groups {sorted(unknown)} are not among {sorted(cost)}"
+        )
+    named = [
+        Constraint(g, kind, prices, frozenset([g]), 0.0, cost[g], (1 - t) * cost[g])
+        for g, t in groups.items()
+    ]
+    others = frozenset(cost.keys() - groups.keys())
+    if not others:
+        return named
+    whole = sum(cost.values()) + fixed
+    rest = Constraint(
+        "others" if named else denominator,
+        kind,
+        prices,
+        others,
+        fixed,
+        whole - sum(c.dense for c in named),
+        (1 - target) * whole - sum(c.limit for c in named),
+    )
+    if not 0 <= rest.target < 1:
+        raise ValueError(
+            f"sparsity: with these targets of groups, {rest.target:.1%} of "
+            f"{sorted(others)} must go to remove {target:.1%} of the {denominator}"
+        )
+    return [*named, rest]
+
+
+def is_kept(gate: Gate) -> Tensor:
+    """Whether each gate counts as open now: 0 or 1."""
+    return gate.is_open().float()
+
+
+def dense_counts(model: nn.Module) -> Counts:
+    """What there is in the model when no gate is closed."""
+    counts = gated_counts(model, lambda gate: torch.ones(len(gate)))
+    return {name: float(number) for name, number in counts.items()}

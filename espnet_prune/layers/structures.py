@@ -1,0 +1,32 @@
+"""All prunable layers of a model, wherever they are in it."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from espnet_prune.gates import Gate
+from espnet_prune.layers.cost import Counts, add
+
+
+def structures(model: nn.Module) -> Iterator[nn.Module]:
+    """The layers that own gates."""
+    for module in model.modules():
+        if any(isinstance(child, Gate) for child in module.children()):
+            yield module
+
+
+def gated_counts(model: nn.Module, openness: Callable[[Gate], Tensor]) -> Counts:
+    """What there is of all that can go, under the gates."""
+    return add(layer.gated_counts(openness) for layer in structures(model))
+
+
+def close_empty(model: nn.Module) -> None:
+    """Close the gate of every submodule whose masks leave it no unit.
+
+    Else its output bias would live on in the gated model, and not in the compact one.
+    """
+    for layer in structures(model):
+        gate = getattr(layer, "module_gate", None)
+        if gate is not None and not layer.kept():
+            gate.mask = torch.zeros_like(gate.mask)

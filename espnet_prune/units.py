@@ -1,0 +1,100 @@
+"""The smallest things that a projection keeps or removes, in a layer with gates."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from espnet_prune.gates import Gate
+
+IsOpen = Callable[[Gate], Tensor]  # bool (gates,)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Gates that are kept together.
+
+    Args:
+        score: their log_alpha; the higher, the sooner it is kept.
+        layer: where they are.
+        parts: gates, and indices in them.
+        entry: whether it opens its submodule, too; the others wait for that.
+    """
+
+    score: float
+    layer: nn.Module
+    parts: tuple[tuple[Gate, Tensor], ...]
+    entry: bool = False
+
+    def set(self, keep: dict[Gate, Tensor], value: bool) -> None:
+        for gate, indices in self.parts:
+            keep[gate][indices] = value
+
+
+def units_of(layer: nn.Module, is_open: IsOpen) -> list[Unit]:
+    """The units of a layer, best first; none if its submodule is closed.
+
+    Args:
+        layer: one with gates.
+        is_open: which coarse gates (submodules; heads whose dimensions have gates)
+            are open.
+    """
+    if not hasattr(layer, "module_gate"):
+        units = _channels(layer)
+    elif not is_open(layer.module_gate).any():
+        return []
+    elif getattr(layer, "qk_gate", None) is not None:
+        units = _slices(layer, is_open(layer.head_gate))
+    else:
+        gate = getattr(layer, "unit_gate", None) or layer.head_gate
+        units = _each(layer, gate)
+    units = sorted(units, key=lambda unit: -unit.score)
+    if hasattr(layer, "module_gate") and not units[0].entry:
+        first, one = units[0], torch.tensor([0])
+        parts = (*first.parts, (layer.module_gate, one))
+        units[0] = Unit(first.score, layer, parts, entry=True)
+    return units
+
+
+def _each(layer: nn.Module, gate: Gate) -> Iterator[Unit]:
+    for index, score in enumerate(gate.log_alpha.tolist()):
+        yield Unit(score, layer, ((gate, torch.tensor([index])),))
+
+
+def _channels(layer: nn.Module) -> Iterator[Unit]:
+    """Of the subsampling; the best of each convolution is kept in any case."""
+    for gate in (layer.gate1, layer.gate2):
+        best = int(gate.log_alpha.argmax())
+        yield from (u for u in _each(layer, gate) if int(u.parts[0][1]) != best)
+
+
+def _slices(layer: nn.Module, heads: Tensor) -> Iterator[Unit]:
+    """One more dimension in every head that is kept.
+
+    The heads of a layer are computed together, as wide as the widest: a dimension in
+    one head alone would cost as much as one in each.
+    """
+    if not heads.any():  # the submodule is open: its best head stands for it
+        heads = layer.head_gate.log_alpha == layer.head_gate.log_alpha.max()
+    rows = heads.nonzero().squeeze(1)
+
+    def ranked(gate: Gate) -> tuple[Tensor, Tensor]:
+        by_head = gate.log_alpha.view(len(heads), -1)
+        scores, order = by_head[rows].sort(dim=1, descending=True)
+        return scores.mean(0), order + (rows * by_head.shape[1])[:, None]
+
+    (qk, qk_order), (v, v_order) = ranked(layer.qk_gate), ranked(layer.v_gate)
+    parts = (
+        (layer.qk_gate, qk_order[:, 0]),
+        (layer.v_gate, v_order[:, 0]),
+        (layer.head_gate, rows),
+        (layer.module_gate, torch.tensor([0])),
+    )
+    yield Unit(max(float(qk[0]), float(v[0])), layer, parts, entry=True)
+    for gate, scores, order in (
+        (layer.qk_gate, qk, qk_order),
+        (layer.v_gate, v, v_order),
+    ):
+        for rank in range(1, len(scores)):
+            yield Unit(float(scores[rank]), layer, ((gate, order[:, rank]),))
