@@ -35,7 +35,10 @@ Training
   --teacher_config   config.yaml of a trained ESPnet model to prune instead
   --teacher_model    its weights; skips stages 5, 10 and 11
   --target           fraction of the encoder to remove
+  --targets          several, rising, as \"0.5 0.75 0.9\": each goes on from the one before
   --target_kind      params | macs | latency, or several as params+macs
+  --method           l0, or baselines to compare with (several with blanks between):
+                     l0_alone iterative magnitude random blocks small small_distilled
   --prune_config     of stage 12
   --prune_args       further options of stage 12
   --finetune_config  of stage 14
@@ -56,7 +59,7 @@ downloads=downloads librispeech=""
 train_set="" valid_set="" test_sets="" speed_perturb="" fs="" format_args=""
 min_wav_duration=0.1 max_wav_duration=20 token_type="" nbpe=""
 tag="" asr_config="" asr_args="" teacher_config="" teacher_model=""
-target=0.5 target_kind=params prune_config=conf/prune.yaml prune_args=""
+target=0.5 targets="" target_kind=params method=l0 prune_config=conf/prune.yaml prune_args=""
 finetune_config=conf/finetune.yaml finetune_args=""
 inference_config=conf/decode.yaml inference_asr_model=valid.acc.ave.pth
 inference_model=finetuned.pth measure_args=""
@@ -72,7 +75,17 @@ die() { echo "error: $1" >&2; exit 2; }
 [ -n "${teacher_config}" ] && given=1 || given=0
 [ -n "${teacher_model}" ] && given=$((given + 1))
 [ "${given}" != 1 ] || die "--teacher_config and --teacher_model belong together"
-[[ ${target} =~ ^0?\.[0-9]*[1-9][0-9]*$ ]] || die "--target ${target}: give a fraction between 0 and 1"
+[ -n "${targets}" ] || targets=${target}
+below=0
+for target in ${targets}; do
+    [[ ${target} =~ ^0?\.[0-9]*[1-9][0-9]*$ ]] || die "--target ${target}: give a fraction between 0 and 1"
+    awk -v a="${below}" -v b="${target}" 'BEGIN { exit !(a < b) }' || die "--targets ${targets}: they must rise"
+    below=${target}
+done
+for name in ${method}; do
+    [[ ${name} =~ ^(l0|l0_alone|iterative|magnitude|random|blocks|small|small_distilled)$ ]] ||
+        die "--method ${name}: unknown -> see ./run.sh --help"
+done
 [[ ${target_kind} =~ ^(params|macs|latency)(\+(params|macs|latency))*$ ]] ||
     die "--target_kind ${target_kind}: params, macs, latency, or several as params+macs"
 if [ -z "${tag}" ]; then
@@ -107,9 +120,16 @@ else
     teacher_config=${dense}/config.yaml
     teacher_model=${dense}/${inference_asr_model}
 fi
-goal=${target_kind//+/_}$(awk -v t="${target}" 'BEGIN { printf "%g", 100 * t }')
-pruned=exp/${tag}_pruned_${goal}
-compact=exp/${tag}_compact_${goal}
+# Every method goes up the ladder of targets; each rung has a directory of its own.
+goal() { # method, target
+    local name=$1_; [ "$1" != l0 ] || name=""
+    echo "${name}${target_kind//+/_}$(awk -v t="$2" 'BEGIN { printf "%g", 100 * t }')"
+}
+goals=()
+for name in ${method}; do
+    for target in ${targets}; do goals+=("$(goal "${name}" "${target}")"); done
+done
+compacts=("${goals[@]/#/exp/${tag}_compact_}")
 decode_tag=decode_$(basename "${inference_config}" .yaml)
 
 nothing=1
@@ -221,32 +241,45 @@ if begin 11 "train the dense model in ${dense}"; then
         --valid_shape_file "${stats}/valid/speech_shape" \
         --valid_shape_file "${stats}/valid/text_shape.${token_type}" ${asr_args}
 fi
-if begin 12 "prune ${target} of the encoder's ${target_kind} in ${pruned}"; then
-    need 11 "${teacher_config}" "${teacher_model}"
-    # shellcheck disable=SC2086
-    train "${pruned}" espnet_prune.bin.prune_train --phase prune \
-        --recipe "${prune_config}" --kind "${target_kind}" --target "${target}" \
-        --model_config "${teacher_config}" --model_file "${teacher_model}" \
-        "${student[@]}" ${prune_args}
-fi
-if begin 13 "export the compact model to ${compact}"; then
-    need 12 "${pruned}/config.yaml" "${pruned}/latest.pth"
-    python3 -m espnet_prune.bin.export --pruned "${pruned}" --out "${compact}"
-fi
-if begin 14 "fine-tune the compact model in ${compact}/finetune"; then
-    need 13 "${compact}/config.yaml" "${compact}/pruned.pth"
-    need 11 "${teacher_config}" "${teacher_model}"
-    # shellcheck disable=SC2086
-    train "${compact}/finetune" espnet_prune.bin.prune_train --phase finetune \
-        --recipe "${finetune_config}" --model_config "${compact}/config.yaml" \
-        --model_file "${compact}/pruned.pth" --final "${compact}/finetuned.pth" \
-        "${student[@]}" ${finetune_args}
-fi
+for name in ${method}; do
+    previous=()
+    for target in ${targets}; do
+        pruned=exp/${tag}_pruned_$(goal "${name}" "${target}")
+        compact=exp/${tag}_compact_$(goal "${name}" "${target}")
+        if begin 12 "prune ${target} of the encoder's ${target_kind} in ${pruned}"; then
+            need 11 "${teacher_config}" "${teacher_model}"
+            [ ${#previous[@]} = 0 ] || need 12 "${previous[1]}/latest.pth"
+            # shellcheck disable=SC2086
+            train "${pruned}" espnet_prune.bin.prune_train --phase prune --method "${name}" \
+                --recipe "${prune_config}" --kind "${target_kind}" --target "${target}" \
+                --model_config "${teacher_config}" --model_file "${teacher_model}" \
+                "${previous[@]}" "${student[@]}" ${prune_args}
+        fi
+        if begin 13 "export the compact model to ${compact}"; then
+            need 12 "${pruned}/config.yaml"
+            python3 -m espnet_prune.bin.export --pruned "${pruned}" --out "${compact}"
+        fi
+        if begin 14 "fine-tune the compact model in ${compact}/finetune"; then
+            need 13 "${compact}/config.yaml" "${compact}/pruned.pth"
+            need 11 "${teacher_config}" "${teacher_model}"
+            # shellcheck disable=SC2086
+            train "${compact}/finetune" espnet_prune.bin.prune_train --phase finetune \
+                --method "${name}" --recipe "${finetune_config}" \
+                --model_config "${compact}/config.yaml" \
+                --model_file "${compact}/pruned.pth" --final "${compact}/finetuned.pth" \
+                "${student[@]}" ${finetune_args}
+        fi
+        case ${name} in l0*|iterative) previous=(--previous "${pruned}") ;; esac
+    done
+done
 [ "${inference_model}" = pruned.pth ] && made_by=13 || made_by=14
-models=("${teacher_config}:${teacher_model}" "${compact}/config.yaml:${compact}/${inference_model}")
+models=("${teacher_config}:${teacher_model}")
+for compact in "${compacts[@]}"; do
+    models+=("${compact}/config.yaml:${compact}/${inference_model}")
+done
 if begin 15 "decode ${test_sets} with ${inference_config}"; then
     need 11 "${teacher_config}" "${teacher_model}"
-    need "${made_by}" "${compact}/${inference_model}"
+    need "${made_by}" "${compacts[@]/%//${inference_model}}"
     for model in "${models[@]}"; do
         for set in ${test_sets}; do
             out=$(dirname "${model%%:*}")/${decode_tag}/${set}
@@ -258,7 +291,7 @@ if begin 15 "decode ${test_sets} with ${inference_config}"; then
 fi
 if begin 16 "score"; then
     for set in ${test_sets}; do
-        for dir in "${dense}" "${compact}"; do
+        for dir in "${dense}" "${compacts[@]}"; do
             need 15 "${dir}/${decode_tag}/${set}/text"
             versus=()
             [ "${dir}" = "${dense}" ] || versus=(--vs "${dense}/${decode_tag}/${set}")
@@ -269,16 +302,20 @@ if begin 16 "score"; then
 fi
 if begin 17 "measure parameters, MACs and real-time factors"; then
     need 11 "${teacher_config}" "${teacher_model}"
-    need "${made_by}" "${compact}/${inference_model}"
+    need "${made_by}" "${compacts[@]/%//${inference_model}}"
+    systems=(--system "dense=${models[0]}")
+    for i in "${!goals[@]}"; do systems+=(--system "${goals[i]}=${models[i + 1]}"); done
     # shellcheck disable=SC2086
-    python3 -m espnet_prune.bin.measure --system "dense=${models[0]}" \
-        --system "compact=${models[1]}" --data "dump/raw/${test_sets%% *}" \
+    python3 -m espnet_prune.bin.measure "${systems[@]}" --data "dump/raw/${test_sets%% *}" \
         --inference_config "${inference_config}" ${measure_args}
 fi
 if begin 18 "report"; then
-    need 13 "${compact}/pruning.json"
+    need 13 "${compacts[@]/%//pruning.json}"
+    systems=()
+    for compact in "${compacts[@]}"; do systems+=(--compact "${compact}"); done
+    for name in "${goals[@]}"; do systems+=(--pruned "exp/${tag}_pruned_${name}"); done
     python3 -m espnet_prune.bin.report --corpus "${corpus}" --dense "${dense}" \
-        --compact "${compact}" --pruned "${pruned}" --decode_tag "${decode_tag}" \
+        "${systems[@]}" --decode_tag "${decode_tag}" \
         --test_sets "${test_sets}" --out "exp/report" \
         --note "${preset_note}${preset_note:+ }${note}"
 fi

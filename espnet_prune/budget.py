@@ -6,7 +6,7 @@ them is one, and the others share what is left.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +78,15 @@ class Budget:
         """
         counts = gated_counts(model, openness)
         return torch.stack([c.removed(counts) for c in self.constraints])
+
+    def at(self, progress: float) -> "Budget":
+        """The budget when only this fraction of every target is to be removed."""
+        return Budget(
+            tuple(
+                replace(c, limit=c.dense * (1 - c.target * progress))
+                for c in self.constraints
+            )
+        )
 
     @property
     def shares(self) -> list[float]:

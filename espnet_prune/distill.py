@@ -4,45 +4,73 @@ Peng et al. 2023, DPHuBERT (arXiv 2305.17651), eq. 6 for the layer term (L1 and 
 distance); Hinton et al. 2015 (arXiv 1503.02531) for the output term.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from espnet2.asr.espnet_model import ESPnetASRModel
-from torch import Tensor
+from torch import Tensor, nn
+
+MATCHES = ("fixed", "min_distance", "random")
+LAYER_LOSSES = ("l1_cos", "mse")
 
 
 @dataclass(frozen=True)
 class DistillOptions:
-    """Weights of the loss terms.
+    """Loss terms and their weights.
 
     Args:
         task_weight: of ESPnet's CTC/attention loss.
         layer_weight: of the layer term, summed over the layers.
         output_weight: of the output term.
-        layers: number of blocks compared, evenly spaced and ending with the last.
+        output_ctc_weight: share of CTC in the output term, the rest is the decoder's;
+            None for the shares of the task loss.
         temperature: of the output distributions.
+        layers: number of blocks compared, evenly spaced and ending with the last.
+        match: which teacher block stands against which student block: ``fixed``, the
+            one at the same depth; ``min_distance``, the assignment of student blocks
+            to the evenly spaced teacher blocks that keeps their order and has the
+            smallest loss (CoFi, arXiv 2204.00408); ``random``, as many blocks drawn
+            anew at every step (RAIL-KD, arXiv 2109.10164).
+        layer_loss: ``l1_cos``, mean |s - t| + 1 - cos(s, t); or ``mse``.
+        projection: compare a learned linear image of the student's blocks, which
+            starts as the identity, instead of the blocks themselves.
 
     Raises:
-        ValueError: a negative weight, or nothing to compare.
+        ValueError: an option outside its range, by name.
     """
 
     task_weight: float = 1.0
     layer_weight: float = 1.0
     output_weight: float = 1.0
-    layers: int = 4
+    output_ctc_weight: float | None = None
     temperature: float = 1.0
+    layers: int = 4
+    match: str = "fixed"
+    layer_loss: str = "l1_cos"
+    projection: bool = False
 
     def __post_init__(self):
         if min(self.task_weight, self.layer_weight, self.output_weight) < 0:
             raise ValueError("distill: weights must not be negative")
+        if not 0 <= (self.output_ctc_weight or 0) <= 1:
+            raise ValueError("distill: output_ctc_weight must be in [0, 1]")
         if self.layers < 1 or self.temperature <= 0:
             raise ValueError("distill: layers must be >= 1 and temperature > 0")
+        for name, known in (("match", MATCHES), ("layer_loss", LAYER_LOSSES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"distill: {name} must be one of {known}")
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether any term compares with the teacher."""
+        return self.layer_weight > 0 or self.output_weight > 0
 
     def block_indices(self, num_blocks: int) -> list[int]:
-        """0-based indices of the blocks to compare."""
+        """0-based indices of evenly spaced blocks, ending with the last."""
         n = min(self.layers, num_blocks)
         return [round((i + 1) * num_blocks / n) - 1 for i in range(n)]
 
@@ -59,7 +87,7 @@ class Record:
 
 
 @contextmanager
-def record(model: ESPnetASRModel, blocks: list[int]) -> Iterator[Record]:
+def record(model: ESPnetASRModel) -> Iterator[Record]:
     """Record what passes through encoder and decoder while the context is open.
 
     ESPnet's model keeps these tensors to itself; hooks get at them without a copy of
@@ -81,7 +109,7 @@ def record(model: ESPnetASRModel, blocks: list[int]) -> Iterator[Record]:
 
     with ExitStack() as stack:
         pairs = [(model.encoder, on_encoder)]
-        pairs += [(model.encoder.encoders[i], on_block(i)) for i in blocks]
+        pairs += [(b, on_block(i)) for i, b in enumerate(model.encoder.encoders)]
         if model.decoder is not None:
             pairs.append((model.decoder, on_decoder))
         for module, hook in pairs:
@@ -90,23 +118,108 @@ def record(model: ESPnetASRModel, blocks: list[int]) -> Iterator[Record]:
 
 
 @torch.no_grad()
-def run_teacher(teacher: ESPnetASRModel, student: Record, blocks: list[int]) -> Record:
+def run_teacher(teacher: ESPnetASRModel, student: Record) -> Record:
     """Run the teacher once on the very features (augmented) that the student saw."""
-    with record(teacher, blocks) as rec:
+    with record(teacher) as rec:
         encoded, lengths, _ = teacher.encoder(*student.features)
         if student.decoder_input is not None:
             teacher.decoder(encoded, lengths, *student.decoder_input)
     return rec
 
 
-def layer_loss(student: Record, teacher: Record) -> Tensor:
-    """Sum over layers of mean |s - t| + (1 - cos(s, t)), over real frames only."""
+def layer_loss(
+    options: DistillOptions,
+    student: Record,
+    teacher: Record,
+    projection: nn.Module | None,
+    training: bool,
+) -> Tensor:
+    """Sum over the matched blocks of their difference, over real frames only.
+
+    Args:
+        projection: applied to the student's blocks, (..., channel) -> (..., channel).
+        training: blocks are drawn at random (if they are) in training only.
+    """
     mask = length_mask(student.encoded[1], student.encoded[0].shape[1])
+
+    @cache
+    def ours(block: int) -> Tensor:
+        hidden = student.hidden[block][mask]
+        return (projection(hidden) if projection else hidden).float()
+
+    @cache
+    def theirs(block: int) -> Tensor:
+        return teacher.hidden[block][mask].float()
+
+    def loss(pair: tuple[int, int]) -> Tensor:
+        return difference(options.layer_loss, ours(pair[0]), theirs(pair[1]))
+
     total = student.encoded[0].new_zeros((), dtype=torch.float32)
-    for index, hidden in student.hidden.items():
-        s, t = hidden[mask].float(), teacher.hidden[index][mask].float()
-        total = total + F.l1_loss(s, t) + (1 - F.cosine_similarity(s, t, dim=-1)).mean()
-    return total
+    sizes = len(student.hidden), len(teacher.hidden)
+    return total + sum(map(loss, matches(options, *sizes, training, loss)))
+
+
+def difference(kind: str, student: Tensor, teacher: Tensor) -> Tensor:
+    """Of two blocks' outputs, both (frame, channel)."""
+    if kind == "mse":
+        return F.mse_loss(student, teacher)
+    cosine = F.cosine_similarity(student, teacher, dim=-1)
+    return F.l1_loss(student, teacher) + (1 - cosine).mean()
+
+
+def matches(
+    options: DistillOptions,
+    num_student: int,
+    num_teacher: int,
+    training: bool,
+    loss: Callable[[tuple[int, int]], Tensor],
+) -> list[tuple[int, int]]:
+    """Pairs (student block, teacher block) to compare, 0-based.
+
+    Args:
+        loss: of a pair; asked for only where the pairs depend on it.
+    """
+    chosen = options.block_indices(num_teacher)
+    if options.match == "random" and training:
+        chosen = sorted(torch.randperm(num_teacher)[: len(chosen)].tolist())
+    if options.match == "min_distance":
+        distances = [
+            [float(loss((s, t)).detach()) for s in range(num_student)] for t in chosen
+        ]
+        return list(zip(ordered_assignment(distances), chosen, strict=True))
+    # At the same depth: the same block, if there are as many.
+    return [(max(1, round((t + 1) * num_student / num_teacher)) - 1, t) for t in chosen]
+
+
+def ordered_assignment(distances: Sequence[Sequence[float]]) -> list[int]:
+    """The column of each row such that columns ascend and their sum is smallest.
+
+    Args:
+        distances: (row, column), not more rows than columns.
+    """
+    rows, columns = len(distances), len(distances[0])
+    best = [[0.0] * (columns + 1)]  # best[r][c]: of the first r rows in c columns
+    for r in range(rows):
+        line = [float("inf")] * (columns + 1)
+        for c in range(r, columns):
+            line[c + 1] = min(line[c], best[r][c] + float(distances[r][c]))
+        best.append(line)
+    chosen, c = [], columns
+    for r in range(rows, 0, -1):
+        while best[r][c] == best[r][c - 1]:
+            c -= 1
+        chosen.append(c - 1)
+        c -= 1
+    return chosen[::-1]
+
+
+def identity_projection(student_size: int, teacher_size: int) -> nn.Linear:
+    """A linear layer that starts as the identity (as far as the sizes allow)."""
+    layer = nn.Linear(student_size, teacher_size)
+    with torch.no_grad():
+        nn.init.eye_(layer.weight)
+        layer.bias.zero_()
+    return layer
 
 
 def output_loss(
@@ -114,24 +227,26 @@ def output_loss(
     teacher: ESPnetASRModel,
     student_record: Record,
     teacher_record: Record,
-    temperature: float,
+    options: DistillOptions,
 ) -> Tensor:
-    """KL(teacher || student) of CTC and decoder, weighted as the task loss is.
+    """KL(teacher || student) of CTC and decoder, weighted as the options say.
 
     Summed over frames or tokens and divided by the batch, like ESPnet's losses.
     """
     total = student_record.encoded[0].new_zeros((), dtype=torch.float32)
+    temperature, ctc_weight = options.temperature, options.output_ctc_weight
+    if ctc_weight is None:
+        ctc_weight = student.ctc_weight
     if student.ctc is not None:
         mask = length_mask(student_record.encoded[1], student_record.encoded[0].size(1))
         s = student.ctc.ctc_lo(student_record.encoded[0])
         with torch.no_grad():
             t = teacher.ctc.ctc_lo(teacher_record.encoded[0])
-        total = total + student.ctc_weight * divergence(s, t, mask, temperature)
+        total = total + ctc_weight * divergence(s, t, mask, temperature)
     if student_record.decoder_logits is not None:
         s, t = student_record.decoder_logits, teacher_record.decoder_logits
         mask = length_mask(student_record.decoder_input[1], s.shape[1])
-        weight = 1 - student.ctc_weight
-        total = total + weight * divergence(s, t, mask, temperature)
+        total = total + (1 - ctc_weight) * divergence(s, t, mask, temperature)
     return total
 
 

@@ -10,12 +10,14 @@ import torch
 import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 
+from espnet_prune.architecture import Architecture
 from espnet_prune.budget import Budget, is_kept
 from espnet_prune.checkpoint import load_model, read_checkpoint, read_state
 from espnet_prune.encoder import PrunableConformerEncoder
 from espnet_prune.errors import InputError
 from espnet_prune.files import atomic_dir, retire, write_json
 from espnet_prune.layers.cost import Counts
+from espnet_prune.model import OWN_OPTIONS
 from espnet_prune.projection import project
 from espnet_prune.student import model_defaults, read_yaml
 
@@ -42,59 +44,97 @@ def export(pruned: Path, checkpoint: Path, out: Path) -> dict[str, Any]:
     import espnet_prune.task  # noqa: F401  (registers the student's model)
 
     config = read_yaml(pruned)
-    if (config.get("encoder_conf") or {}).get("gates") is None:
+    plan = config["model_conf"].get("plan") or {}
+    if (config.get("encoder_conf") or {}).get("gates") is None and not plan:
         raise InputError(pruned, "has no gates", "give the directory of a pruning run")
     model, _ = load_model(pruned, checkpoint)
+    check_finished(pruned)
+    if model.sparsity is None:
+        return write_compact(out, model, config, trained_small(model, plan), None)
     encoder, options = model.encoder, model.sparsity.options
-    frames, budget = model.macs_frames, model.sparsity.budget
-    check_finished(pruned, model)
+    budget = model.sparsity.budget
     with torch.no_grad():
-        expected = budget.removed(encoder)
-        realised = budget.removed(encoder, is_kept)
-
+        expected = budget.removed(encoder).tolist()
+        realised = budget.removed(encoder, is_kept).tolist()
     projection = project(encoder, budget)
     encoder.set_masks(projection.masks)
     architecture = encoder.kept()
-    dense = encoder.architecture.cost(encoder.fixed, frames)["encoder"]
-    cost = architecture.cost(encoder.fixed, frames)["encoder"]
     check_budget(budget, architecture.counts(), projection.slack)
 
     def mean(fractions: list[float]) -> float:
         return sum(f * w for f, w in zip(fractions, budget.shares, strict=True))
 
-    state = compact_state(model)
-    compact_config = compact_model_config(config, architecture.to_dict())
+    target = {"kind": options.kind, "value": options.target}
     summary = {
-        "method": "l0",
+        "method": plan.get("method", "l0"),
         "teacher": config["teacher_model"],
-        "target": {
-            "kind": options.kind,
-            "value": options.target,
-            "denominator": options.denominator,
-        },
-        "expected_before_projection": mean(expected.tolist()),
-        "realised_before_projection": mean(realised.tolist()),
+        "target": target | {"denominator": options.denominator},
+        "expected_before_projection": mean(expected),
+        "realised_before_projection": mean(realised),
         "realised": mean(projection.removed),
         "constraints": [
             {
                 "of": constraint.name,
                 "kind": constraint.kind,
                 "target": constraint.target,
-                "expected_before_projection": expected[i].item(),
-                "realised_before_projection": realised[i].item(),
+                "expected_before_projection": expected[i],
+                "realised_before_projection": realised[i],
                 "realised": projection.removed[i],
             }
             for i, constraint in enumerate(budget.constraints)
         ],
         "macs_seconds": options.macs_seconds,
-        "macs_frames": frames,
-        "removed": {
-            kind: 1 - getattr(cost, kind) / getattr(dense, kind)
-            for kind in ("params", "macs")
-        },
+        "macs_frames": model.macs_frames,
+        "removed": removed(encoder, architecture, model.macs_frames),
         "architecture": architecture.to_dict(),
         "dense_architecture": encoder.architecture.to_dict(),
     }
+    return write_compact(out, model, config, summary, architecture)
+
+
+def removed(
+    encoder: PrunableConformerEncoder, small: Architecture, frames: int
+) -> dict[str, float]:
+    """Fractions of the dense encoder's parameters and MACs that are gone."""
+    before = encoder.architecture.cost(encoder.fixed, frames)["encoder"]
+    after = small.cost(encoder.fixed, frames)["encoder"]
+    kinds = ("params", "macs")
+    return {k: 1 - getattr(after, k) / getattr(before, k) for k in kinds}
+
+
+def trained_small(model: ESPnetASRModel, plan: dict[str, Any]) -> dict[str, Any]:
+    """What ``pruning.json`` holds of a small dense model (nothing was pruned)."""
+    encoder = model.encoder
+    before = plan["dense_cost"]
+    after = encoder.architecture.cost(encoder.fixed, plan["macs_frames"])["encoder"]
+    gone = {kind: 1 - getattr(after, kind) / before[kind] for kind in before}
+    return plan | {
+        "removed": gone,
+        "realised": min(gone[kind] for kind in plan["target"]["kind"].split("+")),
+        "architecture": encoder.architecture.to_dict(),
+    }
+
+
+def write_compact(
+    out: Path,
+    model: ESPnetASRModel,
+    config: dict[str, Any],
+    summary: dict[str, Any],
+    architecture: Architecture | None,
+) -> dict[str, Any]:
+    """Write the directory of a compact model, verified; returns the summary.
+
+    Args:
+        model: a student, with its final masks if it has gates.
+        config: of the student.
+        summary: for ``pruning.json``.
+        architecture: what the masks leave; None if there are no gates.
+    """
+    if architecture is None:
+        state = model_state(model.state_dict())
+    else:
+        state = compact_state(model)
+    compact_config = compact_model_config(config, architecture)
     if holds(out, state):
         logging.info(f"{out} holds this very model: kept")
         return summary
@@ -145,7 +185,7 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
     (folder / "config.yaml").write_text(text, encoding="utf-8")
 
 
-def check_finished(pruned: Path, model: ESPnetASRModel) -> None:
+def check_finished(pruned: Path) -> None:
     """Refuse a run whose target was still rising: its gates mean nothing yet."""
     config = read_yaml(pruned)
     checkpoint = pruned.parent / "checkpoint.pth"
@@ -160,28 +200,35 @@ def check_finished(pruned: Path, model: ESPnetASRModel) -> None:
         )
 
 
+def model_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What of a student's state dict is the model's own."""
+    extra = ("sparsity.", "projection.")
+    return {key: v for key, v in state.items() if not key.startswith(extra)}
+
+
 def compact_state(model: ESPnetASRModel) -> dict[str, torch.Tensor]:
     """State dict of the whole compact model; masks must be set."""
     rest = {
         key: value
-        for key, value in model.state_dict().items()
-        if not key.startswith(("encoder.", "sparsity."))
+        for key, value in model_state(model.state_dict()).items()
+        if not key.startswith("encoder.")
     }
     sliced = model.encoder.sliced_state()
     return {f"encoder.{key}": value for key, value in sliced.items()} | rest
 
 
 def compact_model_config(
-    config: dict[str, Any], architecture: dict[str, Any]
+    config: dict[str, Any], architecture: Architecture | None
 ) -> dict[str, Any]:
     """The self-contained config of the compact model: plain ESPnet but the encoder."""
     compact = {k: config.get(k, v) for k, v in model_defaults().items()}
     encoder_conf = {k: v for k, v in config["encoder_conf"].items() if k != "gates"}
-    compact["encoder_conf"] = encoder_conf | {"architecture": architecture}
-    ours = ("distill", "sparsity", "macs_frames", "rest", "latency")
+    if architecture is not None:
+        encoder_conf["architecture"] = architecture.to_dict()
+    compact["encoder_conf"] = encoder_conf
     compact["model"] = "espnet"
     compact["model_conf"] = {
-        k: v for k, v in config["model_conf"].items() if k not in ours
+        k: v for k, v in config["model_conf"].items() if k not in OWN_OPTIONS
     }
     return compact
 

@@ -6,14 +6,27 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor
 
+from espnet_prune.baselines.iterative import MagnitudeController
 from espnet_prune.distill import (
     DistillOptions,
+    identity_projection,
     layer_loss,
     output_loss,
     record,
     run_teacher,
 )
-from espnet_prune.sparsity import SparsityController, SparsityOptions, make_budget
+from espnet_prune.gates import gates_of
+from espnet_prune.sparsity import (
+    Schedule,
+    SparsityController,
+    SparsityOptions,
+    make_budget,
+)
+
+# Options of PruneASRModel that ESPnet's own model does not have.
+OWN_OPTIONS = (
+    "distill", "sparsity", "macs_frames", "rest", "latency", "teacher_size", "plan",
+)  # fmt: skip
 
 
 class PruneASRModel(ESPnetASRModel):
@@ -29,6 +42,8 @@ class PruneASRModel(ESPnetASRModel):
         macs_frames: feature frames of ``sparsity.macs_seconds`` of audio.
         rest: kind -> cost of the model beyond its encoder.
         latency: seconds that each thing in the encoder takes.
+        teacher_size: the teacher's model dimension, if it is another.
+        plan: what the export must know of how the model was made; not used here.
     """
 
     def __init__(
@@ -39,6 +54,8 @@ class PruneASRModel(ESPnetASRModel):
         macs_frames: int = 1000,
         rest: dict[str, float] | None = None,
         latency: dict[str, float] | None = None,
+        teacher_size: int | None = None,
+        plan: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
@@ -49,6 +66,11 @@ class PruneASRModel(ESPnetASRModel):
                 "give both (pruning) or none (fine-tuning)"
             )
         self.distill = DistillOptions(**(distill or {}))
+        size = self.encoder.output_size()
+        if self.distill.projection or teacher_size not in (None, size):
+            self.projection = identity_projection(size, teacher_size or size)
+        else:
+            self.projection = None
         self.sparsity = (
             self._controller(SparsityOptions(**sparsity), macs_frames, rest, latency)
             if sparsity is not None
@@ -63,8 +85,12 @@ class PruneASRModel(ESPnetASRModel):
         frames: int,
         rest: dict[str, float] | None,
         latency: dict[str, float] | None,
-    ) -> SparsityController:
+    ) -> Schedule:
         budget = make_budget(options, self.encoder, frames, rest, latency)
+        if options.by == "magnitude":
+            for gate in gates_of(self.encoder).values():
+                gate.requires_grad_(False)
+            return MagnitudeController(options, budget)
         return SparsityController(options, budget)
 
     def set_teacher(self, teacher: ESPnetASRModel | None) -> None:
@@ -102,25 +128,26 @@ class PruneASRModel(ESPnetASRModel):
         Returns:
             loss, stats to log, weight (batch size).
         """
-        blocks = self.distill.block_indices(len(self.encoder.encoders))
-        with record(self, blocks) as student:
+        sparsity = None
+        if self.sparsity is not None:  # first, since it may set the masks
+            sparsity = self.sparsity(self.encoder)
+        with record(self) as student:
             task, stats, weight = super().forward(
                 speech, speech_lengths, text, text_lengths, **kwargs
             )
         loss = self.distill.task_weight * task
         stats["loss_task"] = task.detach()
-        if self.teacher is not None:
-            teacher = run_teacher(self.teacher, student, blocks)
-            layer = layer_loss(student, teacher)
-            output = output_loss(
-                self, self.teacher, student, teacher, self.distill.temperature
+        if self.teacher is not None and self.distill.asks_teacher:
+            teacher = run_teacher(self.teacher, student)
+            layer = layer_loss(
+                self.distill, student, teacher, self.projection, self.training
             )
+            output = output_loss(self, self.teacher, student, teacher, self.distill)
             loss = loss + self.distill.layer_weight * layer
             loss = loss + self.distill.output_weight * output
             stats.update(loss_layer=layer.detach(), loss_output=output.detach())
-        if self.sparsity is not None:
-            lagrangian, sparsity_stats = self.sparsity(self.encoder)
-            loss = loss + lagrangian
-            stats.update(sparsity_stats)
+        if sparsity is not None:
+            loss = loss + sparsity[0]
+            stats.update(sparsity[1])
         stats["loss"] = loss.detach()
         return force_gatherable((loss, stats, len(speech)), loss.device)

@@ -22,6 +22,16 @@ TOLERANCE = 0.005  # of a limit: how far below it the result may end
 LARGE_CHANGE = 0.05  # of the dense cost: a projection worth a warning
 
 
+@torch.no_grad()
+def choose(model: nn.Module, budget: Budget) -> dict[Gate, Tensor]:
+    """Which gates below ``model`` to keep: gate -> bool (gates,).
+
+    Raises:
+        InputError: what pruning must leave alone already costs more than the budget.
+    """
+    return _Chooser(model, budget).choose()
+
+
 @dataclass(frozen=True)
 class Projection:
     """What a projection chose.
@@ -31,7 +41,8 @@ class Projection:
             to fold. A submodule whose units are all gone is gone itself.
         removed: fraction of each constraint's dense cost that is gone.
         slack: by how much, in the same fractions, ``removed`` may be beyond the target:
-            0.5 % of what may be kept or, where one unit is more, a unit. Where kinds
+            0.5 % of what may be kept or, where that is more, the cheapest unit that
+            does not fit any more. Where kinds
             are combined, that holds for one of them, and the others may be beyond.
     """
 
@@ -63,7 +74,9 @@ def project(model: nn.Module, budget: Budget) -> Projection:
         name: (gate.open_value() * keep[gate]).detach().clone()
         for name, gate in gates_of(model).items()
     }
-    slack = [chooser.slack[c] / c.dense for c in budget.constraints]
+    slack = [
+        max(chooser.slack[c], chooser.cheapest[c]) / c.dense for c in budget.constraints
+    ]
     return Projection(masks, after, slack)
 
 
@@ -128,6 +141,8 @@ class _Chooser:
                 for gate in (layer.gate1, layer.gate2):
                     keep[gate][gate.log_alpha.argmax()] = True
         left = self._left_at_most(keep)
+        # What the units that did not fit cost.
+        unfit: dict[Constraint, list[float]] = {c: [] for c in left}
 
         def is_open(gate: Gate) -> Tensor:
             return torch.tensor([(gate, i) in opened for i in range(len(gate))])
@@ -153,6 +168,10 @@ class _Chooser:
                 unit.set(keep, True)
                 for c, cost in pairs:
                     left[c] -= cost
+            else:
+                for c, cost in pairs:
+                    unfit[c].append(cost)
+        self.cheapest = {c: min(costs, default=0.0) for c, costs in unfit.items()}
         return keep, left
 
     def _left_at_most(self, keep: dict[Gate, Tensor]) -> dict[Constraint, float]:

@@ -34,6 +34,7 @@ from espnet_prune.layers.cost import total
 GATE_TRAVEL = 100.0
 GATE_LR_RANGE = (0.02, 0.3)
 MULTIPLIER_LR_FACTOR = 1.5
+STEERING = ("lagrangian", "magnitude")
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class SparsityOptions:
         gate_lr, multiplier_lr: learning rates; None derives them from the number of
             steps, so that the gates can close in short runs, too.
         max_multiplier: bound on the multipliers, against overshooting.
+        by: what closes the gates: the ``lagrangian``, or the ``magnitude`` of their
+            weights (a baseline).
 
     Raises:
         ValueError: an option outside its range, by name.
@@ -70,6 +73,7 @@ class SparsityOptions:
     gate_lr: float | None = None
     multiplier_lr: float | None = None
     max_multiplier: float = 200.0
+    by: str = "lagrangian"
 
     def __post_init__(self):
         if not self.kinds or any(kind not in KINDS for kind in self.kinds):
@@ -77,6 +81,8 @@ class SparsityOptions:
                 f"sparsity: kind must be one of {KINDS}, or several as params+macs, "
                 f"not {self.kind}"
             )
+        if self.by not in STEERING:
+            raise ValueError(f"sparsity: by must be one of {STEERING}, not {self.by}")
         if self.denominator not in DENOMINATORS:
             raise ValueError(
                 f"sparsity: denominator must be one of {DENOMINATORS}, not "
@@ -148,8 +154,8 @@ def make_budget(
     return Budget(tuple(constraints))
 
 
-class SparsityController(nn.Module):
-    """Target schedule and multipliers; its state travels in the checkpoint.
+class Schedule(nn.Module):
+    """How far the target has risen; its state travels in the checkpoint.
 
     Args:
         options: what to remove.
@@ -160,9 +166,6 @@ class SparsityController(nn.Module):
         super().__init__()
         self.options, self.budget = options, budget
         self.total_steps: int | None = None  # known when the trainer starts
-        number = len(budget.constraints)
-        self.lambda1 = nn.Parameter(torch.zeros(number))
-        self.lambda2 = nn.Parameter(torch.zeros(number))
         # The trainer tells the model no step, so it counts its own.
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
@@ -173,6 +176,31 @@ class SparsityController(nn.Module):
         ramp = max(1.0, self.options.warmup * self.total_steps)
         start = self.options.start / self.options.target
         return start + (1 - start) * min(1.0, self.step.item() / ramp)
+
+    def targets(self, like: Tensor) -> Tensor:
+        """Fraction of each constraint to remove at this step, (constraint,)."""
+        final = [constraint.target for constraint in self.budget.constraints]
+        return like.new_tensor(final) * self.progress()
+
+    def stats(self, expected: Tensor, realised: Tensor) -> dict[str, Tensor]:
+        """Mean over the constraints of what is gone, to log."""
+        shares = expected.new_tensor(self.budget.shares)
+        named = {
+            "sparsity_expected": expected.detach(),
+            "sparsity_realised": realised.detach(),
+            "sparsity_target": self.targets(expected),
+        }
+        return {name: (value * shares).sum() for name, value in named.items()}
+
+
+class SparsityController(Schedule):
+    """The schedule with its multipliers."""
+
+    def __init__(self, options: SparsityOptions, budget: Budget):
+        super().__init__(options, budget)
+        number = len(budget.constraints)
+        self.lambda1 = nn.Parameter(torch.zeros(number))
+        self.lambda2 = nn.Parameter(torch.zeros(number))
 
     def forward(self, model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
         """The Lagrangian term of a step, and what to log.
@@ -188,22 +216,16 @@ class SparsityController(nn.Module):
             expected = self.budget.removed(model)
             with torch.no_grad():
                 realised = self.budget.removed(model, is_kept)
-            targets = expected.new_tensor([c.target for c in self.budget.constraints])
-            targets = targets * self.progress()
             # The budget that counts is the realised one, whose steps have no
             # gradient: its value with the gradient of the expected one.
-            gap = expected + (realised - expected).detach() - targets
+            gap = expected + (realised - expected).detach() - self.targets(expected)
             loss = (self.lambda1 * gap + self.lambda2 * gap.square()).sum()
-            shares = expected.new_tensor(self.budget.shares)
-        stats = {
-            "loss_sparsity": loss.detach(),
-            "sparsity_expected": (expected * shares).sum().detach(),
-            "sparsity_realised": (realised * shares).sum(),
-            "sparsity_target": (targets * shares).sum(),
+            stats = self.stats(expected, realised)
+        multipliers = {
             "lambda1": self.lambda1.detach().mean(),
             "lambda2": self.lambda2.detach().mean(),
         }
-        return loss, stats
+        return loss, stats | multipliers | {"loss_sparsity": loss.detach()}
 
     @torch.no_grad()
     def _clamp(self, model: nn.Module) -> None:

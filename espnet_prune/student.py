@@ -10,7 +10,10 @@ import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import ASRTask
 
+from espnet_prune.baselines.small import small_encoder, small_training
+from espnet_prune.budget import Budget
 from espnet_prune.checkpoint import sampling_rate
+from espnet_prune.encoder import PrunableConformerEncoder
 from espnet_prune.errors import InputError
 
 ENCODERS = ("conformer", "prunable_conformer")
@@ -124,13 +127,49 @@ def pruning_config(
     return config | _training_part(recipe)
 
 
+def small_config(
+    teacher: dict[str, Any],
+    source: str | Path,
+    recipe: dict[str, Any],
+    dense: PrunableConformerEncoder,
+    frames: int,
+    budget: Budget,
+) -> dict[str, Any]:
+    """Config of a small dense Conformer that costs what a pruned one would.
+
+    Args:
+        teacher, source, recipe, frames: as for :func:`pruning_config`.
+        dense: the teacher's encoder.
+        budget: what the small one may cost.
+    """
+    config = model_config(teacher, source)
+    encoder = small_encoder(dense.fixed, config["encoder_conf"], frames, budget)
+    config |= {"encoder_conf": encoder, "init": teacher.get("init"), "model": "prune"}
+    cost = dense.architecture.cost(dense.fixed, frames)["encoder"]
+    config["model_conf"] |= {
+        "distill": recipe.get("distill") or {},
+        "teacher_size": dense.fixed.size,
+        "plan": {
+            "macs_frames": frames,
+            "dense_cost": cost._asdict(),
+            "dense_architecture": dense.architecture.to_dict(),
+        },
+    }
+    return config | _training_part(small_training(teacher, recipe))
+
+
 def finetuning_config(
-    compact: dict[str, Any], source: str | Path, recipe: dict[str, Any]
+    compact: dict[str, Any],
+    source: str | Path,
+    recipe: dict[str, Any],
+    teacher_size: int | None = None,
 ) -> dict[str, Any]:
     """Config of stage 14: the compact model beside its teacher."""
     config = model_config(compact, source)
     config["model"] = "prune"
     config["model_conf"]["distill"] = recipe.get("distill") or {}
+    if teacher_size is not None:
+        config["model_conf"]["teacher_size"] = teacher_size
     return config | _training_part(recipe)
 
 

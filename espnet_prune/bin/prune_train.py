@@ -4,7 +4,6 @@ Further options are those of ``espnet2.bin.asr_train``.
 """
 
 import argparse
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,19 +15,26 @@ from espnet_prune.quiet import hand_logging_to_espnet  # before anything of ESPn
 
 # isort: split
 
-from espnet_prune.checkpoint import load_model
+import torch
+from espnet2.tasks.asr import ASRTask
+
+from espnet_prune.baselines import METHODS, ONE_SHOT, SCRATCH, UNTAUGHT
+from espnet_prune.baselines.one_shot import scores_of, settle
+from espnet_prune.checkpoint import load_model, read_state
 from espnet_prune.distill import DistillOptions
 from espnet_prune.encoder import PrunableConformerEncoder
 from espnet_prune.errors import InputError, run_main
+from espnet_prune.export import model_state
 from espnet_prune.files import atomic_path, write_text
 from espnet_prune.gates import GateOptions
 from espnet_prune.origin import refuse_another_run, refuse_wrong_rate
-from espnet_prune.sparsity import SparsityOptions
+from espnet_prune.sparsity import SparsityOptions, make_budget
 from espnet_prune.student import (
     finetuning_config,
     frames_of,
     pruning_config,
     read_yaml,
+    small_config,
 )
 from espnet_prune.task import PruneASRTask, optimizer_options
 
@@ -39,13 +45,17 @@ def get_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,  # ESPnet's --model_conf is not our --model_config
     )
     parser.add_argument("--phase", choices=["prune", "finetune"], required=True)
+    parser.add_argument("--method", choices=METHODS, default="l0", help="or a baseline")
     parser.add_argument("--recipe", type=Path, required=True, help="conf/prune*.yaml")
     parser.add_argument(
         "--model_config", type=Path, required=True, help="to start from"
     )
     parser.add_argument("--model_file", type=Path, required=True, help="its weights")
+    parser.add_argument("--previous", type=Path, help="pruning run whose gates go on")
     parser.add_argument("--kind", help="overrides sparsity.kind of the recipe")
     parser.add_argument("--target", type=float, help="overrides sparsity.target")
+    parser.add_argument("--max_epoch", type=int, help="overrides that of the recipe")
+    parser.add_argument("--teacher_config", type=Path, help="the teacher's config.yaml")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--final", type=Path, help="where the averaged weights go")
     return parser
@@ -57,10 +67,20 @@ def main() -> None:
     student = student_config(args)
     write_text(config, yaml.safe_dump(student, sort_keys=False, allow_unicode=True))
     command = ["--config", str(config), "--output_dir", str(args.output_dir)]
-    command += ["--init_param", str(args.model_file), *training_options]
+    if args.teacher_config is not None:
+        command += ["--teacher_config", str(args.teacher_config)]
+    if args.phase == "prune" and args.previous is not None:
+        # Its gates and multipliers go on, its count of the steps does not.
+        command += ["--init_param", f"{args.previous / 'latest.pth'}:::sparsity.step"]
+    elif args.phase == "finetune" or args.method not in SCRATCH:
+        command += ["--init_param", str(args.model_file)]
+    command += training_options
     options = PruneASRTask.get_parser().parse_args(command)
     refuse_wrong_rate(options)
     refuse_another_run(options)
+    if args.phase == "prune" and args.method in ONE_SHOT:
+        prune_at_once(args, command)
+        return
     hand_logging_to_espnet()
     PruneASRTask.main(cmd=command)
     if args.final is not None:
@@ -71,6 +91,11 @@ def main() -> None:
 def student_config(args: argparse.Namespace) -> dict[str, Any]:
     """The training config; refuses what does not fit before a training starts."""
     config, recipe = read_yaml(args.model_config), read_yaml(args.recipe)
+    if args.max_epoch is not None:
+        recipe["max_epoch"] = args.max_epoch
+    if args.method in UNTAUGHT:
+        untaught = {"layer_weight": 0.0, "output_weight": 0.0}
+        recipe["distill"] = (recipe.get("distill") or {}) | untaught
     with refusing(args.recipe):
         DistillOptions(**(recipe.get("distill") or {}))
         # The learning rate may stand on the command line alone.
@@ -79,20 +104,70 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
     if args.phase == "finetune":
         if model.decoder is None:  # no accuracy to choose the best epochs by
             recipe["best_model_criterion"] = [["valid", "loss", "min"]]
-        return finetuning_config(config, args.model_config, recipe)
+        size = teacher_size(args) if args.method in SCRATCH else None
+        return finetuning_config(config, args.model_config, recipe, size)
     given = {"kind": args.kind, "target": args.target}
     recipe["sparsity"] = dict(recipe.get("sparsity") or {})
     recipe["sparsity"] |= {k: v for k, v in given.items() if v is not None}
+    if args.previous is not None:
+        recipe["sparsity"]["start"] = reached(args.previous)
+    if args.method == "iterative":
+        recipe["sparsity"]["by"] = "magnitude"
+    if args.method in (*ONE_SHOT, "iterative"):  # masks of 0 and 1, weights as they are
+        recipe["gates"] = (recipe.get("gates") or {}) | {"mode": "straight_through"}
     with refusing(args.recipe):
         options = SparsityOptions(**recipe["sparsity"])
         GateOptions(**(recipe.get("gates") or {}))
     frames = frames_of(model, model_args, options.macs_seconds)
     student = pruning_config(config, args.model_config, recipe, frames)
     with refusing(args.model_config):
-        PrunableConformerEncoder(
+        encoder = PrunableConformerEncoder(
             model.frontend.output_size(), **student["encoder_conf"]
         )
+    with refusing(args.recipe):
+        budget = make_budget(options, encoder, frames)
+    plan = {"method": args.method}
+    if args.method in SCRATCH:
+        student = small_config(
+            config, args.model_config, recipe, encoder, frames, budget
+        )
+        target = {"kind": options.kind, "value": options.target}
+        plan |= student["model_conf"]["plan"]
+        plan |= {
+            "teacher": str(args.model_file),
+            "target": target | {"denominator": options.denominator},
+            "macs_seconds": options.macs_seconds,
+        }
+    student["model_conf"]["plan"] = plan
     return student
+
+
+def reached(previous: Path) -> float:
+    """The target of the pruning run that goes on."""
+    try:
+        return read_yaml(previous / "config.yaml")["model_conf"]["sparsity"]["target"]
+    except KeyError as e:
+        raise InputError(previous, "is no pruning run", "run stage 12 of it") from e
+
+
+def teacher_size(args: argparse.Namespace) -> int:
+    """Model dimension of the teacher."""
+    conf = read_yaml(args.teacher_config).get("encoder_conf") or {}
+    return conf.get("output_size", 256)
+
+
+def prune_at_once(args: argparse.Namespace, command: list[str]) -> None:
+    """Write what a pruning run leaves, from scores instead of a training."""
+    PruneASRTask.main(cmd=[*command, "--dry_run", "true"])  # writes config.yaml
+    config = args.output_dir / "config.yaml"
+    model, train_args = ASRTask.build_model_from_file(config, None, "cpu")
+    weights = read_state(args.model_file)
+    model.load_state_dict(model.state_dict() | weights, strict=True)
+    budget = model.sparsity.budget
+    scores = scores_of(args.method, model.encoder, budget, train_args.seed)
+    settle(model.encoder, budget, scores)
+    with atomic_path(args.output_dir / "latest.pth") as temporary:
+        torch.save(model.state_dict(), temporary)
 
 
 @contextmanager
@@ -115,7 +190,7 @@ def finish(averaged: Path, config: Path, final: Path) -> None:
     if not averaged.exists():
         raise InputError(averaged, "was not written", "see the training's log")
     with atomic_path(final) as temporary:
-        shutil.copyfile(averaged, temporary)
+        torch.save(model_state(read_state(averaged)), temporary)
         load_model(config, temporary)
 
 

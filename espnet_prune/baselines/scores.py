@@ -1,0 +1,141 @@
+"""Which units to keep without having learned it: scores in place of log_alpha."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from espnet_prune.architecture import Architecture
+from espnet_prune.budget import Budget
+from espnet_prune.encoder import PrunableConformerEncoder
+from espnet_prune.gates import Gate, gates_of
+from espnet_prune.layers.attention import RelPositionAttention
+from espnet_prune.layers.convolution import Convolution
+from espnet_prune.layers.feed_forward import FeedForward
+from espnet_prune.layers.structures import structures
+from espnet_prune.layers.subsampling import Subsampling
+
+ALWAYS, NEVER = 100.0, -100.0
+Scores = dict[Gate, Tensor]
+
+
+def unit_weights(layer: nn.Module) -> dict[Gate, Tensor]:
+    """All weights that go with each unit of a layer: gate -> (unit, weight)."""
+    if isinstance(layer, FeedForward):
+        both = [layer.w_1.weight, layer.w_2.weight.t()]
+        return {layer.unit_gate: torch.cat(both, 1)}
+    if isinstance(layer, Convolution):
+        first, second = layer.pointwise_conv1.weight, layer.pointwise_conv2.weight
+        depthwise = layer.depthwise_conv.weight
+        parts = [*first.chunk(2), depthwise, second.transpose(0, 1)]
+        return {layer.unit_gate: torch.cat([p.flatten(1) for p in parts], 1)}
+    if isinstance(layer, Subsampling):
+        first, second = layer.conv[0].weight, layer.conv[2].weight
+        linear = layer.out[0].weight.unflatten(1, (len(layer.gate2), -1))
+        consumers = second.transpose(0, 1), linear.transpose(0, 1)
+        return {
+            layer.gate1: torch.cat([first.flatten(1), consumers[0].flatten(1)], 1),
+            layer.gate2: torch.cat([second.flatten(1), consumers[1].flatten(1)], 1),
+        }
+    assert isinstance(layer, RelPositionAttention)
+    linears = layer.linear_q, layer.linear_k, layer.linear_pos
+    qk = torch.cat([linear.weight for linear in linears], 1)
+    v = torch.cat([layer.linear_v.weight, layer.linear_out.weight.t()], 1)
+    by_head = [x.unflatten(0, (layer.heads, -1)).flatten(1) for x in (qk, v)]
+    weights = {layer.head_gate: torch.cat(by_head, 1)}
+    if layer.qk_gate is not None:
+        weights |= {layer.qk_gate: qk, layer.v_gate: v}
+    return weights
+
+
+@torch.no_grad()
+def magnitude(model: nn.Module) -> Scores:
+    """Root mean square of a unit's weights, over the mean of its kind in all layers.
+
+    Relative to its kind, because weights of different kinds differ in scale by what
+    stands around them, not by what they are worth. Submodules are never closed.
+    """
+    sizes: dict[str, list[tuple[Gate, Tensor]]] = {}
+    scores: Scores = {}
+    for layer in structures(model):
+        names = {gate: name for name, gate in layer.named_children()}
+        for gate, weights in unit_weights(layer).items():
+            kind = f"{type(layer).__name__}.{names[gate]}"
+            norm = weights.double().square().mean(1).sqrt()
+            sizes.setdefault(kind, []).append((gate, norm))
+        if hasattr(layer, "module_gate"):
+            scores[layer.module_gate] = torch.full((1,), ALWAYS)
+    for pairs in sizes.values():
+        mean = torch.cat([norm for _, norm in pairs]).mean().clamp(min=1e-12)
+        scores |= {gate: (norm / mean).float() for gate, norm in pairs}
+    return scores
+
+
+def random(model: nn.Module, seed: int) -> Scores:
+    """Units at random; every head and submodule keeps its share of them."""
+    draw = torch.Generator().manual_seed(seed)
+    scores: Scores = {}
+    for name, gate in sorted(gates_of(model).items()):
+        fine = name.replace("head_gate", "qk_gate") in gates_of(model)
+        if name.endswith("module_gate") or (name.endswith("head_gate") and fine):
+            scores[gate] = torch.full((len(gate),), ALWAYS)
+        else:
+            scores[gate] = torch.rand(len(gate), generator=draw)
+    return scores
+
+
+def blocks(encoder: PrunableConformerEncoder, budget: Budget) -> Scores:
+    """As many whole blocks as fit, evenly spaced, then the strongest units of one more.
+
+    The subsampling, which is no block, loses its weakest channels down to its share of
+    the budget.
+    """
+    scores, total = magnitude(encoder), len(encoder.encoders)
+    channels = _affordable_channels(encoder, budget)
+    for gate in (encoder.embed.gate1, encoder.embed.gate2):
+        strongest = scores[gate].topk(min(channels, len(gate))).indices
+        scores[gate][strongest] += ALWAYS
+    kept = _affordable_blocks(encoder, budget, channels)
+    chosen = {round((i + 0.5) * total / kept - 0.5) for i in range(kept)}
+    rest = [i for i in range(total) if i not in chosen]
+    # The one that is kept in part: where the gap is widest, the later of equals.
+    gaps = {i: min((abs(i - c) for c in chosen), default=total) for i in rest}
+    partial = max(rest, key=lambda i: (gaps[i], i), default=None)
+    for index, block in enumerate(encoder.encoders):
+        for gate in gates_of(block).values():
+            if index in chosen:
+                scores[gate] = scores[gate] + ALWAYS
+            elif index != partial:
+                scores[gate] = scores[gate] + NEVER - ALWAYS
+    return scores
+
+
+def _fits(architecture: Architecture, budget: Budget) -> bool:
+    counts = architecture.counts()
+    return all(c.fixed + c.cost(counts) <= c.limit for c in budget.constraints)
+
+
+def _affordable_blocks(
+    encoder: PrunableConformerEncoder, budget: Budget, channels: int
+) -> int:
+    dense = encoder.architecture
+    for number in range(len(dense.blocks), 0, -1):
+        if _fits(Architecture((channels,) * 2, dense.blocks[:number]), budget):
+            return number
+    return 0
+
+
+def _affordable_channels(encoder: PrunableConformerEncoder, budget: Budget) -> int:
+    """Channels that leave the subsampling no larger a share than it had."""
+    dense = encoder.architecture
+    whole = Architecture(dense.subsampling, ()).counts()
+    for channels in range(min(dense.subsampling), 1, -1):
+        counts = Architecture((channels,) * 2, ()).counts()
+        shares = [
+            c.cost(counts) / c.cost(whole) * c.dense / c.limit
+            for c in budget.constraints
+            if c.limit and c.cost(whole)
+        ]
+        if all(share <= 1 or math.isclose(share, 1) for share in shares):
+            return channels
+    return 1

@@ -1,0 +1,73 @@
+"""A small dense Conformer of the same cost, to be trained from scratch."""
+
+import math
+from bisect import bisect_left
+from dataclasses import replace
+from typing import Any
+
+from espnet_prune.architecture import Architecture, Fixed
+from espnet_prune.budget import Budget
+from espnet_prune.errors import InputError
+
+
+def small_encoder(
+    fixed: Fixed, encoder_conf: dict[str, Any], frames: int, budget: Budget
+) -> dict[str, Any]:
+    """``encoder_conf`` of the largest small Conformer that fits.
+
+    Model dimension and linear units shrink in the same proportion as far as whole
+    numbers allow; heads and blocks stay as many as they are.
+
+    Args:
+        fixed, encoder_conf: of the dense model.
+        frames: feature frames of the utterance whose cost is counted.
+        budget: which it must not exceed; of the whole encoder.
+
+    Raises:
+        InputError: the budget is of another kind, or not even the smallest fits.
+    """
+    if any(c.name != "encoder" or c.kind == "latency" for c in budget.constraints):
+        raise InputError(
+            "--method small",
+            "takes a target in params or macs of the whole encoder",
+            "choose such a target, or another method",
+        )
+    heads = encoder_conf.get("attention_heads", 4)
+    units = encoder_conf.get("linear_units", 2048)
+    blocks = encoder_conf.get("num_blocks", 6)
+
+    def fits(size: int, units: int) -> bool:
+        small = replace(fixed, size=size, head_dim=size // heads)
+        cost = Architecture.dense(size, heads, units, blocks).cost(small, frames)
+        limits = budget.constraints
+        return all(getattr(cost["encoder"], c.kind) <= c.limit for c in limits)
+
+    best, misfit = None, math.inf
+    step = heads if heads % 2 == 0 else 2 * heads  # positions need an even dimension
+    for size in range(step, fixed.size + 1, step):
+        most = bisect_left(range(1, units + 1), True, key=lambda u: not fits(size, u))
+        off = abs(math.log((most or 1e-9) / size * fixed.size / units))
+        if off < misfit:
+            best, misfit = {"output_size": size, "linear_units": most}, off
+    if best is None or not best["linear_units"]:
+        raise InputError(
+            "sparsity target",
+            "no dense Conformer is that small",
+            "choose a lower target, or another method",
+        )
+    return encoder_conf | best
+
+
+def small_training(teacher: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
+    """How it is trained: for the dense model's epochs and the pruning's, at its rate.
+
+    Batches are the recipe's, and the learning rate's schedule is that of every student.
+    """
+    epochs = teacher.get("max_epoch", 40) + recipe.get("max_epoch", 0)
+    rate = (teacher.get("optim_conf") or {}).get("lr", 0.001)
+    chosen = {
+        key: teacher[key]
+        for key in ("best_model_criterion", "keep_nbest_models")
+        if key in teacher
+    }
+    return recipe | chosen | {"max_epoch": epochs, "optim_conf": {"lr": rate}}

@@ -1,0 +1,223 @@
+"""The other ways to the same budget: what they choose, and that they end well."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from espnet_prune.architecture import Architecture
+from espnet_prune.baselines import METHODS, ONE_SHOT
+from espnet_prune.baselines.iterative import UPDATES, MagnitudeController
+from espnet_prune.baselines.one_shot import scores_of, settle
+from espnet_prune.baselines.scores import unit_weights
+from espnet_prune.baselines.small import small_encoder
+from espnet_prune.errors import InputError
+from espnet_prune.gates import gates_of
+from espnet_prune.layers.structures import structures
+from espnet_prune.projection import choose
+from espnet_prune.sparsity import SparsityOptions, make_budget
+
+FRAMES = 200
+SIZES = {"output_size": 32, "linear_units": 96, "num_blocks": 4}
+BINARY = {"mode": "straight_through"}
+
+
+@pytest.fixture
+def encoder(make_encoder):
+    return make_encoder(gates=BINARY, **SIZES)
+
+
+def budget_of(encoder, target, kind="params+macs"):
+    return make_budget(SparsityOptions(kind, target), encoder, FRAMES)
+
+
+@pytest.mark.parametrize("fine", [True, False])
+@pytest.mark.parametrize("target", [0.3, 0.75])
+@pytest.mark.parametrize("method", ONE_SHOT)
+def test_one_shot_masks_meet_the_budget_and_are_projected_as_they_are(
+    make_encoder, method, target, fine
+):
+    encoder = make_encoder(gates=BINARY | {"fine_heads": fine}, **SIZES)
+    budget = budget_of(encoder, target)
+    settle(encoder, budget, scores_of(method, encoder, budget, seed=1))
+    keep = choose(encoder, budget)
+    for name, gate in gates_of(encoder).items():
+        assert torch.equal(keep[gate], gate.is_open()), name
+        assert torch.equal(gate.open_value(), torch.ones(len(gate)))
+    left = Architecture.counts
+    encoder.set_masks({n: keep[g].float() for n, g in gates_of(encoder).items()})
+    gone = [c.removed(left(encoder.kept())) for c in budget.constraints]
+    assert min(gone) >= target - 1e-9 and min(gone) < target + 0.05
+
+
+def test_weak_units_of_every_kind_go_first(encoder):
+    names = {}
+    with torch.no_grad():
+        for layer in structures(encoder):
+            for gate, weights in unit_weights(layer).items():
+                assert weights.shape[0] == len(gate)
+                names[gate] = None
+            if hasattr(layer, "w_1"):
+                layer.w_1.weight[::2] *= 1e-3
+                layer.w_2.weight[:, ::2] *= 1e-3
+                names[layer.unit_gate] = slice(0, None, 2)
+            if hasattr(layer, "qk_gate"):
+                for linear in (layer.linear_q, layer.linear_k, layer.linear_pos):
+                    linear.weight[::2] *= 1e-3
+                names[layer.qk_gate] = slice(0, None, 2)
+    budget = budget_of(encoder, 0.4, "params")
+    settle(encoder, budget, scores_of("magnitude", encoder, budget, 0))
+    for gate, weak in names.items():
+        if weak is not None:
+            kept = gate.is_open()
+            assert not kept[weak].any() and kept[1::2].float().mean() > 0.8
+
+
+def test_random_depends_on_the_seed_only(encoder):
+    budget = budget_of(encoder, 0.5)
+    drawn = [scores_of("random", encoder, budget, seed) for seed in (1, 1, 2)]
+    gate = encoder.encoders[0].feed_forward.unit_gate
+    assert torch.equal(drawn[0][gate], drawn[1][gate])
+    assert not torch.equal(drawn[0][gate], drawn[2][gate])
+
+
+def test_blocks_go_as_wholes_but_one(encoder):
+    budget = budget_of(encoder, 0.6, "params")
+    settle(encoder, budget, scores_of("blocks", encoder, budget, 0))
+    encoder.set_masks({n: g.is_open().float() for n, g in gates_of(encoder).items()})
+    dense = encoder.architecture.blocks[0]
+    blocks = encoder.kept().blocks
+    whole = [b == dense for b in blocks]
+    gone = [b.ffn1 == b.heads == b.conv == b.ffn2 == 0 for b in blocks]
+    assert sum(whole) == 1 and sum(whole) + sum(gone) >= len(blocks) - 1
+
+
+def make_iterative(encoder, target=0.7):
+    options = SparsityOptions("params", target, by="magnitude", warmup=0.5)
+    controller = MagnitudeController(options, make_budget(options, encoder, FRAMES))
+    controller.total_steps = 4 * UPDATES
+    return controller.train()
+
+
+def test_iterative_rises_to_the_target_and_costs_no_loss(encoder):
+    controller, gone = make_iterative(encoder), []
+    for _ in range(controller.total_steps):
+        loss, stats = controller(encoder)
+        assert loss.item() == 0
+        gone.append(stats["sparsity_realised"].item())
+    assert gone[0] < 0.1 and gone == sorted(gone)
+    assert gone[2 * UPDATES] == gone[-1] == pytest.approx(0.7, abs=0.02)
+    assert len(set(gone)) > UPDATES / 2
+
+
+def test_iterative_masks_survive_a_resume(encoder, make_encoder):
+    controller = make_iterative(encoder)
+    for _ in range(UPDATES):
+        controller(encoder)
+    other = make_encoder(gates=BINARY, **SIZES)
+    other.load_state_dict(encoder.state_dict())
+    resumed = make_iterative(other)
+    resumed.load_state_dict(controller.state_dict())
+    resumed.eval()(other)
+    for (name, a), b in zip(
+        gates_of(encoder).items(), gates_of(other).values(), strict=True
+    ):
+        assert torch.equal(a.mask, b.mask), name
+
+
+@pytest.mark.parametrize("target", [0.5, 0.9])
+def test_small_conformer_is_the_largest_that_fits(make_encoder, target):
+    sizes = {"output_size": 64, "linear_units": 256, "num_blocks": 2}
+    encoder = make_encoder(gates={}, **sizes)
+    budget = budget_of(encoder, target)
+    conf = sizes | {"attention_heads": 4}
+    small = small_encoder(encoder.fixed, conf, FRAMES, budget)
+    assert small["num_blocks"] == 2 and small["attention_heads"] == 4
+
+    def costs(units):
+        built = make_encoder(
+            output_size=small["output_size"], linear_units=units, num_blocks=2
+        )
+        cost = built.architecture.cost(built.fixed, FRAMES)["encoder"]
+        return [getattr(cost, c.kind) - c.limit for c in budget.constraints]
+
+    assert max(costs(small["linear_units"])) <= 0
+    assert max(costs(small["linear_units"] + 1)) > 0
+    ratio = small["linear_units"] / small["output_size"]
+    assert 2 <= ratio <= 8  # 4 in the dense model
+
+
+def test_small_conformer_needs_a_budget_of_the_whole_encoder(encoder):
+    options = SparsityOptions("params", 0.5, groups={"ffn": 0.4})
+    budget = make_budget(options, encoder, FRAMES)
+    with pytest.raises(InputError, match="whole encoder"):
+        small_encoder(encoder.fixed, {}, FRAMES, budget)
+    with pytest.raises(InputError, match="that small"):
+        tiny = budget_of(encoder, 0.999)
+        small_encoder(encoder.fixed, SIZES, FRAMES, tiny)
+
+
+# --- to the end: stages 12 to 14 of every method, then ESPnet's own decoder ------
+
+
+@pytest.fixture
+def stage(dense, data_options, tmp_path, monkeypatch):
+    """``stage(module, *options)``: run a stage's program in this process."""
+    from espnet_prune.bin import export, prune_train
+
+    def run(name, *options):
+        program = {"export": export, "train": prune_train}[name]
+        argv = [name, *map(str, options)]
+        if name == "train":
+            argv += ["--recipe", str(tmp_path / "recipe.yaml"), "--resume", "true"]
+            argv += ["--teacher_config", str(dense / "config.yaml")]
+            argv += ["--teacher_model", str(dense / "model.pth"), *data_options]
+        monkeypatch.setattr(sys, "argv", argv)
+        program.main()
+
+    return run
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_ends_in_a_model_that_stock_speech2text_decodes(
+    stage, dense, tmp_path, method
+):
+    from espnet2.bin.asr_inference import Speech2Text
+
+    from tests.conftest import RECIPE
+
+    criterion = {"best_model_criterion": [["valid", "loss", "min"]], "max_epoch": 1}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | criterion))
+    config = yaml.safe_load((dense / "config.yaml").read_text())
+    pruned, compact = tmp_path / "pruned", tmp_path / "compact"
+    start = ["--method", method, "--model_config", dense / "config.yaml"]
+    start += ["--model_file", dense / "model.pth", "--kind", "params+macs"]
+    stage("train", "--phase", "prune", *start, "--output_dir", pruned)
+    stage("export", "--pruned", pruned, "--out", compact)
+    summary = json.loads((compact / "pruning.json").read_text())
+    assert summary["method"] == method
+    assert min(summary["removed"].values()) >= 0.5
+    start = ["--method", method, "--model_config", compact / "config.yaml"]
+    start += ["--model_file", compact / "pruned.pth"]
+    final = ["--final", compact / "finetuned.pth"]
+    out = ["--output_dir", compact / "finetune"]
+    stage("train", "--phase", "finetune", *start, *final, *out)
+
+    speech = Speech2Text(
+        str(compact / "config.yaml"), str(compact / "finetuned.pth"), beam_size=2
+    )
+    kept = sum(p.numel() for p in speech.asr_model.encoder.parameters())
+    assert kept == params_left(summary, config)
+    speech(np.random.default_rng(0).standard_normal(8000).astype(np.float32))
+
+
+def params_left(summary, config) -> int:
+    from espnet_prune.encoder import PrunableConformerEncoder
+
+    conf = {k: v for k, v in config["encoder_conf"].items() if k != "input_layer"}
+    dense = PrunableConformerEncoder(20, **conf)
+    params = sum(p.numel() for p in dense.parameters())
+    return round(params * (1 - summary["removed"]["params"]))
