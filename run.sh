@@ -88,6 +88,11 @@ for name in ${method}; do
 done
 [[ ${target_kind} =~ ^(params|macs|latency)(\+(params|macs|latency))*$ ]] ||
     die "--target_kind ${target_kind}: params, macs, latency, or several as params+macs"
+# The project's own first: the baselines are compared with it.
+if [[ " ${method} " == *" l0 "* ]]; then
+    rest=" ${method} "
+    method="l0 ${rest/ l0 / }"
+fi
 if [ -z "${tag}" ]; then
     tag=${corpus}
     [ "${preset}" = default ] || tag+=_${preset}
@@ -289,14 +294,25 @@ if begin 15 "decode ${test_sets} with ${inference_config}"; then
         done
     done
 fi
+score() { # set, experiment, systems to compare with...
+    local set=$1 dir=$2 versus=() other; shift 2
+    need 15 "${dir}/${decode_tag}/${set}/text"
+    for other in "$@"; do versus+=(--vs "${other}/${decode_tag}/${set}"); done
+    python3 -m espnet_prune.bin.score --ref "dump/raw/${set}/text" \
+        --hyp "${dir}/${decode_tag}/${set}/text" "${versus[@]}"
+}
 if begin 16 "score"; then
     for set in ${test_sets}; do
-        for dir in "${dense}" "${compacts[@]}"; do
-            need 15 "${dir}/${decode_tag}/${set}/text"
-            versus=()
-            [ "${dir}" = "${dense}" ] || versus=(--vs "${dense}/${decode_tag}/${set}")
-            python3 -m espnet_prune.bin.score --ref "dump/raw/${set}/text" \
-                --hyp "${dir}/${decode_tag}/${set}/text" "${versus[@]}"
+        score "${set}" "${dense}"
+        for target in ${targets}; do
+            l0=exp/${tag}_compact_$(goal l0 "${target}")
+            for name in ${method}; do
+                compact=exp/${tag}_compact_$(goal "${name}" "${target}")
+                versus=("${dense}")
+                [ "${name}" = l0 ] || [ ! -e "${l0}/${decode_tag}/${set}/score_wer" ] ||
+                    versus+=("l0=${l0}")
+                score "${set}" "${compact}" "${versus[@]}"
+            done
         done
     done
 fi

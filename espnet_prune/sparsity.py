@@ -52,6 +52,7 @@ class SparsityOptions:
         start: where the rise of the target begins: what is removed already.
         macs_seconds: length of the utterance whose MACs or latency are counted, in
             seconds.
+        macs_tokens: length of its transcript, where the model's decoder counts, too.
         warmup: fraction of the steps in which the target rises linearly.
         gate_lr, multiplier_lr: learning rates; None derives them from the number of
             steps, so that the gates can close in short runs, too.
@@ -69,6 +70,7 @@ class SparsityOptions:
     groups: dict[str, float] = field(default_factory=dict)
     start: float = 0.0
     macs_seconds: float = 10.0
+    macs_tokens: int = 30
     warmup: float = 0.5
     gate_lr: float | None = None
     multiplier_lr: float | None = None
@@ -87,6 +89,11 @@ class SparsityOptions:
             raise ValueError(
                 f"sparsity: denominator must be one of {DENOMINATORS}, not "
                 f"{self.denominator}"
+            )
+        if self.denominator == "model" and "latency" in self.kinds:
+            raise ValueError(
+                "sparsity: latency is measured of the encoder: the time of a decoder "
+                "depends on the search; use denominator encoder"
             )
         for name, target in {"target": self.target, **self.groups}.items():
             if not 0 < target < 1:

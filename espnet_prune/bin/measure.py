@@ -32,6 +32,7 @@ from espnet_prune.data.audio import load_source
 from espnet_prune.data.table import read_table
 from espnet_prune.errors import InputError, run_main
 from espnet_prune.files import fingerprint, write_json
+from espnet_prune.measure.allocator import keep_freed_memory
 from espnet_prune.measure.cost import count_macs, count_params
 from espnet_prune.measure.machine import describe, pin_threads
 from espnet_prune.measure.rtf import columns, summarise, time_rounds
@@ -128,6 +129,7 @@ def main(argv: list[str] | None = None) -> None:
     logging.getLogger("espnet_prune").setLevel(logging.INFO)
     systems = [System.parse(text) for text in args.system]
     pin_threads(args.threads)
+    keep_freed_memory()
     inference = read_inference_config(args.inference_config)
     loaded = {system.name: system.load(inference) for system in systems}
     train_args = {name: s.asr_train_args for name, s in loaded.items()}

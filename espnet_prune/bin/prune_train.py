@@ -27,6 +27,8 @@ from espnet_prune.errors import InputError, run_main
 from espnet_prune.export import model_state
 from espnet_prune.files import atomic_path, write_text
 from espnet_prune.gates import GateOptions
+from espnet_prune.measure.cost import rest_cost
+from espnet_prune.measure.latency import table_of_run
 from espnet_prune.origin import refuse_another_run, refuse_wrong_rate
 from espnet_prune.sparsity import SparsityOptions, make_budget
 from espnet_prune.student import (
@@ -124,8 +126,16 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
         encoder = PrunableConformerEncoder(
             model.frontend.output_size(), **student["encoder_conf"]
         )
+    conditions: dict[str, dict[str, float]] = {}
+    if options.denominator == "model":
+        conditions["rest"] = rest_cost(model, frames, options.macs_tokens)
+    if "latency" in options.kinds:
+        beside = args.model_config.parent
+        table = table_of_run(args.output_dir, beside, encoder, frames)
+        conditions["latency"] = table["prices"]
+    student["model_conf"] |= conditions
     with refusing(args.recipe):
-        budget = make_budget(options, encoder, frames)
+        budget = make_budget(options, encoder, frames, **conditions)
     plan = {"method": args.method}
     if args.method in SCRATCH:
         student = small_config(

@@ -15,6 +15,7 @@ from pathlib import Path
 from espnet_prune.errors import InputError, run_main
 from espnet_prune.files import atomic_dir, write_json, write_text
 from espnet_prune.measure.alignment import alignment_report, trn
+from espnet_prune.measure.mapsswe import mapsswe
 from espnet_prune.measure.significance import compare
 from espnet_prune.measure.wer import UNITS, read_pairs, score
 
@@ -26,7 +27,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--ref", type=Path, required=True, help="Kaldi text")
     parser.add_argument("--hyp", type=Path, required=True, help="Kaldi text")
     parser.add_argument(
-        "--vs", type=Path, help="scored directory of the system to compare with"
+        "--vs",
+        action="append",
+        default=[],
+        metavar="[NAME=]DIR",
+        help="scored directory of a system to compare with; several need names",
     )
     return parser.parse_args(argv)
 
@@ -51,10 +56,15 @@ def main(argv: list[str] | None = None) -> None:
             write_text(folder / "hyp.trn", trn(scored.utts, scored.output.hypotheses))
             write_text(folder / "result.txt", alignment_report(scored))
             write_json(folder / "result.json", result)
-            if args.vs and kind == "wer":
-                other = read_result(args.vs / "score_wer/result.json")
-                significance = compare(result, other, str(args.vs))
-                write_json(folder / "significance.json", significance)
+            if kind == "wer":
+                for versus in args.vs:
+                    name, _, other = versus.rpartition("=")
+                    scored_other = Path(other) / "score_wer"
+                    significance = compare(
+                        result, read_result(scored_other / "result.json"), other
+                    ) | {"mapsswe_p": mapsswe(folder, scored_other)}
+                    file = f"significance{name and '_'}{name}.json"
+                    write_json(folder / file, significance)
         lo, hi = scored.ci95
         logger.info(
             f"{kind.upper()} {100 * scored.output.wer:.2f} % "

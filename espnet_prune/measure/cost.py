@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_prune.checkpoint import sampling_rate
 from espnet_prune.errors import InputError
+from espnet_prune.layers.subsampling import halved
 
 
 def count_params(model: ESPnetASRModel) -> dict[str, int]:
@@ -79,4 +80,33 @@ def count_macs(
         "subsampling": subsampling,
         "blocks": blocks,
         "encoder": subsampling + blocks,
+    }
+
+
+@torch.no_grad()
+def rest_cost(model: ESPnetASRModel, frames: int, tokens: int) -> dict[str, float]:
+    """Cost of a model beyond its encoder, for targets that count all of it.
+
+    Args:
+        frames: feature frames of one utterance.
+        tokens: of its transcript; the decoder is run on it once (a search runs it on
+            every hypothesis).
+
+    Returns:
+        ``params`` and ``macs``.
+    """
+    model.eval()
+    time = halved(halved(frames))
+    encoded = torch.zeros(1, time, model.encoder.output_size())
+    counter = FlopCounterMode(display=False)
+    with counter:
+        if model.ctc is not None:
+            model.ctc.ctc_lo(encoded)
+        if model.decoder is not None:
+            ids = torch.ones(1, tokens, dtype=torch.long)
+            model.decoder(encoded, torch.tensor([time]), ids, torch.tensor([tokens]))
+    counts = count_params(model)
+    return {
+        "params": counts["total"] - counts["encoder"],
+        "macs": counter.get_total_flops() / 2,
     }

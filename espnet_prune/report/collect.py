@@ -12,6 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from espnet_prune.baselines import ONE_SHOT
 from espnet_prune.checkpoint import read_checkpoint
 from espnet_prune.errors import InputError
 from espnet_prune.version import __version__
@@ -32,6 +35,8 @@ class Collected:
         report: the content of ``report.json``.
         pruning: per compact directory, its ``pruning.json`` (absent ones left out).
         curves: title -> training statistics by epoch.
+        comparisons: a row of the report, and its significance tests against ``dense``
+            and ``l0``, as far as there are.
         times: experiment's name -> real-time factors by column, median and spread.
         missing: sentences: what is not there, and which stage leaves it.
     """
@@ -39,6 +44,9 @@ class Collected:
     report: dict[str, Any]
     pruning: dict[str, dict[str, Any]] = field(default_factory=dict)
     curves: dict[str, Curves] = field(default_factory=dict)
+    comparisons: list[tuple[dict[str, Any], dict[str, Any]]] = field(
+        default_factory=list
+    )
     times: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
@@ -78,6 +86,15 @@ class Collected:
             "model, so the times cannot be compared (stage 17)"
         )
         return False
+
+    def add_comparisons(self, row: dict[str, Any], decode: Path) -> None:
+        """Add the significance tests of a system that the row speaks of."""
+        if row["p_vs_dense"] is None:
+            return
+        names = {"dense": "significance.json", "l0": "significance_l0.json"}
+        files = {other: decode / "score_wer" / name for other, name in names.items()}
+        tests = {o: self.json(f, "16") for o, f in files.items() if f.is_file()}
+        self.comparisons.append((row, tests))
 
     def add_curves(self, title: str, checkpoint: Path, stage: str) -> None:
         """Add the statistics inside an ESPnet ``checkpoint.pth``, if it is there."""
@@ -164,6 +181,12 @@ def _row(
     }
 
 
+def trained(pruned: Path) -> bool:
+    """Whether a stage 12 was a training: one-shot methods leave no curves."""
+    conf = yaml.safe_load((pruned / "student.yaml").read_text())["model_conf"]
+    return (conf.get("plan") or {}).get("method") not in ONE_SHOT
+
+
 def collect(
     corpus: str,
     dense: Path,
@@ -188,12 +211,13 @@ def collect(
         for system, exp in systems:
             decode = exp / decode_tag / test_set
             pruning = found.pruning.get(str(exp))
-            found.report["rows"].append(
-                _row(found, system, exp, decode, pruning, timed)
-            )
+            row = _row(found, system, exp, decode, pruning, timed)
+            found.report["rows"].append(row)
+            found.add_comparisons(row, decode)
     found.add_curves(f"Dense training ({dense.name})", dense / "checkpoint.pth", "11")
     for exp in pruned:
-        found.add_curves(f"Pruning ({exp.name})", exp / "checkpoint.pth", "12")
+        if not (exp / "student.yaml").is_file() or trained(exp):
+            found.add_curves(f"Pruning ({exp.name})", exp / "checkpoint.pth", "12")
     for exp in compact:
         title = f"Fine-tuning ({exp.name})"
         found.add_curves(title, exp / "finetune" / "checkpoint.pth", "14")

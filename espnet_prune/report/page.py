@@ -46,6 +46,11 @@ READING = (
     "- : not measured yet, or not applicable."
 )
 
+SIGNIFICANCE = (
+    "Differences in points of WER, positive: worse than the other. Paired bootstrap "
+    "over utterances, two-sided; MAPSSWE of NIST's SCTK where that is installed."
+)
+
 
 def build(found: Collected, note: str) -> list[Part]:
     """Lay the report out, top to bottom."""
@@ -60,6 +65,7 @@ def build(found: Collected, note: str) -> list[Part]:
         Heading("Dense against compact"),
         tables.main_table(report["rows"]),
         Paragraph(READING),
+        *_comparison(found),
         Heading("Where the cost is"),
         tables.cost_table(report["rows"]),
     ]
@@ -100,6 +106,21 @@ def build(found: Collected, note: str) -> list[Part]:
         Heading("Environment"),
         tables.Table(["", "value"], _environment_rows(report["environment"])),
     ]
+    return parts
+
+
+def _comparison(found: Collected) -> list[Part]:
+    """Pareto pictures and significance, as far as there is something to compare."""
+    rows, parts = found.report["rows"], []
+    for number, test_set in enumerate(dict.fromkeys(r["test_set"] for r in rows), 1):
+        own = [row for row in rows if row["test_set"] == test_set]
+        figure = plots.pareto_figure(own, f"WER against cost ({test_set})")
+        if figure:
+            name = f"pareto_{number}.png"
+            parts.append(Picture(name, f"Pareto of {test_set}", plots.png(figure)))
+    if found.comparisons:
+        table = tables.significance_table(found.comparisons)
+        parts += [Heading("Significance"), table, Paragraph(SIGNIFICANCE)]
     return parts
 
 

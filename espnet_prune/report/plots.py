@@ -1,6 +1,7 @@
 """The figures of the report (matplotlib, without a display)."""
 
 import io
+from itertools import cycle
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -27,11 +28,66 @@ def _plain(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
+# Panels of the Pareto picture: axis title, path in a row, scale.
+COSTS = (
+    ("encoder parameters, millions", ("params", "encoder"), 1e-6),
+    ("encoder GMAC per second of audio", ("macs_per_second", "encoder"), 1e-9),
+    ("real-time factor of the encoder", ("rtf", "encoder"), 1.0),
+)
+
+
+def pareto_figure(rows: list[dict[str, Any]], title: str) -> Figure | None:
+    """WER against cost: a line per method, the dense model as a star.
+
+    Args:
+        rows: of ``report.json``, of one test set.
+
+    Returns:
+        None unless at least two compact systems have a WER.
+    """
+    scored = [row for row in rows if row["wer"] is not None]
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for row in scored:
+        lines.setdefault(row["method"] or "?", []).append(row)
+    if len(scored) - len(lines.get("dense", [])) < 2:
+        return None
+    figure = Figure(figsize=(13.5, 4.2), layout="constrained")
+    for axes, (name, (part, key), scale) in zip(
+        figure.subplots(1, len(COSTS)), COSTS, strict=True
+    ):
+        for (method, own), colour in zip(lines.items(), cycle(PALETTE), strict=False):
+            own = [row for row in own if row[part][key] is not None]
+            own = sorted(own, key=lambda row: row[part][key])
+            x = [row[part][key] * scale for row in own]
+            y = [100 * row["wer"] for row in own]
+            bars = [
+                [100 * abs(row["wer_ci"][i] - row["wer"]) for row in own]
+                for i in (0, 1)
+            ]
+            if method == "dense":
+                axes.errorbar(x, y, bars, fmt="*", color="black", ms=12, label=method)
+            else:
+                width = 2.4 if method == "l0" else 1.2
+                axes.errorbar(
+                    x, y, bars, fmt=".-", color=colour, lw=width, elinewidth=0.7,
+                    label=method,
+                )  # fmt: skip
+        axes.set_xlabel(name, size=9)
+        axes.set_ylabel("WER, %", size=9)
+        axes.tick_params(labelsize=8)
+        axes.set_ylim(bottom=0)
+        axes.set_xlim(left=0)
+        _plain(axes)
+    axes.legend(fontsize=8, framealpha=0.7, edgecolor="none")
+    figure.suptitle(title, size=11)
+    return figure
+
+
 def kept_figure(pruning: dict[str, Any], title: str) -> Figure:
     """Heat map of the kept share per block and unit, subsampling in its own panel."""
     small, large = pruning["architecture"], pruning["dense_architecture"]
     n_blocks = len(large["blocks"])
-    figure = Figure(figsize=(2.6 + 0.72 * (n_blocks + 2), 3.2), layout="constrained")
+    figure = Figure(figsize=(2.6 + 0.72 * (n_blocks + 2), 3.8), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[2, n_blocks], sharey=False)
 
     def panel(axes: Axes, kept: list[list[int]], dense: list[list[int]]) -> Any:

@@ -56,11 +56,12 @@ def _versus(value: float | None, dense: float | None, form: str, scale: float) -
 
 
 def label(row: dict[str, Any]) -> str:
-    """What a row is called: ``dense``, ``compact -50 % params``."""
+    """What a row is called: ``dense``, ``compact -50 % params``, ``random -75 ...``."""
     kind, value = row["target"]["kind"], row["target"]["value"]
+    name = row["system"] if row["method"] in (None, "dense", "l0") else row["method"]
     if value is None:
-        return row["system"]
-    return f"{row['system']} -{100 * value:.0f} % {kind}"
+        return name
+    return f"{name} -{100 * value:g} % {kind}"
 
 
 def main_table(rows: list[dict[str, Any]]) -> Table:
@@ -97,6 +98,40 @@ def main_table(rows: list[dict[str, Any]]) -> Table:
     return Table(header, [cells(row) for row in rows])
 
 
+def significance_table(
+    comparisons: list[tuple[dict[str, Any], dict[str, Any]]],
+) -> Table:
+    """Each compact system against dense and, if there are any, L0 pruning.
+
+    Args:
+        comparisons: rows of ``report.json`` with their tests, by the other's name.
+    """
+    names = {"dense": "dense", "l0": "L0"}
+    others = [o for o in names if any(o in tests for _, tests in comparisons)]
+    header = ["system", "test set"]
+    for other in others:
+        header += [f"WER - {names[other]}'s", "95 %", "p bootstrap", "p MAPSSWE"]
+
+    def cells(test: dict[str, Any] | None) -> list[str]:
+        if test is None:
+            return [DASH] * 4
+        low, high = (100 * x for x in test["interval"])
+        return [
+            _number(test["delta_wer"], "+.2f", 100),
+            f"{low:+.2f} to {high:+.2f}",
+            _number(test["p_value"], ".2g"),
+            _number(test.get("mapsswe_p"), ".3f"),
+        ]
+
+    lines = []
+    for row, tests in comparisons:
+        line = [label(row), row["test_set"]]
+        for other in others:
+            line += cells(tests.get(other))
+        lines.append(line)
+    return Table(header, lines)
+
+
 def cost_table(rows: list[dict[str, Any]]) -> Table:
     """Where the parameters and MACs are; one row per system."""
     header = (
@@ -129,7 +164,8 @@ def times_table(times: dict[str, dict[str, dict[str, float]]]) -> Table:
     return Table(["RTF", *names], rows)
 
 
-PRUNED_UNITS = ("ffn1", "heads", "conv", "ffn2")  # rows of the map, in a block's order
+# Rows of the map, in a block's order.
+PRUNED_UNITS = ("ffn1", "heads", "qk_dim", "v_dim", "conv", "ffn2")
 
 
 def kept_table(pruning: dict[str, Any]) -> Table:
@@ -162,13 +198,17 @@ def pruning_sentence(pruning: dict[str, Any]) -> str:
     """Target against what was reached."""
     target = pruning["target"]
     over = f" of the {target['denominator']}" if target.get("denominator") else ""
+    sentence = (
+        f"Method {pruning['method']}; target: remove {100 * target['value']:.1f} % of "
+        f"{target['kind']}{over}; realised {100 * pruning['realised']:.2f} %"
+    )
+    if "expected_before_projection" not in pruning:  # not made of gates
+        return sentence + "."
     before = {
         kind: f"{100 * pruning[f'{kind}_before_projection']:.2f} %"
         for kind in ("expected", "realised")
     }
-    return (
-        f"Method {pruning['method']}; target: remove {100 * target['value']:.1f} % of "
-        f"{target['kind']}{over}; realised {100 * pruning['realised']:.2f} % "
-        f"(before the final projection: expected {before['expected']}, "
+    return sentence + (
+        f" (before the final projection: expected {before['expected']}, "
         f"realised {before['realised']})."
     )

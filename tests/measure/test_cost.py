@@ -53,3 +53,18 @@ def test_model_of_features_is_refused(tiny_models):
     model.frontend = None
     with pytest.raises(InputError, match="features"):
         count_macs(model, args)
+
+
+def test_rest_of_a_model_is_what_its_encoder_is_not(make_model):
+    from espnet_prune.measure.cost import rest_cost
+
+    model = make_model(encoder="prunable_conformer")
+    rest = rest_cost(model, frames=100, tokens=5)
+    parts = sum(
+        p.numel() for p in (*model.ctc.parameters(), *model.decoder.parameters())
+    )
+    assert rest["params"] == parts
+    # CTC: 24 frames of 16 channels to 7 tokens; the decoder costs something, too.
+    ctc_only = make_model(encoder="prunable_conformer", model_conf={"ctc_weight": 1.0})
+    assert rest_cost(ctc_only, 100, 5)["macs"] == 24 * 16 * 7
+    assert rest["macs"] > 24 * 16 * 7

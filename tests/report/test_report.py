@@ -140,7 +140,7 @@ def test_full_report(full, capsys):
     assert "**quick preset**" in text and "Not there yet" not in text
     assert "| compact -50 % params | test | 25.00 |" in text
     assert "0.0100 (-50 %)" in text
-    assert "| 1 | gone | 1/4 | 8/8 | 32/32 |" in text
+    assert "| 1 | gone | 1/4 | 8/8 | 8/8 | 8/8 | 32/32 |" in text
     pictures = re.findall(r"\]\((.*\.png)\)", text)
     assert len(pictures) == 4
     for name in pictures:
@@ -170,6 +170,51 @@ def test_nothing_measured_yet_is_null_and_named(tmp_path, capsys):
     for stage in ("11", "12", "13", "14", "15-16", "17"):
         assert f"(stage {stage})" in missing
     assert capsys.readouterr().out.splitlines()[2].split()[:3] == ["dense", "test", "-"]
+
+
+@pytest.fixture
+def with_baseline(full):
+    """Two rungs of a baseline beside it, compared with dense and with L0."""
+    for i, hyp in enumerate(("u1 A X\nu2 C X\n", "u1 X X\nu2 C X\n")):
+        exp = full / f"random{i}"
+        vs = ["--vs", str(full / "dense/d/test"), "--vs"]
+        vs += [f"l0={full / 'compact/d/test'}"]
+        scored(exp / "d/test", full / "ref", hyp, *vs)
+        measured(exp, 1)
+        changes = {"method": "random", "target": {"kind": "params", "value": 0.75}}
+        if i:
+            changes["method"] = "small"
+        pruning = {k: v for k, v in PRUNING.items() if "before" not in k}
+        dump(exp / "pruning.json", pruning | changes)
+        more = {"model_conf": {"plan": {"method": changes["method"]}}}
+        (full / f"pruned{i}").mkdir()
+        (full / f"pruned{i}/student.yaml").write_text(json.dumps(more))
+    more = [f"--compact={full / f'random{i}'}" for i in (0, 1)]
+    return full, [*more, *(f"--pruned={full / f'pruned{i}'}" for i in (0, 1))]
+
+
+def test_baselines_stand_beside_the_pruned_models(with_baseline):
+    full, more = with_baseline
+    report.main(options(full, *more))
+    rows = check_report(full / "out/report.json")["rows"]
+    assert [row["method"] for row in rows] == ["dense", "l0", "random", "small"]
+    text = (full / "out/report.md").read_text()
+    assert "| random -75 % params | test | 50.00 |" in text
+    assert "![Pareto of test](pareto_1.png)" in text
+    table = text[text.index("## Significance") :].splitlines()[2:7]
+    assert "WER - L0's" in table[0] and "p MAPSSWE" in table[0]
+    assert table[2].startswith("| compact -50 % params | test | +25.00 |")
+    assert table[2].endswith("| - | - | - | - |")
+    assert table[3].startswith("| random -75 % params | test | +50.00 |")
+    assert "| +25.00 |" in table[3]
+    # A one-shot method has no training to show, and none is missing; a small model's
+    # is missing here.
+    assert "pruned1/checkpoint.pth" in text and "pruned0/checkpoint.pth" not in text
+
+
+def test_pareto_needs_two_compact_systems(full):
+    report.main(options(full))
+    assert "Pareto" not in (full / "out/report.md").read_text()
 
 
 def test_several_targets_and_sets(full):
