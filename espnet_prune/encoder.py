@@ -12,11 +12,12 @@ from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from torch import Tensor, nn
 
 from espnet_prune.architecture import Architecture, Fixed, norm_counts, prices
-from espnet_prune.gates import Gate, GateOptions, gates_of
+from espnet_prune.gates import Gate, GateOptions
 from espnet_prune.layers.block import ConformerBlock, layer_norm
 from espnet_prune.layers.cost import Cost, Prices, add, cost
-from espnet_prune.layers.structures import close_empty, gated_counts
+from espnet_prune.layers.structures import gated_counts, set_masks
 from espnet_prune.layers.subsampling import Subsampling
+from espnet_prune.strict import StrictLoading
 
 # Options of ESPnet's ConformerEncoder that must have one value here, and why.
 REQUIRED = {
@@ -48,7 +49,7 @@ INERT = {
 STOCK_DEFAULTS = {"macaron_style": False, "rel_pos_type": "legacy"}
 
 
-class PrunableConformerEncoder(AbsEncoder):
+class PrunableConformerEncoder(StrictLoading, AbsEncoder):
     """Conformer encoder, registered with ESPnet as ``prunable_conformer``.
 
     Loads every checkpoint of ESPnet's ``conformer`` with relative positions: same
@@ -202,10 +203,7 @@ class PrunableConformerEncoder(AbsEncoder):
 
     def set_masks(self, masks: dict[str, Tensor] | None) -> None:
         """Fix all gates to final values (by gate name), or set them free again."""
-        for name, gate in gates_of(self).items():
-            gate.mask = None if masks is None else masks[name]
-        if masks is not None:
-            close_empty(self)
+        set_masks(self, masks)
 
     def kept(self) -> Architecture:
         """The architecture that the masks leave."""
@@ -222,24 +220,6 @@ class PrunableConformerEncoder(AbsEncoder):
         for key, value in self.after_norm.state_dict().items():
             state[f"after_norm.{key}"] = value
         return {k: v.detach().clone().contiguous() for k, v in state.items()}
-
-    def _load_from_state_dict(
-        self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors
-    ):
-        # ESPnet loads with strict=False and drops the result, so a wrong checkpoint
-        # would decode with random weights. Error messages are raised even then.
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing, unexpected, errors
-        )
-        own = {prefix + key for key in self.state_dict()}
-        given = {key for key in state_dict if key.startswith(prefix)}
-        for what, keys in (("misses", own - given), ("adds", given - own)):
-            if keys:
-                some = ", ".join(sorted(keys)[:3])
-                errors.append(
-                    f"the checkpoint {what} {len(keys)} key(s) of this encoder, such "
-                    f"as {some}: config and checkpoint do not belong together"
-                )
 
 
 def check_options(options: dict[str, Any]) -> None:

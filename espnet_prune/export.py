@@ -13,10 +13,13 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_prune.architecture import Architecture
 from espnet_prune.budget import Budget, is_kept
 from espnet_prune.checkpoint import load_model, read_checkpoint, read_state
+from espnet_prune.decoder import DecoderSizes, decoder_counts, to_dicts
 from espnet_prune.encoder import PrunableConformerEncoder
 from espnet_prune.errors import InputError
 from espnet_prune.files import atomic_dir, retire, write_json
-from espnet_prune.layers.cost import Counts
+from espnet_prune.gates import gates_of
+from espnet_prune.layers.cost import Counts, add
+from espnet_prune.layers.structures import set_masks
 from espnet_prune.model import OWN_OPTIONS
 from espnet_prune.projection import project
 from espnet_prune.student import model_defaults, read_yaml
@@ -54,12 +57,13 @@ def export(pruned: Path, checkpoint: Path, out: Path) -> dict[str, Any]:
     encoder, options = model.encoder, model.sparsity.options
     budget = model.sparsity.budget
     with torch.no_grad():
-        expected = budget.removed(encoder).tolist()
-        realised = budget.removed(encoder, is_kept).tolist()
-    projection = project(encoder, budget)
-    encoder.set_masks(projection.masks)
-    architecture = encoder.kept()
-    check_budget(budget, architecture.counts(), projection.slack)
+        expected = budget.removed(model).tolist()
+        realised = budget.removed(model, is_kept).tolist()
+    projection = project(model, budget)
+    set_masks(model, projection.masks)
+    architecture, decoder = encoder.kept(), kept_decoder(model)
+    counts = add([architecture.counts(), decoder_counts(decoder or [])])
+    check_budget(budget, counts, projection.slack)
 
     def mean(fractions: list[float]) -> float:
         return sum(f * w for f, w in zip(fractions, budget.shares, strict=True))
@@ -89,7 +93,16 @@ def export(pruned: Path, checkpoint: Path, out: Path) -> dict[str, Any]:
         "architecture": architecture.to_dict(),
         "dense_architecture": encoder.architecture.to_dict(),
     }
+    if decoder is not None:
+        summary["decoder"] = to_dicts(decoder)
+        summary["dense_decoder"] = to_dicts(model.decoder.architecture)
     return write_compact(out, model, config, summary, architecture)
+
+
+def kept_decoder(model: ESPnetASRModel) -> list[DecoderSizes] | None:
+    """Sizes that the masks leave of a decoder with gates; None if it has none."""
+    has_gates = model.decoder is not None and gates_of(model.decoder)
+    return model.decoder.kept() if has_gates else None
 
 
 def removed(
@@ -134,7 +147,7 @@ def write_compact(
         state = model_state(model.state_dict())
     else:
         state = compact_state(model)
-    compact_config = compact_model_config(config, architecture)
+    compact_config = compact_model_config(config, architecture, summary.get("decoder"))
     if holds(out, state):
         logging.info(f"{out} holds this very model: kept")
         return summary
@@ -208,24 +221,35 @@ def model_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def compact_state(model: ESPnetASRModel) -> dict[str, torch.Tensor]:
     """State dict of the whole compact model; masks must be set."""
-    rest = {
-        key: value
-        for key, value in model_state(model.state_dict()).items()
-        if not key.startswith("encoder.")
-    }
-    sliced = model.encoder.sliced_state()
-    return {f"encoder.{key}": value for key, value in sliced.items()} | rest
+    state = model_state(model.state_dict())
+    parts = ["encoder"] if kept_decoder(model) is None else ["encoder", "decoder"]
+    for part in parts:
+        state = {k: v for k, v in state.items() if not k.startswith(f"{part}.")}
+        for key, value in getattr(model, part).sliced_state().items():
+            state[f"{part}.{key}"] = value
+    return state
 
 
 def compact_model_config(
-    config: dict[str, Any], architecture: Architecture | None
+    config: dict[str, Any],
+    architecture: Architecture | None,
+    decoder: list[dict[str, int]] | None = None,
 ) -> dict[str, Any]:
-    """The self-contained config of the compact model: plain ESPnet but the encoder."""
+    """The self-contained config of the compact model: ESPnet's but for what is pruned.
+
+    Args:
+        config: of the student.
+        architecture, decoder: what is left of the encoder, and of the decoder if it was
+            pruned, too.
+    """
     compact = {k: config.get(k, v) for k, v in model_defaults().items()}
     encoder_conf = {k: v for k, v in config["encoder_conf"].items() if k != "gates"}
     if architecture is not None:
         encoder_conf["architecture"] = architecture.to_dict()
     compact["encoder_conf"] = encoder_conf
+    if decoder is not None:
+        rest = {k: v for k, v in config["decoder_conf"].items() if k != "gates"}
+        compact["decoder_conf"] = rest | {"architecture": decoder}
     compact["model"] = "espnet"
     compact["model_conf"] = {
         k: v for k, v in config["model_conf"].items() if k not in OWN_OPTIONS
@@ -251,7 +275,7 @@ def copy_resources(config: dict[str, Any], folder: Path, final: Path) -> dict[st
 
 @torch.no_grad()
 def verify(gated: ESPnetASRModel, compact: ESPnetASRModel) -> float:
-    """Compare gated and compact encoder on a padded batch of several lengths.
+    """Compare gated and compact model on a padded batch of several lengths.
 
     Returns:
         the largest difference relative to the largest output.
@@ -267,9 +291,18 @@ def verify(gated: ESPnetASRModel, compact: ESPnetASRModel) -> float:
     expected, _, _ = encoder.eval()(x, lengths)
     actual, _, _ = compact.encoder.eval()(x, lengths)
     error = float((expected - actual).abs().max() / expected.abs().max())
+    if kept_decoder(gated) is not None:
+        frames, tokens = torch.tensor([90, 40, 8, 3]), torch.tensor([9, 5, 2, 1])
+        size, words = encoder.output_size(), len(gated.token_list)
+        memory = torch.randn(4, 90, size, generator=generator)
+        ids = torch.randint(words, (4, 9), generator=generator)
+        expected, _ = gated.decoder.eval()(memory, frames, ids, tokens)
+        actual, _ = compact.decoder.eval()(memory, frames, ids, tokens)
+        off = float((expected - actual).abs().max() / expected.abs().max())
+        error = max(error, off) if math.isfinite(off) else off
     if not (math.isfinite(error) and error <= MAX_RELATIVE_ERROR):
         raise RuntimeError(
-            f"the compact encoder differs from the gated one by {error:.2e} (relative)"
+            f"the compact model differs from the gated one by {error:.2e} (relative)"
         )
     logging.info(f"gated and compact outputs agree within {error:.1e} (relative)")
     return error

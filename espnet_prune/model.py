@@ -4,7 +4,7 @@ from typing import Any
 
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.torch_utils.device_funcs import force_gatherable
-from torch import Tensor
+from torch import Tensor, nn
 
 from espnet_prune.baselines.iterative import MagnitudeController
 from espnet_prune.distill import (
@@ -86,9 +86,10 @@ class PruneASRModel(ESPnetASRModel):
         rest: dict[str, float] | None,
         latency: dict[str, float] | None,
     ) -> Schedule:
-        budget = make_budget(options, self.encoder, frames, rest, latency)
+        decoder = self.decoder if gates_of(self.decoder or nn.Module()) else None
+        budget = make_budget(options, self.encoder, frames, rest, latency, decoder)
         if options.by == "magnitude":
-            for gate in gates_of(self.encoder).values():
+            for gate in gates_of(self).values():
                 gate.requires_grad_(False)
             return MagnitudeController(options, budget)
         return SparsityController(options, budget)
@@ -130,7 +131,7 @@ class PruneASRModel(ESPnetASRModel):
         """
         sparsity = None
         if self.sparsity is not None:  # first, since it may set the masks
-            sparsity = self.sparsity(self.encoder)
+            sparsity = self.sparsity(self)
         with record(self) as student:
             task, stats, weight = super().forward(
                 speech, speech_lengths, text, text_lengths, **kwargs

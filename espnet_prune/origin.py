@@ -37,7 +37,9 @@ def refuse_another_run(options: argparse.Namespace) -> None:
             weights.
     """
     output_dir = Path(options.output_dir)
-    weights = [*options.init_param, getattr(options, "teacher_model", None)]
+    # ESPnet's form: path:source:destination:excluded
+    weights = [parameter.split(":")[0] for parameter in options.init_param]
+    weights.append(getattr(options, "teacher_model", None))
     now = {
         "options": options_digest(options),
         "weights": [state_digest(path) for path in weights if path is not None],

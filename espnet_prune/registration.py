@@ -1,4 +1,4 @@
-"""Make ESPnet know the encoder, without importing ESPnet before somebody else does.
+"""Make ESPnet know encoder and decoder, without importing ESPnet before others do.
 
 ESPnet takes seconds to import, and most command lines of the recipe never need it. So
 the registration waits for the import of ``espnet2.tasks.asr``, the module that owns the
@@ -24,8 +24,12 @@ def register() -> None:
 
 
 def _add_to(registry: ModuleType) -> None:
+    from espnet_prune.decoder import PrunableTransformerDecoder
     from espnet_prune.encoder import PrunableConformerEncoder
 
+    registry.decoder_choices.classes["prunable_transformer"] = (
+        PrunableTransformerDecoder
+    )
     registry.encoder_choices.classes["prunable_conformer"] = PrunableConformerEncoder
 
 

@@ -24,9 +24,11 @@ from espnet_prune.budget import (
     is_kept,
     plan,
 )
+from espnet_prune.decoder import PrunableTransformerDecoder
 from espnet_prune.encoder import PrunableConformerEncoder
 from espnet_prune.gates import gates_of
-from espnet_prune.layers.cost import total
+from espnet_prune.layers.cost import group_of, total
+from espnet_prune.layers.subsampling import halved
 
 # log_alpha has to travel this far, in units of the learning rate, within a run: Adam
 # moves a parameter by about its learning rate per step. Measured on runs of a few
@@ -125,8 +127,9 @@ def make_budget(
     frames: int,
     rest: dict[str, float] | None = None,
     latency: dict[str, float] | None = None,
+    decoder: PrunableTransformerDecoder | None = None,
 ) -> Budget:
-    """The budget of an encoder with gates.
+    """The budget of a model with gates.
 
     Args:
         options: what to remove.
@@ -135,11 +138,21 @@ def make_budget(
         rest: kind -> cost of the model beyond its encoder, for the denominator
             ``model``.
         latency: prices in seconds, for the kind ``latency``.
+        decoder: the model's, if it has gates, too.
 
     Raises:
-        ValueError: targets of groups that contradict each other.
+        ValueError: targets of groups that contradict each other, or a decoder that is
+            pruned without counting.
     """
     prices, dense = encoder.prices(frames), dense_counts(encoder)
+    if decoder is not None:
+        if options.denominator != "model":
+            raise ValueError(
+                "sparsity: with prune_decoder the denominator must be model: the "
+                "decoder is no part of the encoder"
+            )
+        prices |= decoder.prices(options.macs_tokens, halved(halved(frames)))
+        dense |= dense_counts(decoder)
     constraints: list[Constraint] = []
     for kind in options.kinds:
         if kind == "latency":
@@ -148,7 +161,8 @@ def make_budget(
             table = {name: getattr(price, kind) for name, price in prices.items()}
         fixed = total(norm_counts(len(encoder.encoders)), table)
         if options.denominator == "model":
-            fixed += rest[kind]
+            in_decoder = {n: c for n, c in dense.items() if group_of(n) == "decoder"}
+            fixed += rest[kind] - total(in_decoder, table)
         constraints += plan(
             kind,
             table,

@@ -17,8 +17,9 @@ from espnet_prune.encoder import PrunableConformerEncoder
 from espnet_prune.errors import InputError
 
 ENCODERS = ("conformer", "prunable_conformer")
+DECODERS = ("transformer", "prunable_transformer")
 # Keys of conf/prune*.yaml that are the project's own.
-OWN_KEYS = ("gates", "sparsity", "distill")
+OWN_KEYS = ("gates", "sparsity", "distill", "prune_decoder")
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -118,6 +119,16 @@ def pruning_config(
     if config["encoder_conf"].get("architecture") is not None:
         raise InputError(source, "is compact already", "prune its dense teacher again")
     config["encoder_conf"]["gates"] = recipe.get("gates") or {}
+    if recipe.get("prune_decoder"):
+        if config["decoder"] not in DECODERS:
+            raise InputError(
+                source,
+                f"decoder {config['decoder']!r} cannot be pruned",
+                f"leave out prune_decoder, or use one of {DECODERS}",
+            )
+        config["decoder"] = "prunable_transformer"
+        gates = {"gates": config["encoder_conf"]["gates"]}
+        config["decoder_conf"] = dict(config["decoder_conf"] or {}) | gates
     config["model"] = "prune"
     config["model_conf"] |= {
         "sparsity": recipe.get("sparsity") or {},

@@ -181,16 +181,25 @@ def stage(dense, data_options, tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("method", METHODS)
+DECODER_TOO = {"sparsity": {"macs_seconds": 1.0, "denominator": "model"}}
+DECODER_TOO |= {"prune_decoder": True}
+
+
+@pytest.mark.parametrize(
+    ("method", "recipe"),
+    [(method, {}) for method in METHODS]
+    + [(method, DECODER_TOO) for method in ("l0", "iterative", *ONE_SHOT)],
+    ids=lambda x: ("decoder" if x else "") if isinstance(x, dict) else x,
+)
 def test_every_method_ends_in_a_model_that_stock_speech2text_decodes(
-    stage, dense, tmp_path, method
+    stage, dense, tmp_path, method, recipe
 ):
     from espnet2.bin.asr_inference import Speech2Text
 
     from tests.conftest import RECIPE
 
     criterion = {"best_model_criterion": [["valid", "loss", "min"]], "max_epoch": 1}
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | criterion))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | criterion | recipe))
     config = yaml.safe_load((dense / "config.yaml").read_text())
     pruned, compact = tmp_path / "pruned", tmp_path / "compact"
     start = ["--method", method, "--model_config", dense / "config.yaml"]
@@ -199,7 +208,11 @@ def test_every_method_ends_in_a_model_that_stock_speech2text_decodes(
     stage("export", "--pruned", pruned, "--out", compact)
     summary = json.loads((compact / "pruning.json").read_text())
     assert summary["method"] == method
-    assert min(summary["removed"].values()) >= 0.5
+    if recipe:
+        assert summary["decoder"] != summary["dense_decoder"]
+        assert min(c["realised"] for c in summary["constraints"]) >= 0.5
+    else:
+        assert min(summary["removed"].values()) >= 0.5
     start = ["--method", method, "--model_config", compact / "config.yaml"]
     start += ["--model_file", compact / "pruned.pth"]
     final = ["--final", compact / "finetuned.pth"]

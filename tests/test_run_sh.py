@@ -55,6 +55,10 @@ def run(recipe):
         (("--corpus", "kaldi"), "--corpus kaldi needs --data_args"),
         (("--nj", "0"), "--nj 0: give a number"),
         (("--fs", "16k"), "--fs 16k: give the rate in Hz"),
+        (("--targets", "0.5 0.4"), "--targets 0.5 0.4: they must rise"),
+        (("--targets", "0.5 75"), "--target 75: give a fraction"),
+        (("--target_kind", "flops"), "--target_kind flops: params, macs"),
+        (("--method", "l0 slim"), "--method slim: unknown"),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, tuple) else None,
 )
@@ -152,3 +156,24 @@ def test_help_lists_every_option_with_a_default(run):
     assert "prune_config" in names
     for name in names:
         assert f"--{name} " in result.stdout, name
+
+
+def test_every_rung_of_every_method_has_its_directory(run, recipe):
+    """The methods are asked for rung by rung, the project's own first."""
+    options = ("--method", "random l0", "--targets", "0.5 0.75", "--stage", "17")
+    for name in ("data", "dump/raw/digits_test"):
+        (recipe / name).mkdir(parents=True, exist_ok=True)
+    teacher = recipe / "dense"
+    teacher.mkdir(exist_ok=True)
+    for name in ("config.yaml", "model.pth"):
+        (teacher / name).touch()
+    given = ("--teacher_config", "dense/config.yaml")
+    given += ("--teacher_model", "dense/model.pth", "--corpus", "digits")
+    (recipe / "dump/raw/digits_test/wav.scp").touch()
+    expected = [f"{m}params{t}" for m in ("", "random_") for t in (50, 75)]
+    for goal in expected:
+        result = run(*options, *given)
+        assert f"exp/digits_compact_{goal}/finetuned.pth is missing" in result.stderr
+        folder = recipe / f"exp/digits_compact_{goal}"
+        folder.mkdir(parents=True)
+        (folder / "finetuned.pth").touch()

@@ -15,7 +15,8 @@ def scores_of(method: str, model: nn.Module, budget: Budget, seed: int) -> Score
         return magnitude(model)
     if method == "random":
         return random(model, seed)
-    return blocks(model, budget)
+    # Only the encoder has blocks to drop; a decoder with gates loses its weakest units.
+    return magnitude(model) | blocks(getattr(model, "encoder", model), budget)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from espnet_prune.gates import Gate, gates_of
 from espnet_prune.layers.attention import RelPositionAttention
 from espnet_prune.layers.convolution import Convolution
 from espnet_prune.layers.feed_forward import FeedForward
+from espnet_prune.layers.heads import PrunableHeads
 from espnet_prune.layers.structures import structures
 from espnet_prune.layers.subsampling import Subsampling
 
@@ -37,8 +38,10 @@ def unit_weights(layer: nn.Module) -> dict[Gate, Tensor]:
             layer.gate1: torch.cat([first.flatten(1), consumers[0].flatten(1)], 1),
             layer.gate2: torch.cat([second.flatten(1), consumers[1].flatten(1)], 1),
         }
-    assert isinstance(layer, RelPositionAttention)
-    linears = layer.linear_q, layer.linear_k, layer.linear_pos
+    assert isinstance(layer, PrunableHeads)
+    linears = [layer.linear_q, layer.linear_k]
+    if isinstance(layer, RelPositionAttention):
+        linears.append(layer.linear_pos)
     qk = torch.cat([linear.weight for linear in linears], 1)
     v = torch.cat([layer.linear_v.weight, layer.linear_out.weight.t()], 1)
     by_head = [x.unflatten(0, (layer.heads, -1)).flatten(1) for x in (qk, v)]
@@ -60,7 +63,7 @@ def magnitude(model: nn.Module) -> Scores:
     for layer in structures(model):
         names = {gate: name for name, gate in layer.named_children()}
         for gate, weights in unit_weights(layer).items():
-            kind = f"{type(layer).__name__}.{names[gate]}"
+            kind = f"{getattr(layer, 'group', type(layer).__name__)}.{names[gate]}"
             norm = weights.double().square().mean(1).sqrt()
             sizes.setdefault(kind, []).append((gate, norm))
         if hasattr(layer, "module_gate"):

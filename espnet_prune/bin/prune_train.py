@@ -21,6 +21,7 @@ from espnet2.tasks.asr import ASRTask
 from espnet_prune.baselines import METHODS, ONE_SHOT, SCRATCH, UNTAUGHT
 from espnet_prune.baselines.one_shot import scores_of, settle
 from espnet_prune.checkpoint import load_model, read_state
+from espnet_prune.decoder import PrunableTransformerDecoder
 from espnet_prune.distill import DistillOptions
 from espnet_prune.encoder import PrunableConformerEncoder
 from espnet_prune.errors import InputError, run_main
@@ -126,6 +127,12 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
         encoder = PrunableConformerEncoder(
             model.frontend.output_size(), **student["encoder_conf"]
         )
+    decoder = None
+    if recipe.get("prune_decoder"):
+        with refusing(args.model_config):
+            decoder = PrunableTransformerDecoder(
+                len(config["token_list"]), encoder.fixed.size, **student["decoder_conf"]
+            )
     conditions: dict[str, dict[str, float]] = {}
     if options.denominator == "model":
         conditions["rest"] = rest_cost(model, frames, options.macs_tokens)
@@ -135,7 +142,7 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
         conditions["latency"] = table["prices"]
     student["model_conf"] |= conditions
     with refusing(args.recipe):
-        budget = make_budget(options, encoder, frames, **conditions)
+        budget = make_budget(options, encoder, frames, **conditions, decoder=decoder)
     plan = {"method": args.method}
     if args.method in SCRATCH:
         student = small_config(
@@ -174,8 +181,8 @@ def prune_at_once(args: argparse.Namespace, command: list[str]) -> None:
     weights = read_state(args.model_file)
     model.load_state_dict(model.state_dict() | weights, strict=True)
     budget = model.sparsity.budget
-    scores = scores_of(args.method, model.encoder, budget, train_args.seed)
-    settle(model.encoder, budget, scores)
+    scores = scores_of(args.method, model, budget, train_args.seed)
+    settle(model, budget, scores)
     with atomic_path(args.output_dir / "latest.pth") as temporary:
         torch.save(model.state_dict(), temporary)
 

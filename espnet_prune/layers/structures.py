@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from espnet_prune.gates import Gate
+from espnet_prune.gates import Gate, gates_of
 from espnet_prune.layers.cost import Counts, add
 
 
@@ -19,6 +19,14 @@ def structures(model: nn.Module) -> Iterator[nn.Module]:
 def gated_counts(model: nn.Module, openness: Callable[[Gate], Tensor]) -> Counts:
     """What there is of all that can go, under the gates."""
     return add(layer.gated_counts(openness) for layer in structures(model))
+
+
+def set_masks(model: nn.Module, masks: dict[str, Tensor] | None) -> None:
+    """Fix all gates to final values (by gate name), or set them free again."""
+    for name, gate in gates_of(model).items():
+        gate.mask = None if masks is None else masks[name]
+    if masks is not None:
+        close_empty(model)
 
 
 def close_empty(model: nn.Module) -> None:
