@@ -40,9 +40,11 @@ def refuse_another_run(options: argparse.Namespace) -> None:
     # ESPnet's form: path:source:destination:excluded
     weights = [parameter.split(":")[0] for parameter in options.init_param]
     weights.append(getattr(options, "teacher_model", None))
+    # Stage 12 starts from its teacher: no file is read twice.
+    digests = {path: state_digest(path) for path in set(weights) - {None}}
     now = {
         "options": options_digest(options),
-        "weights": [state_digest(path) for path in weights if path is not None],
+        "weights": [digests[path] for path in weights if path is not None],
     }
     origin = output_dir / "origin.json"
     if origin.exists() and (output_dir / "checkpoint.pth").exists():

@@ -16,7 +16,7 @@ from espnet_prune.errors import InputError
 from espnet_prune.gates import Gate, gates_of
 from espnet_prune.layers.cost import group_of
 from espnet_prune.layers.structures import gated_counts, structures
-from espnet_prune.units import units_of
+from espnet_prune.units import scores_of, units_of
 
 TOLERANCE = 0.005  # of a limit: how far below it the result may end
 LARGE_CHANGE = 0.05  # of the dense cost: a projection worth a warning
@@ -71,7 +71,7 @@ def project(model: nn.Module, budget: Budget) -> Projection:
             + (" (a large change)" if large else "")
         )
     masks = {
-        name: (gate.open_value() * keep[gate]).detach().clone()
+        name: (gate.open_value() * keep[gate].to(gate.log_alpha.device)).detach()
         for name, gate in gates_of(model).items()
     }
     slack = [
@@ -124,8 +124,9 @@ class _Chooser:
                 names.append("head_gate")
             for name in names:
                 self.limits[getattr(layer, name)] = self.constraints[layer]
+        scores = {gate: scores_of(gate).tolist() for gate in self.limits}
         pairs = [(gate, i) for gate in self.limits for i in range(len(gate))]
-        return sorted(pairs, key=lambda pair: -pair[0].log_alpha[pair[1]].item())
+        return sorted(pairs, key=lambda pair: -scores[pair[0]][pair[1]])
 
     def _fill(
         self, opened: set[tuple[Gate, int]]
@@ -139,7 +140,7 @@ class _Chooser:
         for layer in self.layers:  # a convolution without channels computes nothing
             if not hasattr(layer, "module_gate"):
                 for gate in (layer.gate1, layer.gate2):
-                    keep[gate][gate.log_alpha.argmax()] = True
+                    keep[gate][scores_of(gate).argmax()] = True
         left = self._left_at_most(keep)
         # What the units that did not fit cost.
         unfit: dict[Constraint, list[float]] = {c: [] for c in left}

@@ -32,6 +32,11 @@ class Unit:
             keep[gate][indices] = value
 
 
+def scores_of(gate: Gate) -> Tensor:
+    """Its log_alpha, (gates,), on the CPU, where the choice is made."""
+    return gate.log_alpha.detach().cpu()
+
+
 def units_of(layer: nn.Module, is_open: IsOpen) -> list[Unit]:
     """The units of a layer, best first; none if its submodule is closed.
 
@@ -65,7 +70,7 @@ def _each(layer: nn.Module, gate: Gate) -> Iterator[Unit]:
 def _channels(layer: nn.Module) -> Iterator[Unit]:
     """Of the subsampling; the best of each convolution is kept in any case."""
     for gate in (layer.gate1, layer.gate2):
-        best = int(gate.log_alpha.argmax())
+        best = int(scores_of(gate).argmax())
         yield from (u for u in _each(layer, gate) if int(u.parts[0][1]) != best)
 
 
@@ -76,11 +81,12 @@ def _slices(layer: nn.Module, heads: Tensor) -> Iterator[Unit]:
     one head alone would cost as much as one in each.
     """
     if not heads.any():  # the submodule is open: its best head stands for it
-        heads = layer.head_gate.log_alpha == layer.head_gate.log_alpha.max()
+        best = scores_of(layer.head_gate)
+        heads = best == best.max()
     rows = heads.nonzero().squeeze(1)
 
     def ranked(gate: Gate) -> tuple[Tensor, Tensor]:
-        by_head = gate.log_alpha.view(len(heads), -1)
+        by_head = scores_of(gate).view(len(heads), -1)
         scores, order = by_head[rows].sort(dim=1, descending=True)
         return scores.mean(0), order + (rows * by_head.shape[1])[:, None]
 

@@ -33,4 +33,5 @@ def settle(model: nn.Module, budget: Budget, scores: Scores) -> None:
     order = flat.argsort(descending=True, stable=True).argsort()
     worth = 1 - order / len(flat)  # in (0, 1], the order of the scores
     for gate, own in zip(gates, worth.split([len(g) for g in gates]), strict=True):
-        gate.log_alpha.copy_(torch.where(keep[gate], 1 + own, own - 2))
+        kept = keep[gate].to(own.device)
+        gate.log_alpha.copy_(torch.where(kept, 1 + own, own - 2))

@@ -66,10 +66,12 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args, training_options = get_parser().parse_known_args()
+    student = yaml.safe_dump(student_config(args), sort_keys=False, allow_unicode=True)
+    # What is refused below must leave the directory as it was.
     config = args.output_dir / "student.yaml"
-    student = student_config(args)
-    write_text(config, yaml.safe_dump(student, sort_keys=False, allow_unicode=True))
-    command = ["--config", str(config), "--output_dir", str(args.output_dir)]
+    candidate = args.output_dir / "student.new.yaml"
+    write_text(candidate, student)
+    command = ["--output_dir", str(args.output_dir)]
     if args.teacher_config is not None:
         command += ["--teacher_config", str(args.teacher_config)]
     if args.phase == "prune" and args.previous is not None:
@@ -78,9 +80,16 @@ def main() -> None:
     elif args.phase == "finetune" or args.method not in SCRATCH:
         command += ["--init_param", str(args.model_file)]
     command += training_options
-    options = PruneASRTask.get_parser().parse_args(command)
-    refuse_wrong_rate(options)
-    refuse_another_run(options)
+    try:
+        options = PruneASRTask.get_parser().parse_args(
+            ["--config", str(candidate), *command]
+        )
+        refuse_wrong_rate(options)
+        refuse_another_run(options)
+        candidate.replace(config)
+    finally:
+        candidate.unlink(missing_ok=True)
+    command += ["--config", str(config)]
     if args.phase == "prune" and args.method in ONE_SHOT:
         prune_at_once(args, command)
         return

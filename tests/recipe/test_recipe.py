@@ -3,11 +3,14 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
@@ -132,6 +135,66 @@ def test_teacher_of_another_recipe_can_be_pruned_instead(quick, run, checkout):
         (checkout / "exp/synth_quick_compact_macs70/pruning.json").read_text()
     )
     assert 0.7 <= pruning["realised"] <= 0.705
+
+
+LADDER = (
+    *("--preset", "quick", "--stage", "12", "--targets", "0.5 0.75"),
+    *("--target_kind", "params+macs", "--method", "magnitude l0"),
+    *("--prune_args", "--max_epoch 1", "--finetune_args", "--max_epoch 1"),
+    *("--measure_args", "--utts 2 --rounds 2"),
+)
+
+
+@pytest.fixture(scope="module")
+def ladder(quick, run, checkout):
+    """Two rungs of L0 and of a baseline; killed in the second rung, and run again."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    process = subprocess.Popen(
+        ["./run.sh", *LADDER],
+        cwd=checkout,
+        env=os.environ | {"PATH": path},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    for line in process.stdout:
+        if "stage 12" in line and "pruned_params_macs75" in line:
+            break
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = (checkout / "exp/synth_quick_compact_params_macs50/finetuned.pth").stat()
+    result = run(*LADDER)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return before
+
+
+def test_ladder_resumes_after_a_kill(ladder, checkout):
+    """The first rung is not trained again, and the second starts from its gates."""
+    compact = checkout / "exp/synth_quick_compact_params_macs50"
+    curves = torch.load(compact / "finetune/checkpoint.pth", weights_only=False)
+    assert curves["reporter"]["epoch"] == 1
+    pruned = checkout / "exp/synth_quick_pruned_params_macs75"
+    config = yaml.safe_load((pruned / "config.yaml").read_text())
+    assert config["model_conf"]["sparsity"]["start"] == 0.5
+    assert "params_macs50/latest.pth" in config["init_param"][0]
+
+
+def test_report_holds_rungs_and_baselines_together(ladder, checkout):
+    report = json.loads((checkout / "exp/report/report.json").read_text())
+    rows = [(row["method"], row["target"]["value"]) for row in report["rows"]]
+    assert rows == [
+        *(("dense", None), ("l0", 0.5), ("l0", 0.75)),
+        *(("magnitude", 0.5), ("magnitude", 0.75)),
+    ]
+    dense, *others = report["rows"]
+    for row in others:
+        target = row["target"]["value"]
+        assert row["target"]["kind"] == "params+macs"
+        for part in ("params", "macs_per_second"):
+            assert 1 - row[part]["encoder"] / dense[part]["encoder"] >= target - 1e-3
+    text = (checkout / "exp/report/report.md").read_text()
+    assert "pareto_1.png" in text and "WER - L0's" in text
+    assert (checkout / "exp/report/pareto_1.png").exists()
 
 
 def test_missing_input_names_the_stage_that_makes_it(run):
