@@ -43,6 +43,7 @@ Training
   --prune_args       further options of stage 12
   --finetune_config  of stage 14
   --finetune_args    further options of stage 14
+  --seed             of all trainings; default: that of their configs
 Decoding and report
   --inference_config ESPnet's decoding config
   --inference_asr_model  of the dense model, in its directory
@@ -60,7 +61,7 @@ train_set="" valid_set="" test_sets="" speed_perturb="" fs="" format_args=""
 min_wav_duration=0.1 max_wav_duration=20 token_type="" nbpe=""
 tag="" asr_config="" asr_args="" teacher_config="" teacher_model=""
 target=0.5 targets="" target_kind=params method=l0 prune_config=conf/prune.yaml prune_args=""
-finetune_config=conf/finetune.yaml finetune_args=""
+finetune_config=conf/finetune.yaml finetune_args="" seed=""
 inference_config=conf/decode.yaml inference_asr_model=valid.acc.ave.pth
 inference_model=finetuned.pth measure_args=""
 nj=2 ngpu=0
@@ -71,6 +72,7 @@ die() { echo "error: $1" >&2; exit 2; }
 [ -e "conf/presets/${preset}.sh" ] || die "--preset ${preset}: unknown -> one of: $(cd conf/presets && echo *.sh | sed 's/\.sh//g')"
 [[ ${stage} =~ ^[0-9]+$ && ${stop_stage} =~ ^[0-9]+$ ]] ||
     die "--stage ${stage} --stop_stage ${stop_stage}: they take numbers"
+[[ ${seed} =~ ^[0-9]*$ ]] || die "--seed ${seed}: give a number"
 [[ ${nj} =~ ^[1-9][0-9]*$ ]] || die "--nj ${nj}: give a number of processes"
 [ -n "${teacher_config}" ] && given=1 || given=0
 [ -n "${teacher_model}" ] && given=$((given + 1))
@@ -110,7 +112,9 @@ for file in "${asr_config}" "${prune_config}" "${finetune_config}" "${inference_
 done
 
 [[ ${fs} =~ ^[0-9]+$ ]] || die "--fs ${fs}: give the rate in Hz, as 16000"
-asr_args="--frontend_conf fs=${fs} ${asr_args}"
+asr_args="--frontend_conf fs=${fs} ${seed:+--seed ${seed}} ${asr_args}"
+prune_args="${seed:+--seed ${seed}} ${prune_args}"
+finetune_args="${seed:+--seed ${seed}} ${finetune_args}"
 sp_set=${train_set}${speed_perturb:+_sp}
 tokens=data/token_list/${tag}_${token_type}
 [ "${token_type}" != bpe ] || tokens+=${nbpe}

@@ -55,6 +55,7 @@ def run(recipe):
         (("--corpus", "kaldi"), "--corpus kaldi needs --data_args"),
         (("--nj", "0"), "--nj 0: give a number"),
         (("--fs", "16k"), "--fs 16k: give the rate in Hz"),
+        (("--seed", "one"), "--seed one: give a number"),
         (("--targets", "0.5 0.4"), "--targets 0.5 0.4: they must rise"),
         (("--targets", "0.5 75"), "--target 75: give a fraction"),
         (("--target_kind", "flops"), "--target_kind flops: params, macs"),
