@@ -1,0 +1,88 @@
+"""Mean and spread over the reports of several seeds.
+
+    python -m espnet_prune.bin.seeds run1/exp/report/report.json run2/... run3/...
+
+prints one Markdown table: what several runs of the same systems have in common.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from espnet_prune.errors import InputError, run_main
+from espnet_prune.report.tables import DASH, Table, label
+
+Key = tuple[str, str]  # system, test set
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("reports", type=Path, nargs="+", help="report.json of each run")
+    return parser.parse_args(argv)
+
+
+def read_rows(path: Path) -> dict[Key, dict[str, Any]]:
+    """The rows of a report that have a WER, with its distance from their dense row's.
+
+    Raises:
+        InputError: the file is missing or no report.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        scored = [row for row in rows if row["wer"] is not None]
+        dense = {r["test_set"]: r["wer"] for r in scored if r["system"] == "dense"}
+        for row in scored:
+            row["delta"] = row["wer"] - dense[row["test_set"]]
+        return {(label(row), row["test_set"]): row for row in scored}
+    except FileNotFoundError:
+        raise InputError(path, "does not exist", "run stage 18") from None
+    except (ValueError, KeyError, TypeError) as e:
+        raise InputError(path, f"is no report with a dense model's WER ({e!r})") from e
+
+
+def spread(values: list[float], form: str = ".2f") -> str:
+    """``1.20 (1.05-1.31)``: mean, and the range."""
+    if not values:
+        return DASH
+    mean = format(statistics.mean(values), form)
+    return f"{mean} ({min(values):{form}} to {max(values):{form}})"
+
+
+def summary(runs: list[dict[Key, dict[str, Any]]]) -> Table:
+    """A line per system and test set."""
+    header = ["system", "test set", "runs", "WER %", "WER - dense's", "p < 0.05 in"]
+    header += ["encoder M", "encoder GMAC/s", "RTF encoder"]
+    lines = []
+    for key in dict.fromkeys(key for run in runs for key in run):
+        own = [run[key] for run in runs if key in run]
+        ps = [row["p_vs_dense"] for row in own if row["p_vs_dense"] is not None]
+
+        def values(part: str, scale: float, own: list = own) -> list[float]:
+            found = (row[part]["encoder"] for row in own)
+            return [value * scale for value in found if value is not None]
+
+        lines.append(
+            [
+                *key,
+                str(len(own)),
+                spread([100 * row["wer"] for row in own]),
+                spread([100 * row["delta"] for row in own], "+.2f") if ps else DASH,
+                f"{sum(p < 0.05 for p in ps)} of {len(ps)}" if ps else DASH,
+                spread(values("params", 1e-6)),
+                spread(values("macs_per_second", 1e-9), ".3f"),
+                spread(values("rtf", 1.0), ".4f"),
+            ]
+        )
+    return Table(header, lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    runs = [read_rows(path) for path in parse(argv).reports]
+    sys.stdout.write(summary(runs).markdown())
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,52 @@
+import json
+
+import pytest
+
+from espnet_prune.bin import seeds
+from espnet_prune.errors import InputError
+
+
+def row(system, wer, p=None, params=1.0e6):
+    compact = system != "dense"
+    return {
+        "system": system,
+        "method": "l0" if compact else "dense",
+        "target": {
+            "kind": "params" if compact else None,
+            "value": 0.5 if compact else None,
+        },
+        "test_set": "test",
+        "wer": wer,
+        "p_vs_dense": p,
+        "params": {"encoder": params},
+        "macs_per_second": {"encoder": None},
+        "rtf": {"encoder": 0.01},
+    }
+
+
+@pytest.fixture
+def reports(tmp_path):
+    paths = []
+    for i, (dense, compact, p) in enumerate(((0.01, 0.02, 0.01), (0.02, 0.025, 0.3))):
+        path = tmp_path / f"{i}.json"
+        rows = [row("dense", dense), row("compact", compact, p, 0.5e6)]
+        path.write_text(json.dumps({"rows": [*rows, row("compact", None)]}))
+        paths.append(str(path))
+    return paths
+
+
+def test_mean_and_range_of_the_seeds(reports, capsys):
+    seeds.main(reports)
+    *_, dense, compact = capsys.readouterr().out.strip().splitlines()
+    assert dense.startswith("| dense | test | 2 | 1.50 (1.00 to 2.00) | - |")
+    assert "| 2 | 2.25 (2.00 to 2.50) | +0.75 (+0.50 to +1.00) | 1 of 2 |" in compact
+    assert "| 0.50 (0.50 to 0.50) | - | 0.0100 (" in compact
+
+
+def test_report_without_dense_or_a_missing_one_is_named(tmp_path):
+    path = tmp_path / "report.json"
+    with pytest.raises(InputError, match="report.json: does not exist"):
+        seeds.main([str(path)])
+    path.write_text(json.dumps({"rows": [row("compact", 0.1)]}))
+    with pytest.raises(InputError, match="is no report"):
+        seeds.main([str(path)])
