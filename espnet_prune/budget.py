@@ -47,6 +47,11 @@ class Constraint:
         """Fraction of ``dense`` to remove."""
         return 1 - self.limit / self.dense
 
+    @property
+    def key(self) -> str:
+        """What it is called in a config: ``encoder/params``."""
+        return f"{self.name}/{self.kind}"
+
     def cost(self, counts: Counts) -> float | Tensor:
         """Of its part of the counts, without ``fixed``."""
         own = {n: c for n, c in counts.items() if group_of(n) in self.groups}
@@ -79,14 +84,10 @@ class Budget:
         counts = gated_counts(model, openness)
         return torch.stack([c.removed(counts) for c in self.constraints])
 
-    def at(self, progress: float) -> "Budget":
-        """The budget when only this fraction of every target is to be removed."""
-        return Budget(
-            tuple(
-                replace(c, limit=c.dense * (1 - c.target * progress))
-                for c in self.constraints
-            )
-        )
+    def at(self, targets: list[float]) -> "Budget":
+        """The budget with other targets, one for each constraint."""
+        pairs = zip(self.constraints, targets, strict=True)
+        return Budget(tuple(replace(c, limit=c.dense * (1 - t)) for c, t in pairs))
 
     @property
     def shares(self) -> list[float]:

@@ -55,9 +55,15 @@ class DecoderSizes:
             not isinstance(data, dict)
             or data.keys() != names
             or any(not isinstance(n, int) or n < 0 for n in data.values())
+            or any(
+                data[f"{part}_heads"] and not data[f"{part}_{dim}"]
+                for part in ("self", "source")
+                for dim in ("qk_dim", "v_dim")
+            )
         ):
             raise ValueError(
-                f"decoder_conf.architecture: a layer needs integers >= 0 for {names}"
+                "decoder_conf.architecture: a layer needs integers >= 0 for "
+                f"{sorted(names)}, and its heads need dimensions"
             )
         return cls(**data)
 
@@ -234,6 +240,11 @@ class PrunableTransformerDecoder(StrictLoading, BaseTransformerDecoder):
             raise ValueError(
                 "decoder_conf: gates start from the dense sizes; "
                 "a compact architecture cannot be gated"
+            )
+        if encoder_output_size % attention_heads:
+            raise ValueError(
+                f"decoder_conf: the encoder's output size {encoder_output_size} is no "
+                f"multiple of attention_heads {attention_heads}"
             )
         super().__init__(
             vocab_size,

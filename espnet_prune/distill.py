@@ -4,6 +4,8 @@ Peng et al. 2023, DPHuBERT (arXiv 2305.17651), eq. 6 for the layer term (L1 and 
 distance); Hinton et al. 2015 (arXiv 1503.02531) for the output term.
 """
 
+import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -186,7 +188,9 @@ def matches(
         distances = [
             [float(loss((s, t)).detach()) for s in range(num_student)] for t in chosen
         ]
-        return list(zip(ordered_assignment(distances), chosen, strict=True))
+        # A batch that overflowed has no distances; ESPnet's trainer will skip it.
+        if all(map(math.isfinite, itertools.chain(*distances))):
+            return list(zip(ordered_assignment(distances), chosen, strict=True))
     # At the same depth: the same block, if there are as many.
     return [(max(1, round((t + 1) * num_student / num_teacher)) - 1, t) for t in chosen]
 

@@ -67,7 +67,9 @@ class PruneASRModel(ESPnetASRModel):
             )
         self.distill = DistillOptions(**(distill or {}))
         size = self.encoder.output_size()
-        if self.distill.projection or teacher_size not in (None, size):
+        other = teacher_size not in (None, size)
+        # Without a layer term it would have no gradient, which DDP does not take.
+        if self.distill.layer_weight > 0 and (self.distill.projection or other):
             self.projection = identity_projection(size, teacher_size or size)
         else:
             self.projection = None
@@ -140,9 +142,11 @@ class PruneASRModel(ESPnetASRModel):
         stats["loss_task"] = task.detach()
         if self.teacher is not None and self.distill.asks_teacher:
             teacher = run_teacher(self.teacher, student)
-            layer = layer_loss(
-                self.distill, student, teacher, self.projection, self.training
-            )
+            layer = task.new_zeros(())
+            if self.distill.layer_weight > 0:
+                layer = layer_loss(
+                    self.distill, student, teacher, self.projection, self.training
+                )
             output = output_loss(self, self.teacher, student, teacher, self.distill)
             loss = loss + self.distill.layer_weight * layer
             loss = loss + self.distill.output_weight * output

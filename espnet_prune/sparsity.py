@@ -51,7 +51,8 @@ class SparsityOptions:
         groups: targets of their own for some of ``subsampling``, ``attention``,
             ``ffn``, ``convolution``, ``decoder``, each a fraction of the group; the
             others share what ``target`` leaves.
-        start: where the rise of the target begins: what is removed already.
+        start: where the rise of the targets begins, by ``Constraint.key``: what is
+            removed already, on the second rung of a ladder.
         macs_seconds: length of the utterance whose MACs or latency are counted, in
             seconds.
         macs_tokens: length of its transcript, where the model's decoder counts, too.
@@ -70,7 +71,7 @@ class SparsityOptions:
     target: float = 0.5
     denominator: str = "encoder"
     groups: dict[str, float] = field(default_factory=dict)
-    start: float = 0.0
+    start: dict[str, float] = field(default_factory=dict)
     macs_seconds: float = 10.0
     macs_tokens: int = 30
     warmup: float = 0.5
@@ -80,7 +81,8 @@ class SparsityOptions:
     by: str = "lagrangian"
 
     def __post_init__(self):
-        if not self.kinds or any(kind not in KINDS for kind in self.kinds):
+        unknown = set(self.kinds) - set(KINDS)
+        if unknown or len(set(self.kinds)) != len(self.kinds):
             raise ValueError(
                 f"sparsity: kind must be one of {KINDS}, or several as params+macs, "
                 f"not {self.kind}"
@@ -103,16 +105,12 @@ class SparsityOptions:
                     f"sparsity: {name} is the fraction to remove, in (0, 1), not "
                     f"{target}"
                 )
-        if not 0 <= self.start < self.target:
-            raise ValueError(
-                f"sparsity: start must be in [0, target), not {self.start}"
-            )
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"sparsity: warmup must be in [0, 1], not {self.warmup}")
 
     @property
     def kinds(self) -> list[str]:
-        return self.kind.split("+")
+        return str(self.kind).split("+")
 
     def learning_rates(self, total_steps: int) -> tuple[float, float]:
         """Learning rates of gates and multipliers for a run of that many steps."""
@@ -181,27 +179,39 @@ class Schedule(nn.Module):
     Args:
         options: what to remove.
         budget: the same in absolute numbers.
+
+    Raises:
+        ValueError: a target that would have to fall.
     """
 
     def __init__(self, options: SparsityOptions, budget: Budget):
         super().__init__()
+        for constraint in budget.constraints:
+            start = options.start.get(constraint.key, 0.0)
+            if start > constraint.target + 1e-9:
+                raise ValueError(
+                    f"sparsity: start, {start:.3f} of {constraint.key}, is beyond the "
+                    f"target {constraint.target:.3f}"
+                )
         self.options, self.budget = options, budget
         self.total_steps: int | None = None  # known when the trainer starts
         # The trainer tells the model no step, so it counts its own.
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
-    def progress(self) -> float:
-        """How much of every final target is the target of this step."""
+    def ramp(self) -> float:
+        """How far the targets have risen at this step, from 0 to 1."""
         if self.total_steps is None:
             raise RuntimeError("the trainer must set total_steps first")
-        ramp = max(1.0, self.options.warmup * self.total_steps)
-        start = self.options.start / self.options.target
-        return start + (1 - start) * min(1.0, self.step.item() / ramp)
+        steps = max(1.0, self.options.warmup * self.total_steps)
+        return min(1.0, self.step.item() / steps)
 
     def targets(self, like: Tensor) -> Tensor:
         """Fraction of each constraint to remove at this step, (constraint,)."""
-        final = [constraint.target for constraint in self.budget.constraints]
-        return like.new_tensor(final) * self.progress()
+        ramp, targets = self.ramp(), []
+        for constraint in self.budget.constraints:
+            start = self.options.start.get(constraint.key, 0.0)
+            targets.append(start + (constraint.target - start) * ramp)
+        return like.new_tensor(targets)
 
     def stats(self, expected: Tensor, realised: Tensor) -> dict[str, Tensor]:
         """Mean over the constraints of what is gone, to log."""

@@ -154,7 +154,8 @@ def small_config(
         budget: what the small one may cost.
     """
     config = model_config(teacher, source)
-    encoder = small_encoder(dense.fixed, config["encoder_conf"], frames, budget)
+    heads = (config.get("decoder_conf") or {}).get("attention_heads", 4)
+    encoder = small_encoder(dense.fixed, config["encoder_conf"], heads, frames, budget)
     config |= {"encoder_conf": encoder, "init": teacher.get("init"), "model": "prune"}
     cost = dense.architecture.cost(dense.fixed, frames)["encoder"]
     config["model_conf"] |= {

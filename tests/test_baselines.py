@@ -73,7 +73,31 @@ def test_weak_units_of_every_kind_go_first(encoder):
     for gate, weak in names.items():
         if weak is not None:
             kept = gate.is_open()
-            assert not kept[weak].any() and kept[1::2].float().mean() > 0.8
+            assert not kept[weak].any() and kept[1::2].float().mean() > 0.7
+
+
+def test_heads_thin_out_with_their_dimensions(encoder):
+    budget = budget_of(encoder, 0.75)
+    for method in ("magnitude", "random"):
+        settle(encoder, budget, scores_of(method, encoder, budget, 0))
+        masks = {n: g.is_open().float() for n, g in gates_of(encoder).items()}
+        encoder.set_masks(masks)
+        heads = [block.heads for block in encoder.kept().blocks]
+        encoder.set_masks(None)
+        # sqrt(0.25) of the 16 heads; a layer whose heads all go keeps its best.
+        assert 8 <= sum(heads) <= 10, method
+
+
+def test_blocks_with_a_pruned_decoder_are_refused(make_model):
+    gated = {"gates": BINARY}
+    model = make_model(
+        encoder="prunable_conformer",
+        encoder_conf={"macaron_style": True, "rel_pos_type": "latest"} | SIZES | gated,
+        decoder="prunable_transformer",
+        decoder_conf={"attention_heads": 2, "linear_units": 8, "num_blocks": 1} | gated,
+    )
+    with pytest.raises(InputError, match="only an encoder has blocks"):
+        scores_of("blocks", model, budget_of(model.encoder, 0.5), 0)
 
 
 def test_random_depends_on_the_seed_only(encoder):
@@ -134,7 +158,7 @@ def test_small_conformer_is_the_largest_that_fits(make_encoder, target):
     encoder = make_encoder(gates={}, **sizes)
     budget = budget_of(encoder, target)
     conf = sizes | {"attention_heads": 4}
-    small = small_encoder(encoder.fixed, conf, FRAMES, budget)
+    small = small_encoder(encoder.fixed, conf, 4, FRAMES, budget)
     assert small["num_blocks"] == 2 and small["attention_heads"] == 4
 
     def costs(units):
@@ -150,14 +174,22 @@ def test_small_conformer_is_the_largest_that_fits(make_encoder, target):
     assert 2 <= ratio <= 8  # 4 in the dense model
 
 
+def test_small_conformer_suits_the_heads_of_its_decoder(make_encoder):
+    sizes = {"output_size": 64, "linear_units": 256, "num_blocks": 2}
+    encoder = make_encoder(gates={}, **sizes)
+    conf = sizes | {"attention_heads": 2}
+    small = small_encoder(encoder.fixed, conf, 12, FRAMES, budget_of(encoder, 0.5))
+    assert small["output_size"] % 12 == 0
+
+
 def test_small_conformer_needs_a_budget_of_the_whole_encoder(encoder):
     options = SparsityOptions("params", 0.5, groups={"ffn": 0.4})
     budget = make_budget(options, encoder, FRAMES)
     with pytest.raises(InputError, match="whole encoder"):
-        small_encoder(encoder.fixed, {}, FRAMES, budget)
+        small_encoder(encoder.fixed, {}, 4, FRAMES, budget)
     with pytest.raises(InputError, match="that small"):
         tiny = budget_of(encoder, 0.999)
-        small_encoder(encoder.fixed, SIZES, FRAMES, tiny)
+        small_encoder(encoder.fixed, SIZES, 4, FRAMES, tiny)
 
 
 # --- to the end: stages 12 to 14 of every method, then ESPnet's own decoder ------
@@ -188,7 +220,7 @@ DECODER_TOO |= {"prune_decoder": True}
 @pytest.mark.parametrize(
     ("method", "recipe"),
     [(method, {}) for method in METHODS]
-    + [(method, DECODER_TOO) for method in ("l0", "iterative", *ONE_SHOT)],
+    + [(m, DECODER_TOO) for m in ("l0", "iterative", "magnitude", "random")],
     ids=lambda x: ("decoder" if x else "") if isinstance(x, dict) else x,
 )
 def test_every_method_ends_in_a_model_that_stock_speech2text_decodes(

@@ -172,7 +172,7 @@ def test_cost_under_gates_is_the_cost_of_what_is_kept(make):
 def test_sizes_survive_yaml_and_wrong_ones_are_named(make):
     sizes = to_dicts(make().architecture)
     assert [DecoderSizes.from_dict(d) for d in sizes] == make().architecture
-    for change in ({"ffn": -1}, {"ffn": "4"}, {"more": 1}):
+    for change in ({"ffn": -1}, {"ffn": "4"}, {"more": 1}, {"self_qk_dim": 0}):
         with pytest.raises(ValueError, match="decoder_conf.architecture"):
             make(architecture=[sizes[0] | change])
 

@@ -242,6 +242,15 @@ def test_minimum_distance_finds_blocks_that_moved():
     assert layer_loss(student, teacher, **options).item() > 0.5
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_batch_that_overflowed_does_not_end_the_training(value):
+    student, teacher = deep(6), deep(6, seed=1)
+    for hidden in student.hidden.values():
+        hidden.fill_(value)
+    loss = layer_loss(student, teacher, match="min_distance", layers=2)
+    assert not loss.isfinite()
+
+
 def test_random_blocks_are_drawn_in_training_only():
     student, teacher = deep(6), deep(6, seed=1)
     options = {"match": "random", "layers": 2}

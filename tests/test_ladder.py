@@ -32,26 +32,50 @@ def prune(dense, data_options, tmp_path, monkeypatch):
     return run
 
 
+FROZEN = ("--optim_conf", "lr=0.0", "--optim_conf", "weight_decay=0.0")
+
+
 def test_rung_goes_on_from_gates_weights_and_multipliers(prune, tmp_path):
-    first = prune(tmp_path / "a", 0.5)
+    first = prune(tmp_path / "a", 0.5, "--method", "l0")
+    assert first["sparsity.lambda2"].item() > 0
     steps = first["sparsity.step"].item()
-    # Not a step of training: what it starts with is what the first left.
-    options = ["--previous", tmp_path / "a", "--max_epoch", "0"]
-    prune_config = yaml.safe_load((tmp_path / "a/config.yaml").read_text())
-    assert prune_config["model_conf"]["sparsity"].get("start", 0) == 0
-    with pytest.raises(FileNotFoundError):
-        prune(tmp_path / "b", 0.75, *options)
+    # One step with learning rates of 0 shows what a rung starts with.
+    still = tmp_path / "still.yaml"
+    recipe = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    recipe["sparsity"] |= {"gate_lr": 1e-12, "multiplier_lr": 1e-12}
+    still.write_text(yaml.safe_dump(recipe))
+    options = ("--recipe", still, "--max_epoch", 1, *FROZEN)
+    second = prune(tmp_path / "b", 0.75, "--previous", tmp_path / "a", *options)
+    for name in first:
+        if name.endswith("log_alpha") or "lambda" in name or ".weight" in name:
+            torch.testing.assert_close(second[name], first[name], msg=name)
+    assert second["sparsity.step"].item() == steps / 2  # counted anew
     config = yaml.safe_load((tmp_path / "b/config.yaml").read_text())
-    assert config["model_conf"]["sparsity"]["start"] == 0.5
-    second = prune(tmp_path / "c", 0.75, "--previous", tmp_path / "a")
-    assert second["sparsity.step"].item() == steps  # counted anew
-    started = prune(
-        tmp_path / "d", 0.75, "--previous", tmp_path / "a", "--optim_conf", "lr=0.0"
-    )
+    start = config["model_conf"]["sparsity"]["start"]
+    assert start == {"encoder/params": pytest.approx(0.5)}
+    alone = prune(tmp_path / "c", 0.75, *options)
     name = "encoder.encoders.0.feed_forward.w_1.weight"
-    torch.testing.assert_close(started[name], first[name])
-    dense_start = prune(tmp_path / "e", 0.75, "--optim_conf", "lr=0.0")
-    assert not torch.allclose(dense_start[name], first[name])
+    assert not torch.allclose(alone[name], first[name])
+
+
+def test_iterative_masks_go_up_the_ladder_too(prune, tmp_path):
+    from espnet_prune.export import export
+
+    iterative = ("--method", "iterative")
+    prune(tmp_path / "a", 0.5, *iterative)
+    prune(tmp_path / "b", 0.75, *iterative, "--previous", tmp_path / "a")
+    summary = export(
+        tmp_path / "b/config.yaml", tmp_path / "b/latest.pth", tmp_path / "out"
+    )
+    assert summary["realised_before_projection"] == pytest.approx(0.75, abs=0.03)
+
+
+def test_unfinished_rung_is_not_gone_on_from(prune, tmp_path):
+    prune(tmp_path / "a", 0.5, "--max_epoch", 1)
+    config = tmp_path / "a/config.yaml"
+    config.write_text(config.read_text().replace("max_epoch: 1\n", "max_epoch: 2\n"))
+    with pytest.raises(InputError, match="stopped after epoch 1"):
+        prune(tmp_path / "b", 0.75, "--previous", tmp_path / "a")
 
 
 def test_rung_that_does_not_rise_is_refused(prune, tmp_path):

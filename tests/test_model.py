@@ -124,3 +124,14 @@ def test_mixed_precision_forward_keeps_the_budget_in_fp32(student, speech_batch)
     assert stats["sparsity_target"].item() == pytest.approx(min(0.5, target))
     loss.backward()
     assert all(p.grad.isfinite().all() for p in student.parameters())
+
+
+def test_no_projection_without_a_layer_term(make_model, student_options):
+    """DDP does not take parameters without a gradient."""
+    options = student_options(gated=False)
+    conf = options["model_conf"]
+    conf["teacher_size"] = 24
+    for weight, built in ((1.0, True), (0.0, False)):
+        conf["distill"] = {"layer_weight": weight, "output_weight": 0.0}
+        model = make_model(**options)
+        assert (model.projection is not None) == built

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_prune.budget import Budget
+from espnet_prune.budget import Budget, is_kept
 from espnet_prune.gates import CLAMP, gates_of
 from espnet_prune.sparsity import (
     SparsityController,
@@ -130,7 +130,7 @@ def test_target_rises_linearly_then_holds(target, warmup, total):
     targets = []
     for step in (0, warmup * total / 2, warmup * total + 1, total + 1):
         controller.step.fill_(int(step))
-        targets.append(target * controller.progress())
+        targets.append(target * controller.ramp())
     assert targets == sorted(targets)
     assert targets[0] == 0 and targets[2] == pytest.approx(target) == targets[3]
     ramp = max(1.0, warmup * total)
@@ -138,9 +138,51 @@ def test_target_rises_linearly_then_holds(target, warmup, total):
     assert targets[1] == pytest.approx(target * min(1, halfway / ramp))
 
 
+def test_each_constraint_rises_from_where_it_stood(make_encoder):
+    start = {"ffn/params": 0.6, "others/params": 0.35}
+    options = {"target": 0.75, "groups": {"ffn": 0.6}, "start": start}
+    controller = controller_of(make_encoder(gates={}), **options)
+    controller.total_steps = 100
+    like = torch.zeros(())
+    others = controller.budget.constraints[1].target
+    assert others > 0.75
+    assert controller.targets(like).tolist() == pytest.approx([0.6, 0.35])
+    controller.step.fill_(25)
+    assert controller.targets(like).tolist() == pytest.approx(
+        [0.6, (0.35 + others) / 2]
+    )
+    controller.step.fill_(50)
+    assert controller.targets(like).tolist() == pytest.approx([0.6, others])
+
+
+def test_target_that_would_fall_is_refused(make_encoder):
+    with pytest.raises(ValueError, match="start"):
+        controller_of(make_encoder(gates={}), target=0.5, start={"encoder/params": 0.6})
+
+
+def test_lagrangian_of_several_constraints_meets_each(make_encoder):
+    toy = Toy(
+        make_encoder(gates={"mode": "straight_through"}),
+        kind="params+macs", target=0.6, groups={"convolution": 0.3},
+    )  # fmt: skip
+    optimizer, gone = toy.train().optimizer(), []
+    for _ in range(2 * STEPS):
+        optimizer.zero_grad()
+        toy()[0].backward()
+        for parameter in toy.encoder.parameters():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        gone.append(toy.sparsity.budget.removed(toy.encoder, is_kept))
+    late = torch.stack(gone[-STEPS // 4 :]).mean(0)
+    for constraint, fraction in zip(toy.sparsity.budget.constraints, late, strict=True):
+        # One unit of a group of the toy is up to a tenth of it.
+        assert abs(fraction - constraint.target) < 0.12, constraint.key
+
+
 def test_target_without_a_plan_is_an_error():
     with pytest.raises(RuntimeError, match="total_steps"):
-        SparsityController(SparsityOptions(), Budget(())).progress()
+        SparsityController(SparsityOptions(), Budget(())).ramp()
 
 
 def test_short_runs_get_larger_learning_rates():
@@ -194,7 +236,9 @@ def test_budget_is_computed_in_fp32_under_autocast(make_encoder):
         ({"kind": "params+flops"}, "kind"),
         ({"denominator": "decoder"}, "denominator"),
         ({"groups": {"ffn": 1.2}}, "ffn"),
-        ({"target": 0.5, "start": 0.5}, "start"),
+        ({"kind": "params+params"}, "kind"),
+        ({"kind": 3}, "kind"),
+        ({"kind": "latency", "denominator": "model"}, "latency"),
         ({"target": 1.0}, "target"),
         ({"target": 0.0}, "target"),
         ({"warmup": 1.5}, "warmup"),

@@ -31,12 +31,14 @@ class MagnitudeController(Schedule):
         """Zero, and what to log. In training mode it counts the step."""
         if self.training:
             self.step += 1
-        due = int(self.progress() * UPDATES)
-        gates = gates_of(model).values()
+        due = int(self.ramp() * UPDATES)
+        gates = list(gates_of(model).values())
         if self.training and due > self.updates:
             for gate in gates:
                 gate.mask = None
-            settle(model, self.budget.at(self.progress()), magnitude(model))
+            budget = self.budget.at(self.targets(gates[0].log_alpha).tolist())
+            share = 1 - max(c.target for c in budget.constraints)
+            settle(model, budget, magnitude(model, share))
             self.updates.fill_(due)
         if self.updates > 0:
             for gate in gates:

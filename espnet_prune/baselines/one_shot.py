@@ -5,18 +5,30 @@ from torch import nn
 
 from espnet_prune.baselines.scores import Scores, blocks, magnitude, random
 from espnet_prune.budget import Budget
+from espnet_prune.errors import InputError
 from espnet_prune.gates import gates_of
 from espnet_prune.projection import choose
 
 
 def scores_of(method: str, model: nn.Module, budget: Budget, seed: int) -> Scores:
-    """The scores of one of the methods ``ONE_SHOT``."""
+    """The scores of one of the methods ``ONE_SHOT``.
+
+    Raises:
+        InputError: whole blocks are to go from more than an encoder.
+    """
+    share = 1 - max(c.target for c in budget.constraints)
     if method == "magnitude":
-        return magnitude(model)
+        return magnitude(model, share)
     if method == "random":
-        return random(model, seed)
-    # Only the encoder has blocks to drop; a decoder with gates loses its weakest units.
-    return magnitude(model) | blocks(getattr(model, "encoder", model), budget)
+        return random(model, seed, share)
+    encoder = getattr(model, "encoder", model)
+    if len(gates_of(encoder)) != len(gates_of(model)):
+        raise InputError(
+            "--method blocks",
+            "only an encoder has blocks to drop",
+            "leave out prune_decoder, or this method",
+        )
+    return blocks(encoder, budget)
 
 
 @torch.no_grad()

@@ -52,11 +52,14 @@ def unit_weights(layer: nn.Module) -> dict[Gate, Tensor]:
 
 
 @torch.no_grad()
-def magnitude(model: nn.Module) -> Scores:
+def magnitude(model: nn.Module, share: float) -> Scores:
     """Root mean square of a unit's weights, over the mean of its kind in all layers.
 
     Relative to its kind, because weights of different kinds differ in scale by what
     stands around them, not by what they are worth. Submodules are never closed.
+
+    Args:
+        share: of the whole that may be kept, for :func:`close_heads`.
     """
     sizes: dict[str, list[tuple[Gate, Tensor]]] = {}
     scores: Scores = {}
@@ -71,19 +74,43 @@ def magnitude(model: nn.Module) -> Scores:
     for pairs in sizes.values():
         mean = torch.cat([norm for _, norm in pairs]).mean().clamp(min=1e-12)
         scores |= {gate: (norm / mean).float() for gate, norm in pairs}
+    close_heads(model, scores, share)
     return scores
 
 
-def random(model: nn.Module, seed: int) -> Scores:
-    """Units at random; every head and submodule keeps its share of them."""
+def close_heads(model: nn.Module, scores: Scores, share: float) -> None:
+    """Close the heads of the lowest scores, where their dimensions have gates, too.
+
+    Heads and the dimensions inside them thin out alike: sqrt(share) of the heads stay,
+    and the budget leaves about as much of their dimensions.
+    """
+    fine = [m for m in structures(model) if getattr(m, "qk_gate", None) is not None]
+    by_group: dict[str, list[Gate]] = {}
+    for layer in fine:
+        by_group.setdefault(layer.group, []).append(layer.head_gate)
+    for gates in by_group.values():
+        values = torch.cat([scores[gate] for gate in gates])
+        kept = max(1, round(math.sqrt(share) * len(values)))
+        cut = values.topk(kept).values.min()
+        for gate in gates:
+            closed = scores[gate] < cut
+            scores[gate] = scores[gate] + torch.where(closed, NEVER, ALWAYS)
+
+
+def random(model: nn.Module, seed: int, share: float) -> Scores:
+    """Units at random; every submodule keeps its share of them.
+
+    Args:
+        share: of the whole that may be kept, for :func:`close_heads`.
+    """
     draw = torch.Generator().manual_seed(seed)
     scores: Scores = {}
     for name, gate in sorted(gates_of(model).items()):
-        fine = name.replace("head_gate", "qk_gate") in gates_of(model)
-        if name.endswith("module_gate") or (name.endswith("head_gate") and fine):
+        if name.endswith("module_gate"):
             scores[gate] = torch.full((len(gate),), ALWAYS)
         else:
             scores[gate] = torch.rand(len(gate), generator=draw)
+    close_heads(model, scores, share)
     return scores
 
 
@@ -93,7 +120,7 @@ def blocks(encoder: PrunableConformerEncoder, budget: Budget) -> Scores:
     The subsampling, which is no block, loses its weakest channels down to its share of
     the budget.
     """
-    scores, total = magnitude(encoder), len(encoder.encoders)
+    scores, total = magnitude(encoder, 1.0), len(encoder.encoders)
     channels = _affordable_channels(encoder, budget)
     for gate in (encoder.embed.gate1, encoder.embed.gate2):
         strongest = scores[gate].topk(min(channels, len(gate))).indices

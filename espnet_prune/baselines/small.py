@@ -11,7 +11,11 @@ from espnet_prune.errors import InputError
 
 
 def small_encoder(
-    fixed: Fixed, encoder_conf: dict[str, Any], frames: int, budget: Budget
+    fixed: Fixed,
+    encoder_conf: dict[str, Any],
+    decoder_heads: int,
+    frames: int,
+    budget: Budget,
 ) -> dict[str, Any]:
     """``encoder_conf`` of the largest small Conformer that fits.
 
@@ -20,6 +24,7 @@ def small_encoder(
 
     Args:
         fixed, encoder_conf: of the dense model.
+        decoder_heads: of the dense model, whose decoder is as wide as its encoder.
         frames: feature frames of the utterance whose cost is counted.
         budget: which it must not exceed; of the whole encoder.
 
@@ -43,7 +48,7 @@ def small_encoder(
         return all(getattr(cost["encoder"], c.kind) <= c.limit for c in limits)
 
     best, misfit = None, math.inf
-    step = heads if heads % 2 == 0 else 2 * heads  # positions need an even dimension
+    step = math.lcm(heads, decoder_heads, 2)  # positions need an even dimension
     for size in range(step, fixed.size + 1, step):
         most = bisect_left(range(1, units + 1), True, key=lambda u: not fits(size, u))
         off = abs(math.log((most or 1e-9) / size * fixed.size / units))

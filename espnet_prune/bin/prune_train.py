@@ -25,13 +25,13 @@ from espnet_prune.decoder import PrunableTransformerDecoder
 from espnet_prune.distill import DistillOptions
 from espnet_prune.encoder import PrunableConformerEncoder
 from espnet_prune.errors import InputError, run_main
-from espnet_prune.export import model_state
+from espnet_prune.export import check_finished, model_state
 from espnet_prune.files import atomic_path, write_text
 from espnet_prune.gates import GateOptions
 from espnet_prune.measure.cost import rest_cost
 from espnet_prune.measure.latency import table_of_run
 from espnet_prune.origin import refuse_another_run, refuse_wrong_rate
-from espnet_prune.sparsity import SparsityOptions, make_budget
+from espnet_prune.sparsity import Schedule, SparsityOptions, make_budget
 from espnet_prune.student import (
     finetuning_config,
     frames_of,
@@ -40,6 +40,9 @@ from espnet_prune.student import (
     small_config,
 )
 from espnet_prune.task import PruneASRTask, optimizer_options
+
+# Of a pruning run, what the next rung of a ladder counts anew.
+COUNTERS = "sparsity.step,sparsity.updates"
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -76,7 +79,7 @@ def main() -> None:
         command += ["--teacher_config", str(args.teacher_config)]
     if args.phase == "prune" and args.previous is not None:
         # Its gates and multipliers go on, its count of the steps does not.
-        command += ["--init_param", f"{args.previous / 'latest.pth'}:::sparsity.step"]
+        command += ["--init_param", f"{args.previous / 'latest.pth'}:::{COUNTERS}"]
     elif args.phase == "finetune" or args.method not in SCRATCH:
         command += ["--init_param", str(args.model_file)]
     command += training_options
@@ -119,17 +122,18 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
         size = teacher_size(args) if args.method in SCRATCH else None
         return finetuning_config(config, args.model_config, recipe, size)
     given = {"kind": args.kind, "target": args.target}
-    recipe["sparsity"] = dict(recipe.get("sparsity") or {})
-    recipe["sparsity"] |= {k: v for k, v in given.items() if v is not None}
-    if args.previous is not None:
-        recipe["sparsity"]["start"] = reached(args.previous)
-    if args.method == "iterative":
-        recipe["sparsity"]["by"] = "magnitude"
-    if args.method in (*ONE_SHOT, "iterative"):  # masks of 0 and 1, weights as they are
-        recipe["gates"] = (recipe.get("gates") or {}) | {"mode": "straight_through"}
     with refusing(args.recipe):
+        recipe["sparsity"] = dict(recipe.get("sparsity") or {})
+        recipe["sparsity"] |= {k: v for k, v in given.items() if v is not None}
+        recipe["gates"] = dict(recipe.get("gates") or {})
+        if args.previous is not None:
+            recipe["sparsity"]["start"] = reached(args.previous)
+        if args.method == "iterative":
+            recipe["sparsity"]["by"] = "magnitude"
+        if args.method in (*ONE_SHOT, "iterative"):  # weights as they are, or gone
+            recipe["gates"]["mode"] = "straight_through"
         options = SparsityOptions(**recipe["sparsity"])
-        GateOptions(**(recipe.get("gates") or {}))
+        GateOptions(**recipe["gates"])
     frames = frames_of(model, model_args, options.macs_seconds)
     student = pruning_config(config, args.model_config, recipe, frames)
     with refusing(args.model_config):
@@ -138,6 +142,10 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
         )
     decoder = None
     if recipe.get("prune_decoder"):
+        if model.decoder is None:
+            raise InputError(
+                args.model_config, "has no decoder", "leave out prune_decoder"
+            )
         with refusing(args.model_config):
             decoder = PrunableTransformerDecoder(
                 len(config["token_list"]), encoder.fixed.size, **student["decoder_conf"]
@@ -152,6 +160,7 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
     student["model_conf"] |= conditions
     with refusing(args.recipe):
         budget = make_budget(options, encoder, frames, **conditions, decoder=decoder)
+        Schedule(options, budget)
     plan = {"method": args.method}
     if args.method in SCRATCH:
         student = small_config(
@@ -168,11 +177,18 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
     return student
 
 
-def reached(previous: Path) -> float:
-    """The target of the pruning run that goes on."""
+def reached(previous: Path) -> dict[str, float]:
+    """What the pruning run that goes on has removed, by constraint.
+
+    Raises:
+        InputError: it is none, or is not finished.
+    """
+    config = previous / "config.yaml"
+    check_finished(config)
     try:
-        return read_yaml(previous / "config.yaml")["model_conf"]["sparsity"]["target"]
-    except KeyError as e:
+        model, _ = load_model(config, previous / "latest.pth")
+        return {c.key: c.target for c in model.sparsity.budget.constraints}
+    except AttributeError as e:
         raise InputError(previous, "is no pruning run", "run stage 12 of it") from e
 
 

@@ -44,6 +44,12 @@ def read_result(path: Path) -> dict:
         raise InputError(path, "no such file", "score that system first") from None
 
 
+def weights_of(decode: Path) -> str | None:
+    """What the decoding says of the weights that it was made with."""
+    mark = decode / "model.sha256"
+    return mark.read_text().strip() if mark.is_file() else None
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     out = args.hyp.parent
@@ -62,7 +68,10 @@ def main(argv: list[str] | None = None) -> None:
                     scored_other = Path(other) / "score_wer"
                     significance = compare(
                         result, read_result(scored_other / "result.json"), other
-                    ) | {"mapsswe_p": mapsswe(folder, scored_other)}
+                    ) | {
+                        "mapsswe_p": mapsswe(folder, scored_other),
+                        "vs_sha256": weights_of(Path(other)),
+                    }
                     file = f"significance{name and '_'}{name}.json"
                     write_json(folder / file, significance)
         lo, hi = scored.ci95

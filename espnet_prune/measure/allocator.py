@@ -11,14 +11,18 @@ import platform
 
 # Of <malloc.h>.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_NEVER = 2**31 - 1
-_LARGEST = 2**30
+_KEEPING = 2**31 - 1, 2**30  # never trimmed; none mapped on its own below 1 GiB
+_USUAL = 2**17, 2**17
 
 
-def keep_freed_memory() -> bool:
-    """Let this process keep what it frees; False where malloc is not glibc's."""
+def keep_freed_memory(keep: bool = True) -> bool:
+    """Let this process keep what it frees, or do as usual again.
+
+    Returns:
+        whether it could be set; False where malloc is not glibc's.
+    """
     if platform.libc_ver()[0] != "glibc":
         return False
-    libc = ctypes.CDLL(None)
-    trim = libc.mallopt(_M_TRIM_THRESHOLD, _NEVER)
-    return bool(trim and libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST))
+    libc, (trim, mmap) = ctypes.CDLL(None), _KEEPING if keep else _USUAL
+    done = libc.mallopt(_M_TRIM_THRESHOLD, trim), libc.mallopt(_M_MMAP_THRESHOLD, mmap)
+    return all(done)

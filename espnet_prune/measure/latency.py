@@ -63,15 +63,16 @@ def latency_table(
         predicted and measured time, largest error), ``points``, ``frames`` and
         ``machine``.
     """
-    keep_freed_memory()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
+    keep_freed_memory()
     try:
         machine = describe()
         points = list(_points(encoder, frames))
         seconds = _time(points)
     finally:
         torch.set_num_threads(before)
+        keep_freed_memory(False)
     prices: dict[str, float] = {}
     fits = {}
     for group in dict.fromkeys(_group(point) for point in points):
@@ -96,6 +97,21 @@ def latency_table(
     }
 
 
+def read_table(path: Path) -> dict[str, Any]:
+    """Read what :func:`latency_table` returned.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        if table["prices"] and table["frames"] and table["machine"]["cpu"]:
+            return table
+    except (ValueError, KeyError, TypeError) as e:
+        raise InputError(path, "is no latency table", "delete it") from e
+    raise InputError(path, "is no latency table", "delete it")
+
+
 def read_or_measure(
     path: Path, encoder: PrunableConformerEncoder, frames: int
 ) -> dict[str, Any]:
@@ -105,13 +121,9 @@ def read_or_measure(
         InputError: the file is damaged.
     """
     if path.exists():
-        try:
-            table = json.loads(path.read_text(encoding="utf-8"))
-            known = table["frames"], table["machine"]["cpu"]
-            if known == (frames, cpu()["cpu"]) and table["prices"]:
-                return table
-        except (ValueError, KeyError, TypeError) as e:
-            raise InputError(path, "is no latency table", "delete it") from e
+        table = read_table(path)
+        if (table["frames"], table["machine"]["cpu"]) == (frames, cpu()["cpu"]):
+            return table
         logging.warning(f"{path} is of another machine or length: measured anew")
     logging.info(f"measuring what the encoder's layers take, for {path}")
     table = latency_table(encoder, frames)
@@ -130,9 +142,11 @@ def table_of_run(
         encoder, frames: what is measured if there is none yet.
     """
     own = run / "latency.json"
-    if not own.exists():
-        write_json(own, read_or_measure(model / "latency.json", encoder, frames))
-    return json.loads(own.read_text(encoding="utf-8"))
+    table = read_table(own) if own.exists() else None
+    if table is None or table["frames"] != frames:
+        table = read_or_measure(model / "latency.json", encoder, frames)
+        write_json(own, table)
+    return table
 
 
 def _group(point: Point) -> str:

@@ -35,19 +35,18 @@ def mapsswe(ours: Path, theirs: Path) -> float | None:
     sclite, sc_stats = find("sclite"), find("sc_stats")
     if sclite is None or sc_stats is None:
         return None
-    alignments = b""
-    for name, folder in (("ours", ours), ("theirs", theirs)):
-        command = [*sclite, "-r", str(folder / "ref.trn"), "trn"]
-        command += ["-h", str(folder / "hyp.trn"), "trn", name]
-        command += ["-i", "rm", "-o", "sgml", "stdout"]
-        alignments += subprocess.run(command, capture_output=True, check=True).stdout
+    alignments, text = b"", ""
     with tempfile.TemporaryDirectory() as folder:
+        for name, system in (("ours", ours), ("theirs", theirs)):
+            command = [*sclite, "-r", str(system.absolute() / "ref.trn"), "trn"]
+            command += ["-h", str(system.absolute() / "hyp.trn"), "trn", name]
+            command += ["-i", "rm", "-s", "-o", "sgml", "stdout"]
+            alignments += subprocess.run(command, capture_output=True).stdout
         command = [*sc_stats, "-p", "-t", "mapsswe", "-u", "-n", "test"]
-        done = subprocess.run(
-            command, input=alignments, capture_output=True, cwd=folder
-        )
+        subprocess.run(command, input=alignments, capture_output=True, cwd=folder)
         report = Path(folder, "test.stats.unified")
-        text = report.read_text() if report.exists() else done.stdout.decode()
+        if report.exists():
+            text = report.read_text()
     cell = _CELL.search(text)
     if cell is None:
         logging.warning(f"sc_stats compared nothing of {ours} and {theirs}")

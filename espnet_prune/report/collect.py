@@ -93,7 +93,18 @@ class Collected:
             return
         names = {"dense": "significance.json", "l0": "significance_l0.json"}
         files = {other: decode / "score_wer" / name for other, name in names.items()}
-        tests = {o: self.json(f, "16") for o, f in files.items() if f.is_file()}
+        tests = {}
+        for other, file in files.items():
+            test = self.json(file, "16") if file.is_file() else None
+            mark = Path(test["vs"]) / "model.sha256" if test else file
+            if test and mark.is_file():
+                if test.get("vs_sha256") != mark.read_text().strip():
+                    self.missing.append(
+                        f"{file}: {test['vs']} has been decoded anew since (stage 16)"
+                    )
+                    continue
+            if test:
+                tests[other] = test
         self.comparisons.append((row, tests))
 
     def add_curves(self, title: str, checkpoint: Path, stage: str) -> None:

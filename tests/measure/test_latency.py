@@ -57,7 +57,7 @@ def test_table_can_be_repeated(encoder, tables):
     """Two tables agree on what a whole encoder takes, half of it, and each group."""
     counts = encoder.architecture.counts()
     first, second = (total(counts, table["prices"]) for table in tables)
-    assert first == pytest.approx(second, rel=0.5)
+    assert first == pytest.approx(second, rel=0.35)
     shares = [
         {
             group: total(
@@ -117,6 +117,8 @@ def test_run_keeps_its_table_when_it_resumes_elsewhere(encoder, measured, tmp_pa
     (model / "latency.json").unlink()
     assert table_of_run(run, model, encoder, 100)["prices"] == {"x": 1}
     assert len(measured) == 1
+    # Another length needs another table.
+    assert table_of_run(run, model, encoder, 50)["prices"] == {"x": 2}
 
 
 def test_damaged_table_is_named(encoder, tmp_path):
