@@ -34,7 +34,7 @@ Training
   --asr_args         further options of stage 11
   --teacher_config   config.yaml of a trained ESPnet model to prune instead
   --teacher_model    its weights; skips stages 5, 10 and 11
-  --target           fraction of the encoder to remove
+  --target           fraction to remove: of the encoder, unless --prune_config says else
   --targets          several, rising, as \"0.5 0.75 0.9\": each goes on from the one before
   --target_kind      params | macs | latency, or several as params+macs
   --method           l0, or baselines to compare with (several with blanks between):
@@ -84,6 +84,9 @@ for target in ${targets}; do
     awk -v a="${below}" -v b="${target}" 'BEGIN { exit !(a < b) }' || die "--targets ${targets}: they must rise"
     below=${target}
 done
+[ -z "$(printf '%s\n' ${method} | sort | uniq -d)" ] || die "--method ${method}: names one twice"
+[[ ! ${target_kind} =~ latency || ! ${method} =~ small ]] ||
+    die "--method small: its size follows from params or macs, not from latency"
 for name in ${method}; do
     [[ ${name} =~ ^(l0|l0_alone|iterative|magnitude|random|blocks|small|small_distilled)$ ]] ||
         die "--method ${name}: unknown -> see ./run.sh --help"
@@ -255,7 +258,7 @@ for name in ${method}; do
     for target in ${targets}; do
         pruned=exp/${tag}_pruned_$(goal "${name}" "${target}")
         compact=exp/${tag}_compact_$(goal "${name}" "${target}")
-        if begin 12 "prune ${target} of the encoder's ${target_kind} in ${pruned}"; then
+        if begin 12 "prune ${target} of the ${target_kind} in ${pruned} (${name})"; then
             need 11 "${teacher_config}" "${teacher_model}"
             [ ${#previous[@]} = 0 ] || need 12 "${previous[1]}/latest.pth"
             # shellcheck disable=SC2086

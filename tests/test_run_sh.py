@@ -60,6 +60,8 @@ def run(recipe):
         (("--targets", "0.5 75"), "--target 75: give a fraction"),
         (("--target_kind", "flops"), "--target_kind flops: params, macs"),
         (("--method", "l0 slim"), "--method slim: unknown"),
+        (("--method", "l0 l0"), "--method l0 l0: names one twice"),
+        (("--method", "small", "--target_kind", "latency"), "not from latency"),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, tuple) else None,
 )

@@ -89,6 +89,8 @@ def build(found: Collected, note: str) -> list[Part]:
             Paragraph(tables.subsampling_sentence(pruning)),
             tables.kept_table(pruning),
         ]
+        if decoder := tables.decoder_table(pruning):
+            parts.append(decoder)
     parts.append(Heading("Training curves"))
     if not found.curves:
         parts.append(Paragraph("None yet: stages 11, 12 and 14 leave them."))

@@ -186,6 +186,18 @@ def kept_table(pruning: dict[str, Any]) -> Table:
     return Table(["block", *PRUNED_UNITS], rows)
 
 
+def decoder_table(pruning: dict[str, Any]) -> Table | None:
+    """The same of the decoder, per layer; None if it was not pruned."""
+    if "decoder" not in pruning:
+        return None
+    pairs = zip(pruning["decoder"], pruning["dense_decoder"], strict=True)
+    rows = [
+        [str(number), *(f"{kept[u]}/{dense[u]}" if kept[u] else "gone" for u in dense)]
+        for number, (kept, dense) in enumerate(pairs, 1)
+    ]
+    return Table(["decoder layer", *pruning["dense_decoder"][0]], rows)
+
+
 def subsampling_sentence(pruning: dict[str, Any]) -> str:
     """Channels of the two subsampling convolutions, kept of dense."""
     small, large = pruning["architecture"], pruning["dense_architecture"]
@@ -198,10 +210,14 @@ def pruning_sentence(pruning: dict[str, Any]) -> str:
     """Target against what was reached."""
     target = pruning["target"]
     over = f" of the {target['denominator']}" if target.get("denominator") else ""
+    by_limit = pruning.get("constraints") or []
     sentence = (
         f"Method {pruning['method']}; target: remove {100 * target['value']:.1f} % of "
         f"{target['kind']}{over}; realised {100 * pruning['realised']:.2f} %"
     )
+    if len(by_limit) > 1:
+        parts = (f"{c['of']} {c['kind']} {100 * c['realised']:.2f} %" for c in by_limit)
+        sentence += f" ({', '.join(parts)})"
     if "expected_before_projection" not in pruning:  # not made of gates
         return sentence + "."
     before = {

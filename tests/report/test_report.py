@@ -212,6 +212,20 @@ def test_baselines_stand_beside_the_pruned_models(with_baseline):
     assert "pruned1/checkpoint.pth" in text and "pruned0/checkpoint.pth" not in text
 
 
+def test_pruned_decoder_and_several_limits_are_shown(full):
+    layer = {"self_heads": 2, "ffn": 9}
+    limits = [
+        {"of": "ffn", "kind": "params", "realised": 0.4},
+        {"of": "others", "kind": "params", "realised": 0.6},
+    ]
+    more = {"decoder": [layer | {"self_heads": 0}], "dense_decoder": [layer]}
+    dump(full / "compact/pruning.json", PRUNING | more | {"constraints": limits})
+    report.main(options(full))
+    text = (full / "out/report.md").read_text()
+    assert "| 1 | gone | 9/9 |" in text
+    assert "(ffn params 40.00 %, others params 60.00 %)" in text
+
+
 def test_pareto_needs_two_compact_systems(full):
     report.main(options(full))
     assert "Pareto" not in (full / "out/report.md").read_text()
