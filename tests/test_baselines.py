@@ -75,7 +75,7 @@ def test_weak_units_of_every_kind_go_first(encoder):
             kept = gate.is_open()
             # A cheap one may fill what is left of the budget.
             assert kept[weak].float().mean() < 0.05
-            assert kept[1::2].float().mean() > 0.5
+            assert kept[1::2].float().mean() >= 0.5
 
 
 def test_heads_thin_out_with_their_dimensions(encoder):
