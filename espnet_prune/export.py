@@ -76,6 +76,7 @@ def export(pruned: Path, checkpoint: Path, out: Path) -> dict[str, Any]:
         "expected_before_projection": mean(expected),
         "realised_before_projection": mean(realised),
         "realised": mean(projection.removed),
+        "gates_flipped": projection.flipped,
         "constraints": [
             {
                 "of": constraint.name,

@@ -44,11 +44,13 @@ class Projection:
             0.5 % of what may be kept or, where that is more, the cheapest unit that
             does not fit any more. Where kinds
             are combined, that holds for one of them, and the others may be beyond.
+        flipped: share of the gates that end other than they were learned.
     """
 
     masks: dict[str, Tensor]
     removed: list[float]
     slack: list[float]
+    flipped: float
 
 
 def project(model: nn.Module, budget: Budget) -> Projection:
@@ -70,6 +72,12 @@ def project(model: nn.Module, budget: Budget) -> Projection:
             f"{1 - constraint.target:.2%}, {1 - new:.2%} is kept"
             + (" (a large change)" if large else "")
         )
+    # Equal costs may hide it: heads are made equally wide, for one.
+    flips = [(keep[g] != g.is_open().cpu()).float() for g in chooser.all_open]
+    flipped = float(torch.cat(flips).mean())
+    (logging.warning if flipped > LARGE_CHANGE else logging.info)(
+        f"projection: {flipped:.1%} of the gates end other than they were learned"
+    )
     masks = {
         name: (gate.open_value() * keep[gate].to(gate.log_alpha.device)).detach()
         for name, gate in gates_of(model).items()
@@ -77,7 +85,7 @@ def project(model: nn.Module, budget: Budget) -> Projection:
     slack = [
         max(chooser.slack[c], chooser.cheapest[c]) / c.dense for c in budget.constraints
     ]
-    return Projection(masks, after, slack)
+    return Projection(masks, after, slack, flipped)
 
 
 class _Chooser:

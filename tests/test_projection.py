@@ -145,8 +145,17 @@ def test_large_change_is_a_warning_and_a_small_one_is_not(make_encoder, caplog):
     encoder = learned(make_encoder(gates={}, linear_units=64), 0, 0.0, 3.0)
     with caplog.at_level(logging.INFO):
         choose(encoder, "params", 0.5)
-    assert [r.levelname for r in caplog.records] == ["WARNING"]
+    assert [r.levelname for r in caplog.records] == ["WARNING"] * 2
     caplog.clear()
     with caplog.at_level(logging.INFO):
         choose(encoder, "params", 0.02)
-    assert [r.levelname for r in caplog.records] == ["INFO"]
+    assert [r.levelname for r in caplog.records] == ["INFO"] * 2
+
+
+def test_flipped_gates_are_counted(make_encoder):
+    encoder = learned(make_encoder(gates={}, linear_units=64), 0, 2.0)
+    projection = choose(encoder, "params", 0.4)
+    gates = gates_of(encoder)
+    flips = [(projection.masks[n] != 0) != g.is_open() for n, g in gates.items()]
+    share = torch.cat(flips).float().mean().item()
+    assert projection.flipped == pytest.approx(share) and share > 0
