@@ -53,27 +53,22 @@ def unit_weights(layer: nn.Module) -> dict[Gate, Tensor]:
 
 @torch.no_grad()
 def magnitude(model: nn.Module, share: float) -> Scores:
-    """Root mean square of a unit's weights, over the mean of its kind in all layers.
+    """Root mean square of a unit's weights, over the mean of its kind in its layer.
 
-    Relative to its kind, because weights of different kinds differ in scale by what
-    stands around them, not by what they are worth. Submodules are never closed.
+    Relative to its layer, because what stands around a layer scales its weights: ranked
+    over all layers at once, some lose nearly everything, and units drawn at random do
+    better. Submodules are never closed.
 
     Args:
         share: of the whole that may be kept, for :func:`close_heads`.
     """
-    sizes: dict[str, list[tuple[Gate, Tensor]]] = {}
     scores: Scores = {}
     for layer in structures(model):
-        names = {gate: name for name, gate in layer.named_children()}
         for gate, weights in unit_weights(layer).items():
-            kind = f"{getattr(layer, 'group', type(layer).__name__)}.{names[gate]}"
             norm = weights.double().square().mean(1).sqrt()
-            sizes.setdefault(kind, []).append((gate, norm))
+            scores[gate] = (norm / norm.mean().clamp(min=1e-12)).float()
         if hasattr(layer, "module_gate"):
             scores[layer.module_gate] = torch.full((1,), ALWAYS)
-    for pairs in sizes.values():
-        mean = torch.cat([norm for _, norm in pairs]).mean().clamp(min=1e-12)
-        scores |= {gate: (norm / mean).float() for gate, norm in pairs}
     close_heads(model, scores, share)
     return scores
 
