@@ -58,7 +58,6 @@ class RelPositionAttention(heads.PrunableHeads):
             (batch, time, channel).
         """
         batch, time, _ = x.shape
-        # Without gates through the modules themselves: int8 conversion replaces them.
         if self.qk_gate is None:
             q, u, v = self.linear_q(x), self.pos_bias_u, self.pos_bias_v
         else:
@@ -66,24 +65,13 @@ class RelPositionAttention(heads.PrunableHeads):
             q = F.linear(x, weight, bias)
         q = q.view(batch, time, self.heads, self.qk_dim)
         k = self.linear_k(x).view(batch, time, self.heads, self.qk_dim)
-        values = self.linear_v(x).view(batch, time, self.heads, self.v_dim)
         p = self.linear_pos(pos_emb).view(1, -1, self.heads, self.qk_dim)
 
         content = (q + u).transpose(1, 2) @ k.permute(0, 2, 3, 1)
         position = (q + v).transpose(1, 2) @ p.permute(0, 2, 3, 1)
         scores = (content + rel_shift(position)) * self.scale
-        if mask is not None:
-            padding = ~mask.unsqueeze(1)  # (batch, 1, 1, time)
-            scores = scores.masked_fill(padding, torch.finfo(scores.dtype).min)
-            # An utterance without any real frame must give 0, not a mean.
-            weights = scores.softmax(-1).masked_fill(padding, 0.0)
-        else:
-            weights = scores.softmax(-1)
-        context = self.dropout(weights) @ values.transpose(1, 2)
-        context = context.transpose(1, 2).reshape(batch, time, -1)
-        if self.head_gate is None:
-            return self.linear_out(context)
-        return F.linear(context, *self._gated_output())
+        padding = None if mask is None else ~mask.unsqueeze(1)
+        return self._attend(scores, self.linear_v(x), padding)
 
     def _gated_queries(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Query weight and bias, and both position biases (head, dim), under the gates.

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espnet_prune.gates import Gate, GateOptions
@@ -53,6 +54,30 @@ class PrunableHeads(nn.Module):
         self.head_gate = gates.build(heads) if gates else None
         self.qk_gate = gates.build(heads * qk_dim) if fine else None
         self.v_gate = gates.build(heads * v_dim) if fine else None
+
+    def _attend(self, scores: Tensor, values: Tensor, hidden: Tensor | None) -> Tensor:
+        """Weigh the values, and project them back.
+
+        Args:
+            scores: (batch, head, query, key).
+            values: (batch, key, head * dimension).
+            hidden: True where a key must not be looked at, as (batch, 1, query or 1,
+                key); a query without any key gives 0, not a mean.
+
+        Returns:
+            (batch, query, channel).
+        """
+        if hidden is not None:
+            scores = scores.masked_fill(hidden, torch.finfo(scores.dtype).min)
+        weights = scores.softmax(-1)
+        if hidden is not None:
+            weights = weights.masked_fill(hidden, 0.0)
+        values = values.unflatten(2, (self.heads, self.v_dim)).transpose(1, 2)
+        context = (self.dropout(weights) @ values).transpose(1, 2).flatten(2)
+        # Without gates through the module itself: int8 conversion replaces it.
+        if self.head_gate is None:
+            return self.linear_out(context)
+        return F.linear(context, *self._gated_output())
 
     def _gated_output(self) -> tuple[Tensor, Tensor]:
         """Weight and bias of the output projection, under the gates.

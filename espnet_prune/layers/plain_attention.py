@@ -6,7 +6,6 @@ Vaswani et al. 2017 (arXiv 1706.03762), in the form of ESPnet's
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -36,26 +35,15 @@ class PlainAttention(PrunableHeads):
             (batch, token, channel).
         """
         batch, tokens, _ = query.shape
-        # Without gates through the modules themselves: int8 conversion replaces them.
         if self.qk_gate is None:
             q = self.linear_q(query)
         else:
             q = F.linear(query, *self._gated_queries())
         q = q.view(batch, tokens, self.heads, self.qk_dim).transpose(1, 2)
         k = self.linear_k(memory).view(batch, -1, self.heads, self.qk_dim)
-        v = self.linear_v(memory).view(batch, -1, self.heads, self.v_dim)
         scores = q @ k.permute(0, 2, 3, 1) * self.scale
-        if mask is not None:
-            hidden = ~mask.unsqueeze(1)
-            scores = scores.masked_fill(hidden, torch.finfo(scores.dtype).min)
-            weights = scores.softmax(-1).masked_fill(hidden, 0.0)
-        else:
-            weights = scores.softmax(-1)
-        context = self.dropout(weights) @ v.transpose(1, 2)
-        context = context.transpose(1, 2).reshape(batch, tokens, -1)
-        if self.head_gate is None:
-            return self.linear_out(context)
-        return F.linear(context, *self._gated_output())
+        hidden = None if mask is None else ~mask.unsqueeze(1)
+        return self._attend(scores, self.linear_v(memory), hidden)
 
     def _gated_queries(self) -> tuple[Tensor, Tensor]:
         z = self.qk_gate()
