@@ -42,8 +42,8 @@ class Projection:
         removed: fraction of each constraint's dense cost that is gone.
         slack: by how much, in the same fractions, ``removed`` may be beyond the target:
             0.5 % of what may be kept or, where that is more, the cheapest unit that
-            does not fit any more. Where kinds
-            are combined, that holds for one of them, and the others may be beyond.
+            does not fit any more. Where kinds are combined, that holds for one of
+            them, and the others may be beyond.
         flipped: share of the gates that end other than they were learned.
     """
 
@@ -106,9 +106,8 @@ class _Chooser:
     def choose(self) -> dict[Gate, Tensor]:
         """Open what learned to be open; go on until the budget is used."""
         order = self._coarse()
-        opened = {pair for pair in order if pair[0].is_open()[pair[1]]} or set(
-            order[:1]
-        )
+        learned = {gate: gate.is_open().tolist() for gate in self.limits}
+        opened = {(g, i) for g, i in order if learned[g][i]} or set(order[:1])
         while True:
             keep, left = self._fill(opened)
             # What is still closed, and could use what is left of all its limits.

@@ -26,8 +26,8 @@ class PrunableHeads(nn.Module):
         scale_dim: the softmax scale is 1 / sqrt(scale_dim): always that of the dense
             model's head, however many dimensions are left.
         dropout_rate: dropout on the attention weights.
-        gates: None for the dense and the compact life.
         group: under which it is counted.
+        gates: None for the dense and the compact life.
     """
 
     def __init__(
@@ -38,8 +38,8 @@ class PrunableHeads(nn.Module):
         v_dim: int,
         scale_dim: int,
         dropout_rate: float,
+        group: str,
         gates: GateOptions | None = None,
-        group: str = "attention",
     ):
         super().__init__()
         self.heads, self.qk_dim, self.v_dim, self.group = heads, qk_dim, v_dim, group

@@ -4,8 +4,6 @@ Vaswani et al. 2017 (arXiv 1706.03762), in the form of ESPnet's
 ``MultiHeadedAttention``.
 """
 
-from typing import Any
-
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -14,14 +12,7 @@ from espnet_prune.layers.heads import PrunableHeads
 
 
 class PlainAttention(PrunableHeads):
-    """Multi-head attention from queries to a memory (which may be themselves).
-
-    Args:
-        size, options: those of :class:`PrunableHeads`.
-    """
-
-    def __init__(self, size: int, **options: Any):
-        super().__init__(size, **options)
+    """Multi-head attention from queries to a memory (which may be themselves)."""
 
     def forward(self, query: Tensor, memory: Tensor, mask: Tensor | None) -> Tensor:
         """Attend to the memory.
