@@ -159,3 +159,17 @@ def test_flipped_gates_are_counted(make_encoder):
     flips = [(projection.masks[n] != 0) != g.is_open() for n, g in gates.items()]
     share = torch.cat(flips).float().mean().item()
     assert projection.flipped == pytest.approx(share) and share > 0
+
+
+def test_each_head_keeps_its_own_best_dimensions(make_encoder):
+    encoder = learned(make_encoder(gates={}, linear_units=64), 0, 1.0, 1.0)
+    projection = choose(encoder, "params", 0.5)
+    gates, cut = gates_of(encoder), 0
+    for name, mask in projection.masks.items():
+        if name.endswith(("qk_gate", "v_gate")):
+            pairs = zip(gates[name].log_alpha.view(4, 4), mask.view(4, 4), strict=True)
+            for scores, kept in pairs:
+                if 0 < (kept != 0).sum() < 4:
+                    assert scores[kept != 0].min() > scores[kept == 0].max(), name
+                    cut += 1
+    assert cut
