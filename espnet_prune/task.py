@@ -7,6 +7,7 @@ its distributed workers: what a parent process registered by hand is lost in the
 import argparse
 
 import torch
+import torch.distributed as dist
 from espnet2.tasks.asr import ASRTask, model_choices
 from espnet2.utils.types import str_or_none
 
@@ -22,13 +23,25 @@ from espnet_prune.trainer import (
 model_choices.classes["prune"] = PruneASRModel
 
 
-class DenseASRTask(ASRTask):
+class SafeASRTask(ASRTask):
+    """ESPnet's ASR task; its processes leave their group before they end."""
+
+    @classmethod
+    def main_worker(cls, args: argparse.Namespace) -> None:
+        super().main_worker(args)
+        # A group that is still open when the interpreter ends may abort the process,
+        # which then counts as failed. Not after an error: NCCL could wait for ever.
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+class DenseASRTask(SafeASRTask):
     """ESPnet's ASR task; a killed run resumes."""
 
     trainer = SafeTrainer
 
 
-class PruneASRTask(ASRTask):
+class PruneASRTask(SafeASRTask):
     """Pruning (gated encoder) and fine-tuning (compact encoder) with a teacher."""
 
     trainer = PruneTrainer

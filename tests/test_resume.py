@@ -1,5 +1,6 @@
 """A run that is killed and started again ends where it would have ended."""
 
+import argparse
 import os
 import signal
 import subprocess
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 import yaml
+from espnet2.tasks.asr import ASRTask
 
 from espnet_prune.gates import gates_of
 from espnet_prune.task import DenseASRTask, PruneASRTask
@@ -210,6 +213,19 @@ def test_training_survives_sigkill(request, tmp_path, stage, delay):
     assert process.wait() == -signal.SIGKILL
     assert start(command, log, *epochs, task=task).wait() == 0, log.read_text()
     assert_same_run(one, other)
+
+
+def test_process_leaves_its_group_after_the_training(tmp_path, monkeypatch):
+    # Left open to the end of the interpreter, it aborted one run in many.
+    def join(_cls, _args):
+        dist.init_process_group(
+            "gloo", init_method=f"file://{tmp_path}/init", rank=0, world_size=1
+        )
+
+    monkeypatch.setattr(ASRTask, "main_worker", classmethod(join))
+    for task in (DenseASRTask, PruneASRTask):
+        task.main_worker(argparse.Namespace())
+        assert not dist.is_initialized(), task
 
 
 @pytest.mark.slow
