@@ -32,6 +32,17 @@ def choose(model: nn.Module, budget: Budget) -> dict[Gate, Tensor]:
     return _Chooser(model, budget).choose()
 
 
+@torch.no_grad()
+def check_reachable(model: nn.Module, budget: Budget) -> None:
+    """Refuse a target that no masks can meet, before a training goes for it.
+
+    Raises:
+        InputError: what pruning must leave alone already costs more than the budget.
+    """
+    chooser = _Chooser(model, budget)
+    chooser._left_at_most(chooser._least())
+
+
 @dataclass(frozen=True)
 class Projection:
     """What a projection chose.
@@ -143,11 +154,7 @@ class _Chooser:
         Returns:
             what is kept, and what is left of each constraint's limit.
         """
-        keep = {gate: torch.zeros_like(m) for gate, m in self.all_open.items()}
-        for layer in self.layers:  # a convolution without channels computes nothing
-            if not hasattr(layer, "module_gate"):
-                for gate in (layer.gate1, layer.gate2):
-                    keep[gate][scores_of(gate).argmax()] = True
+        keep = self._least()
         left = self._left_at_most(keep)
         # What the units that did not fit cost.
         unfit: dict[Constraint, list[float]] = {c: [] for c in left}
@@ -182,6 +189,15 @@ class _Chooser:
         self.cheapest = {c: min(costs, default=0.0) for c, costs in unfit.items()}
         return keep, left
 
+    def _least(self) -> dict[Gate, Tensor]:
+        """What must stay."""
+        keep = {gate: torch.zeros_like(m) for gate, m in self.all_open.items()}
+        for layer in self.layers:  # a convolution without channels computes nothing
+            if not hasattr(layer, "module_gate"):
+                for gate in (layer.gate1, layer.gate2):
+                    keep[gate][scores_of(gate).argmax()] = True
+        return keep
+
     def _left_at_most(self, keep: dict[Gate, Tensor]) -> dict[Constraint, float]:
         """What the limits leave to units when only what must stay is kept."""
         counts = gated_counts(self.model, lambda gate: keep[gate].double())
@@ -192,7 +208,8 @@ class _Chooser:
                 raise InputError(
                     "sparsity target",
                     f"{c.target:.1%} of the {c.name}'s {c.kind} cannot be removed: "
-                    "what must stay (norms, biases, a subsampling channel) costs "
+                    "what must stay (norms, biases, a subsampling channel; beyond the "
+                    "encoder embedding and output layers) costs "
                     f"{1 - float(c.removed(counts)):.1%}",
                     "choose a lower target",
                 )

@@ -47,7 +47,8 @@ class SparsityOptions:
         kind: what the target counts: ``params``, ``macs`` or ``latency``; several,
             as ``params+macs``: that fraction of each at least.
         target: fraction of it to remove, in (0, 1).
-        denominator: of what: ``encoder``, or ``model`` with its decoder and CTC.
+        denominator: of what: ``encoder``, or ``model`` with its CTC and decoder (MACs
+            and latency: for one hypothesis; latency: with its frontend, too).
         groups: targets of their own for some of ``subsampling``, ``attention``,
             ``ffn``, ``convolution``, ``decoder``, each a fraction of the group; the
             others share what ``target`` leaves.
@@ -93,11 +94,6 @@ class SparsityOptions:
             raise ValueError(
                 f"sparsity: denominator must be one of {DENOMINATORS}, not "
                 f"{self.denominator}"
-            )
-        if self.denominator == "model" and "latency" in self.kinds:
-            raise ValueError(
-                "sparsity: latency is measured of the encoder: the time of a decoder "
-                "depends on the search; use denominator encoder"
             )
         for name, target in {"target": self.target, **self.groups}.items():
             if not 0 < target < 1:
@@ -160,7 +156,8 @@ def make_budget(
         fixed = total(norm_counts(len(encoder.encoders)), table)
         if options.denominator == "model":
             in_decoder = {n: c for n, c in dense.items() if group_of(n) == "decoder"}
-            fixed += rest[kind] - total(in_decoder, table)
+            # Exact but for latency, whose parts and whole are measured each by itself.
+            fixed += max(0.0, rest[kind] - total(in_decoder, table))
         constraints += plan(
             kind,
             table,

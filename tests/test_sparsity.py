@@ -238,7 +238,6 @@ def test_budget_is_computed_in_fp32_under_autocast(make_encoder):
         ({"groups": {"ffn": 1.2}}, "ffn"),
         ({"kind": "params+params"}, "kind"),
         ({"kind": 3}, "kind"),
-        ({"kind": "latency", "denominator": "model"}, "latency"),
         ({"target": 1.0}, "target"),
         ({"target": 0.0}, "target"),
         ({"warmup": 1.5}, "warmup"),

@@ -6,6 +6,7 @@ import yaml
 
 from espnet_prune.checkpoint import load_model
 from espnet_prune.errors import InputError
+from espnet_prune.measure.latency import read_table
 from espnet_prune.student import (
     finetuning_config,
     frames_of,
@@ -138,6 +139,31 @@ def test_command_line_overrides_the_recipes_target(student_config):
 def test_command_line_refuses_a_wrong_target(student_config, options, named):
     with pytest.raises(InputError, match=named):
         student_config(*options)
+
+
+def test_target_that_no_masks_can_meet_is_refused_before_the_training(student_config):
+    with pytest.raises(InputError, match="99.9% of the encoder's params cannot be"):
+        student_config("--target", "0.999")
+
+
+def test_latency_of_the_whole_model_counts_what_is_beyond_the_encoder(
+    student_config, dense, tmp_path
+):
+    recipe = yaml.safe_load((tmp_path / "prune.yaml").read_text())
+    recipe["sparsity"] |= {"kind": "latency+macs", "denominator": "model"}
+    recipe["sparsity"] |= {"target": 0.1, "macs_seconds": 0.5, "macs_tokens": 2}
+    (tmp_path / "prune.yaml").write_text(
+        yaml.safe_dump(recipe | {"prune_decoder": True})
+    )
+    try:
+        options = student_config("--output_dir", str(tmp_path / "run"))["model_conf"]
+        table = read_table(tmp_path / "run" / "latency.json")
+    finally:
+        (dense / "latency.json").unlink(missing_ok=True)
+    assert options["latency"] == table["prices"]
+    assert any(name.startswith("decoder.self.") for name in options["latency"])
+    assert options["rest"]["latency"] == table["beyond"]["seconds"] > 0
+    assert options["rest"]["macs"] > 0
 
 
 @pytest.mark.parametrize(

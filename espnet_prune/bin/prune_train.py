@@ -20,7 +20,7 @@ from espnet2.tasks.asr import ASRTask
 
 from espnet_prune.baselines import METHODS, ONE_SHOT, SCRATCH, UNTAUGHT
 from espnet_prune.baselines.one_shot import scores_of, settle
-from espnet_prune.checkpoint import load_model, read_state
+from espnet_prune.checkpoint import load_model, read_state, sampling_rate
 from espnet_prune.decoder import PrunableTransformerDecoder
 from espnet_prune.distill import DistillOptions
 from espnet_prune.encoder import PrunableConformerEncoder
@@ -30,7 +30,9 @@ from espnet_prune.files import atomic_path, write_text
 from espnet_prune.gates import GateOptions
 from espnet_prune.measure.cost import rest_cost
 from espnet_prune.measure.latency import table_of_run
+from espnet_prune.measure.latency_layers import Beyond
 from espnet_prune.origin import refuse_another_run, refuse_wrong_rate
+from espnet_prune.projection import check_reachable
 from espnet_prune.sparsity import Schedule, SparsityOptions, make_budget
 from espnet_prune.student import (
     finetuning_config,
@@ -150,13 +152,19 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
             decoder = PrunableTransformerDecoder(
                 len(config["token_list"]), encoder.fixed.size, **student["decoder_conf"]
             )
-    conditions: dict[str, dict[str, float]] = {}
+    conditions = {}
     if options.denominator == "model":
         conditions["rest"] = rest_cost(model, frames, options.macs_tokens)
     if "latency" in options.kinds:
+        beyond = None
+        if options.denominator == "model":
+            samples = round(sampling_rate(model_args) * options.macs_seconds)
+            beyond = Beyond(model, samples, options.macs_tokens, decoder)
         beside = args.model_config.parent
-        table = table_of_run(args.output_dir, beside, encoder, frames)
+        table = table_of_run(args.output_dir, beside, encoder, frames, beyond)
         conditions["latency"] = table["prices"]
+        if beyond is not None:
+            conditions["rest"]["latency"] = table["beyond"]["seconds"]
     student["model_conf"] |= conditions
     with refusing(args.recipe):
         budget = make_budget(options, encoder, frames, **conditions, decoder=decoder)
@@ -173,6 +181,10 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
             "target": target | {"denominator": options.denominator},
             "macs_seconds": options.macs_seconds,
         }
+    else:
+        parts = {"encoder": encoder, "decoder": decoder}
+        gated = torch.nn.ModuleDict({n: p for n, p in parts.items() if p is not None})
+        check_reachable(gated, budget)
     student["model_conf"]["plan"] = plan
     return student
 

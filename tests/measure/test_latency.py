@@ -5,11 +5,14 @@ import json
 import pytest
 import torch
 
+from espnet_prune.decoder import PrunableTransformerDecoder
 from espnet_prune.errors import InputError
 from espnet_prune.gates import gates_of
 from espnet_prune.layers.cost import group_of, total
+from espnet_prune.layers.subsampling import halved
 from espnet_prune.measure import latency
 from espnet_prune.measure.latency import latency_table, read_or_measure, table_of_run
+from espnet_prune.measure.latency_layers import Beyond
 from espnet_prune.projection import project
 from espnet_prune.sparsity import SparsityOptions, make_budget
 
@@ -91,10 +94,13 @@ def measured(monkeypatch):
     """Count how often a table is measured."""
     calls = []
 
-    def measure(encoder, frames):
+    def measure(encoder, frames, beyond=None):
         calls.append(frames)
-        machine = {"cpu": latency.cpu()["cpu"]}
-        return {"prices": {"x": len(calls)}, "frames": frames, "machine": machine}
+        table = {"prices": {"x": len(calls)}, "frames": frames}
+        table["beyond"] = beyond and {"seconds": 1.0, "tokens": beyond.tokens}
+        if beyond and beyond.decoder:
+            table["prices"]["decoder.ffn.unit"] = 1.0
+        return table | {"machine": {"cpu": latency.cpu()["cpu"]}}
 
     monkeypatch.setattr(latency, "latency_table", measure)
     return calls
@@ -109,6 +115,63 @@ def test_table_is_measured_once_per_machine_and_length(encoder, measured, tmp_pa
     other["machine"]["cpu"] = "another"
     path.write_text(json.dumps(other))
     assert read_or_measure(path, encoder, 200)["prices"] == {"x": 3}
+
+
+def test_table_lacks_what_is_beyond_the_encoder_until_asked(
+    encoder, measured, tmp_path
+):
+    path = tmp_path / "latency.json"
+    read_or_measure(path, encoder, 100)
+    for beyond in (
+        Beyond(None, 800, tokens=5),
+        Beyond(None, 800, tokens=7),
+        Beyond(None, 800, tokens=7, decoder="gated"),
+    ):
+        before = len(measured)
+        table = read_or_measure(path, encoder, 100, beyond)
+        assert len(measured) == before + 1
+        assert table["beyond"]["tokens"] == beyond.tokens
+        # It serves those who ask for less, too.
+        for less in (None, beyond):
+            read_or_measure(path, encoder, 100, less)
+        assert len(measured) == before + 1
+
+
+@pytest.fixture(scope="module")
+def whole(make_model, make_encoder):
+    """A model, its encoder and decoder under gates, and its table."""
+    model, encoder = make_model(), make_encoder(gates={})
+    size = encoder.output_size()
+    sizes = {"attention_heads": 2, "linear_units": 64, "num_blocks": 2}
+    decoder = PrunableTransformerDecoder(model.vocab_size, size, **sizes, gates={})
+    table = latency_table(encoder, FRAMES, Beyond(model, 8000, 6, decoder))
+    return model, encoder, decoder, table
+
+
+def test_model_beyond_its_encoder_has_a_price(whole):
+    model, encoder, decoder, table = whole
+    own = {n: p for n, p in table["prices"].items() if n.startswith("decoder.")}
+    assert own.keys() == decoder.prices(6, halved(halved(FRAMES))).keys()
+    assert all(price >= 0 for price in own.values())
+    assert {"decoder.self", "decoder.source", "decoder.ffn"} <= table["fit"].keys()
+    # A pass through the decoder for every token.
+    more = latency_table(encoder, FRAMES, Beyond(model, 8000, 60))
+    assert more["beyond"]["tokens"] == 60
+    assert more["beyond"]["seconds"] > 2 * table["beyond"]["seconds"]
+
+
+def test_latency_of_the_whole_model_can_be_the_target(whole):
+    _, encoder, decoder, table = whole
+    both = torch.nn.ModuleDict({"encoder": encoder, "decoder": decoder})
+    options = SparsityOptions("latency", 0.2, "model", macs_tokens=6)
+    rest = {"latency": table["beyond"]["seconds"]}
+    budget = make_budget(options, encoder, FRAMES, rest, table["prices"], decoder)
+    (constraint,) = budget.constraints
+    assert constraint.name == "model"
+    # Frontend, CTC and what is left of the decoder cannot go.
+    assert 0 <= constraint.fixed < constraint.dense
+    projection = project(both, budget)
+    assert 0 <= projection.removed[0] - 0.2 <= projection.slack[0]
 
 
 def test_run_keeps_its_table_when_it_resumes_elsewhere(encoder, measured, tmp_path):
