@@ -12,7 +12,8 @@ import platform
 # Of <malloc.h>.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEEPING = 2**31 - 1, 2**30  # never trimmed; none mapped on its own below 1 GiB
-_USUAL = 2**17, 2**17
+# Where glibc's own adjustment ends, which cannot be switched on again.
+_USUAL = 2**26, 2**25
 
 
 def keep_freed_memory(keep: bool = True) -> bool:

@@ -1,0 +1,34 @@
+"""Memory that was freed is kept when asked, and not faulted in again and again."""
+
+import resource
+
+import pytest
+import torch
+
+from espnet_prune.measure.allocator import keep_freed_memory
+
+
+def faults(megabytes: int) -> int:
+    """Page faults of using that much memory, after it was used and freed once."""
+    before = 0
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(megabytes * 2**18)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.fixture
+def kept():
+    if not keep_freed_memory():
+        pytest.skip("malloc is not glibc's")
+    yield
+    keep_freed_memory(False)
+
+
+def test_freed_memory_is_kept_and_then_only_as_usual(kept):
+    large, usual = 100, 16
+    assert faults(large) < 100
+    keep_freed_memory(False)
+    # As in a process that was never touched: a training's own tensors are kept.
+    assert faults(usual) < 100
+    assert faults(large) > 10000
