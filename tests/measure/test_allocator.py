@@ -9,12 +9,14 @@ from espnet_prune.measure.allocator import keep_freed_memory
 
 
 def faults(megabytes: int) -> int:
-    """Page faults of using that much memory, after it was used and freed once."""
-    before = 0
-    for _ in range(2):
+    """Page faults of using that much memory again: the fewest of some times, since a
+    chunk does not always come back to the very place where it was."""
+    counts = []
+    for _ in range(20):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         torch.ones(megabytes * 2**18)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return min(counts)
 
 
 @pytest.fixture
