@@ -120,11 +120,17 @@ def record(model: ESPnetASRModel) -> Iterator[Record]:
 
 
 @torch.no_grad()
-def run_teacher(teacher: ESPnetASRModel, student: Record) -> Record:
-    """Run the teacher once on the very features (augmented) that the student saw."""
+def run_teacher(
+    teacher: ESPnetASRModel, student: Record, decoder: bool = True
+) -> Record:
+    """Run the teacher once on the very features (augmented) that the student saw.
+
+    Args:
+        decoder: whether its decoder is needed, too.
+    """
     with record(teacher) as rec:
         encoded, lengths, _ = teacher.encoder(*student.features)
-        if student.decoder_input is not None:
+        if decoder and student.decoder_input is not None:
             teacher.decoder(encoded, lengths, *student.decoder_input)
     return rec
 

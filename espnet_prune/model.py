@@ -141,16 +141,18 @@ class PruneASRModel(ESPnetASRModel):
         loss = self.distill.task_weight * task
         stats["loss_task"] = task.detach()
         if self.teacher is not None and self.distill.asks_teacher:
-            teacher = run_teacher(self.teacher, student)
-            layer = task.new_zeros(())
+            outputs = self.distill.output_weight > 0
+            teacher = run_teacher(self.teacher, student, decoder=outputs)
             if self.distill.layer_weight > 0:
                 layer = layer_loss(
                     self.distill, student, teacher, self.projection, self.training
                 )
-            output = output_loss(self, self.teacher, student, teacher, self.distill)
-            loss = loss + self.distill.layer_weight * layer
-            loss = loss + self.distill.output_weight * output
-            stats.update(loss_layer=layer.detach(), loss_output=output.detach())
+                loss = loss + self.distill.layer_weight * layer
+                stats["loss_layer"] = layer.detach()
+            if outputs:
+                output = output_loss(self, self.teacher, student, teacher, self.distill)
+                loss = loss + self.distill.output_weight * output
+                stats["loss_output"] = output.detach()
         if sparsity is not None:
             loss = loss + sparsity[0]
             stats.update(sparsity[1])

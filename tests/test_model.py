@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 
+from espnet_prune.distill import DistillOptions
 from espnet_prune.gates import gates_of
 
 
@@ -57,6 +58,28 @@ def test_every_loss_is_in_the_stats(student, speech_batch):
     assert loss.item() == pytest.approx(total.item(), rel=1e-5)
     assert not any(v.requires_grad for v in stats.values() if v is not None)
     assert int(weight) == 3
+
+
+@pytest.mark.parametrize(
+    "weights", [(0.5, 4.0, 0.25), (1.0, 4.0, 0.0), (1.0, 0.0, 2.0)]
+)
+def test_loss_is_the_weighted_sum_of_the_terms_that_count(
+    student, speech_batch, weights
+):
+    names = "task", "layer", "output"
+    options = {f"{n}_weight": w for n, w in zip(names, weights, strict=True)}
+    student.distill = DistillOptions(**options)
+    calls = []
+    student.teacher.decoder.register_forward_hook(lambda *_: calls.append(1))
+    loss, stats, _ = student.train()(**speech_batch())
+    total = stats["loss_sparsity"]
+    for name, weight in zip(names, weights, strict=True):
+        assert (f"loss_{name}" in stats) == (weight > 0)
+        if weight > 0:
+            total = total + weight * stats[f"loss_{name}"]
+    assert loss.item() == pytest.approx(total.item(), rel=1e-5)
+    # Its teacher does no more than is compared.
+    assert bool(calls) == (weights[2] > 0)
 
 
 def test_every_parameter_gets_a_gradient(student, speech_batch):
