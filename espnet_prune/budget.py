@@ -84,6 +84,14 @@ class Budget:
         counts = gated_counts(model, openness)
         return torch.stack([c.removed(counts) for c in self.constraints])
 
+    def share(self, group: str) -> float:
+        """Fraction of what can go of a group that its tightest constraint lets stay."""
+        return min(
+            (c.limit - c.fixed) / (c.dense - c.fixed)
+            for c in self.constraints
+            if group in c.groups
+        )
+
     def at(self, targets: list[float]) -> "Budget":
         """The budget with other targets, one for each constraint."""
         pairs = zip(self.constraints, targets, strict=True)

@@ -90,6 +90,29 @@ def test_heads_thin_out_with_their_dimensions(encoder):
         assert 8 <= sum(heads) <= 10, method
 
 
+def test_heads_thin_out_with_their_own_group(encoder):
+    groups = {"subsampling": 0.95, "attention": 0.2}
+    options = SparsityOptions("params", 0.5, groups=groups)
+    budget = make_budget(options, encoder, FRAMES)
+    assert budget.share("attention") == pytest.approx(0.8)
+    assert budget.share("subsampling") == pytest.approx(0.05)
+    for method in ("magnitude", "random"):
+        scores = scores_of(method, encoder, budget, 0)
+        heads = [scores[block.self_attn.head_gate] for block in encoder.encoders]
+        assert (torch.cat(heads) > 0).sum() == round(0.8**0.5 * 16), method
+
+
+def test_what_cannot_go_is_no_share(encoder):
+    """A decoder that is not pruned counts, and leaves less of the encoder."""
+    dense = encoder.architecture.cost(encoder.fixed, FRAMES)["encoder"].params
+    options = SparsityOptions("params", 0.4, denominator="model")
+    budget = make_budget(options, encoder, FRAMES, rest={"params": float(dense)})
+    (constraint,) = budget.constraints
+    left = 1.2 * dense - constraint.fixed  # 60 % of both, without the other's
+    assert budget.share("ffn") == pytest.approx(left / (2 * dense - constraint.fixed))
+    assert budget.share("ffn") < 0.25
+
+
 def test_blocks_with_a_pruned_decoder_are_refused(make_model):
     gated = {"gates": BINARY}
     model = make_model(
@@ -132,6 +155,9 @@ def test_iterative_rises_to_the_target_and_costs_no_loss(encoder):
     controller, gone = make_iterative(encoder), []
     for _ in range(controller.total_steps):
         loss, stats = controller(encoder)
+        # Magnitude decides, never chance, not before the first update either.
+        for gate in gates_of(encoder).values():
+            assert torch.equal(gate.mask, gate.is_open().float())
         assert loss.item() == 0
         gone.append(stats["sparsity_realised"].item())
     assert gone[0] < 0.1 and gone == sorted(gone)

@@ -37,12 +37,10 @@ class MagnitudeController(Schedule):
             for gate in gates:
                 gate.mask = None
             budget = self.budget.at(self.targets(gates[0].log_alpha).tolist())
-            share = 1 - max(c.target for c in budget.constraints)
-            settle(model, budget, magnitude(model, share))
+            settle(model, budget, magnitude(model, budget.share))
             self.updates.fill_(due)
-        if self.updates > 0:
-            for gate in gates:
-                gate.mask = gate.is_open().float()
+        for gate in gates:  # never drawn at random, not before the first update either
+            gate.mask = gate.is_open().float()
         removed = self.budget.removed(model, is_kept)
         stats = self.stats(removed, removed)
         return removed.new_zeros(()), stats

@@ -16,11 +16,10 @@ def scores_of(method: str, model: nn.Module, budget: Budget, seed: int) -> Score
     Raises:
         InputError: whole blocks are to go from more than an encoder.
     """
-    share = 1 - max(c.target for c in budget.constraints)
     if method == "magnitude":
-        return magnitude(model, share)
+        return magnitude(model, budget.share)
     if method == "random":
-        return random(model, seed, share)
+        return random(model, seed, budget.share)
     encoder = getattr(model, "encoder", model)
     if len(gates_of(encoder)) != len(gates_of(model)):
         raise InputError(

@@ -1,6 +1,7 @@
 """Which units to keep without having learned it: scores in place of log_alpha."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from espnet_prune.encoder import PrunableConformerEncoder
 from espnet_prune.gates import Gate, gates_of
 from espnet_prune.layers.attention import RelPositionAttention
 from espnet_prune.layers.convolution import Convolution
+from espnet_prune.layers.cost import group_of
 from espnet_prune.layers.feed_forward import FeedForward
 from espnet_prune.layers.heads import PrunableHeads
 from espnet_prune.layers.structures import structures
@@ -18,6 +20,7 @@ from espnet_prune.layers.subsampling import Subsampling
 
 ALWAYS, NEVER = 100.0, -100.0
 Scores = dict[Gate, Tensor]
+Share = Callable[[str], float]  # group -> fraction
 
 
 def unit_weights(layer: nn.Module) -> dict[Gate, Tensor]:
@@ -52,7 +55,7 @@ def unit_weights(layer: nn.Module) -> dict[Gate, Tensor]:
 
 
 @torch.no_grad()
-def magnitude(model: nn.Module, share: float) -> Scores:
+def magnitude(model: nn.Module, share: Share) -> Scores:
     """Root mean square of a unit's weights, over the mean of its kind in its layer.
 
     Relative to its layer, because what stands around a layer scales its weights: ranked
@@ -60,7 +63,7 @@ def magnitude(model: nn.Module, share: float) -> Scores:
     better. Submodules are never closed.
 
     Args:
-        share: of the whole that may be kept, for :func:`close_heads`.
+        share: what may be kept of a group of structures, for :func:`close_heads`.
     """
     scores: Scores = {}
     for layer in structures(model):
@@ -73,30 +76,30 @@ def magnitude(model: nn.Module, share: float) -> Scores:
     return scores
 
 
-def close_heads(model: nn.Module, scores: Scores, share: float) -> None:
+def close_heads(model: nn.Module, scores: Scores, share: Share) -> None:
     """Close the heads of the lowest scores, where their dimensions have gates, too.
 
-    Heads and the dimensions inside them thin out alike: sqrt(share) of the heads stay,
-    and the budget leaves about as much of their dimensions.
+    Heads and the dimensions inside them thin out alike: sqrt(share) of the heads of a
+    group stay, and the budget leaves about as much of their dimensions.
     """
     fine = [m for m in structures(model) if getattr(m, "qk_gate", None) is not None]
     by_group: dict[str, list[Gate]] = {}
     for layer in fine:
         by_group.setdefault(layer.group, []).append(layer.head_gate)
-    for gates in by_group.values():
+    for group, gates in by_group.items():
         values = torch.cat([scores[gate] for gate in gates])
-        kept = max(1, round(math.sqrt(share) * len(values)))
+        kept = max(1, round(math.sqrt(share(group_of(group))) * len(values)))
         cut = values.topk(kept).values.min()
         for gate in gates:
             closed = scores[gate] < cut
             scores[gate] = scores[gate] + torch.where(closed, NEVER, ALWAYS)
 
 
-def random(model: nn.Module, seed: int, share: float) -> Scores:
+def random(model: nn.Module, seed: int, share: Share) -> Scores:
     """Units at random; every submodule keeps its share of them.
 
     Args:
-        share: of the whole that may be kept, for :func:`close_heads`.
+        share: what may be kept of a group of structures, for :func:`close_heads`.
     """
     draw = torch.Generator().manual_seed(seed)
     scores: Scores = {}
@@ -115,7 +118,7 @@ def blocks(encoder: PrunableConformerEncoder, budget: Budget) -> Scores:
     The subsampling, which is no block, loses its weakest channels down to its share of
     the budget.
     """
-    scores, total = magnitude(encoder, 1.0), len(encoder.encoders)
+    scores, total = magnitude(encoder, lambda group: 1.0), len(encoder.encoders)
     channels = _affordable_channels(encoder, budget)
     for gate in (encoder.embed.gate1, encoder.embed.gate2):
         strongest = scores[gate].topk(min(channels, len(gate))).indices
