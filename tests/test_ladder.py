@@ -21,7 +21,8 @@ def prune(dense, data_options, tmp_path, monkeypatch):
     def run(out, target, *options):
         argv = ["prune_train", "--phase", "prune", "--recipe", str(recipe)]
         argv += ["--model_config", str(dense / "config.yaml"), "--resume", "true"]
-        argv += ["--model_file", str(dense / "model.pth"), "--target", str(target)]
+        argv += ["--model_file", str(dense / "model.pth")]
+        argv += ["--target", str(target)] if target is not None else []
         argv += ["--teacher_config", str(dense / "config.yaml")]
         argv += ["--teacher_model", str(dense / "model.pth"), *data_options]
         argv += ["--output_dir", str(out), *map(str, options)]
@@ -87,3 +88,45 @@ def test_rung_that_does_not_rise_is_refused(prune, tmp_path):
 def test_rung_without_the_one_before_is_refused(prune, tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         prune(tmp_path / "b", 0.75, "--previous", tmp_path / "a")
+
+
+def test_refused_start_leaves_a_run_that_resumes(prune, dense, tmp_path):
+    """Its prices in seconds are the run's own; another table would be another run."""
+    out, latency = tmp_path / "a", ("--kind", "latency", "--sparsity")
+    try:
+        prune(out, 0.2, *latency, "macs_seconds=0.5")
+        before = {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
+        with pytest.raises(InputError, match="other options"):
+            prune(out, 0.2, *latency, "macs_seconds=1.0")
+        for name in ("latency.json", "student.yaml", "config.yaml", "latest.pth"):
+            assert (out / name).read_bytes() == before[name], name
+        assert not list(out.glob("*.new.*"))
+        prune(out, 0.2, *latency, "macs_seconds=0.5")  # finished: nothing to do
+    finally:
+        (dense / "latency.json").unlink(missing_ok=True)
+
+
+def test_options_of_a_recipe_can_be_given_one_by_one(prune, tmp_path):
+    options = ("--sparsity", "macs_seconds=0.5", "--distill", "layer_weight=0.25")
+    prune(tmp_path / "a", 0.3, *options, "--distill", "layers=1", "--max_epoch", 1)
+    config = yaml.safe_load((tmp_path / "a/config.yaml").read_text())["model_conf"]
+    assert config["distill"] == RECIPE["distill"] | {"layer_weight": 0.25, "layers": 1}
+    assert config["sparsity"]["macs_seconds"] == 0.5
+    assert config["macs_frames"] == 8000 // 128 + 1
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        (("--sparsity", "target=0.9999"), "cannot be removed"),
+        (("--distill", "layer_wight=2"), "layer_wight"),
+        (("--model_conf", "sparsity.macs_seconds=3.0"), "give --gates, --sparsity"),
+        (("--model_conf", "distill.layers=1"), "give --gates, --sparsity"),
+        (("--encoder_conf", "gates.mode=straight_through"), "give --gates, --sparsity"),
+    ],
+)
+def test_option_that_does_not_fit_the_plan_is_refused(prune, tmp_path, option, named):
+    target = 0.3 if "target=" not in option[1] else None
+    with pytest.raises(InputError, match=named):
+        prune(tmp_path / "a", target, *option)
+    assert not (tmp_path / "a" / "config.yaml").exists()

@@ -157,12 +157,12 @@ def test_latency_of_the_whole_model_counts_what_is_beyond_the_encoder(
     )
     try:
         options = student_config("--output_dir", str(tmp_path / "run"))["model_conf"]
-        table = read_table(tmp_path / "run" / "latency.json")
+        table = read_table(tmp_path / "run" / "latency.new.json")
     finally:
         (dense / "latency.json").unlink(missing_ok=True)
     assert options["latency"] == table["prices"]
     assert any(name.startswith("decoder.self.") for name in options["latency"])
-    assert options["rest"]["latency"] == table["beyond"]["seconds"] > 0
+    assert options["rest"]["latency"] == table["beyond"] > 0
     assert options["rest"]["macs"] > 0
 
 

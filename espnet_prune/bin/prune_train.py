@@ -17,6 +17,7 @@ from espnet_prune.quiet import hand_logging_to_espnet  # before anything of ESPn
 
 import torch
 from espnet2.tasks.asr import ASRTask
+from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet_prune.baselines import METHODS, ONE_SHOT, SCRATCH, UNTAUGHT
 from espnet_prune.baselines.one_shot import scores_of, settle
@@ -29,8 +30,9 @@ from espnet_prune.export import check_finished, model_state
 from espnet_prune.files import atomic_path, write_text
 from espnet_prune.gates import GateOptions
 from espnet_prune.measure.cost import rest_cost
-from espnet_prune.measure.latency import table_of_run
+from espnet_prune.measure.latency import settle_table, table_of_run
 from espnet_prune.measure.latency_layers import Beyond
+from espnet_prune.model import OWN_OPTIONS
 from espnet_prune.origin import refuse_another_run, refuse_wrong_rate
 from espnet_prune.projection import check_reachable
 from espnet_prune.sparsity import Schedule, SparsityOptions, make_budget
@@ -43,6 +45,8 @@ from espnet_prune.student import (
 )
 from espnet_prune.task import PruneASRTask, optimizer_options
 
+# Of a recipe, what can be given on the command line, too.
+SECTIONS = ("gates", "sparsity", "distill")
 # Of a pruning run, what the next rung of a ladder counts anew.
 COUNTERS = "sparsity.step,sparsity.updates"
 
@@ -63,6 +67,11 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--kind", help="overrides sparsity.kind of the recipe")
     parser.add_argument("--target", type=float, help="overrides sparsity.target")
     parser.add_argument("--max_epoch", type=int, help="overrides that of the recipe")
+    for section in SECTIONS:
+        parser.add_argument(
+            f"--{section}", action=NestedDictAction, default={}, metavar="KEY=VALUE",
+            help="overrides options of the recipe, as often as needed",
+        )  # fmt: skip
     parser.add_argument("--teacher_config", type=Path, help="the teacher's config.yaml")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--final", type=Path, help="where the averaged weights go")
@@ -71,11 +80,11 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args, training_options = get_parser().parse_known_args()
-    student = yaml.safe_dump(student_config(args), sort_keys=False, allow_unicode=True)
+    student = student_config(args)
     # What is refused below must leave the directory as it was.
     config = args.output_dir / "student.yaml"
     candidate = args.output_dir / "student.new.yaml"
-    write_text(candidate, student)
+    write_text(candidate, yaml.safe_dump(student, sort_keys=False, allow_unicode=True))
     command = ["--output_dir", str(args.output_dir)]
     if args.teacher_config is not None:
         command += ["--teacher_config", str(args.teacher_config)]
@@ -89,11 +98,14 @@ def main() -> None:
         options = PruneASRTask.get_parser().parse_args(
             ["--config", str(candidate), *command]
         )
+        refuse_planned(options, student)
         refuse_wrong_rate(options)
         refuse_another_run(options)
         candidate.replace(config)
+        settle_table(args.output_dir)
     finally:
         candidate.unlink(missing_ok=True)
+        settle_table(args.output_dir, keep=False)
     command += ["--config", str(config)]
     if args.phase == "prune" and args.method in ONE_SHOT:
         prune_at_once(args, command)
@@ -110,6 +122,11 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
     config, recipe = read_yaml(args.model_config), read_yaml(args.recipe)
     if args.max_epoch is not None:
         recipe["max_epoch"] = args.max_epoch
+    for section in SECTIONS:
+        if given := getattr(args, section):
+            if args.phase == "finetune" and section != "distill":
+                raise InputError(f"--{section}", "belongs to the pruning, stage 12")
+            recipe[section] = (recipe.get(section) or {}) | given
     if args.method in UNTAUGHT:
         untaught = {"layer_weight": 0.0, "output_weight": 0.0}
         recipe["distill"] = (recipe.get("distill") or {}) | untaught
@@ -164,7 +181,7 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
         table = table_of_run(args.output_dir, beside, encoder, frames, beyond)
         conditions["latency"] = table["prices"]
         if beyond is not None:
-            conditions["rest"]["latency"] = table["beyond"]["seconds"]
+            conditions["rest"]["latency"] = table["beyond"]
     student["model_conf"] |= conditions
     with refusing(args.recipe):
         budget = make_budget(options, encoder, frames, **conditions, decoder=decoder)
@@ -187,6 +204,22 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
         check_reachable(gated, budget)
     student["model_conf"]["plan"] = plan
     return student
+
+
+def refuse_planned(options: argparse.Namespace, student: dict[str, Any]) -> None:
+    """Refuse ESPnet options that change what the student's plan was made from.
+
+    Raises:
+        InputError: it was given as ``--model_conf`` or ``--encoder_conf``.
+    """
+    for part, names in {"model_conf": OWN_OPTIONS, "encoder_conf": ["gates"]}.items():
+        for name in names:
+            if (getattr(options, part) or {}).get(name) != student[part].get(name):
+                raise InputError(
+                    f"--{part} {name}",
+                    "is the plan's",
+                    "give --gates, --sparsity or --distill KEY=VALUE instead",
+                )
 
 
 def reached(previous: Path) -> dict[str, float]:

@@ -11,6 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 from scipy.optimize import nnls
 from scipy.stats import spearmanr
 
+from espnet_prune.decoder import to_dicts
 from espnet_prune.encoder import PrunableConformerEncoder
 from espnet_prune.errors import InputError
 from espnet_prune.files import write_json
@@ -33,8 +35,9 @@ from espnet_prune.measure.latency_layers import (
 )
 from espnet_prune.measure.machine import cpu, describe
 
+OWN, WAITING = "latency.json", "latency.new.json"
 ROUNDS = 15
-MIN_R2, MIN_RANK = 0.9, 0.9  # below: the table does not describe the machine
+MIN_R2, MIN_RANK = 0.9, 0.75  # below: the table does not describe the machine
 
 
 def latency_table(
@@ -53,8 +56,8 @@ def latency_table(
 
     Returns:
         ``prices`` (seconds, by count), ``fit`` (by kind of layer: R2, rank correlation
-        of predicted and measured time, largest error), ``points``, ``frames``,
-        ``beyond`` (None, or its ``seconds`` and ``tokens``) and ``machine``.
+        of predicted and measured time, largest error), ``points``, ``beyond`` (its
+        seconds, or None), ``machine``, and ``of``: what was measured.
     """
     memory = halved(halved(frames))
     before = torch.get_num_threads()
@@ -73,7 +76,7 @@ def latency_table(
         keep_freed_memory(False)
     rest = None
     if beyond is not None:
-        rest = {"seconds": float(seconds[-1]), "tokens": beyond.tokens}
+        rest = float(seconds[-1])
         points, seconds = points[:-1], seconds[:-1]
     prices: dict[str, float] = {}
     fits = {}
@@ -85,12 +88,13 @@ def latency_table(
         if fit["r2"] < MIN_R2 or fit["rank"] < MIN_RANK:
             logging.warning(
                 f"latency of {layer}: its sizes explain {fit['r2']:.0%} of what was "
-                "measured: the machine is too busy, or too small differences matter"
+                f"measured, with a rank correlation of {fit['rank']:.2f}: the machine "
+                "is too busy, or too small differences matter"
             )
     return {
         "prices": prices,
         "fit": fits,
-        "frames": frames,
+        "of": subject(encoder, frames, beyond),
         "beyond": rest,
         "machine": machine,
         "points": [
@@ -98,6 +102,24 @@ def latency_table(
             for point, s in zip(points, seconds, strict=True)
         ],
     }
+
+
+def subject(
+    encoder: PrunableConformerEncoder, frames: int, beyond: Beyond | None
+) -> dict[str, Any]:
+    """What a table is of, as it stands in the table."""
+    decoder = beyond.decoder if beyond is not None else None
+    return {
+        "frames": frames,
+        "encoder": asdict(encoder.fixed) | encoder.architecture.to_dict(),
+        "tokens": beyond.tokens if beyond is not None else None,
+        "decoder": to_dicts(decoder.architecture) if decoder is not None else None,
+    }
+
+
+def serves(table: dict[str, Any], asked: dict[str, Any]) -> bool:
+    """Whether all that is asked for is in the table; more does not hurt."""
+    return all(table["of"][k] == value for k, value in asked.items() if value)
 
 
 def read_table(path: Path) -> dict[str, Any]:
@@ -108,23 +130,11 @@ def read_table(path: Path) -> dict[str, Any]:
     """
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
-        if table["prices"] and table["frames"] and table["machine"]["cpu"]:
+        if table["prices"] and table["of"]["frames"] and table["machine"]["cpu"]:
             return table
     except (ValueError, KeyError, TypeError) as e:
         raise InputError(path, "is no latency table", "delete it") from e
     raise InputError(path, "is no latency table", "delete it")
-
-
-def serves(table: dict[str, Any], frames: int, beyond: Beyond | None) -> bool:
-    """Whether all that is asked for is in the table."""
-    if table["frames"] != frames:
-        return False
-    if beyond is None:
-        return True
-    priced = any(name.startswith("decoder.") for name in table["prices"])
-    return (table.get("beyond") or {}).get("tokens") == beyond.tokens and (
-        priced or beyond.decoder is None
-    )
 
 
 def read_or_measure(
@@ -138,9 +148,10 @@ def read_or_measure(
     Raises:
         InputError: the file is damaged.
     """
+    asked = subject(encoder, frames, beyond)
     if path.exists():
         table = read_table(path)
-        if table["machine"]["cpu"] == cpu()["cpu"] and serves(table, frames, beyond):
+        if table["machine"]["cpu"] == cpu()["cpu"] and serves(table, asked):
             return table
         logging.warning(f"{path} is of another machine, length or model: measured anew")
     logging.info(f"measuring what the model's layers take, for {path}")
@@ -156,19 +167,32 @@ def table_of_run(
     frames: int,
     beyond: Beyond | None = None,
 ) -> dict[str, Any]:
-    """The table that a pruning run goes by, left in its directory as ``latency.json``.
+    """The table that a pruning run goes by.
+
+    One that is not its own yet waits beside it, for :func:`settle_table`.
 
     Args:
         run: directory of the run. One that resumes keeps its table, on any machine.
         model: directory of the dense model, whose table all its runs share.
         encoder, frames, beyond: what is measured if there is none yet.
     """
-    own = run / "latency.json"
-    table = read_table(own) if own.exists() else None
-    if table is None or not serves(table, frames, beyond):
-        table = read_or_measure(model / "latency.json", encoder, frames, beyond)
-        write_json(own, table)
+    own = run / OWN
+    if own.exists():
+        table = read_table(own)
+        if serves(table, subject(encoder, frames, beyond)):
+            return table
+    table = read_or_measure(model / OWN, encoder, frames, beyond)
+    write_json(run / WAITING, table)
     return table
+
+
+def settle_table(run: Path, keep: bool = True) -> None:
+    """Make the table that waits the run's own, or drop it; if there is one."""
+    if (run / WAITING).exists():
+        if keep:
+            (run / WAITING).replace(run / OWN)
+        else:
+            (run / WAITING).unlink()
 
 
 @torch.no_grad()

@@ -75,7 +75,7 @@ class Beyond:
             if model.ctc is not None:
                 model.ctc.log_softmax(encoded)
             if model.decoder is not None:
-                state = None
+                state = model.decoder.init_state(encoded[0])
                 for length in range(1, self.tokens + 1):
                     _, state = model.decoder.score(ids[:length], state, encoded[0])
 
