@@ -25,7 +25,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def read_rows(path: Path) -> dict[Key, dict[str, Any]]:
-    """The rows of a report that have a WER, with its distance from their dense row's.
+    """The rows of a report that have a WER.
 
     Raises:
         InputError: the file is missing or no report.
@@ -33,9 +33,10 @@ def read_rows(path: Path) -> dict[Key, dict[str, Any]]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
         scored = [row for row in rows if row["wer"] is not None]
-        dense = {r["test_set"]: r["wer"] for r in scored if r["system"] == "dense"}
-        for row in scored:
-            row["delta"] = row["wer"] - dense[row["test_set"]]
+        if scored and not any(row["system"] == "dense" for row in scored):
+            raise KeyError("dense")
+        if not all("vs" in row for row in scored):
+            raise KeyError("vs")
         return {(label(row), row["test_set"]): row for row in scored}
     except FileNotFoundError:
         raise InputError(path, "does not exist", "run stage 18") from None
@@ -53,12 +54,20 @@ def spread(values: list[float], form: str = ".2f") -> str:
 
 def summary(runs: list[dict[Key, dict[str, Any]]]) -> Table:
     """A line per system and test set."""
-    header = ["system", "test set", "runs", "WER %", "WER - dense's", "p < 0.05 in"]
+    header = ["system", "test set", "runs", "WER %"]
+    header += ["WER - dense's", "p < 0.05 in", "WER - L0's", "p < 0.05 in"]
     header += ["encoder M", "encoder GMAC/s", "RTF encoder"]
     lines = []
     for key in dict.fromkeys(key for run in runs for key in run):
         own = [run[key] for run in runs if key in run]
-        ps = [row["p_vs_dense"] for row in own if row["p_vs_dense"] is not None]
+
+        def versus(other: str, own: list = own) -> list[str]:
+            tests = [row["vs"][other] for row in own if other in row["vs"]]
+            if not tests:
+                return [DASH, DASH]
+            significant = sum(test["p_value"] < 0.05 for test in tests)
+            deltas = [100 * test["delta_wer"] for test in tests]
+            return [spread(deltas, "+.2f"), f"{significant} of {len(tests)}"]
 
         def values(part: str, scale: float, own: list = own) -> list[float]:
             found = (row[part]["encoder"] for row in own)
@@ -69,8 +78,8 @@ def summary(runs: list[dict[Key, dict[str, Any]]]) -> Table:
                 *key,
                 str(len(own)),
                 spread([100 * row["wer"] for row in own]),
-                spread([100 * row["delta"] for row in own], "+.2f") if ps else DASH,
-                f"{sum(p < 0.05 for p in ps)} of {len(ps)}" if ps else DASH,
+                *versus("dense"),
+                *versus("l0"),
                 spread(values("params", 1e-6)),
                 spread(values("macs_per_second", 1e-9), ".3f"),
                 spread(values("rtf", 1.0), ".4f"),

@@ -22,6 +22,7 @@ from espnet_prune.version import __version__
 PARAMS = ("subsampling", "blocks", "encoder", "decoder", "total")
 MACS = ("subsampling", "blocks", "encoder")
 RTF = ("encoder", "ctc_greedy", "search")
+TEST = ("delta_wer", "interval", "p_value", "mapsswe_p")
 PACKAGES = ("espnet", "torch", "numpy")
 
 Curves = dict[str, dict[str, list[tuple[int, float]]]]  # train/valid -> key -> points
@@ -35,8 +36,6 @@ class Collected:
         report: the content of ``report.json``.
         pruning: per compact directory, its ``pruning.json`` (absent ones left out).
         curves: title -> training statistics by epoch.
-        comparisons: a row of the report, and its significance tests against ``dense``
-            and ``l0``, as far as there are.
         times: experiment's name -> real-time factors by column, median and spread.
         missing: sentences: what is not there, and which stage leaves it.
     """
@@ -44,9 +43,6 @@ class Collected:
     report: dict[str, Any]
     pruning: dict[str, dict[str, Any]] = field(default_factory=dict)
     curves: dict[str, Curves] = field(default_factory=dict)
-    comparisons: list[tuple[dict[str, Any], dict[str, Any]]] = field(
-        default_factory=list
-    )
     times: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
@@ -87,25 +83,25 @@ class Collected:
         )
         return False
 
-    def add_comparisons(self, row: dict[str, Any], decode: Path) -> None:
-        """Add the significance tests of a system that the row speaks of."""
-        if row["p_vs_dense"] is None:
-            return
+    def comparisons(self, decode: Path) -> dict[str, dict[str, Any]]:
+        """Significance tests of a decoding, by the other system: ``dense``, ``l0``."""
         names = {"dense": "significance.json", "l0": "significance_l0.json"}
-        files = {other: decode / "score_wer" / name for other, name in names.items()}
         tests = {}
-        for other, file in files.items():
-            test = self.json(file, "16") if file.is_file() else None
-            mark = Path(test["vs"]) / "model.sha256" if test else file
-            if test and mark.is_file():
-                if test.get("vs_sha256") != mark.read_text().strip():
-                    self.missing.append(
-                        f"{file}: {test['vs']} has been decoded anew since (stage 16)"
-                    )
-                    continue
-            if test:
-                tests[other] = test
-        self.comparisons.append((row, tests))
+        for other, name in names.items():
+            file = decode / "score_wer" / name
+            if other == "l0" and not file.is_file():
+                continue  # it is L0 itself, or L0 was not asked for
+            test = self.json(file, "15-16")
+            if test is None:
+                continue
+            mark = Path(test["vs"]) / "model.sha256"
+            if mark.is_file() and test.get("vs_sha256") != mark.read_text().strip():
+                self.missing.append(
+                    f"{file}: {test['vs']} has been decoded anew since (stage 16)"
+                )
+                continue
+            tests[other] = _part(test, TEST)
+        return tests
 
     def add_curves(self, title: str, checkpoint: Path, stage: str) -> None:
         """Add the statistics inside an ESPnet ``checkpoint.pth``, if it is there."""
@@ -163,12 +159,12 @@ def _row(
 ) -> dict[str, Any]:
     """One row of the main table: one system on one test set (``decode`` directory)."""
     measured = found.json(exp / "measure.json", "17") or {}
-    wer = cer = versus = None
+    wer, cer, tests = None, None, {}
     if found.same_weights(decode, measured):
         wer = found.json(decode / "score_wer/result.json", "15-16")
         cer = found.json(decode / "score_cer/result.json", "15-16")
         if system == "compact":
-            versus = found.json(decode / "score_wer/significance.json", "15-16")
+            tests = found.comparisons(decode)
     wer, cer = wer or {}, cer or {}
     rtf = {}
     if found.same_session(exp, measured, dense):
@@ -188,7 +184,8 @@ def _row(
         "macs_per_second": _part(measured.get("macs_per_second"), MACS),
         "rtf": _part(rtf, RTF),
         "bytes": measured.get("bytes"),
-        "p_vs_dense": versus and versus["p_value"],
+        "p_vs_dense": tests.get("dense", {}).get("p_value"),
+        "vs": tests,
     }
 
 
@@ -224,7 +221,6 @@ def collect(
             pruning = found.pruning.get(str(exp))
             row = _row(found, system, exp, decode, pruning, timed)
             found.report["rows"].append(row)
-            found.add_comparisons(row, decode)
     found.add_curves(f"Dense training ({dense.name})", dense / "checkpoint.pth", "11")
     for exp in pruned:
         if not (exp / "student.yaml").is_file() or trained(exp):

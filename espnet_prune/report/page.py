@@ -120,8 +120,8 @@ def _comparison(found: Collected) -> list[Part]:
         if figure:
             name = f"pareto_{number}.png"
             parts.append(Picture(name, f"Pareto of {test_set}", plots.png(figure)))
-    if found.comparisons:
-        table = tables.significance_table(found.comparisons)
+    if any(row["vs"] for row in rows):
+        table = tables.significance_table(rows)
         parts += [Heading("Significance"), table, Paragraph(SIGNIFICANCE)]
     return parts
 

@@ -1,7 +1,6 @@
 """The figures of the report (matplotlib, without a display)."""
 
 import io
-from itertools import cycle
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -9,10 +8,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from espnet_prune.baselines import METHODS
 from espnet_prune.report.collect import Curves
 from espnet_prune.report.tables import PRUNED_UNITS
 
-PALETTE = ("#2b6cb0", "#dd6b20", "#2f855a", "#805ad5", "#c53030", "#718096", "#b7791f")
+PALETTE = (
+    "#2b6cb0", "#dd6b20", "#2f855a", "#805ad5",
+    "#c53030", "#718096", "#b7791f", "#d53f8c",
+)  # fmt: skip
+COLOURS = dict(zip(METHODS, PALETTE, strict=True))  # the same in every report
 
 
 def png(figure: Figure) -> bytes:
@@ -55,7 +59,7 @@ def pareto_figure(rows: list[dict[str, Any]], title: str) -> Figure | None:
     for axes, (name, (part, key), scale) in zip(
         figure.subplots(1, len(COSTS)), COSTS, strict=True
     ):
-        for (method, own), colour in zip(lines.items(), cycle(PALETTE), strict=False):
+        for method, own in lines.items():
             own = [row for row in own if row[part][key] is not None]
             own = sorted(own, key=lambda row: row[part][key])
             x = [row[part][key] * scale for row in own]
@@ -68,6 +72,7 @@ def pareto_figure(rows: list[dict[str, Any]], title: str) -> Figure | None:
                 axes.errorbar(x, y, bars, fmt="*", color="black", ms=12, label=method)
             else:
                 width = 2.4 if method == "l0" else 1.2
+                colour = COLOURS.get(method, "black")
                 axes.errorbar(
                     x, y, bars, fmt=".-", color=colour, lw=width, elinewidth=0.7,
                     label=method,

@@ -98,16 +98,11 @@ def main_table(rows: list[dict[str, Any]]) -> Table:
     return Table(header, [cells(row) for row in rows])
 
 
-def significance_table(
-    comparisons: list[tuple[dict[str, Any], dict[str, Any]]],
-) -> Table:
-    """Each compact system against dense and, if there are any, L0 pruning.
-
-    Args:
-        comparisons: rows of ``report.json`` with their tests, by the other's name.
-    """
+def significance_table(rows: list[dict[str, Any]]) -> Table:
+    """Each compact system against dense and, if there are any, L0 pruning."""
     names = {"dense": "dense", "l0": "L0"}
-    others = [o for o in names if any(o in tests for _, tests in comparisons)]
+    tested = [row for row in rows if row["vs"]]
+    others = [o for o in names if any(o in row["vs"] for row in tested)]
     header = ["system", "test set"]
     for other in others:
         header += [f"WER - {names[other]}'s", "95 %", "p bootstrap", "p MAPSSWE"]
@@ -120,14 +115,14 @@ def significance_table(
             _number(test["delta_wer"], "+.2f", 100),
             f"{low:+.2f} to {high:+.2f}",
             _number(test["p_value"], ".2g"),
-            _number(test.get("mapsswe_p"), ".3f"),
+            _number(test["mapsswe_p"], ".3f"),
         ]
 
     lines = []
-    for row, tests in comparisons:
+    for row in tested:
         line = [label(row), row["test_set"]]
         for other in others:
-            line += cells(tests.get(other))
+            line += cells(row["vs"].get(other))
         lines.append(line)
     return Table(header, lines)
 

@@ -28,7 +28,9 @@ ROW = {
     "rtf": dict.fromkeys(("encoder", "ctc_greedy", "search"), NUMBER),
     "bytes": COUNT,
     "p_vs_dense": NUMBER,
+    "vs": dict,
 }
+TEST = ("delta_wer", "interval", "p_value", "mapsswe_p")
 
 
 def check(value, form, where="report"):
@@ -50,6 +52,10 @@ def check_report(path):
     assert isinstance(found["environment"], dict)
     for row in found["rows"]:
         check(row, ROW)
+        assert row["vs"].keys() <= {"dense", "l0"}
+        for test in row["vs"].values():
+            assert tuple(test) == TEST
+        assert row["p_vs_dense"] == row["vs"].get("dense", {}).get("p_value")
     return found
 
 

@@ -6,7 +6,11 @@ from espnet_prune.bin import seeds
 from espnet_prune.errors import InputError
 
 
-def row(system, wer, p=None, params=1.0e6):
+def significance(delta, p):
+    return {"delta_wer": delta, "interval": [-1, 1], "p_value": p, "mapsswe_p": None}
+
+
+def row(system, wer, vs=None, params=1.0e6):
     compact = system != "dense"
     return {
         "system": system,
@@ -17,7 +21,7 @@ def row(system, wer, p=None, params=1.0e6):
         },
         "test_set": "test",
         "wer": wer,
-        "p_vs_dense": p,
+        "vs": vs or {},
         "params": {"encoder": params},
         "macs_per_second": {"encoder": None},
         "rtf": {"encoder": 0.01},
@@ -29,7 +33,11 @@ def reports(tmp_path):
     paths = []
     for i, (dense, compact, p) in enumerate(((0.01, 0.02, 0.01), (0.02, 0.025, 0.3))):
         path = tmp_path / f"{i}.json"
-        rows = [row("dense", dense), row("compact", compact, p, 0.5e6)]
+        vs = {
+            "dense": significance(compact - dense, p),
+            "l0": significance(0.001 * i, 0.02),
+        }
+        rows = [row("dense", dense), row("compact", compact, vs, 0.5e6)]
         path.write_text(json.dumps({"rows": [*rows, row("compact", None)]}))
         paths.append(str(path))
     return paths
@@ -38,8 +46,11 @@ def reports(tmp_path):
 def test_mean_and_range_of_the_seeds(reports, capsys):
     seeds.main(reports)
     *_, dense, compact = capsys.readouterr().out.strip().splitlines()
-    assert dense.startswith("| dense | test | 2 | 1.50 (1.00 to 2.00) | - |")
+    assert dense.startswith(
+        "| dense | test | 2 | 1.50 (1.00 to 2.00) | - | - | - | - |"
+    )
     assert "| 2 | 2.25 (2.00 to 2.50) | +0.75 (+0.50 to +1.00) | 1 of 2 |" in compact
+    assert "| 1 of 2 | +0.05 (+0.00 to +0.10) | 2 of 2 |" in compact
     assert "| 0.50 (0.50 to 0.50) | - | 0.0100 (" in compact
 
 
