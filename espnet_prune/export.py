@@ -72,7 +72,8 @@ def export(pruned: Path, checkpoint: Path, out: Path) -> dict[str, Any]:
     summary = {
         "method": plan.get("method", "l0"),
         "teacher": config["teacher_model"],
-        "target": target | {"denominator": options.denominator},
+        "target": target
+        | {"denominator": options.denominator, "groups": options.groups},
         "expected_before_projection": mean(expected),
         "realised_before_projection": mean(realised),
         "realised": mean(projection.removed),
@@ -179,19 +180,22 @@ def check_budget(budget: Budget, counts: Counts, slack: list[float]) -> None:
     """Hold the architecture that is left against the budget, by its own formula.
 
     Raises:
-        RuntimeError: a limit is exceeded, or no limit of a kind is used.
+        RuntimeError: a limit is exceeded, or not used. Of several kinds of cost of the
+            same structures, the one that was met first decides.
     """
-    beyond = []
+    beyond: dict[str, float] = {}
     for constraint, allowed in zip(budget.constraints, slack, strict=True):
         over = constraint.removed(counts) - constraint.target
-        beyond.append(over - allowed)
+        least = beyond.get(constraint.name, math.inf)
+        beyond[constraint.name] = min(least, over - allowed)
         if over < -1e-9:
             raise RuntimeError(
                 f"{constraint.removed(counts):.4f} of the {constraint.name}'s "
                 f"{constraint.kind} is gone, the target is {constraint.target:.4f}"
             )
-    if min(beyond) > 1e-9:
-        raise RuntimeError("more is gone than the targets ask for")
+    for name, more in beyond.items():
+        if more > 1e-9:
+            raise RuntimeError(f"more of the {name} is gone than its targets ask for")
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:

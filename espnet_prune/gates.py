@@ -35,7 +35,7 @@ class GateOptions:
         ValueError: unknown mode, or a rate outside (0, 1).
     """
 
-    mode: str = "hard_concrete"
+    mode: str = "straight_through"
     drop_rate_init: float = 0.05
     fine_heads: bool = True
 

@@ -205,13 +205,18 @@ class _Chooser:
         for c in self.budget.constraints:
             left[c] = c.limit - c.fixed - float(c.cost(counts))
             if left[c] < 0:
+                stays, mend = "norms, biases, a subsampling channel", ""
+                if c.name == "model" and "decoder" in c.groups:
+                    stays += "; all but heads and units of the decoder"
+                elif c.name == "model":
+                    stays += "; all beyond the encoder"
+                    mend = ", or prune_decoder: true"
                 raise InputError(
                     "sparsity target",
                     f"{c.target:.1%} of the {c.name}'s {c.kind} cannot be removed: "
-                    "what must stay (norms, biases, a subsampling channel; beyond the "
-                    "encoder embedding and output layers) costs "
+                    f"what must stay ({stays}) costs "
                     f"{1 - float(c.removed(counts)):.1%}",
-                    "choose a lower target",
+                    f"choose a lower target{mend}",
                 )
         return left
 

@@ -50,8 +50,8 @@ class SparsityOptions:
         denominator: of what: ``encoder``, or ``model`` with its CTC and decoder (MACs
             and latency: for one hypothesis; latency: with its frontend, too).
         groups: targets of their own for some of ``subsampling``, ``attention``,
-            ``ffn``, ``convolution``, ``decoder``, each a fraction of the group; the
-            others share what ``target`` leaves.
+            ``ffn``, ``convolution``, ``decoder``, each a fraction of the group, which
+            may be 0; the others share what ``target`` leaves.
         start: where the rise of the targets begins, by ``Constraint.key``: what is
             removed already, on the second rung of a ladder.
         macs_seconds: length of the utterance whose MACs or latency are counted, in
@@ -95,10 +95,15 @@ class SparsityOptions:
                 f"sparsity: denominator must be one of {DENOMINATORS}, not "
                 f"{self.denominator}"
             )
-        for name, target in {"target": self.target, **self.groups}.items():
-            if not 0 < target < 1:
+        if not 0 < self.target < 1:
+            raise ValueError(
+                f"sparsity: target is the fraction to remove, in (0, 1), not "
+                f"{self.target}"
+            )
+        for name, target in self.groups.items():
+            if not 0 <= target < 1:
                 raise ValueError(
-                    f"sparsity: {name} is the fraction to remove, in (0, 1), not "
+                    f"sparsity: {name} is the fraction to remove, in [0, 1), not "
                     f"{target}"
                 )
         if not 0 <= self.warmup <= 1:

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from espnet_prune.errors import InputError
 from espnet_prune.gates import gates_of
-from espnet_prune.projection import TOLERANCE, project
+from espnet_prune.projection import TOLERANCE, check_reachable, project
 from espnet_prune.sparsity import SparsityOptions, make_budget
 
 FRAMES = 400
@@ -78,6 +79,21 @@ def test_all_groups_may_have_targets(encoder):
     gone = removed(encoder, SparsityOptions("macs", 0.5, groups=groups))
     assert {name for name, _ in gone} == set(GROUPS)
     assert all(0.4 - 1e-9 <= fraction <= 0.43 for fraction in gone.values())
+
+
+def test_group_with_target_0_is_left_alone(encoder):
+    randomise(encoder, 0)
+    gone = removed(encoder, SparsityOptions("macs", 0.4, groups={"subsampling": 0.0}))
+    assert gone["subsampling", "macs"] == 0
+    with pytest.raises(ValueError, match="subsampling is the fraction"):
+        SparsityOptions("macs", 0.4, groups={"subsampling": -0.1})
+
+
+def test_what_stays_in_a_model_is_named(encoder):
+    options = SparsityOptions("params", 0.9, denominator="model")
+    budget = make_budget(options, encoder, FRAMES, rest={"params": 1e6})
+    with pytest.raises(InputError, match="all beyond the encoder.*prune_decoder"):
+        check_reachable(encoder, budget)
 
 
 def test_denominator_model_counts_what_lies_beyond_the_encoder(encoder):

@@ -119,7 +119,8 @@ def test_submodule_that_learned_to_close_goes_first(make_encoder):
 
 
 def test_soft_values_of_kept_gates_are_not_binarised(make_encoder):
-    encoder = learned(make_encoder(gates={}, linear_units=64), 0, 0.5, 0.0)
+    gates = {"mode": "hard_concrete"}
+    encoder = learned(make_encoder(gates=gates, linear_units=64), 0, 0.5, 0.0)
     masks = choose(encoder, "params", 0.3).masks
     values = torch.cat([m[m != 0] for m in masks.values()])
     assert ((values > 0) & (values < 1)).any()

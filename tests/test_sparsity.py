@@ -93,7 +93,7 @@ def test_only_the_multipliers_ascend(make_encoder):
 
 
 def make_controller(make_encoder, **options):
-    encoder = make_encoder(gates={})
+    encoder = make_encoder(gates={"mode": "hard_concrete"})
     controller = controller_of(encoder, **options)
     controller.total_steps = 100
     return controller, encoder

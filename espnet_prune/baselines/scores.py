@@ -56,11 +56,12 @@ def unit_weights(layer: nn.Module) -> dict[Gate, Tensor]:
 
 @torch.no_grad()
 def magnitude(model: nn.Module, share: Share) -> Scores:
-    """Root mean square of a unit's weights, over the mean of its kind in its layer.
+    """Where a unit stands, by its weights' norm, among those of its kind in its layer.
 
-    Relative to its layer, because what stands around a layer scales its weights: ranked
-    over all layers at once, some lose nearly everything, and units drawn at random do
-    better. Submodules are never closed.
+    Ranks, from 0 to 1, so that every layer loses the same share: what stands around a
+    layer scales its weights, and compared over layers (by norms, or relative to their
+    mean) some lose nearly everything, and units drawn at random do better. Submodules
+    are never closed.
 
     Args:
         share: what may be kept of a group of structures, for :func:`close_heads`.
@@ -68,8 +69,9 @@ def magnitude(model: nn.Module, share: Share) -> Scores:
     scores: Scores = {}
     for layer in structures(model):
         for gate, weights in unit_weights(layer).items():
-            norm = weights.double().square().mean(1).sqrt()
-            scores[gate] = (norm / norm.mean().clamp(min=1e-12)).float()
+            norm = weights.double().square().mean(1)
+            rank = norm.argsort().argsort()
+            scores[gate] = (rank + 0.5).float() / len(norm)
         if hasattr(layer, "module_gate"):
             scores[layer.module_gate] = torch.full((1,), ALWAYS)
     close_heads(model, scores, share)
@@ -89,10 +91,10 @@ def close_heads(model: nn.Module, scores: Scores, share: Share) -> None:
     for group, gates in by_group.items():
         values = torch.cat([scores[gate] for gate in gates])
         kept = max(1, round(math.sqrt(share(group_of(group))) * len(values)))
-        cut = values.topk(kept).values.min()
-        for gate in gates:
-            closed = scores[gate] < cut
-            scores[gate] = scores[gate] + torch.where(closed, NEVER, ALWAYS)
+        push = torch.full_like(values, NEVER)
+        push[values.topk(kept).indices] = ALWAYS
+        for gate, own in zip(gates, push.split([len(g) for g in gates]), strict=True):
+            scores[gate] = scores[gate] + own
 
 
 def random(model: nn.Module, seed: int, share: Share) -> Scores:

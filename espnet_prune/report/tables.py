@@ -205,6 +205,9 @@ def pruning_sentence(pruning: dict[str, Any]) -> str:
     """Target against what was reached."""
     target = pruning["target"]
     over = f" of the {target['denominator']}" if target.get("denominator") else ""
+    groups = (f"{g} {100 * t:g} %" for g, t in (target.get("groups") or {}).items())
+    if own := ", ".join(groups):
+        over += f", of which {own} by targets of their own"
     by_limit = pruning.get("constraints") or []
     sentence = (
         f"Method {pruning['method']}; target: remove {100 * target['value']:.1f} % of "
