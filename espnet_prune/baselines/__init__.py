@@ -7,7 +7,7 @@ are compared with the same budget, the same data and the same fine-tuning.
 |---|---|
 | ``l0`` | the project's own: L0 gates with distillation |
 | ``l0_alone`` | the same without distillation, in pruning and fine-tuning |
-| ``magnitude`` | one-shot: the units of the smallest weights go |
+| ``magnitude`` | one-shot: in every layer, the units of the smallest weights go |
 | ``iterative`` | the same bit by bit, training with distillation in between |
 | ``random`` | units at random go |
 | ``blocks`` | whole Conformer blocks go, evenly spaced (LayerDrop, arXiv 1909.11556) |
