@@ -98,10 +98,15 @@ def test_refused_start_leaves_a_run_that_resumes(prune, dense, tmp_path):
         before = {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
         with pytest.raises(InputError, match="other options"):
             prune(out, 0.2, *latency, "macs_seconds=1.0")
+        with pytest.raises(InputError, match="cannot be removed"):
+            prune(out, 0.999, *latency, "macs_seconds=1.0")
+        assert not list(out.glob("*.new.*"))
+        # What a killed start left is nobody's table.
+        (out / "latency.new.json").write_text("{}")
+        prune(out, 0.2, *latency, "macs_seconds=0.5")
         for name in ("latency.json", "student.yaml", "config.yaml", "latest.pth"):
             assert (out / name).read_bytes() == before[name], name
         assert not list(out.glob("*.new.*"))
-        prune(out, 0.2, *latency, "macs_seconds=0.5")  # finished: nothing to do
     finally:
         (dense / "latency.json").unlink(missing_ok=True)
 

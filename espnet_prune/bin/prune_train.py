@@ -80,11 +80,9 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args, training_options = get_parser().parse_known_args()
-    student = student_config(args)
     # What is refused below must leave the directory as it was.
     config = args.output_dir / "student.yaml"
     candidate = args.output_dir / "student.new.yaml"
-    write_text(candidate, yaml.safe_dump(student, sort_keys=False, allow_unicode=True))
     command = ["--output_dir", str(args.output_dir)]
     if args.teacher_config is not None:
         command += ["--teacher_config", str(args.teacher_config)]
@@ -95,6 +93,9 @@ def main() -> None:
         command += ["--init_param", str(args.model_file)]
     command += training_options
     try:
+        student = student_config(args)
+        text = yaml.safe_dump(student, sort_keys=False, allow_unicode=True)
+        write_text(candidate, text)
         options = PruneASRTask.get_parser().parse_args(
             ["--config", str(candidate), *command]
         )

@@ -176,6 +176,7 @@ def table_of_run(
         model: directory of the dense model, whose table all its runs share.
         encoder, frames, beyond: what is measured if there is none yet.
     """
+    settle_table(run, keep=False)  # left by a start that was killed
     own = run / OWN
     if own.exists():
         table = read_table(own)

@@ -6,7 +6,7 @@ import timeit
 import pytest
 import torch
 
-from espnet_prune.decoder import PrunableTransformerDecoder
+from espnet_prune.decoder import PrunableTransformerDecoder, decoder_counts
 from espnet_prune.errors import InputError
 from espnet_prune.gates import gates_of
 from espnet_prune.layers.cost import group_of, total
@@ -164,8 +164,10 @@ def test_model_beyond_its_encoder_has_a_price(whole):
     assert all(price >= 0 for price in own.values())
     assert {"decoder.self", "decoder.source", "decoder.ffn"} <= table["fit"].keys()
     # A pass through the decoder for every token.
-    more = latency_table(encoder, FRAMES, Beyond(model, 8000, 60))
+    more = latency_table(encoder, FRAMES, Beyond(model, 8000, 60, decoder))
     assert more["beyond"] > 2 * table["beyond"]
+    counts = decoder_counts(decoder.architecture)
+    assert total(counts, more["prices"]) > 3 * total(counts, table["prices"])
 
 
 def test_larger_decoder_layers_are_predicted_slower(make_encoder, make_model):
