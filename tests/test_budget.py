@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_prune.errors import InputError
+from espnet_prune.export import check_budget
 from espnet_prune.gates import gates_of
 from espnet_prune.projection import TOLERANCE, check_reachable, project
 from espnet_prune.sparsity import SparsityOptions, make_budget
@@ -79,6 +80,20 @@ def test_all_groups_may_have_targets(encoder):
     gone = removed(encoder, SparsityOptions("macs", 0.5, groups=groups))
     assert {name for name, _ in gone} == set(GROUPS)
     assert all(0.4 - 1e-9 <= fraction <= 0.43 for fraction in gone.values())
+
+
+def test_export_holds_every_group_against_its_own_target(encoder):
+    randomise(encoder, 0)
+    options = SparsityOptions("macs", 0.5, groups={"ffn": 0.3})
+    budget = make_budget(options, encoder, FRAMES)
+    projection = project(encoder, budget)
+    encoder.set_masks(projection.masks)
+    check_budget(budget, encoder.kept().counts(), projection.slack)
+    # Half of the feed-forward units gone, where 30 % were to go; the others as asked.
+    counts = dict(encoder.kept().counts())
+    counts["ffn.unit"] = counts["ffn.unit"] / 2
+    with pytest.raises(RuntimeError, match="more of the ffn is gone"):
+        check_budget(budget, counts, projection.slack)
 
 
 def test_group_with_target_0_is_left_alone(encoder):
