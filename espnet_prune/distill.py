@@ -128,10 +128,14 @@ def run_teacher(
     Args:
         decoder: whether its decoder is needed, too.
     """
-    with record(teacher) as rec:
-        encoded, lengths, _ = teacher.encoder(*student.features)
-        if decoder and student.decoder_input is not None:
-            teacher.decoder(encoded, lengths, *student.decoder_input)
+    (encoded, hidden), lengths, _ = teacher.encoder(
+        *student.features, return_all_hs=True
+    )
+    rec = Record(hidden=dict(enumerate(hidden)), encoded=(encoded, lengths))
+    if decoder and student.decoder_input is not None:
+        rec.decoder_logits, _ = teacher.decoder(
+            encoded, lengths, *student.decoder_input
+        )
     return rec
 
 

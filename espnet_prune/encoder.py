@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from espnet_prune.architecture import Architecture, Fixed, norm_counts, prices
 from espnet_prune.gates import Gate, GateOptions
+from espnet_prune.inference.encoder import FastEncoder
 from espnet_prune.layers.block import ConformerBlock, layer_norm
 from espnet_prune.layers.cost import Cost, Prices, add, cost
 from espnet_prune.layers.structures import gated_counts, set_masks
-from espnet_prune.layers.subsampling import Subsampling
+from espnet_prune.layers.subsampling import Subsampling, subsampled
 from espnet_prune.strict import StrictLoading
 
 # Options of ESPnet's ConformerEncoder that must have one value here, and why.
@@ -133,6 +134,10 @@ class PrunableConformerEncoder(StrictLoading, AbsEncoder):
             for sizes in self.architecture.blocks
         )
         self.after_norm = layer_norm(output_size)
+        self._fast: FastEncoder | None = None
+        self._fast_of: list[Tensor] = []  # the weights it was made of
+        self._fingerprint = 0
+        self._hooks: list[dict[int, Callable[..., Any]]] = []
 
     def output_size(self) -> int:
         return self.fixed.size
@@ -175,14 +180,57 @@ class PrunableConformerEncoder(StrictLoading, AbsEncoder):
                 xs_pad.size(1),
                 Subsampling.MIN_FRAMES,
             )
-        x, mask = self.embed(xs_pad, ~padding[:, None, :])
-        hidden = []
-        for block in self.encoders:
-            x, mask = block(x, mask)
-            hidden.append(x[0])
-        out = self.after_norm(x[0])
+        mask = subsampled(~padding[:, None, :])
+        fast = self._fast_forward()
+        if fast is not None:
+            # One utterance that gives its length has no padding.
+            alone = masks is None and len(xs_pad) == 1
+            out, hidden = fast(xs_pad, None if alone else mask, return_all_hs)
+        else:
+            x, _ = self.embed(xs_pad, None)
+            hidden = []
+            for block in self.encoders:
+                x, _ = block(x, mask)
+                hidden.append(x[0])
+            out = self.after_norm(x[0])
         olens = mask.squeeze(1).sum(1)
         return ((out, hidden) if return_all_hs else out), olens, None
+
+    def _fast_forward(self) -> FastEncoder | None:
+        """The forward for when only outputs are asked for, of the weights as they are.
+
+        None if gradients are, if a graph is traced, if hooks listen to the layers, or
+        if these are not as they were built (gates, others put there by quantization).
+        """
+        if self.training or self.gated or torch.is_grad_enabled():
+            return None
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            return None
+        if self._fast is None or fingerprint(self._fast_of) != self._fingerprint:
+            if any(type(m).__module__.startswith("torch.ao") for m in self.modules()):
+                return None
+            self._fast_of = [*self.parameters(), *self.buffers()]
+            inner = [m for part in self.children() for m in part.modules()]
+            self._hooks = [m._forward_hooks for m in inner]
+            self._hooks += [m._forward_pre_hooks for m in inner]
+            self._fingerprint = fingerprint(self._fast_of)
+            self._fast = FastEncoder(self.embed, self.encoders, self.after_norm)
+        return None if any(self._hooks) else self._fast
+
+    def train(self, mode: bool = True) -> "PrunableConformerEncoder":
+        self._fast = None
+        return super().train(mode)
+
+    def _apply(self, *args: Any, **options: Any) -> "PrunableConformerEncoder":
+        self._fast = None  # moved to another device or data type
+        return super()._apply(*args, **options)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._fast = None  # assign=True replaces parameters
+        super()._load_from_state_dict(*args)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_fast": None, "_fast_of": []}
 
     def prices(self, frames: int) -> Prices:
         """What each thing in it costs; ``frames`` are feature frames."""
@@ -220,6 +268,14 @@ class PrunableConformerEncoder(StrictLoading, AbsEncoder):
         for key, value in self.after_norm.state_dict().items():
             state[f"after_norm.{key}"] = value
         return {k: v.detach().clone().contiguous() for k, v in state.items()}
+
+
+def fingerprint(tensors: list[Tensor]) -> int:
+    """Changes when one is written to (other than through ``.data``) or replaced."""
+    # Tensors made in inference mode count no versions, and cannot be written to.
+    return hash(
+        tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
+    )
 
 
 def check_options(options: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from espnet2.tasks.asr import ASRTask, model_choices
 from espnet2.utils.types import str_or_none
 
 from espnet_prune.checkpoint import load_model
+from espnet_prune.conversion import with_prunable_encoder
 from espnet_prune.model import PruneASRModel
 from espnet_prune.trainer import (
     PruneTrainer,
@@ -58,8 +59,8 @@ class PruneASRTask(SafeASRTask):
         model = super().build_model(args)
         # Statistics and inference build the model, too, and need no teacher.
         if args.teacher_config is not None and not args.collect_stats:
-            teacher, _ = load_model(args.teacher_config, args.teacher_model)
-            model.set_teacher(teacher)
+            teacher = load_model(args.teacher_config, args.teacher_model)
+            model.set_teacher(with_prunable_encoder(*teacher))
         return model
 
     @classmethod

@@ -29,7 +29,7 @@ ARCHITECTURES = st.fixed_dictionaries(
 
 def counted(encoder, frames: int, features: int) -> tuple[int, int]:
     """Parameters and MACs of one utterance, by counting."""
-    with FlopCounterMode(display=False) as flops, torch.no_grad():
+    with FlopCounterMode(display=False) as flops:
         encoder.eval()(torch.randn(1, frames, features), torch.tensor([frames]))
     return sum(p.numel() for p in encoder.parameters()), flops.get_total_flops() // 2
 

@@ -17,6 +17,11 @@ def halved(length: int) -> int:
     return (length - 1) // 2
 
 
+def subsampled(mask: Tensor) -> Tensor:
+    """Mask (..., frame) of what two such convolutions leave, (..., time)."""
+    return mask[..., :-2:2][..., :-2:2]
+
+
 class Subsampling(nn.Module):
     """Two 3x3 convolutions of stride 2, then a linear layer.
 
@@ -70,8 +75,7 @@ class Subsampling(nn.Module):
             x = F.relu(F.conv2d(x, second, self.conv[2].bias, stride=2))
             x = x.transpose(1, 2).flatten(2)  # (batch, time, channel * band)
             x = F.linear(x, linear, self.out[0].bias)
-        x = self.out[1](x)
-        return x, None if mask is None else mask[:, :, :-2:2][:, :, :-2:2]
+        return self.out[1](x), None if mask is None else subsampled(mask)
 
     def _gated_weights(self) -> tuple[Tensor, Tensor]:
         # A channel is gated where it is consumed: by the second convolution and by

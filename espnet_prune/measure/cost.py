@@ -69,7 +69,9 @@ def count_macs(
     features = torch.randn(1, int(n_frames), n_features, device=device)
 
     counter = FlopCounterMode(display=False)
-    with counter:
+    # With gradients the prunable encoder runs its layers one by one as ESPnet's does;
+    # without, it leaves out work (positions of an utterance) that the figure includes.
+    with counter, torch.enable_grad():
         model.encoder(features, n_frames)
     flops = counter.get_flop_counts()
     name = type(model.encoder).__name__

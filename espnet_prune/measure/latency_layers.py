@@ -7,7 +7,6 @@ search does it for every hypothesis of its beam.
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
@@ -15,6 +14,10 @@ from torch import nn
 
 from espnet_prune.decoder import FFN, SELF, SOURCE, PrunableTransformerDecoder
 from espnet_prune.encoder import PrunableConformerEncoder
+from espnet_prune.inference.attention import FastAttention
+from espnet_prune.inference.convolution import FastConvolution
+from espnet_prune.inference.feed_forward import FastFeedForward
+from espnet_prune.inference.subsampling import FastSubsampling
 from espnet_prune.layers import heads
 from espnet_prune.layers.attention import RelPositionAttention
 from espnet_prune.layers.block import layer_norm
@@ -22,7 +25,7 @@ from espnet_prune.layers.convolution import Convolution
 from espnet_prune.layers.cost import Counts
 from espnet_prune.layers.feed_forward import FeedForward
 from espnet_prune.layers.plain_attention import PlainAttention
-from espnet_prune.layers.subsampling import Subsampling
+from espnet_prune.layers.subsampling import Subsampling, halved
 
 Task = Callable[[], object]
 
@@ -87,26 +90,25 @@ def _shares(number: int, shares: Sequence[float] = (0.125, 0.25, 0.5, 1)) -> lis
 
 
 def encoder_points(encoder: PrunableConformerEncoder, frames: int) -> Iterator[Point]:
-    """Layers of several sizes, each with its norm, on random input."""
+    """Layers of several sizes as they run at inference, with their norms, on noise."""
     fixed, dense = encoder.fixed, encoder.architecture.blocks[0]
-    activation = encoder.encoders[0].conv_module.activation
+    activation, pos_enc = (
+        encoder.encoders[0].conv_module.activation,
+        encoder.embed.out[1],
+    )
     features = torch.randn(1, frames, fixed.features)
-    mask = torch.ones(1, 1, frames, dtype=torch.bool)
-    (x, pos_emb), mask = encoder.embed(features, mask)
-    norm = layer_norm(fixed.size)
+    x, pos_emb = pos_enc.eval()(torch.randn(1, halved(halved(frames)), fixed.size))
+    norm = layer_norm(fixed.size).eval()
 
-    def point(counts: Counts, layer: nn.Module, *inputs: Any) -> Point:
-        layer.eval()
-        if not inputs:
-            return Point(counts, lambda: layer(norm(x)))
-        return Point(counts, lambda: layer(*inputs))
+    def point(counts: Counts, layer: Callable[..., object], *more: None) -> Point:
+        return Point(counts, lambda: layer(norm(x), *more))
 
     for units in _shares(dense.ffn1):
         layer = FeedForward(fixed.size, units, 0.0, activation)
-        yield point(FeedForward.counts(units, 1), layer)
+        yield point(FeedForward.counts(units, 1), FastFeedForward(layer.eval()))
     for channels in _shares(dense.conv):
         layer = Convolution(fixed.size, channels, fixed.kernel_size, activation)
-        yield point(Convolution.counts(channels, 1), layer)
+        yield point(Convolution.counts(channels, 1), FastConvolution(layer.eval()))
     widths = itertools.product(
         _shares(dense.qk_dim, (0.25, 0.5, 1)), _shares(dense.v_dim, (0.25, 0.5, 1))
     )
@@ -114,15 +116,17 @@ def encoder_points(encoder: PrunableConformerEncoder, frames: int) -> Iterator[P
     for kept, (qk, v) in itertools.product(numbers, widths):
         sizes = {"heads": kept, "qk_dim": qk, "v_dim": v, "scale_dim": fixed.head_dim}
         layer = RelPositionAttention(fixed.size, **sizes, dropout_rate=0.0)
-        counts = RelPositionAttention.counts(kept, qk, v)
-        yield point(counts, layer, norm(x), pos_emb, mask)
+        fast = FastAttention(layer.eval())
+        fast.prepare(pos_emb)
+        yield point(RelPositionAttention.counts(kept, qk, v), fast, None)
     first, second = encoder.architecture.subsampling
     for channels in itertools.product(_shares(first), _shares(second)):
-        layer = Subsampling(fixed.features, fixed.size, channels, encoder.embed.out[1])
-        yield point(Subsampling.counts(channels), layer, features, None)
+        layer = Subsampling(fixed.features, fixed.size, channels, pos_enc)
+        fast = FastSubsampling(layer.eval())
+        yield Point(Subsampling.counts(channels), lambda fast=fast: fast(features))
     for repeats in (1, 2, 4):
         layer = nn.Sequential(*[norm] * repeats)
-        yield point({"norm.module": repeats}, layer, x)
+        yield Point({"norm.module": repeats}, lambda layer=layer: layer(x))
 
 
 def decoder_points(

@@ -40,6 +40,16 @@ def test_macs_equal_the_formula_by_hand(dense):
     assert found["encoder"] == found["subsampling"] + found["blocks"]
 
 
+def test_prunable_encoder_counts_like_espnets(dense, tiny_models):
+    from espnet_prune.encoder import PrunableConformerEncoder
+
+    model, args = ASRTask.build_model_from_file(*tiny_models["dense"], "cpu")
+    expected = count_macs(model, args)
+    conf = {k: v for k, v in args.encoder_conf.items() if k != "input_size"}
+    model.encoder = PrunableConformerEncoder(model.frontend.output_size(), **conf)
+    assert count_macs(model, args) == expected
+
+
 def test_sampling_rate_is_that_of_the_frontend(dense):
     _, args = dense
     assert sampling_rate(args) == 16000

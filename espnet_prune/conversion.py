@@ -1,0 +1,36 @@
+"""A loaded model whose ESPnet Conformer becomes ours, with the same weights."""
+
+import argparse
+import logging
+
+from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+from espnet2.asr.espnet_model import ESPnetASRModel
+
+from espnet_prune.encoder import PrunableConformerEncoder
+
+
+def with_prunable_encoder(
+    model: ESPnetASRModel, args: argparse.Namespace
+) -> ESPnetASRModel:
+    """The model with an encoder of the same function that is faster at inference.
+
+    A model with another encoder than a supported Conformer is left as it is.
+
+    Args:
+        model, args: as ``ASRTask.build_model_from_file`` returns them.
+
+    Returns:
+        the model that was given.
+    """
+    stock = model.encoder
+    if type(stock) is not ConformerEncoder:
+        return model
+    features = args.input_size or model.frontend.output_size()
+    try:
+        encoder = PrunableConformerEncoder(features, **args.encoder_conf)
+    except ValueError as e:
+        logging.info(f"ESPnet's own encoder is kept: {e}")
+        return model
+    encoder.load_state_dict(stock.state_dict(), strict=True)
+    model.encoder = encoder.to(next(stock.parameters())).train(stock.training)
+    return model

@@ -1,0 +1,113 @@
+"""Relative-position self-attention at inference, by blocks of queries."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from espnet_prune.inference.linear import Linear
+from espnet_prune.layers.attention import RelPositionAttention
+
+# Queries attended together: what they need fits into a core's cache, no matrix of the
+# whole utterance is ever stored, and position scores that the shift drops are hardly
+# computed: time + BLOCK offsets for each query instead of 2 * time.
+BLOCK = 128
+
+
+class FastAttention:
+    """Same function as a :class:`RelPositionAttention` without gates, in eval mode.
+
+    Query, key and value are one product; the softmax scale is in the query's weights;
+    projected positions do not depend on the audio and are made once, by
+    :meth:`prepare`. Query/key and value dimensions are padded with zeros to the wider
+    of both, which the fused kernels want.
+    """
+
+    def __init__(self, layer: RelPositionAttention, dtype: torch.dtype | None = None):
+        self.heads = layer.heads
+        self.width = max(layer.qk_dim, layer.v_dim)
+        q, k, v = layer.linear_q, layer.linear_k, layer.linear_v
+        rows = [self._padded(m.weight) for m in (q, k, v)]
+        # The query's own bias becomes part of both position biases.
+        bias = self._padded(q.bias)
+        biases = [torch.zeros_like(bias), self._padded(k.bias), self._padded(v.bias)]
+        self.project = Linear(
+            torch.cat([rows[0] * layer.scale, *rows[1:]]), torch.cat(biases), dtype
+        )
+        self.content_bias, self.position_bias = (
+            ((bias + self._padded(b.flatten())) * layer.scale)
+            .view(self.heads, 1, self.width)
+            .to(dtype)
+            for b in (layer.pos_bias_u, layer.pos_bias_v)
+        )
+        out = layer.linear_out
+        self.out = Linear(self._padded(out.weight.t()).t(), out.bias, dtype)
+        self.positions = self._padded(layer.linear_pos.weight)
+        self.table = self.content_bias.new_empty(self.heads, self.width, 1)
+
+    def _padded(self, x: Tensor) -> Tensor:
+        """Rows (head * dimension, ...) with zeros up to the common width."""
+        x = x.detach().unflatten(0, (self.heads, -1))
+        missing = x.new_zeros(self.heads, self.width - x.shape[1], *x.shape[2:])
+        return torch.cat([x, missing], 1).flatten(0, 1)
+
+    def prepare(self, pos_emb: Tensor) -> None:
+        """Project the positions of the longest utterance to come.
+
+        Args:
+            pos_emb: (1, 2 * longest - 1, channel), from offset longest - 1 down.
+        """
+        projected = F.linear(pos_emb.to(self.positions.dtype), self.positions)
+        projected = projected.view(-1, self.heads, self.width).permute(1, 2, 0)
+        self.table = projected.to(self.table.dtype).contiguous()
+
+    def __call__(self, x: Tensor, hidden: Tensor | None) -> Tensor:
+        """Attend within each utterance.
+
+        Args:
+            x: (batch, time, channel).
+            hidden: (batch, 1, 1, time), -inf at padded keys, else 0; or None.
+
+        Returns:
+            (batch, time, channel).
+        """
+        batch, time, _ = x.shape
+        heads = self.project(x).view(batch, time, 3, self.heads, self.width)
+        q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (batch, head, time, dimension)
+        by_content, by_position = q + self.content_bias, q + self.position_bias
+        middle = self.table.shape[2] // 2  # offset 0
+        context = x.new_empty(batch, time, self.heads, self.width, dtype=q.dtype)
+        count = -(-time // BLOCK)
+        step = -(-time // count)
+        for start in range(0, time, step):
+            rows = slice(start, min(start + step, time))
+            size = rows.stop - rows.start
+            # All offsets that the block needs, from that of its last query to key 0.
+            first = middle - rows.stop + 1
+            table = self.table[:, :, first : first + time + size - 1]
+            scores = shifted(by_position[:, :, rows] @ table, time)
+            if hidden is not None:
+                scores = scores + hidden
+            context[:, rows] = F.scaled_dot_product_attention(
+                by_content[:, :, rows], k, v, attn_mask=scores, scale=1.0
+            ).transpose(1, 2)
+        return self.out(context.flatten(2))
+
+
+def shifted(scores: Tensor, time: int) -> Tensor:
+    """Turn offsets into key positions, without a copy.
+
+    Args:
+        scores: (batch, head, query, time + query - 1); a query's own window of ``time``
+            offsets begins one further left than that of the query before it.
+        time: number of keys.
+
+    Returns:
+        (batch, head, query, time), a view.
+    """
+    batch, head, queries, offsets = scores.shape
+    batch_stride, head_stride, *_ = scores.stride()
+    return scores.as_strided(
+        (batch, head, queries, time),
+        (batch_stride, head_stride, offsets - 1, 1),
+        scores.storage_offset() + queries - 1,
+    )

@@ -1,0 +1,223 @@
+"""The forward without gradients: the same outputs, of the weights as they are."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from espnet_prune.inference.attention import BLOCK
+from espnet_prune.inference.encoder import SHORTEST_TABLE
+
+
+def assert_close(actual, expected):
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(actual, expected, atol=1e-5 * scale, rtol=0)
+
+
+@torch.no_grad()
+def fast(encoder, x, lengths):
+    out, _, _ = encoder.eval()(x, lengths)
+    assert encoder._fast is not None
+    return out
+
+
+def plain(encoder, x, lengths):
+    """Outputs of the layers' own forwards, which gradients ask for."""
+    return encoder.eval()(x, lengths)[0].detach()
+
+
+@given(
+    data=st.data(),
+    lengths=st.lists(st.integers(1, 150), min_size=1, max_size=3),
+    features=st.integers(7, 30),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=30)
+def test_it_is_espnets_encoder_at_any_size(
+    make_stock, make_encoder, batch, drawn_sizes, data, lengths, features, seed
+):
+    sizes = data.draw(drawn_sizes)
+    torch.manual_seed(seed)
+    stock = make_stock(features, **sizes).eval()
+    ours = make_encoder(features, **sizes)
+    ours.load_state_dict(stock.state_dict())
+    x, lengths = batch([*lengths, 7][: len(lengths) + (max(lengths) < 7)], features)
+    assert_close(fast(ours, x, lengths), stock(x, lengths)[0].detach())
+
+
+@given(seed=st.integers(0, 10_000), rate=st.floats(0.05, 1.0))
+@settings(deadline=None, max_examples=30)
+def test_it_is_the_compact_encoder_of_any_masks(
+    make_encoder, compact_of, random_masks, batch, seed, rate
+):
+    gated = make_encoder(gates={}).eval()
+    gated.set_masks(random_masks(gated, seed=seed, unit_rate=rate))
+    x, lengths = batch()
+    assert_close(fast(compact_of(gated), x, lengths), plain(gated, x, lengths))
+
+
+@pytest.mark.parametrize(
+    "frames", [7, 4 * BLOCK, 4 * BLOCK + 40, 4 * SHORTEST_TABLE + 50]
+)
+def test_long_audio_is_attended_in_blocks(make_encoder, batch, frames):
+    encoder = make_encoder()
+    for lengths in ((frames,), (frames, frames // 2, 7)):
+        x, lengths = batch(lengths)
+        assert_close(fast(encoder, x, lengths), plain(encoder, x, lengths))
+
+
+def test_subsampling_goes_piece_by_piece(make_encoder, batch, monkeypatch):
+    monkeypatch.setattr("espnet_prune.inference.subsampling.PIECE", 10_000)
+    encoder = make_encoder()
+    x, lengths = batch((161, 40))
+    assert_close(fast(encoder, x, lengths), plain(encoder, x, lengths))
+
+
+def test_short_audio_after_long_and_long_after_short(make_encoder, batch):
+    encoder = make_encoder()
+    for frames in (40, 4 * SHORTEST_TABLE + 50, 40):
+        x, lengths = batch((frames,))
+        assert_close(fast(encoder, x, lengths), plain(encoder, x, lengths))
+
+
+def test_an_utterance_without_a_frame_is_not_nan(make_encoder, make_stock, batch):
+    encoder, stock = make_encoder(), make_stock().eval()
+    encoder.load_state_dict(stock.state_dict())
+    x, lengths = batch((61, 2))
+    assert_close(fast(encoder, x, lengths), stock(x, lengths)[0].detach())
+
+
+def test_masks_of_a_single_utterance_are_respected(make_encoder, batch):
+    encoder = make_encoder().eval()
+    x, lengths = batch((50,))
+    masks = torch.arange(50)[None] >= 30
+    expected = encoder(x, lengths, masks=masks)[0].detach()
+    with torch.no_grad():
+        assert_close(encoder(x, lengths, masks=masks)[0], expected)
+
+
+def test_hidden_states_are_kept_apart(make_encoder, batch):
+    encoder = make_encoder().eval()
+    x, lengths = batch()
+    (_, expected), _, _ = encoder(x, lengths, return_all_hs=True)
+    with torch.no_grad():
+        (_, actual), _, _ = encoder(x, lengths, return_all_hs=True)
+    assert len(actual) == len(expected) == 2
+    for a, e in zip(actual, expected, strict=True):
+        assert_close(a, e.detach())
+
+
+def step(encoder, x, lengths):
+    optimizer = torch.optim.SGD(encoder.parameters(), lr=0.1)
+    encoder.eval()(x, lengths)[0].square().mean().backward()
+    optimizer.step()
+
+
+def replace(encoder, *_):
+    weight = encoder.encoders[0].self_attn.linear_q.weight
+    weight.data = torch.randn_like(weight)
+
+
+def assign(encoder, *_):
+    state = {k: v.clone() for k, v in encoder.state_dict().items()}
+    state["encoders.0.conv_module.norm.running_mean"] += 1
+    encoder.load_state_dict(state, assign=True)
+
+
+def train(encoder, x, lengths):
+    encoder.train()(x, lengths)  # new BatchNorm statistics
+
+
+def double(encoder, *_):
+    encoder.double()
+
+
+@pytest.mark.parametrize("change", [step, replace, assign, train, double])
+def test_changed_weights_are_seen(make_encoder, batch, change):
+    encoder = make_encoder()
+    x, lengths = batch()
+    before = fast(encoder, x, lengths)
+    change(encoder, x, lengths)
+    x = x.to(next(encoder.parameters()).dtype)
+    after = fast(encoder, x, lengths)
+    assert after.dtype == x.dtype
+    assert_close(after, plain(encoder, x, lengths))
+    assert change is double or not torch.allclose(after, before)
+
+
+def test_a_copy_follows_its_own_weights(make_encoder, batch):
+    encoder = make_encoder()
+    x, lengths = batch()
+    before = fast(encoder, x, lengths)
+    other = copy.deepcopy(encoder)
+    with torch.no_grad():
+        other.after_norm.weight.mul_(2)
+    assert not torch.allclose(fast(other, x, lengths), before)
+    assert_close(fast(encoder, x, lengths), before)
+
+
+def test_it_leaves_no_trace_in_the_checkpoint(make_encoder, batch):
+    encoder = make_encoder()
+    before = encoder.state_dict()
+    fast(encoder, *batch())
+    after = encoder.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[k], before[k]) for k in before)
+
+
+def test_folding_survives_saving_and_loading(make_encoder, batch, tmp_path):
+    encoder, other = make_encoder(), make_encoder()
+    x, lengths = batch()
+    expected = fast(encoder, x, lengths)
+    fast(other, x, lengths)
+    torch.save(encoder.state_dict(), tmp_path / "encoder.pth")
+    other.load_state_dict(torch.load(tmp_path / "encoder.pth", weights_only=True))
+    assert torch.equal(fast(other, x, lengths), expected)
+
+
+def test_weights_made_in_inference_mode_will_do(make_encoder, batch):
+    with torch.inference_mode():
+        encoder = make_encoder()
+        x, lengths = batch()
+        out, _, _ = encoder.eval()(x, lengths)
+        assert encoder._fast is not None and out.isfinite().all()
+
+
+def test_training_gradients_and_gates_take_the_layers_own_forward(make_encoder, batch):
+    encoder, gated = make_encoder(), make_encoder(gates={})
+    x, lengths = batch()
+    encoder.eval()(x, lengths)[0].sum().backward()
+    assert all(p.grad is not None for p in encoder.parameters())
+    with torch.no_grad():
+        encoder.train()(x, lengths)
+        gated.eval()(x, lengths)
+    assert encoder._fast is None and gated._fast is None
+
+
+def test_hooks_on_the_layers_are_called(make_encoder, batch):
+    encoder, heard = make_encoder(), []
+    x, lengths = batch()
+    before = fast(encoder, x, lengths)
+    norm = encoder.encoders[1].norm_ff
+    handle = norm.register_forward_hook(lambda *_: heard.append(1))
+    with torch.no_grad():
+        assert_close(encoder(x, lengths)[0], before)
+        handle.remove()
+        encoder(x, lengths)
+    assert heard == [1]
+
+
+@pytest.mark.filterwarnings("ignore:.*quantiz")
+def test_layers_quantized_by_torch_are_used(make_encoder, batch):
+    encoder = make_encoder().eval()
+    x, lengths = batch()
+    expected = fast(encoder, x, lengths)
+    int8 = torch.ao.quantization.quantize_dynamic(encoder, {nn.Linear})
+    with torch.no_grad():
+        actual, _, _ = int8(x, lengths)
+    assert int8._fast is None
+    error = (actual - expected).abs().max() / expected.abs().max()
+    assert 1e-4 < error < 0.2
