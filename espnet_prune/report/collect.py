@@ -171,6 +171,8 @@ def _row(
         rtf = {name: r["median"] for name, r in measured.get("rtf", {}).items()}
         if rtf:
             found.times[exp.name] = measured["rtf"]
+        if measured.get("rtf_espnet"):
+            found.times[f"{exp.name}, ESPnet's encoder"] = measured["rtf_espnet"]
     pruning = pruning or {}
     return {
         "system": system,

@@ -105,7 +105,7 @@ def test_command_line(tiny_models, noise_set):
     assert found["dense"]["session"] == found["compact"]["session"]
     for name, result in found.items():
         assert result["system"] == name
-        assert tuple(result["rtf"]) == COLUMNS
+        assert tuple(result["rtf"]) == tuple(result["rtf_espnet"]) == COLUMNS
         medians = {c: r["median"] for c, r in result["rtf"].items()}
         assert 0 < medians["frontend"] < medians["encoder"] < medians["search"]
         assert all(r["iqr"] >= 0 for r in result["rtf"].values())
