@@ -2,11 +2,23 @@
 
 Importing the package registers its encoder, ``prunable_conformer``, with ESPnet, so
 that ``espnet2.bin.asr_inference.Speech2Text`` can build a compact model.
+:func:`load` builds one for inference in a chosen precision.
 """
+
+from typing import Any
 
 from espnet_prune.registration import register as _register
 from espnet_prune.version import __version__
 
-__all__ = ["__version__"]
+__all__ = ["__version__", "load"]
 
 _register()
+
+
+def __getattr__(name: str) -> Any:
+    # Not imported above: it imports ESPnet, which takes seconds.
+    if name == "load":
+        from espnet_prune.serving import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,9 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from espnet.nets.pytorch_backend.nets_utils import get_activation, make_pad_mask
+from espnet.nets.pytorch_backend.nets_utils import get_activation
 from espnet.nets.pytorch_backend.transformer.embedding import RelPositionalEncoding
-from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from torch import Tensor, nn
 
@@ -16,8 +15,9 @@ from espnet_prune.gates import Gate, GateOptions
 from espnet_prune.inference.encoder import FastEncoder
 from espnet_prune.layers.block import ConformerBlock, layer_norm
 from espnet_prune.layers.cost import Cost, Prices, add, cost
+from espnet_prune.layers.padding import real_frames
 from espnet_prune.layers.structures import gated_counts, set_masks
-from espnet_prune.layers.subsampling import Subsampling, subsampled
+from espnet_prune.layers.subsampling import Subsampling
 from espnet_prune.strict import StrictLoading
 
 # Options of ESPnet's ConformerEncoder that must have one value here, and why.
@@ -172,28 +172,16 @@ class PrunableConformerEncoder(StrictLoading, AbsEncoder):
         Raises:
             TooShortUttError: fewer frames than the subsampling needs.
         """
-        padding = make_pad_mask(ilens).to(xs_pad.device) if masks is None else masks
-        if xs_pad.size(1) < Subsampling.MIN_FRAMES:
-            raise TooShortUttError(
-                f"has {xs_pad.size(1)} frames and is too short for subsampling "
-                f"(it needs at least {Subsampling.MIN_FRAMES} frames)",
-                xs_pad.size(1),
-                Subsampling.MIN_FRAMES,
-            )
-        mask = subsampled(~padding[:, None, :])
         fast = self._fast_forward()
         if fast is not None:
-            # One utterance that gives its length has no padding.
-            alone = masks is None and len(xs_pad) == 1
-            out, hidden = fast(xs_pad, None if alone else mask, return_all_hs)
-        else:
-            x, _ = self.embed(xs_pad, None)
-            hidden = []
-            for block in self.encoders:
-                x, _ = block(x, mask)
-                hidden.append(x[0])
-            out = self.after_norm(x[0])
-        olens = mask.squeeze(1).sum(1)
+            return fast(xs_pad, ilens, masks, return_all_hs)
+        mask = real_frames(xs_pad, ilens, masks)
+        x = self.embed(xs_pad)
+        hidden = []
+        for block in self.encoders:
+            x, _ = block(x, mask)
+            hidden.append(x[0])
+        out, olens = self.after_norm(x[0]), mask.squeeze(1).sum(1)
         return ((out, hidden) if return_all_hs else out), olens, None
 
     def _fast_forward(self) -> FastEncoder | None:

@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from espnet_prune.inference.linear import Linear
+from espnet_prune.inference.linear import linear
+from espnet_prune.inference.precision import data_type
 from espnet_prune.layers.attention import RelPositionAttention
 
 # Queries attended together: what they need fits into a core's cache, no matrix of the
@@ -22,7 +23,7 @@ class FastAttention:
     of both, which the fused kernels want.
     """
 
-    def __init__(self, layer: RelPositionAttention, dtype: torch.dtype | None = None):
+    def __init__(self, layer: RelPositionAttention, precision: str = "fp32"):
         self.heads = layer.heads
         self.width = max(layer.qk_dim, layer.v_dim)
         q, k, v = layer.linear_q, layer.linear_k, layer.linear_v
@@ -30,17 +31,17 @@ class FastAttention:
         # The query's own bias becomes part of both position biases.
         bias = self._padded(q.bias)
         biases = [torch.zeros_like(bias), self._padded(k.bias), self._padded(v.bias)]
-        self.project = Linear(
-            torch.cat([rows[0] * layer.scale, *rows[1:]]), torch.cat(biases), dtype
+        self.project = linear(
+            torch.cat([rows[0] * layer.scale, *rows[1:]]), torch.cat(biases), precision
         )
         self.content_bias, self.position_bias = (
             ((bias + self._padded(b.flatten())) * layer.scale)
             .view(self.heads, 1, self.width)
-            .to(dtype)
+            .to(data_type(precision))
             for b in (layer.pos_bias_u, layer.pos_bias_v)
         )
         out = layer.linear_out
-        self.out = Linear(self._padded(out.weight.t()).t(), out.bias, dtype)
+        self.out = linear(self._padded(out.weight.t()).t(), out.bias, precision)
         self.positions = self._padded(layer.linear_pos.weight)
         self.table = self.content_bias.new_empty(self.heads, self.width, 1)
 

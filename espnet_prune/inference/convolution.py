@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from espnet_prune.inference.linear import Linear
+from espnet_prune.inference.linear import linear
+from espnet_prune.inference.precision import data_type
 from espnet_prune.layers.convolution import Convolution
 
 
@@ -16,11 +17,12 @@ class FastConvolution:
     so the depthwise one needs no copy either.
     """
 
-    def __init__(self, layer: Convolution, dtype: torch.dtype | None = None):
+    def __init__(self, layer: Convolution, precision: str = "fp32"):
         first, last = layer.pointwise_conv1, layer.pointwise_conv2
-        self.first = Linear(first.weight.squeeze(2), first.bias, dtype)
-        self.last = Linear(last.weight.squeeze(2), last.bias, dtype)
+        self.first = linear(first.weight.squeeze(2), first.bias, precision)
+        self.last = linear(last.weight.squeeze(2), last.bias, precision)
         self.activation = layer.activation
+        dtype = data_type(precision)
         norm, depthwise = layer.norm, layer.depthwise_conv
         slope = norm.weight.detach() * (norm.running_var + norm.eps).rsqrt()
         filters = depthwise.weight.detach() * slope[:, None, None]

@@ -1,5 +1,7 @@
 """The whole encoder at inference, made from the layers of a trained one."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,8 +9,10 @@ from torch import Tensor, nn
 from espnet_prune.inference.attention import FastAttention
 from espnet_prune.inference.convolution import FastConvolution
 from espnet_prune.inference.feed_forward import FastFeedForward
+from espnet_prune.inference.precision import data_type
 from espnet_prune.inference.subsampling import FastSubsampling
 from espnet_prune.layers.block import SUBMODULES, ConformerBlock
+from espnet_prune.layers.padding import real_frames
 from espnet_prune.layers.subsampling import Subsampling
 
 FAST = {
@@ -34,12 +38,12 @@ class Norm:
 class FastBlock:
     """Same function as a :class:`ConformerBlock` without gates, in eval mode."""
 
-    def __init__(self, block: ConformerBlock, dtype: torch.dtype | None):
+    def __init__(self, block: ConformerBlock, precision: str):
         self.branches = []
         self.attention = None
         for name, layer in block.submodules().items():
             make, share = FAST[name]
-            fast = make(layer, dtype)
+            fast = make(layer, precision)
             self.branches.append(
                 (Norm(getattr(block, SUBMODULES[name][0])), fast, share)
             )
@@ -60,11 +64,12 @@ class FastEncoder:
 
     It holds what it derived from their weights (shared with them where nothing had to
     be derived): make a new one when they change. Norms, softmax and the residual stream
-    stay in the data type of the layers, whatever that of the products.
+    stay in the data type of the layers.
 
     Args:
         embed, blocks, after_norm: layers without gates.
-        dtype: in which products are held and computed; None for that of the layers.
+        precision: of :data:`PRECISIONS`, in which products are held and computed; fp32
+            means the data type of the layers, whatever that is.
     """
 
     def __init__(
@@ -72,42 +77,39 @@ class FastEncoder:
         embed: Subsampling,
         blocks: nn.ModuleList,
         after_norm: nn.LayerNorm,
-        dtype: torch.dtype | None = None,
+        precision: str = "fp32",
     ):
-        self.embed = FastSubsampling(embed, dtype)
+        self.embed = FastSubsampling(embed, precision)
         self.pos_enc = embed.out[1]
-        self.blocks = [FastBlock(block, dtype) for block in blocks]
+        self.blocks = [FastBlock(block, precision) for block in blocks]
         self.after_norm = Norm(after_norm)
+        self.working = data_type(precision) or after_norm.weight.dtype
         self.longest = 0
 
     def __call__(
-        self, x: Tensor, mask: Tensor | None, keep: bool = False
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Encode features; no gradients flow.
-
-        Args:
-            x: (batch, frame, feature).
-            mask: (batch, 1, time), True for real frames after the subsampling; None if
-                there is no padding.
-            keep: also return the output of every block.
-
-        Returns:
-            (batch, time, channel), and the outputs of the blocks.
-        """
-        stream = x.dtype
-        x = self.embed(x).to(stream)
+        self,
+        xs_pad: Tensor,
+        ilens: Tensor,
+        masks: Tensor | None = None,
+        return_all_hs: bool = False,
+    ) -> tuple[Any, Tensor, None]:
+        """What the encoder's forward does, without gradients."""
+        mask = real_frames(xs_pad, ilens, masks)
+        x = self.embed(xs_pad).to(xs_pad.dtype)
         if x.shape[1] > self.longest:
             self._prepare(x)
         hidden = None
-        if mask is not None:
-            hidden = torch.zeros_like(mask, dtype=self.embed.bias.dtype)
+        # One utterance that gives its length has no padding.
+        if masks is not None or len(xs_pad) > 1:
+            hidden = torch.zeros_like(mask, dtype=self.working)
             hidden = hidden.masked_fill_(~mask, -torch.inf).unsqueeze(1)
         outputs = []
         for block in self.blocks:
             x = block(x, hidden)
-            if keep:
+            if return_all_hs:
                 outputs.append(x)
-        return self.after_norm(x), outputs
+        out, olens = self.after_norm(x), mask.squeeze(1).sum(1)
+        return ((out, outputs) if return_all_hs else out), olens, None
 
     def _prepare(self, x: Tensor) -> None:
         # By doubling: audio of many lengths must not project positions each time.

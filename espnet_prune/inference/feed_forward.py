@@ -1,18 +1,17 @@
 """The feed-forward layer at inference."""
 
-import torch
 from torch import Tensor
 
-from espnet_prune.inference.linear import Linear
+from espnet_prune.inference.linear import linear
 from espnet_prune.layers.feed_forward import FeedForward
 
 
 class FastFeedForward:
     """Same function as a :class:`FeedForward` without gates, in eval mode."""
 
-    def __init__(self, layer: FeedForward, dtype: torch.dtype | None = None):
-        self.w_1 = Linear(layer.w_1.weight, layer.w_1.bias, dtype)
-        self.w_2 = Linear(layer.w_2.weight, layer.w_2.bias, dtype)
+    def __init__(self, layer: FeedForward, precision: str = "fp32"):
+        self.w_1 = linear(layer.w_1.weight, layer.w_1.bias, precision)
+        self.w_2 = linear(layer.w_2.weight, layer.w_2.bias, precision)
         self.activation = layer.activation
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from espnet_prune.inference.linear import Linear
+from espnet_prune.inference.linear import Int8Linear, Linear, linear
+from espnet_prune.inference.precision import data_type
 from espnet_prune.layers.subsampling import Subsampling, halved
 
 # Output of the first convolution that is worked on at a time on a CPU, in bytes.
@@ -16,21 +17,24 @@ PIECE = 3 << 20
 class FastSubsampling:
     """Same function as a :class:`Subsampling` without gates, in eval mode.
 
-    The first convolution has one input channel and is a product with its patches; the
-    columns of the linear layer are in the order in which the second one leaves its
-    channels, and hold the scale that the positional encoding multiplies with.
+    The first convolution has one input channel and is a product with its patches, as is
+    the second in int8; the columns of the linear layer are in the order in which that
+    leaves its channels, and hold the scale of the positional encoding.
     """
 
-    def __init__(self, layer: Subsampling, dtype: torch.dtype | None = None):
-        first, second, linear = layer.conv[0], layer.conv[2], layer.out[0]
+    def __init__(self, layer: Subsampling, precision: str = "fp32"):
+        first, second, out = layer.conv[0], layer.conv[2], layer.out[0]
+        dtype = data_type(precision)
+        # Nine products an output: quantizing them costs more than it saves.
         self.first = Linear(first.weight.flatten(1), first.bias, dtype)
-        self.filters = second.weight.detach().to(
-            dtype, memory_format=torch.channels_last
-        )
-        self.bias = second.bias.detach().to(dtype)
+        self.second: Conv2d | Int8Conv2d
+        if precision == "int8":
+            self.second = Int8Conv2d(second.weight, second.bias)
+        else:
+            self.second = Conv2d(second.weight, second.bias, dtype)
         scale = layer.out[1].xscale
-        columns = linear.weight.unflatten(1, (len(self.bias), -1)).transpose(1, 2)
-        self.linear = Linear(columns.flatten(1) * scale, linear.bias * scale, dtype)
+        columns = out.weight.unflatten(1, (len(second.bias), -1)).transpose(1, 2)
+        self.out = linear(columns.flatten(1) * scale, out.bias * scale, precision)
 
     def __call__(self, x: Tensor) -> Tensor:
         """(batch, frame, feature) -> (batch, time, channel)."""
@@ -45,11 +49,40 @@ class FastSubsampling:
             self._convolve(x[:, 4 * start : 4 * min(start + step, time) + 3])
             for start in range(0, time, step)
         ]
-        return self.linear(torch.cat(pieces, 1) if len(pieces) > 1 else pieces[0])
+        return self.out(torch.cat(pieces, 1) if len(pieces) > 1 else pieces[0])
 
     def _convolve(self, x: Tensor) -> Tensor:
         """(batch, frame, feature) -> (batch, time, band * channel)."""
-        patches = x.unfold(1, 3, 2).unfold(2, 3, 2).flatten(3)
-        x = F.relu_(self.first(patches)).permute(0, 3, 1, 2)
-        x = F.relu_(F.conv2d(x, self.filters, self.bias, stride=2))
-        return x.permute(0, 2, 3, 1).flatten(2)
+        x = F.relu_(self.first(x.unfold(1, 3, 2).unfold(2, 3, 2).flatten(3)))
+        return F.relu_(self.second(x)).flatten(2)
+
+
+class Conv2d:
+    """3x3 convolution of stride 2, without padding, channels last.
+
+    Args:
+        weight: (out, in, 3, 3).
+        bias: (out,).
+        dtype: in which it is held and computed.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype | None):
+        self.weight = weight.detach().to(dtype, memory_format=torch.channels_last)
+        self.bias = bias.detach().to(dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(batch, frame, feature, in) -> (batch, time, band, out)."""
+        x = F.conv2d(x.permute(0, 3, 1, 2), self.weight, self.bias, stride=2)
+        return x.permute(0, 2, 3, 1)
+
+
+class Int8Conv2d:
+    """The same as an int8 product with patches."""
+
+    def __init__(self, weight: Tensor, bias: Tensor):
+        self.product = Int8Linear(weight.permute(0, 2, 3, 1).flatten(1), bias)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(batch, frame, feature, in) -> (batch, time, band, out)."""
+        patches = x.unfold(1, 3, 2).unfold(2, 3, 2).permute(0, 1, 2, 4, 5, 3)
+        return self.product(patches.flatten(3))

@@ -54,28 +54,16 @@ class Subsampling(nn.Module):
         self.gate1 = gates.build(first) if gates else None
         self.gate2 = gates.build(second) if gates else None
 
-    def forward(
-        self, x: Tensor, mask: Tensor | None
-    ) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
-        """Subsample features.
-
-        Args:
-            x: (batch, frame, feature).
-            mask: (batch, 1, frame), True for real frames.
-
-        Returns:
-            ((batch, time, channel), pos_emb) and the mask (batch, 1, time).
-        """
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, frame, feature) -> (batch, time, channel), and ``pos_emb``."""
         x = F.relu(self.conv[0](x.unsqueeze(1)))
         if self.gate1 is None:
             x = F.relu(self.conv[2](x)).transpose(1, 2).flatten(2)
-            x = self.out[0](x)
-        else:
-            second, linear = self._gated_weights()
-            x = F.relu(F.conv2d(x, second, self.conv[2].bias, stride=2))
-            x = x.transpose(1, 2).flatten(2)  # (batch, time, channel * band)
-            x = F.linear(x, linear, self.out[0].bias)
-        return self.out[1](x), None if mask is None else subsampled(mask)
+            return self.out(x)
+        second, linear = self._gated_weights()
+        x = F.relu(F.conv2d(x, second, self.conv[2].bias, stride=2))
+        x = x.transpose(1, 2).flatten(2)  # (batch, time, channel * band)
+        return self.out[1](F.linear(x, linear, self.out[0].bias))
 
     def _gated_weights(self) -> tuple[Tensor, Tensor]:
         # A channel is gated where it is consumed: by the second convolution and by

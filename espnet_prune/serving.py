@@ -1,0 +1,95 @@
+"""Loading a trained model for inference only, in a chosen precision."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from espnet2.bin.asr_inference import Speech2Text
+from torch import Tensor
+
+from espnet_prune.checkpoint import load_model
+from espnet_prune.conversion import with_prunable_encoder
+from espnet_prune.encoder import PrunableConformerEncoder
+from espnet_prune.errors import InputError
+from espnet_prune.inference.encoder import FastEncoder
+from espnet_prune.inference.precision import check_precision
+
+
+class InferenceEncoder(AbsEncoder):
+    """A prunable encoder in one precision, without what only training needs.
+
+    It has no parameters: it cannot be trained, saved or moved to another device.
+    """
+
+    def __init__(self, encoder: PrunableConformerEncoder, precision: str):
+        super().__init__()
+        self.size = encoder.output_size()
+        self.fast = FastEncoder(
+            encoder.embed, encoder.encoders, encoder.after_norm, precision
+        )
+
+    def output_size(self) -> int:
+        return self.size
+
+    @torch.no_grad()
+    def forward(
+        self,
+        xs_pad: Tensor,
+        ilens: Tensor,
+        prev_states: None = None,
+        masks: Tensor | None = None,
+        ctc: torch.nn.Module | None = None,
+        return_all_hs: bool = False,
+    ) -> tuple[Any, Tensor, None]:
+        """As that of :class:`PrunableConformerEncoder`."""
+        return self.fast(xs_pad, ilens, masks, return_all_hs)
+
+
+def load(
+    config: str | Path,
+    checkpoint: str | Path,
+    precision: str = "fp32",
+    device: str = "cpu",
+    **decoding: Any,
+) -> Speech2Text:
+    """ESPnet's decoder for a dense or a compact model, with our encoder.
+
+    Args:
+        config: the model's ``config.yaml``.
+        checkpoint: its weights.
+        precision: of the encoder's products: ``fp32``, ``bf16`` (weights held so;
+            norms, softmax and residuals in fp32), or ``int8`` (weights, and inputs as
+            they come; CPU only).
+        device: "cpu" or "cuda".
+        decoding: further arguments of ESPnet's ``Speech2Text``, such as ``beam_size``.
+
+    Raises:
+        InputError: a file is missing or does not fit the other, this encoder cannot be
+            run by ours, or the hardware has no fast products in that precision.
+    """
+    check_precision(precision, torch.device(device))
+    load_model(config, checkpoint)  # strictly, unlike ESPnet
+    decoder = Speech2Text(str(config), str(checkpoint), device=device, **decoding)
+    set_precision(decoder, precision, config)
+    return decoder
+
+
+def set_precision(
+    decoder: Speech2Text, precision: str, config: str | Path = "encoder"
+) -> None:
+    """Replace the encoder of ESPnet's decoder by ours in one precision.
+
+    Raises:
+        InputError: as for :func:`load`; ``config`` is named in it.
+    """
+    model = with_prunable_encoder(decoder.asr_model, decoder.asr_train_args)
+    if not isinstance(model.encoder, PrunableConformerEncoder):
+        raise InputError(
+            config,
+            f"its encoder ({decoder.asr_train_args.encoder}) is not one that can run "
+            f"in {precision} here",
+            "use a Conformer that could be pruned",
+        )
+    check_precision(precision, next(model.encoder.parameters()).device)
+    model.encoder = InferenceEncoder(model.encoder, precision)

@@ -1,0 +1,80 @@
+"""bf16 and int8: close to fp32, refused where the hardware cannot, unchanged layers."""
+
+import pytest
+import torch
+
+from espnet_prune.errors import InputError
+from espnet_prune.inference import precision as precisions
+from espnet_prune.inference.linear import Int8Linear
+from espnet_prune.inference.precision import PRECISIONS, check_precision
+from espnet_prune.serving import InferenceEncoder
+
+# Relative error of the whole encoder's output: 8 bits of mantissa, and 8 bits in all.
+BOUNDS = {"fp32": 1e-5, "bf16": 0.03, "int8": 0.08}
+
+
+def error(actual, expected):
+    return float((actual - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("lengths", [(61,), (200, 61, 9)])
+def test_outputs_are_near_those_of_fp32(make_encoder, batch, precision, lengths):
+    encoder = make_encoder(output_size=32, num_blocks=3).eval()
+    x, lengths = batch(lengths)
+    with torch.no_grad():
+        expected, olens, _ = encoder(x, lengths)
+        actual, own, _ = InferenceEncoder(encoder, precision)(x, lengths)
+    assert torch.equal(own, olens) and actual.dtype == torch.float32
+    assert error(actual, expected) < BOUNDS[precision]
+    assert precision == "fp32" or error(actual, expected) > 1e-4
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_compact_models_of_unequal_widths_run(
+    make_encoder, compact_of, random_masks, batch, precision
+):
+    gated = make_encoder(gates={}).eval()
+    gated.set_masks(random_masks(gated, seed=3))
+    compact, (x, lengths) = compact_of(gated).eval(), batch()
+    with torch.no_grad():
+        expected, _, _ = compact(x, lengths)
+        actual, _, _ = InferenceEncoder(compact, precision)(x, lengths)
+    assert error(actual, expected) < BOUNDS[precision]
+
+
+def test_int8_layer_keeps_eight_bits_and_leaves_the_engine_alone():
+    engine = torch.backends.quantized.engine
+    weight, bias, x = torch.randn(24, 32), torch.randn(24), torch.randn(5, 7, 32)
+    layer = Int8Linear(weight, bias)
+    assert torch.backends.quantized.engine == engine
+    assert error(layer(x), x @ weight.t() + bias) < 0.02
+
+
+def test_rows_of_zeros_stay_zero_in_int8():
+    weight = torch.randn(4, 8)
+    weight[2] = 0
+    out = Int8Linear(weight, torch.zeros(4))(torch.randn(3, 8))
+    assert out.isfinite().all() and not out[:, 2].any()
+
+
+def test_no_second_copy_of_the_weights_is_kept(make_encoder):
+    assert not list(InferenceEncoder(make_encoder(), "bf16").parameters())
+
+
+@pytest.mark.parametrize(
+    "precision, device, missing, told",
+    [
+        ("fp16", "cpu", None, "none of"),
+        ("bf16", "cpu", "_has_bf16", "no fast products"),
+        ("int8", "cuda", None, "for CPUs"),
+        ("int8", "cpu", "quantized_engine", "no int8"),
+    ],
+)
+def test_unsupported_hardware_gets_a_clear_message(
+    monkeypatch, precision, device, missing, told
+):
+    if missing:
+        monkeypatch.setattr(precisions, missing, lambda *_: None)
+    with pytest.raises(InputError, match=told):
+        check_precision(precision, torch.device(device))
