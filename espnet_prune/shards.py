@@ -41,6 +41,9 @@ def run_shards(
         InputError: a shard failed; names its log and shows its last lines.
     """
     threads = max(1, (os.cpu_count() or 1) // len(commands))
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdigit():  # the user shares the machine, or a scheduler does
+        threads = min(threads, max(1, int(given)))
     env = os.environ | {"OMP_NUM_THREADS": str(threads)}
     processes = []
     try:

@@ -42,12 +42,16 @@ def test_failing_shard_names_its_log_and_shows_its_end(tmp_path):
         run_shards(commands, logs, lambda: "")
 
 
-def test_shards_share_the_cores(tmp_path, monkeypatch):
+@pytest.mark.parametrize("given, own", [(None, 4), ("1", 1), ("6", 4), ("2,1", 4)])
+def test_shards_share_the_cores_that_the_user_leaves(tmp_path, monkeypatch, given, own):
     monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
     code = "import os; print(os.environ['OMP_NUM_THREADS'])"
     commands, logs = jobs(tmp_path, code, code)
     run_shards(commands, logs, lambda: "")
-    assert [log.read_text() for log in logs] == ["4\n", "4\n"]
+    assert [log.read_text() for log in logs] == [f"{own}\n"] * 2
 
 
 def test_log_of_a_failed_decoding_is_still_there(
