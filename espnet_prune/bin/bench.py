@@ -1,0 +1,145 @@
+"""Time encoders: ESPnet's dense, ours, and compact ones, in several precisions.
+
+    python -m espnet_prune.bin.bench --models d256 --targets 0.5 0.75 \
+        --precisions fp32 bf16 int8 --seconds 10 --threads 1 --json bench.json
+
+prints a table and writes all rows. Systems of one table are timed in turns in one
+process, so that their ratios can be compared; times of two runs cannot. *Efficiency* is
+the time that the MACs would take at the machine's fp32 matrix product's rate, divided
+by the time they took.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+import espnet_prune.quiet  # noqa: F401  (before anything of ESPnet)
+
+# isort: split
+
+import torch
+
+from espnet_prune.data.table import read_table
+from espnet_prune.errors import InputError, run_main
+from espnet_prune.files import write_json
+from espnet_prune.inference.precision import PRECISIONS, check_precision
+from espnet_prune.measure.bench import SIZES, gemm_rate, systems, time_systems
+from espnet_prune.measure.machine import describe, pin_threads
+
+LOUD = 0.15  # interquartile range over median that is worth a warning
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", choices=SIZES, default=["small", "d256"])
+    parser.add_argument("--targets", nargs="*", type=float, default=[0.5, 0.75])
+    parser.add_argument("--precisions", nargs="+", help=", ".join(PRECISIONS))
+    parser.add_argument("--seconds", nargs="*", type=float, default=[10.0])
+    parser.add_argument("--data", type=Path, help="has utt2num_samples: real lengths")
+    parser.add_argument("--fs", type=int, default=16000, help="of --data, in Hz")
+    parser.add_argument("--utts", type=int, default=20, help="of --data")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1])
+    parser.add_argument("--threads", nargs="+", type=int, default=[1])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path, help="where to write the rows")
+    return parser
+
+
+def supported(asked: list[str] | None, device: torch.device) -> list[str]:
+    """The precisions asked for, or all that this device does well.
+
+    Raises:
+        InputError: one was asked for that it does not.
+    """
+    if asked is not None:
+        for precision in asked:
+            check_precision(precision, device)
+        return asked
+    found = []
+    for precision in PRECISIONS:
+        try:
+            check_precision(precision, device)
+            found.append(precision)
+        except InputError as e:
+            logging.warning(f"left out: {e}")
+    return found
+
+
+def workloads(args: argparse.Namespace) -> list[list[float]]:
+    """Lists of utterance lengths in seconds; each is a table of its own."""
+    found = [[seconds] for seconds in args.seconds]
+    if args.data is not None:
+        table = read_table(args.data / "utt2num_samples", "run stages 1-4")
+        lengths = [int(n) / args.fs for n in list(table.values())[: args.utts]]
+        found.append(lengths)
+    if not found or min(map(min, found)) <= 0:
+        raise InputError("--seconds", "gives no utterance to time")
+    return found
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = get_parser().parse_args(argv)
+    if any(not 0 < t < 1 for t in args.targets):
+        raise InputError("--targets", "must be fractions between 0 and 1")
+    device = torch.device(args.device)
+    precisions = supported(args.precisions, device)
+    pin_threads(args.threads[0])
+    machine = describe()
+    if machine["warning"]:
+        logging.warning(f"times will vary: {machine['warning']}")
+    if device.type == "cuda":
+        machine["gpu"] = torch.cuda.get_device_name(device)
+    rates: dict[int, float] = {}
+    rows: list[dict[str, Any]] = []
+    for model in args.models:
+        compared = systems(SIZES[model], args.targets, precisions, device)
+        for threads in args.threads:
+            torch.set_num_threads(threads)
+            rates[threads] = gemm_rate(device)
+            for batch in args.batch:
+                for lengths in workloads(args):
+                    new = time_systems(compared, lengths, batch, args.rounds, device)
+                    for row in new:
+                        ideal = row["macs"] / rates[threads]
+                        row["efficiency"] = ideal / row["median_s"]
+                    rows += [{"model": model} | row for row in new]
+                    print(table(rows[-len(new) :]), flush=True)
+    loud = max(row["iqr_s"] / row["median_s"] for row in rows)
+    if loud > LOUD:
+        logging.warning(f"times vary by up to {loud:.0%} of their median")
+    if args.json is not None:
+        result = {
+            "machine": machine,
+            "gemm_macs_per_second": rates[args.threads[0]],
+            "gemm_by_threads": rates,
+            "rows": rows,
+        }
+        write_json(args.json, result)
+        logging.info(f"{args.json}: {len(rows)} rows")
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows of systems that were timed together, and their gain over the first."""
+    first = rows[0]
+    lines = [
+        f"\n{first['model']}, {first['seconds']:g} s, batch {first['batch']}, "
+        f"{first['threads']} thread(s)",
+        f"{'system':<16}{'format':<8}{'target':>7}{'ms':>10}{'iqr':>8}{'gain':>8}"
+        f"{'RTF':>9}{'GMACs':>8}{'effic.':>8}{'MB':>8}",
+    ]
+    for row in rows:
+        target = "-" if row["target"] is None else f"{row['target']:g}"
+        peak = "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:.0f}"
+        lines.append(
+            f"{row['system']:<16}{row['precision']:<8}{target:>7}"
+            f"{1000 * row['median_s']:>10.2f}{1000 * row['iqr_s']:>8.2f}"
+            f"{first['median_s'] / row['median_s']:>7.2f}x{row['rtf']:>9.5f}"
+            f"{row['macs'] / 1e9:>8.2f}{row['efficiency']:>8.2f}{peak:>8}"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,239 @@
+"""Encoders side by side: ESPnet's, ours, and compact ones, on the same features.
+
+Weights are random and compact encoders lose random structures: how long a forward
+takes depends on sizes only, and theirs are as uneven as a real pruning leaves them.
+"""
+
+import random
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+from torch import Tensor, nn
+
+from espnet_prune.baselines.one_shot import scores_of, settle
+from espnet_prune.encoder import PrunableConformerEncoder
+from espnet_prune.inference.precision import data_type
+from espnet_prune.measure.allocator import keep_freed_memory
+from espnet_prune.measure.memory import peak_bytes
+from espnet_prune.projection import project
+from espnet_prune.serving import InferenceEncoder
+from espnet_prune.sparsity import SparsityOptions, make_budget
+
+FRAMES_PER_SECOND = 100
+COMMON = {
+    "macaron_style": True,
+    "rel_pos_type": "latest",
+    "pos_enc_layer_type": "rel_pos",
+    "selfattention_layer_type": "rel_selfattn",
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """Sizes of a dense Conformer; the names are those of ESPnet's options."""
+
+    features: int
+    output_size: int
+    attention_heads: int
+    linear_units: int
+    num_blocks: int
+    cnn_module_kernel: int
+
+    def conf(self) -> dict[str, Any]:
+        """``encoder_conf``."""
+        return {k: v for k, v in asdict(self).items() if k != "features"} | COMMON
+
+
+# The recipe's own (conf/train_small.yaml), LibriSpeech-100 and LibriSpeech-960.
+SIZES = {
+    "small": Size(40, 96, 4, 256, 8, 15),
+    "d256": Size(80, 256, 4, 1024, 12, 31),
+    "d512": Size(80, 512, 8, 2048, 12, 31),
+    "tiny": Size(20, 16, 2, 32, 2, 5),  # to try the bench itself
+}
+
+
+@dataclass(frozen=True)
+class System:
+    """One encoder in one precision.
+
+    Args:
+        name: ``stock_dense``, ``stock_autocast``, ``dense`` or ``compact``.
+        precision: of its products.
+        target: fraction of the MACs that was removed, or None.
+        run: (features, lengths) -> outputs.
+        prunable: an encoder of these sizes, for its MACs.
+        weight_bytes: of what it holds.
+    """
+
+    name: str
+    precision: str
+    target: float | None
+    run: Callable[[Tensor, Tensor], object]
+    prunable: PrunableConformerEncoder
+    weight_bytes: int
+
+    def macs(self, frames: int) -> int:
+        """MACs of one utterance, by the formula of ESPnet's own layers."""
+        encoder = self.prunable
+        return int(encoder.architecture.cost(encoder.fixed, frames)["encoder"].macs)
+
+
+def compact_encoder(size: Size, target: float, seconds: float) -> nn.Module:
+    """An encoder that lost random structures worth ``target`` of its MACs."""
+    gated = PrunableConformerEncoder(size.features, **size.conf(), gates={})
+    frames = round(seconds * FRAMES_PER_SECOND)
+    budget = make_budget(SparsityOptions(kind="macs", target=target), gated, frames)
+    settle(gated, budget, scores_of("random", gated, budget, seed=0))
+    gated.set_masks(project(gated, budget).masks)
+    sizes = gated.kept().to_dict()
+    compact = PrunableConformerEncoder(size.features, **size.conf(), architecture=sizes)
+    compact.load_state_dict(gated.sliced_state())
+    return compact.eval()
+
+
+def systems(
+    size: Size,
+    targets: list[float],
+    precisions: list[str],
+    device: torch.device,
+    seconds: float = 10.0,
+) -> list[System]:
+    """ESPnet's dense encoder, ours, and compact ones at every target and precision.
+
+    Args:
+        seconds: utterance whose MACs the targets count.
+    """
+    stock = ConformerEncoder(size.features, **size.conf()).to(device).eval()
+    dense = PrunableConformerEncoder(size.features, **size.conf())
+    dense.load_state_dict(stock.state_dict())
+    dense.to(device).eval()
+
+    def autocast(x: Tensor, lengths: Tensor) -> object:
+        with torch.autocast(device.type, torch.bfloat16):
+            return stock(x, lengths)
+
+    weights = sum(p.numel() * p.element_size() for p in dense.parameters())
+    found = [System("stock_dense", "fp32", None, stock, dense, weights)]
+    if "bf16" in precisions:
+        found.append(System("stock_autocast", "bf16", None, autocast, dense, weights))
+    ours = [("dense", None, dense)]
+    ours += [
+        ("compact", t, compact_encoder(size, t, seconds).to(device)) for t in targets
+    ]
+    for name, target, encoder in ours:
+        params = sum(p.numel() for p in encoder.parameters())
+        for precision in precisions:
+            run = InferenceEncoder(encoder, precision)
+            width = 1 if precision == "int8" else (data_type(precision) or torch.float)
+            width = width if precision == "int8" else width.itemsize
+            found.append(System(name, precision, target, run, encoder, params * width))
+    return found
+
+
+def gemm_rate(device: torch.device, rounds: int = 7, size: int = 1024) -> float:
+    """MACs per second of a square fp32 matrix product: what the machine could do."""
+    a, b = (torch.randn(size, size, device=device) for _ in range(2))
+    clock = stopwatch(device)
+    (a @ b).sum().item()
+    return size**3 / statistics.median(clock(lambda: a @ b) for _ in range(rounds))
+
+
+def stopwatch(device: torch.device) -> Callable[[Callable[[], object]], float]:
+    """What times a call in seconds: the device's own events on a GPU."""
+    if device.type != "cuda":
+
+        def on_cpu(run: Callable[[], object]) -> float:
+            start = time.perf_counter()
+            run()
+            return time.perf_counter() - start
+
+        return on_cpu
+
+    def on_gpu(run: Callable[[], object]) -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1000
+
+    return on_gpu
+
+
+@torch.no_grad()
+def time_systems(
+    compared: list[System],
+    utterances: list[float],
+    batch: int,
+    rounds: int,
+    device: torch.device,
+) -> list[dict[str, Any]]:
+    """Time all systems on the same features, taking turns in random order.
+
+    Args:
+        utterances: lengths in seconds; each round encodes all, one after the other.
+        batch: copies of an utterance that are encoded at once.
+        rounds: how often each is timed, after one round to warm up.
+
+    Returns:
+        a row for each system: ``median_s`` and ``iqr_s`` per utterance and call,
+        ``rtf``, ``macs`` of that call, ``peak_bytes`` (weights, and what the longest
+        utterance needs beyond them), and what the row is of.
+    """
+    features = compared[0].prunable.fixed.features
+    frames = [max(7, round(s * FRAMES_PER_SECOND)) for s in utterances]
+    inputs = [
+        (
+            torch.randn(batch, n, features, device=device),
+            torch.full((batch,), n, device=device),
+        )
+        for n in frames
+    ]
+    clock, shuffle = stopwatch(device), random.Random(0).shuffle
+    taken = np.zeros((len(compared), rounds))
+    peaks = []
+    longest = max(inputs, key=lambda pair: pair[0].shape[1])
+    for system in compared:
+        system.run(*longest)
+        peak = peak_bytes(lambda s=system: s.run(*longest), device)
+        peaks.append(None if peak is None else system.weight_bytes + peak)
+    order = list(range(len(compared)))
+    keep_freed_memory()  # not above: it would count into the peaks
+    try:
+        for number in range(-1, rounds):  # -1 warms up
+            shuffle(order)
+            for index in order:
+                run = compared[index].run
+                times = [clock(lambda r=run, i=i: r(*i)) for i in inputs]
+                taken[index, max(0, number)] = sum(times)
+    finally:
+        keep_freed_memory(False)
+    taken /= len(inputs)
+    seconds = sum(utterances) / len(utterances)
+    rows = []
+    for system, times, peak in zip(compared, taken, peaks, strict=True):
+        low, median, high = np.percentile(times, [25, 50, 75])
+        macs = batch * sum(map(system.macs, frames)) / len(frames)
+        rows.append(
+            {
+                "system": system.name,
+                "precision": system.precision,
+                "target": system.target,
+                "threads": torch.get_num_threads(),
+                "seconds": round(seconds, 3),
+                "batch": batch,
+                "median_s": float(median),
+                "iqr_s": float(high - low),
+                "rtf": float(median / seconds / batch),
+                "macs": round(macs),
+                "peak_bytes": peak,
+            }
+        )
+    return rows

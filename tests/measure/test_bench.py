@@ -1,0 +1,90 @@
+"""The bench of encoders: its rows, its budget, its memory, its clock."""
+
+import json
+import time
+
+import pytest
+import torch
+
+from espnet_prune.bin import bench
+from espnet_prune.errors import InputError
+from espnet_prune.inference.precision import PRECISIONS
+from espnet_prune.measure.bench import SIZES, gemm_rate, stopwatch, systems
+from espnet_prune.measure.memory import peak_bytes
+
+CPU = torch.device("cpu")
+NUMBERS = {"seconds", "rtf", "median_s", "iqr_s", "efficiency"}
+WHOLE = {"threads", "batch", "macs"}
+
+
+def test_command_line_writes_the_documented_rows(tmp_path, capsys):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "utt2num_samples").write_text("a 8000\nb 24000\n")
+    argv = ["--models", "tiny", "--targets", "0.5", "--seconds", "0.5", "--rounds", "3"]
+    argv += ["--batch", "1", "2", "--data", str(data), "--json", str(tmp_path / "b")]
+    threads = torch.get_num_threads()
+    bench.main(argv)
+    torch.set_num_threads(threads)
+    found = json.loads((tmp_path / "b").read_text())
+    assert found["machine"]["cpu"] and found["gemm_macs_per_second"] > 1e8
+    rows = found["rows"]
+    printed = capsys.readouterr().out
+    for row in rows:
+        assert row["model"] == "tiny" and row["precision"] in PRECISIONS
+        assert all(row[key] >= 0 for key in NUMBERS)
+        assert all(isinstance(row[key], int) and row[key] > 0 for key in WHOLE)
+        assert row["peak_bytes"] is None or row["peak_bytes"] > 0
+        rtf = row["median_s"] / row["seconds"] / row["batch"]
+        assert row["rtf"] == pytest.approx(rtf)
+        ideal = row["macs"] / found["gemm_macs_per_second"]
+        assert row["efficiency"] == pytest.approx(ideal / row["median_s"])
+        assert row["system"] in printed
+    names = {(r["system"], r["target"]) for r in rows if r["precision"] == "fp32"}
+    assert names == {("stock_dense", None), ("dense", None), ("compact", 0.5)}
+    assert {(r["seconds"], r["batch"]) for r in rows} == {
+        (0.5, 1), (0.5, 2), (1.0, 1), (1.0, 2)
+    }  # fmt: skip
+
+
+def test_compact_encoders_use_their_budget_and_outputs_agree():
+    found = systems(SIZES["tiny"], [0.5, 0.8], ["fp32"], CPU)
+    stock, dense, *compact = found
+    x, lengths = torch.randn(1, 200, 20), torch.tensor([200])
+    with torch.no_grad():
+        expected, actual = stock.run(x, lengths)[0], dense.run(x, lengths)[0]
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+    for system in compact:
+        left = system.macs(1000) / dense.macs(1000)
+        assert left <= 1 - system.target + 1e-9
+        assert left > 0.9 * (1 - system.target)
+
+
+def test_peak_memory_is_what_a_call_had_in_use():
+    def run():
+        for _ in range(3):  # one after the other: not added up
+            torch.ones(20_000_000)
+
+    peak = peak_bytes(run, CPU)
+    if peak is None:
+        pytest.skip("this system has no high-water mark")
+    assert 75e6 < peak < 120e6
+    assert peak_bytes(lambda: None, CPU) < 5e6
+
+
+def test_clock_counts_seconds():
+    assert 0.02 < stopwatch(CPU)(lambda: time.sleep(0.02)) < 0.2
+    assert gemm_rate(CPU, rounds=2, size=128) > 1e8
+
+
+@pytest.mark.parametrize(
+    "argv, told",
+    [
+        (["--targets", "1.5"], "--targets"),
+        (["--seconds"], "--seconds"),
+        (["--precisions", "int4"], "int4"),
+    ],
+)
+def test_wrong_options_are_named(argv, told):
+    with pytest.raises(InputError, match=told):
+        bench.main(["--models", "tiny", *argv])
