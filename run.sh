@@ -48,6 +48,7 @@ Decoding and report
   --inference_config ESPnet's decoding config
   --inference_asr_model  of the dense model, in its directory
   --inference_model  of the compact model: finetuned.pth | pruned.pth
+  --precisions       further number formats of the encoder in stages 15-18: bf16 int8
   --measure_args     further options of stage 17
 Machine
   --nj               processes of the stages that split their data
@@ -63,7 +64,7 @@ tag="" asr_config="" asr_args="" teacher_config="" teacher_model=""
 target=0.5 targets="" target_kind=params method=l0 prune_config=conf/prune.yaml prune_args=""
 finetune_config=conf/finetune.yaml finetune_args="" seed=""
 inference_config=conf/decode.yaml inference_asr_model=valid.acc.ave.pth
-inference_model=finetuned.pth measure_args=""
+inference_model=finetuned.pth precisions="" measure_args=""
 nj=2 ngpu=0
 . local/parse_options.sh
 
@@ -90,6 +91,9 @@ done
 for name in ${method}; do
     [[ ${name} =~ ^(l0|l0_alone|iterative|magnitude|random|blocks|small|small_distilled)$ ]] ||
         die "--method ${name}: unknown -> see ./run.sh --help"
+done
+for name in ${precisions}; do
+    [[ ${name} =~ ^(bf16|int8)$ ]] || die "--precisions ${name}: bf16, int8, or both; fp32 is always there"
 done
 [[ ${target_kind} =~ ^(params|macs|latency)(\+(params|macs|latency))*$ ]] ||
     die "--target_kind ${target_kind}: params, macs, latency, or several as params+macs"
@@ -143,6 +147,9 @@ for name in ${method}; do
 done
 compacts=("${goals[@]/#/exp/${tag}_compact_}")
 decode_tag=decode_$(basename "${inference_config}" .yaml)
+tag_in() { # precision
+    echo "${decode_tag}$([ "$1" = fp32 ] || echo "_$1")"
+}
 
 nothing=1
 runs() { # number
@@ -294,19 +301,27 @@ if begin 15 "decode ${test_sets} with ${inference_config}"; then
     need "${made_by}" "${compacts[@]/%//${inference_model}}"
     for model in "${models[@]}"; do
         for set in ${test_sets}; do
-            out=$(dirname "${model%%:*}")/${decode_tag}/${set}
-            python3 -m espnet_prune.bin.decode --config "${model%%:*}" \
-                --model "${model#*:}" --data "dump/raw/${set}" --nj "${nj}" \
-                --inference_config "${inference_config}" --out "${out}" --ngpu "$((ngpu > 0))"
+            for precision in fp32 ${precisions}; do
+                out=$(dirname "${model%%:*}")/$(tag_in "${precision}")/${set}
+                python3 -m espnet_prune.bin.decode --config "${model%%:*}" \
+                    --model "${model#*:}" --data "dump/raw/${set}" --nj "${nj}" \
+                    --inference_config "${inference_config}" --out "${out}" \
+                    --precision "${precision}" --ngpu "$((ngpu > 0))"
+            done
         done
     done
 fi
 score() { # set, experiment, systems to compare with...
-    local set=$1 dir=$2 versus=() other; shift 2
-    need 15 "${dir}/${decode_tag}/${set}/text"
+    local set=$1 dir=$2 versus=() other precision hyp; shift 2
     for other in "$@"; do versus+=(--vs "${other}/${decode_tag}/${set}"); done
-    python3 -m espnet_prune.bin.score --ref "dump/raw/${set}/text" \
-        --hyp "${dir}/${decode_tag}/${set}/text" "${versus[@]}"
+    for precision in fp32 ${precisions}; do
+        hyp=${dir}/$(tag_in "${precision}")/${set}
+        need 15 "${hyp}/text"
+        python3 -m espnet_prune.bin.score --ref "dump/raw/${set}/text" \
+            --hyp "${hyp}/text" "${versus[@]}"
+        # Of the dense model, too, the others are compared with its fp32.
+        [ ${#versus[@]} != 0 ] || versus=(--vs "${dir}/${decode_tag}/${set}")
+    done
 }
 if begin 16 "score"; then
     for set in ${test_sets}; do
@@ -330,7 +345,7 @@ if begin 17 "measure parameters, MACs and real-time factors"; then
     for i in "${!goals[@]}"; do systems+=(--system "${goals[i]}=${models[i + 1]}"); done
     # shellcheck disable=SC2086
     python3 -m espnet_prune.bin.measure "${systems[@]}" --data "dump/raw/${test_sets%% *}" \
-        --inference_config "${inference_config}" ${measure_args}
+        --inference_config "${inference_config}" --precisions "${precisions}" ${measure_args}
 fi
 if begin 18 "report"; then
     need 13 "${compacts[@]/%//pruning.json}"
@@ -338,7 +353,7 @@ if begin 18 "report"; then
     for compact in "${compacts[@]}"; do systems+=(--compact "${compact}"); done
     for name in "${goals[@]}"; do systems+=(--pruned "exp/${tag}_pruned_${name}"); done
     python3 -m espnet_prune.bin.report --corpus "${corpus}" --dense "${dense}" \
-        "${systems[@]}" --decode_tag "${decode_tag}" \
+        "${systems[@]}" --decode_tag "${decode_tag}" --precisions "${precisions}" \
         --test_sets "${test_sets}" --out "exp/report" \
         --note "${preset_note}${preset_note:+ }${note}"
 fi

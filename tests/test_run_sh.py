@@ -54,6 +54,7 @@ def run(recipe):
         (("--stop_stage", ""), "--stop_stage"),
         (("--corpus", "kaldi"), "--corpus kaldi needs --data_args"),
         (("--nj", "0"), "--nj 0: give a number"),
+        (("--precisions", "bf16 fp16"), "--precisions fp16: bf16, int8"),
         (("--fs", "16k"), "--fs 16k: give the rate in Hz"),
         (("--seed", "one"), "--seed one: give a number"),
         (("--targets", "0.5 0.4"), "--targets 0.5 0.4: they must rise"),

@@ -19,6 +19,7 @@ from espnet_prune.data.kaldi_dir import audio_type
 from espnet_prune.data.table import read_table, write_table
 from espnet_prune.errors import InputError, run_main
 from espnet_prune.files import atomic_dir, fingerprint
+from espnet_prune.inference.precision import PRECISIONS
 from espnet_prune.shards import run_shards, split, time_left
 
 # Half a window of ESPnet's widest usual STFT (1024), which reflects it at the edges.
@@ -35,6 +36,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--nj", type=int, default=2, help="processes")
     parser.add_argument("--ngpu", type=int, default=0)
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     return parser
 
 
@@ -67,7 +69,7 @@ def main() -> None:
             + ["--asr_model_file", str(args.model)]
             + ["--data_path_and_name_and_type", audio]
             + ["--key_file", str(key_file), "--output_dir", str(job)]
-            + ["--num_workers", "0"]
+            + ["--num_workers", "0", "--precision", args.precision]
             for job, key_file, _ in jobs
         ]
         logs = [log for _, _, log in jobs]

@@ -39,6 +39,7 @@ from espnet_prune.measure.allocator import keep_freed_memory
 from espnet_prune.measure.cost import count_macs, count_params
 from espnet_prune.measure.machine import describe, pin_threads
 from espnet_prune.measure.rtf import columns, summarise, time_rounds
+from espnet_prune.serving import set_precision
 from espnet_prune.shards import time_left
 from espnet_prune.student import read_yaml
 
@@ -134,6 +135,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--macs_seconds", type=float, default=10.0)
     parser.add_argument("--inference_config", type=Path, help="YAML as for decoding")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--precisions", default="", help="further formats of the encoder: bf16 int8"
+    )
     return parser.parse_args(argv)
 
 
@@ -149,7 +153,12 @@ def main(argv: list[str] | None = None) -> None:
     loaded = {system.name: system.load(inference) for system in systems}
     train_args = {name: s.asr_train_args for name, s in loaded.items()}
     timed = {name: columns(s) for name, s in loaded.items()}
+    precisions = args.precisions.split()
     for system in systems:
+        for precision in precisions:
+            more = system.load(inference)
+            set_precision(more, precision, system.config)
+            timed[f"{system.name} {precision}"] = columns(more)
         own = system.load(inference, own=True)
         if type(own.asr_model.encoder) is not type(
             loaded[system.name].asr_model.encoder
@@ -174,9 +183,11 @@ def main(argv: list[str] | None = None) -> None:
     )
     for system in systems:
         model = loaded[system.name].asr_model
-        rtf, by_espnet = (
+        names = [system.name, system.by_espnet]
+        names += [f"{system.name} {precision}" for precision in precisions]
+        rtf, by_espnet, *lower = (
             {c: summarise(s, audio_seconds) for c, s in seconds.get(name, {}).items()}
-            for name in (system.name, system.by_espnet)
+            for name in names
         )
         result = {
             "system": system.name,
@@ -191,6 +202,7 @@ def main(argv: list[str] | None = None) -> None:
             "bytes": system.model.stat().st_size,
             "rtf": rtf,
             "rtf_espnet": by_espnet or None,
+            "rtf_by_precision": dict(zip(precisions, lower, strict=True)),
             "inference": inference,
             "machine": machine,
             "data": str(args.data),
@@ -200,7 +212,7 @@ def main(argv: list[str] | None = None) -> None:
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
         write_json(system.config.parent / "measure.json", result)
-        for name, factors in ((system.by_espnet, by_espnet), (system.name, rtf)):
+        for name, factors in zip(names, (rtf, by_espnet, *lower), strict=True):
             medians = (f"{c} {r['median']:.4f}" for c, r in factors.items())
             if factors:
                 logger.info(f"{name}: RTF {', '.join(medians)}")

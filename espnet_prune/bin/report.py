@@ -29,6 +29,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--compact", type=Path, action="append", default=[])
     parser.add_argument("--pruned", type=Path, action="append", default=[])
     parser.add_argument("--decode_tag", required=True, help="decode_<...> directory")
+    parser.add_argument("--precisions", default="", help="further ones: bf16 int8")
     parser.add_argument("--test_sets", required=True, help="names, blanks between")
     parser.add_argument("--out", type=Path, default=Path("exp/report"))
     parser.add_argument("--note", default="", help="text shown on top")
@@ -41,7 +42,13 @@ def main(argv: list[str] | None = None) -> None:
     if not test_sets:
         raise InputError("--test_sets", "names no test set")
     found = collect(
-        args.corpus, args.dense, args.compact, args.pruned, args.decode_tag, test_sets
+        args.corpus,
+        args.dense,
+        args.compact,
+        args.pruned,
+        args.decode_tag,
+        test_sets,
+        args.precisions.split(),
     )
     title = f"espnet_prune report: {args.corpus}"
     parts = build(found, args.note)

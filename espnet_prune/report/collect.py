@@ -156,28 +156,34 @@ def _row(
     decode: Path,
     pruning: dict | None,
     dense: dict[str, Any],
+    precision: str = "fp32",
 ) -> dict[str, Any]:
     """One row of the main table: one system on one test set (``decode`` directory)."""
+    first = precision == "fp32"
     measured = found.json(exp / "measure.json", "17") or {}
     wer, cer, tests = None, None, {}
     if found.same_weights(decode, measured):
         wer = found.json(decode / "score_wer/result.json", "15-16")
         cer = found.json(decode / "score_cer/result.json", "15-16")
-        if system == "compact":
+        if system == "compact" or not first:
             tests = found.comparisons(decode)
     wer, cer = wer or {}, cer or {}
     rtf = {}
     if found.same_session(exp, measured, dense):
-        rtf = {name: r["median"] for name, r in measured.get("rtf", {}).items()}
+        times = measured.get("rtf", {})
+        if not first:
+            times = measured.get("rtf_by_precision", {}).get(precision, {})
+        rtf = {name: r["median"] for name, r in times.items()}
         if rtf:
-            found.times[exp.name] = measured["rtf"]
-        if measured.get("rtf_espnet"):
+            found.times[exp.name + ("" if first else f" {precision}")] = times
+        if first and measured.get("rtf_espnet"):
             found.times[f"{exp.name}, ESPnet's encoder"] = measured["rtf_espnet"]
     pruning = pruning or {}
     return {
         "system": system,
         "method": "dense" if system == "dense" else pruning.get("method"),
         "target": _part(pruning.get("target"), ("kind", "value")),
+        "precision": precision,
         "test_set": decode.name,
         "wer": wer.get("error_rate"),
         "wer_ci": wer.get("ci95", [None, None]),
@@ -204,8 +210,12 @@ def collect(
     pruned: list[Path],
     decode_tag: str,
     test_sets: list[str],
+    precisions: list[str] | None = None,
 ) -> Collected:
     """Gather the rows (dense first, then each compact, per test set) and the curves.
+
+    Args:
+        precisions: further formats of the encoder, decoded in ``<decode_tag>_<name>``.
 
     Raises:
         InputError: a file is there but damaged.
@@ -219,10 +229,12 @@ def collect(
     timed = found.json(dense / "measure.json", "17") or {}
     for test_set in test_sets:
         for system, exp in systems:
-            decode = exp / decode_tag / test_set
             pruning = found.pruning.get(str(exp))
-            row = _row(found, system, exp, decode, pruning, timed)
-            found.report["rows"].append(row)
+            for precision in ["fp32", *(precisions or [])]:
+                tag = decode_tag + ("" if precision == "fp32" else f"_{precision}")
+                decode = exp / tag / test_set
+                row = _row(found, system, exp, decode, pruning, timed, precision)
+                found.report["rows"].append(row)
     found.add_curves(f"Dense training ({dense.name})", dense / "checkpoint.pth", "11")
     for exp in pruned:
         if not (exp / "student.yaml").is_file() or trained(exp):

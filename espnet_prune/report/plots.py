@@ -44,12 +44,14 @@ def pareto_figure(rows: list[dict[str, Any]], title: str) -> Figure | None:
     """WER against cost: a line per method, the dense model as a star.
 
     Args:
-        rows: of ``report.json``, of one test set.
+        rows: of ``report.json``, of one test set; drawn are those in fp32.
 
     Returns:
         None unless at least two compact systems have a WER.
     """
-    scored = [row for row in rows if row["wer"] is not None]
+    scored = [
+        row for row in rows if row["wer"] is not None and row["precision"] == "fp32"
+    ]
     lines: dict[str, list[dict[str, Any]]] = {}
     for row in scored:
         lines.setdefault(row["method"] or "?", []).append(row)

@@ -59,14 +59,15 @@ def label(row: dict[str, Any]) -> str:
     """What a row is called: ``dense``, ``compact -50 % params``, ``random -75 ...``."""
     kind, value = row["target"]["kind"], row["target"]["value"]
     name = row["system"] if row["method"] in (None, "dense", "l0") else row["method"]
-    if value is None:
-        return name
-    return f"{name} -{100 * value:g} % {kind}"
+    if value is not None:
+        name += f" -{100 * value:g} % {kind}"
+    return name if row["precision"] == "fp32" else f"{name} {row['precision']}"
 
 
 def main_table(rows: list[dict[str, Any]]) -> Table:
     """Dense against compact, from the rows of ``report.json``."""
-    dense = {row["test_set"]: row for row in rows if row["system"] == "dense"}
+    fp32 = [row for row in rows if row["precision"] == "fp32"]
+    dense = {row["test_set"]: row for row in fp32 if row["system"] == "dense"}
     header = (
         "system|test set|WER %|95 %|CER %|p|params M|encoder M|encoder GMAC/s"
         "|RTF encoder|RTF CTC greedy|RTF search|file MB"
@@ -133,7 +134,8 @@ def cost_table(rows: list[dict[str, Any]]) -> Table:
         "system|params: subsampling M|blocks M|decoder M"
         "|GMAC/s: subsampling|blocks|encoder"
     ).split("|")
-    first_set = [row for row in rows if row["test_set"] == rows[0]["test_set"]]
+    names = ("test_set", "precision")
+    first_set = [row for row in rows if all(row[n] == rows[0][n] for n in names)]
     return Table(
         header,
         [

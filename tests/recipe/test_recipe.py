@@ -114,6 +114,22 @@ def test_stages_can_be_entered_alone(quick, run, checkout):
     assert (checkout / "exp/report/report.md").exists()
 
 
+def test_lower_precisions_are_rows_of_the_report(quick, run, checkout):
+    result = run(
+        *("--preset", "quick", "--stage", "15", "--precisions", "int8"),
+        *("--measure_args", "--utts 2 --rounds 2"),
+    )
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    rows = json.loads((checkout / "exp/report/report.json").read_text())["rows"]
+    assert [(row["system"], row["precision"]) for row in rows] == [
+        ("dense", "fp32"), ("dense", "int8"), ("compact", "fp32"), ("compact", "int8")
+    ]  # fmt: skip
+    for row in rows:
+        assert row["wer"] is not None and row["rtf"]["search"] > 0
+        assert ("dense" in row["vs"]) == (row is not rows[0])
+    assert "compact -50 % params int8" in result.stdout
+
+
 def test_finished_trainings_are_not_done_again(quick, run):
     result = run("--preset", "quick", "--stage", "11", "--stop_stage", "11")
     assert result.returncode == 0, result.stderr

@@ -17,6 +17,7 @@ ROW = {
     "system": str,
     "method": TEXT,
     "target": {"kind": TEXT, "value": NUMBER},
+    "precision": str,
     "test_set": str,
     "wer": NUMBER,
     "wer_ci": [NUMBER, NUMBER],
@@ -129,6 +130,31 @@ def full(tmp_path):
     checkpoint(tmp_path / "pruned/checkpoint.pth", loss=1.0, loss_layer=0.2, **gates)
     checkpoint(compact / "finetune/checkpoint.pth", loss=math.nan, acc=0.5)
     return tmp_path
+
+
+def test_lower_precisions_have_rows_of_their_own(full, capsys):
+    dense, compact = full / "dense", full / "compact"
+    vs = ["--vs", str(dense / "d/test")]
+    scored(dense / "d_int8/test", full / "ref", "u1 A B\nu2 C X\n", *vs)
+    scored(compact / "d_int8/test", full / "ref", "u1 A X\nu2 C X\n", *vs)
+    for exp, factor in ((dense, 0.004), (compact, 0.002)):
+        path = exp / "measure.json"
+        result = json.loads(path.read_text())
+        result["rtf_by_precision"] = {
+            "int8": {c: {"median": factor, "iqr": 0.0} for c in result["rtf"]}
+        }
+        dump(path, result)
+    report.main(options(full, "--precisions=int8"))
+    rows = check_report(full / "out/report.json")["rows"]
+    found = [(r["system"], r["precision"], r["wer"], r["rtf"]["encoder"]) for r in rows]
+    assert found == [
+        ("dense", "fp32", 0.0, 0.02), ("dense", "int8", 0.25, 0.004),
+        ("compact", "fp32", 0.25, 0.01), ("compact", "int8", 0.5, 0.002),
+    ]  # fmt: skip
+    assert [list(row["vs"]) for row in rows] == [[], ["dense"], ["dense"], ["dense"]]
+    assert "0.0020 (-90 %)" in capsys.readouterr().out
+    text = (full / "out/report.md").read_text()
+    assert "| dense int8 |" in text and "| compact -50 % params int8 |" in text
 
 
 def test_full_report(full, capsys):

@@ -19,6 +19,7 @@ def row(system, wer, vs=None, params=1.0e6):
             "kind": "params" if compact else None,
             "value": 0.5 if compact else None,
         },
+        "precision": "fp32",
         "test_set": "test",
         "wer": wer,
         "vs": vs or {},
