@@ -1,4 +1,4 @@
-"""Stage 15: decode a data set with ESPnet's own search.
+"""Stage 15: decode a data set with ESPnet's own search, or greedily by CTC.
 
 Writes ESPnet's files (``text``, ``token``, ``token_int``, ``score``) into
 ``<system>/decode_<tag>/<set>`` once every shard has finished.
@@ -62,8 +62,10 @@ def main() -> None:
             key_file.write_text("".join(f"{key}\n" for key in part))
             jobs.append((job, key_file, log_dir / f"asr_inference.{n}.log"))
         audio = f"{args.data}/wav.scp,speech,{audio_type(args.data)}"
+        options = yaml.safe_load(args.inference_config.read_text())
+        program = "ctc_greedy" if options.get("ctc_greedy") else "asr_inference"
         commands = [
-            [sys.executable, "-m", "espnet_prune.bin.asr_inference"]
+            [sys.executable, "-m", f"espnet_prune.bin.{program}"]
             + ["--config", str(args.inference_config), "--ngpu", str(args.ngpu)]
             + ["--asr_train_config", str(args.config)]
             + ["--asr_model_file", str(args.model)]

@@ -46,6 +46,8 @@ from espnet_prune.student import read_yaml
 logger = logging.getLogger("espnet_prune.measure")
 
 
+# Options of a config that decodes greedily (espnet_prune.bin.ctc_greedy).
+GREEDY = {"ctc_greedy", "batch_seconds"}
 # Shorter ones are below what a convolutional encoder takes, and tell nothing of speed.
 MIN_SECONDS = 0.3
 
@@ -98,9 +100,14 @@ def read_inference_config(path: Path | None) -> dict[str, Any]:
         return {}
     options = read_yaml(path)
     known = inspect.signature(Speech2Text).parameters.keys()
-    for name in options.keys() - known:
+    for name in options.keys() - known - GREEDY:
         logger.warning(f"{path}: {name} does not matter here and is ignored")
     return {name: value for name, value in options.items() if name in known}
+
+
+def is_greedy(path: Path) -> bool:
+    """Whether a decoding config asks for no search."""
+    return bool(read_yaml(path).get("ctc_greedy"))
 
 
 def read_audio(scp: Path, n_utts: int, rates: set[int]) -> list[torch.Tensor]:
@@ -150,20 +157,21 @@ def main(argv: list[str] | None = None) -> None:
     pin_threads(args.threads)
     keep_freed_memory()
     inference = read_inference_config(args.inference_config)
+    search = not (args.inference_config and is_greedy(args.inference_config))
     loaded = {system.name: system.load(inference) for system in systems}
     train_args = {name: s.asr_train_args for name, s in loaded.items()}
-    timed = {name: columns(s) for name, s in loaded.items()}
+    timed = {name: columns(s, search) for name, s in loaded.items()}
     precisions = args.precisions.split()
     for system in systems:
         for precision in precisions:
             more = system.load(inference)
             set_precision(more, precision, system.config)
-            timed[f"{system.name} {precision}"] = columns(more)
+            timed[f"{system.name} {precision}"] = columns(more, search)
         own = system.load(inference, own=True)
         if type(own.asr_model.encoder) is not type(
             loaded[system.name].asr_model.encoder
         ):
-            timed[system.by_espnet] = columns(own)
+            timed[system.by_espnet] = columns(own, search)
     rates = {sampling_rate(a) for a in train_args.values()}
     audio = read_audio(args.data / "wav.scp", args.utts, rates)
     audio_seconds = sum(map(len, audio)) / rates.pop()

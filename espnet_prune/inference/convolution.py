@@ -32,9 +32,17 @@ class FastConvolution:
         self.filters = filters.unsqueeze(2).to(dtype, memory_format=torch.channels_last)
         self.bias = bias.to(dtype)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """(batch, time, channel) -> (batch, time, channel)."""
+    def __call__(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        """(batch, time, channel) -> (batch, time, channel).
+
+        Args:
+            x: the input.
+            real: (batch, time, 1), 0 at padded frames, which then reach no other; None
+                lets them, as ESPnet does.
+        """
         x = F.glu(self.first(x), dim=-1)
+        if real is not None:
+            x = x * real
         channels, padding = len(self.bias), self.filters.shape[3] // 2
         x = x.transpose(1, 2).unsqueeze(2)  # (batch, channel, 1, time), not moved
         x = F.conv2d(x, self.filters, self.bias, padding=(0, padding), groups=channels)

@@ -13,7 +13,7 @@ from espnet_prune.inference.precision import data_type
 from espnet_prune.inference.subsampling import FastSubsampling
 from espnet_prune.layers.block import SUBMODULES, ConformerBlock
 from espnet_prune.layers.padding import real_frames
-from espnet_prune.layers.subsampling import Subsampling
+from espnet_prune.layers.subsampling import Subsampling, halved
 
 FAST = {
     "feed_forward_macaron": (FastFeedForward, 0.5),
@@ -40,22 +40,30 @@ class FastBlock:
 
     def __init__(self, block: ConformerBlock, precision: str):
         self.branches = []
-        self.attention = None
         for name, layer in block.submodules().items():
             make, share = FAST[name]
-            fast = make(layer, precision)
-            self.branches.append(
-                (Norm(getattr(block, SUBMODULES[name][0])), fast, share)
-            )
-            if name == "self_attn":
-                self.attention = fast
+            norm = Norm(getattr(block, SUBMODULES[name][0]))
+            self.branches.append((name, norm, make(layer, precision), share))
         self.norm_final = Norm(block.norm_final)
 
-    def __call__(self, x: Tensor, hidden: Tensor | None) -> Tensor:
-        """(batch, time, channel), (batch, 1, 1, time) -> (batch, time, channel)."""
-        for norm, layer, share in self.branches:
-            inputs = (norm(x), hidden) if layer is self.attention else (norm(x),)
-            x = torch.add(x, layer(*inputs), alpha=share)
+    @property
+    def attention(self) -> FastAttention | None:
+        layers = {name: layer for name, _, layer, _ in self.branches}
+        return layers.get("self_attn")
+
+    def __call__(
+        self, x: Tensor, hidden: Tensor | None, real: Tensor | None = None
+    ) -> Tensor:
+        """(batch, time, channel) -> (batch, time, channel).
+
+        Args:
+            x: the input.
+            hidden: of :class:`FastAttention`.
+            real: of :class:`FastConvolution`.
+        """
+        more = {"self_attn": (hidden,), "conv_module": (real,)}
+        for name, norm, layer, share in self.branches:
+            x = torch.add(x, layer(norm(x), *more.get(name, ())), alpha=share)
         return self.norm_final(x)
 
 
@@ -92,9 +100,23 @@ class FastEncoder:
         ilens: Tensor,
         masks: Tensor | None = None,
         return_all_hs: bool = False,
+        apart: bool = False,
     ) -> tuple[Any, Tensor, None]:
-        """What the encoder's forward does, without gradients."""
+        """What the encoder's forward does, without gradients.
+
+        Args:
+            xs_pad, ilens, masks, return_all_hs: as for the encoder.
+            apart: encode each utterance as if it were alone. ESPnet lets padding reach
+                the last frames through the convolutions.
+        """
         mask = real_frames(xs_pad, ilens, masks)
+        real = None
+        if apart:
+            frames = torch.arange(mask.shape[2], device=mask.device)
+            mask = (frames < halved(halved(ilens.to(mask.device)))[:, None]).unsqueeze(
+                1
+            )
+            real = mask.transpose(1, 2).to(self.working)
         x = self.embed(xs_pad).to(xs_pad.dtype)
         if x.shape[1] > self.longest:
             self._prepare(x)
@@ -105,7 +127,7 @@ class FastEncoder:
             hidden = hidden.masked_fill_(~mask, -torch.inf).unsqueeze(1)
         outputs = []
         for block in self.blocks:
-            x = block(x, hidden)
+            x = block(x, hidden, real)
             if return_all_hs:
                 outputs.append(x)
         out, olens = self.after_norm(x), mask.squeeze(1).sum(1)

@@ -47,8 +47,13 @@ def _encode(model: ESPnetASRModel, audio: torch.Tensor) -> torch.Tensor:
     return out[0] if isinstance(out, tuple) else out  # a tuple with intermediate CTC
 
 
-def columns(speech2text: Speech2Text) -> dict[str, Task]:
-    """What is timed for one system, by column; a model without CTC lacks one."""
+def columns(speech2text: Speech2Text, search: bool = True) -> dict[str, Task]:
+    """What is timed for one system, by column; a model without CTC lacks one.
+
+    Args:
+        speech2text: the system.
+        search: False leaves the search out, where decoding is greedy.
+    """
     model = speech2text.asr_model
     tasks: dict[str, Task] = {
         "frontend": lambda audio: _frontend(model, audio),
@@ -58,6 +63,8 @@ def columns(speech2text: Speech2Text) -> dict[str, Task]:
     }
     if model.ctc is None:
         del tasks["ctc_greedy"]
+    if not search:
+        del tasks["search"]
     return tasks
 
 

@@ -1,0 +1,85 @@
+"""CTC greedy decoding in batches: as one by one, and as by hand."""
+
+import itertools
+
+import pytest
+import soundfile
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+import espnet_prune
+from espnet_prune.bin import decode
+from espnet_prune.data.table import read_table
+from espnet_prune.greedy import GreedyDecoder, batches, collapse
+from espnet_prune.measure.rtf import ctc_greedy
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=12))
+def test_path_is_collapsed_as_by_hand(path):
+    by_hand = [label for label, _ in itertools.groupby(path) if label != 0]
+    assert collapse(torch.tensor(path), 0) == by_hand
+
+
+@given(st.lists(st.integers(1, 50), max_size=20), st.integers(1, 120))
+def test_batches_hold_every_utterance_once_and_keep_their_limits(lengths, most):
+    table = {str(i): n for i, n in enumerate(lengths)}
+    found = list(batches(table.items(), most))
+    assert sorted(itertools.chain(*found)) == sorted(table)
+    for batch in found:
+        own = [table[key] for key in batch]
+        assert len(batch) == 1 or len(batch) * max(own) <= most
+        assert max(own) <= 1.1 * min(own)
+
+
+@pytest.fixture(scope="module")
+def decoder(dense):
+    model = espnet_prune.load(dense / "config.yaml", dense / "model.pth").asr_model
+    return GreedyDecoder(model)
+
+
+def test_a_batch_is_decoded_as_its_utterances_alone(decoder):
+    draw = torch.Generator().manual_seed(1)
+    audio = [torch.randn(n, generator=draw) for n in (9000, 16000, 700, 12345, 4001)]
+    together = decoder(audio)
+    alone = [decoder([samples])[0] for samples in audio]
+    assert [ids for ids, _ in together] == [ids for ids, _ in alone]
+    assert any(ids for ids, _ in alone)
+    torch.testing.assert_close(
+        torch.tensor([score for _, score in together]),
+        torch.tensor([score for _, score in alone]),
+        rtol=1e-4,
+        atol=1e-3,
+    )
+    # The same as ESPnet's encoder of one utterance, and a loop.
+    for samples, (ids, _) in zip(audio, alone, strict=True):
+        if len(samples) > 1000:
+            assert ctc_greedy(decoder.model, samples) == ids
+
+
+def test_audio_too_short_for_the_encoder_gives_nothing(decoder):
+    assert decoder([torch.randn(600)]) == [([], 0.0)]
+
+
+def test_stage_15_decodes_greedily(data_dir, dense, tmp_path, monkeypatch):
+    config = tmp_path / "greedy.yaml"
+    config.write_text(yaml.safe_dump({"ctc_greedy": True, "batch_seconds": 3}))
+    weights = torch.load(dense / "model.pth", weights_only=True)
+    weights["ctc.ctc_lo.bias"][0] -= 5  # a random model says nothing but blank
+    torch.save(weights, tmp_path / "model.pth")
+    argv = ["decode", "--config", str(dense / "config.yaml"), "--nj", "1"]
+    argv += ["--model", str(tmp_path / "model.pth"), "--data", str(data_dir)]
+    argv += ["--inference_config", str(config), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", argv)
+    decode.main()
+    model = espnet_prune.load(dense / "config.yaml", tmp_path / "model.pth").asr_model
+    decoder = GreedyDecoder(model)
+    ids = read_table(tmp_path / "out/token_int")
+    scp = read_table(data_dir / "wav.scp")
+    assert list(ids) == list(scp) and any(ids.values())
+    for key, path in scp.items():
+        samples = torch.from_numpy(soundfile.read(path, dtype="float32")[0])
+        assert ids[key] == " ".join(map(str, decoder([samples])[0][0]))
+    text = read_table(tmp_path / "out/text")
+    assert all(bool(text[key].strip()) == bool(ids[key]) for key in scp)
