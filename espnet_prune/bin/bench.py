@@ -6,10 +6,11 @@
 prints a table and writes all rows. Systems of one table are timed in turns in one
 process, so that their ratios can be compared; times of two runs cannot. *Efficiency* is
 the time that the MACs would take at the machine's fp32 matrix product's rate, divided
-by the time they took.
+by the time they took. ``--training`` times steps of training instead.
 """
 
 import argparse
+import itertools
 import logging
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from espnet_prune.errors import InputError, run_main
 from espnet_prune.files import write_json
 from espnet_prune.inference.precision import PRECISIONS, check_precision
 from espnet_prune.measure.bench import SIZES, gemm_rate, systems, time_systems
+from espnet_prune.measure.bench_training import time_training
 from espnet_prune.measure.machine import describe, pin_threads
 
 LOUD = 0.15  # interquartile range over median that is worth a warning
@@ -43,6 +45,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", nargs="+", type=int, default=[1])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--training", action="store_true", help="time training steps")
     parser.add_argument("--json", type=Path, help="where to write the rows")
     return parser
 
@@ -91,9 +94,14 @@ def main(argv: list[str] | None = None) -> None:
         logging.warning(f"times will vary: {machine['warning']}")
     if device.type == "cuda":
         machine["gpu"] = torch.cuda.get_device_name(device)
-    rates: dict[int, float] = {}
+    rates = {args.threads[0]: gemm_rate(device)}
     rows: list[dict[str, Any]] = []
-    for model in args.models:
+    for model in args.models if args.training else []:
+        for batch, seconds in itertools.product(args.batch, args.seconds):
+            new = time_training(SIZES[model], batch, seconds, args.rounds, device)
+            rows += [{"model": model} | row for row in new]
+            print(training_table(rows[-len(new) :]), flush=True)
+    for model in [] if args.training else args.models:
         compared = systems(SIZES[model], args.targets, precisions, device)
         for threads in args.threads:
             torch.set_num_threads(threads)
@@ -118,6 +126,22 @@ def main(argv: list[str] | None = None) -> None:
         }
         write_json(args.json, result)
         logging.info(f"{args.json}: {len(rows)} rows")
+
+
+def training_table(rows: list[dict[str, Any]]) -> str:
+    """The steps that were timed together, beside the first of them."""
+    first = rows[0]
+    lines = [
+        f"\n{first['model']}, a step of {first['batch']} x {first['seconds']:g} s",
+        f"{'step':<10}{'ms':>9}{'iqr':>8}{'cost':>8}{'MB':>8}",
+    ]
+    for row in rows:
+        peak = "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:.0f}"
+        lines.append(
+            f"{row['system']:<10}{1000 * row['median_s']:>9.1f}"
+            f"{1000 * row['iqr_s']:>8.1f}{row['ratio']:>7.2f}x{peak:>8}"
+        )
+    return "\n".join(lines)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

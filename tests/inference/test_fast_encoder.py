@@ -186,6 +186,16 @@ def test_weights_made_in_inference_mode_will_do(make_encoder, batch):
         assert encoder._fast is not None and out.isfinite().all()
 
 
+def test_autocast_computes_in_lower_precision(make_encoder, batch):
+    encoder = make_encoder()
+    x, lengths = batch()
+    expected = fast(encoder, x, lengths)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = fast(encoder, x, lengths)
+    error = (actual - expected).norm() / expected.norm()
+    assert 1e-4 < error < 0.03
+
+
 def test_training_gradients_and_gates_take_the_layers_own_forward(make_encoder, batch):
     encoder, gated = make_encoder(), make_encoder(gates={})
     x, lengths = batch()

@@ -47,6 +47,17 @@ def test_command_line_writes_the_documented_rows(tmp_path, capsys):
     }  # fmt: skip
 
 
+def test_training_steps_are_timed_beside_espnets(tmp_path, capsys):
+    argv = ["--training", "--models", "tiny", "--seconds", "0.5", "--batch", "2"]
+    bench.main([*argv, "--rounds", "2", "--json", str(tmp_path / "b")])
+    rows = json.loads((tmp_path / "b").read_text())["rows"]
+    assert [row["system"] for row in rows] == ["stock", "gated", "pruning"]
+    for row in rows:
+        ratio = row["median_s"] / rows[0]["median_s"]
+        assert row["ratio"] == pytest.approx(ratio) and row["median_s"] > 0
+    assert "a step of 2 x 0.5 s" in capsys.readouterr().out
+
+
 def test_compact_encoders_use_their_budget_and_outputs_agree():
     found = systems(SIZES["tiny"], [0.5, 0.8], ["fp32"], CPU)
     stock, dense, *compact = found
