@@ -86,7 +86,13 @@ def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
     if any(not 0 < t < 1 for t in args.targets):
         raise InputError("--targets", "must be fractions between 0 and 1")
+    whole = {"threads": args.threads, "batch": args.batch, "rounds": [args.rounds]}
+    for name, values in (whole | {"utts": [args.utts]}).items():
+        if min(values) < 1:
+            raise InputError(f"--{name}", "takes numbers from 1 on")
     device = torch.device(args.device)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError("--device", f"{args.device}: there is no such GPU")
     precisions = supported(args.precisions, device)
     pin_threads(args.threads[0])
     machine = describe()

@@ -93,6 +93,9 @@ def test_clock_counts_seconds():
     [
         (["--targets", "1.5"], "--targets"),
         (["--seconds"], "--seconds"),
+        (["--threads", "0"], "--threads"),
+        (["--rounds", "0"], "--rounds"),
+        (["--device", "cuda:77"], "--device"),
         (["--precisions", "int4"], "int4"),
     ],
 )
