@@ -355,7 +355,7 @@ if begin 18 "report"; then
     python3 -m espnet_prune.bin.report --corpus "${corpus}" --dense "${dense}" \
         "${systems[@]}" --decode_tag "${decode_tag}" --precisions "${precisions}" \
         --test_sets "${test_sets}" --out "exp/report" \
-        --note "${preset_note}${preset_note:+ }${note}"
+        --note "${preset_note}${note:+${preset_note:+ }${note}}"
 fi
 [ -z "${nothing}" ] || die "--stage ${stage} --stop_stage ${stop_stage}: no stage lies there -> see ./run.sh --help"
 printf '[%02d:%02d] finished\n' $((SECONDS / 60)) $((SECONDS % 60))

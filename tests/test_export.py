@@ -14,6 +14,7 @@ import espnet_prune.export
 from espnet_prune.checkpoint import load_model
 from espnet_prune.errors import InputError
 from espnet_prune.export import export, verify
+from espnet_prune.files import fingerprint
 
 
 def read(path):
@@ -226,7 +227,9 @@ def test_command_line_exports_a_run(run_copy, tmp_path, monkeypatch):
     assert (out / "pruned.pth").exists()
 
 
-def test_finish_gives_the_averaged_weights_their_place_once_verified(compact, tmp_path):
+def test_finish_gives_the_averaged_weights_their_place_once_verified(
+    compact, tmp_path, monkeypatch
+):
     from espnet_prune.bin.prune_train import finish
 
     averaged, final = tmp_path / "valid.acc.ave.pth", tmp_path / "finetuned.pth"
@@ -239,4 +242,8 @@ def test_finish_gives_the_averaged_weights_their_place_once_verified(compact, tm
     assert not final.exists()
     torch.save(state, averaged)
     finish(averaged, compact / "config.yaml", final)
-    assert final.exists()
+    first = fingerprint(final)
+    # Made again by another process, the same weights are the same file.
+    monkeypatch.setattr("os.getpid", lambda: 4321)
+    finish(averaged, compact / "config.yaml", final)
+    assert fingerprint(final) == first

@@ -278,7 +278,10 @@ def finish(averaged: Path, config: Path, final: Path) -> None:
     if not averaged.exists():
         raise InputError(averaged, "was not written", "see the training's log")
     with atomic_path(final) as temporary:
-        torch.save(model_state(read_state(averaged)), temporary)
+        # To a file object: torch writes a file's name into it, and the report takes the
+        # same weights with another checksum for another model.
+        with temporary.open("wb") as file:
+            torch.save(model_state(read_state(averaged)), file)
         load_model(config, temporary)
 
 
