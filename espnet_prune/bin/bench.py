@@ -90,7 +90,10 @@ def main(argv: list[str] | None = None) -> None:
     for name, values in (whole | {"utts": [args.utts]}).items():
         if min(values) < 1:
             raise InputError(f"--{name}", "takes numbers from 1 on")
-    device = torch.device(args.device)
+    try:
+        device = torch.device(args.device)
+    except RuntimeError as e:
+        raise InputError("--device", f"{args.device!r} is none", "cpu or cuda") from e
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError("--device", f"{args.device}: there is no such GPU")
     precisions = supported(args.precisions, device)

@@ -64,6 +64,7 @@ def build(found: Collected, note: str) -> list[Part]:
         Paragraph(f"Corpus: {report['corpus']}."),
         Heading("Dense against compact"),
         tables.main_table(report["rows"]),
+        *_loud(report["environment"]["measured_on"]),
         Paragraph(READING),
         *_comparison(found),
         Heading("Where the cost is"),
@@ -111,6 +112,14 @@ def build(found: Collected, note: str) -> list[Part]:
         tables.Table(["", "value"], _environment_rows(report["environment"])),
     ]
     return parts
+
+
+def _loud(machine: dict[str, Any] | None) -> list[Part]:
+    """A warning beside the times, if the machine was busy."""
+    if machine is None or not machine["warning"]:
+        return []
+    text = f"The times are not reliable: {machine['warning']} (stage 17 repeats them)."
+    return [Paragraph(text, warning=True)]
 
 
 def _comparison(found: Collected) -> list[Part]:

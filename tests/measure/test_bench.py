@@ -96,6 +96,7 @@ def test_clock_counts_seconds():
         (["--threads", "0"], "--threads"),
         (["--rounds", "0"], "--rounds"),
         (["--device", "cuda:77"], "--device"),
+        (["--device", "foo"], "--device"),
         (["--precisions", "int4"], "int4"),
     ],
 )

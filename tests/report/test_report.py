@@ -132,6 +132,16 @@ def full(tmp_path):
     return tmp_path
 
 
+def test_times_of_a_busy_machine_come_with_a_warning(full):
+    path = full / "dense/measure.json"
+    result = json.loads(path.read_text())
+    result["machine"]["warning"] = "other work kept 2 of 2 cores busy"
+    dump(path, result)
+    report.main(options(full))
+    head = (full / "out/report.md").read_text().split("## Where the cost is")[0]
+    assert "not reliable: other work kept 2 of 2 cores busy" in head
+
+
 def test_lower_precisions_have_rows_of_their_own(full, capsys):
     dense, compact = full / "dense", full / "compact"
     vs = ["--vs", str(dense / "d/test")]
