@@ -11,7 +11,6 @@ hides what pruning the encoder won. Columns, each one call from audio samples:
 ==============  ==============================================================
 """
 
-import itertools
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,8 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.bin.asr_inference import Speech2Text
 
+from espnet_prune.greedy import collapse
+
 COLUMNS = ("frontend", "encoder", "ctc_greedy", "search")
 
 Task = Callable[[torch.Tensor], object]  # from audio (sample,)
@@ -29,8 +30,7 @@ Task = Callable[[torch.Tensor], object]  # from audio (sample,)
 def ctc_greedy(model: ESPnetASRModel, audio: torch.Tensor) -> list[int]:
     """Token ids of the best CTC path: repeats collapsed, blanks dropped."""
     out = _encode(model, audio)  # (batch=1, time, channel)
-    best = model.ctc.argmax(out)[0].tolist()
-    return [token for token, _ in itertools.groupby(best) if token != model.blank_id]
+    return collapse(model.ctc.argmax(out)[0], model.blank_id)
 
 
 def _batch(audio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
