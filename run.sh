@@ -74,7 +74,19 @@ die() { echo "error: $1" >&2; exit 2; }
 [[ ${stage} =~ ^[0-9]+$ && ${stop_stage} =~ ^[0-9]+$ ]] ||
     die "--stage ${stage} --stop_stage ${stop_stage}: they take numbers"
 [[ ${seed} =~ ^[0-9]*$ ]] || die "--seed ${seed}: give a number"
+runs() { # number
+    [ "$1" -ge "${stage}" ] && [ "$1" -le "${stop_stage}" ] &&
+        [[ " ${skip_stages} " != *" $1 "* ]]
+}
+nothing=1
+for number in 1 2 3 4 5 10 11 12 13 14 15 16 17 18; do
+    if runs "${number}"; then nothing=; fi
+done
+[ -z "${nothing}" ] || die "--stage ${stage} --stop_stage ${stop_stage}: no stage lies there -> see ./run.sh --help"
 [[ ${nj} =~ ^[1-9][0-9]*$ ]] || die "--nj ${nj}: give a number of processes"
+[[ ${inference_model} =~ ^(finetuned|pruned)\.pth$ ]] ||
+    die "--inference_model ${inference_model}: finetuned.pth (of stage 14) or pruned.pth (of stage 13)"
+[[ ${ngpu} =~ ^[0-9]+$ ]] || die "--ngpu ${ngpu}: give a number of GPUs"
 [ -n "${teacher_config}" ] && given=1 || given=0
 [ -n "${teacher_model}" ] && given=$((given + 1))
 [ "${given}" != 1 ] || die "--teacher_config and --teacher_model belong together"
@@ -111,14 +123,13 @@ preset_note="" note="" data_command=()
 . "conf/presets/${preset}.sh"
 # shellcheck disable=SC1090
 . "conf/corpora/${corpus}.sh"
-. ./path.sh
-
 for file in "${asr_config}" "${prune_config}" "${finetune_config}" "${inference_config}" \
     ${teacher_config:+"${teacher_config}" "${teacher_model}"}; do
-    [ -e "${file}" ] || die "${file} does not exist -> check the option that names it"
+    [ -f "${file}" ] || die "${file} is no file -> check the option that names it"
 done
-
 [[ ${fs} =~ ^[0-9]+$ ]] || die "--fs ${fs}: give the rate in Hz, as 16000"
+. ./path.sh
+
 asr_args="--frontend_conf fs=${fs} ${seed:+--seed ${seed}} ${asr_args}"
 prune_args="${seed:+--seed ${seed}} ${prune_args}"
 finetune_args="${seed:+--seed ${seed}} ${finetune_args}"
@@ -151,15 +162,9 @@ tag_in() { # precision
     echo "${decode_tag}$([ "$1" = fp32 ] || echo "_$1")"
 }
 
-nothing=1
-runs() { # number
-    [ "$1" -ge "${stage}" ] && [ "$1" -le "${stop_stage}" ] &&
-        [[ " ${skip_stages} " != *" $1 "* ]]
-}
 # Does this stage run? Says so, and counts the time of the stage before.
 begin() { # number, title
     runs "$1" || return 1
-    nothing=
     printf '[%02d:%02d] stage %s: %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$1" "$2"
 }
 need() { # stage that makes them, files...
@@ -205,6 +210,9 @@ fi
 if begin 1 "prepare ${corpus} as data/{${train_set},${valid_set},${test_sets// /,}}"; then
     # shellcheck disable=SC2086
     python3 "${data_command[@]}" --out data ${data_args}
+    for set in ${train_set} ${valid_set} ${test_sets}; do
+        [ -d "data/${set}" ] || die "data/${set} is not what stage 1 made$(hint "data/${set}")"
+    done
 fi
 if [ -n "${speed_perturb}" ] && begin 2 "perturb the speed: ${speed_perturb}"; then
     need 1 "data/${train_set}"
@@ -357,5 +365,4 @@ if begin 18 "report"; then
         --test_sets "${test_sets}" --out "exp/report" \
         --note "${preset_note}${note:+${preset_note:+ }${note}}"
 fi
-[ -z "${nothing}" ] || die "--stage ${stage} --stop_stage ${stop_stage}: no stage lies there -> see ./run.sh --help"
 printf '[%02d:%02d] finished\n' $((SECONDS / 60)) $((SECONDS % 60))

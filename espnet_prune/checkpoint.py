@@ -29,8 +29,12 @@ def load_model(
     from espnet2.tasks.asr import ASRTask
 
     for path in (config, checkpoint):
-        if not Path(path).exists():
-            raise InputError(path, "does not exist", "check the path of the model")
+        if not Path(path).is_file():
+            raise InputError(
+                path,
+                "is a directory" if Path(path).is_dir() else "does not exist",
+                "give a model's config.yaml and its file of weights",
+            )
     check_resources(config)
     model, args = ASRTask.build_model_from_file(config, None, device)
     state = read_state(checkpoint)

@@ -14,6 +14,7 @@ from espnet_prune.layers.cost import Counts, Prices, add
 from espnet_prune.layers.feed_forward import FeedForward
 from espnet_prune.layers.plain_attention import PlainAttention
 from espnet_prune.layers.structures import set_masks
+from espnet_prune.options import make_options
 from espnet_prune.strict import StrictLoading
 
 SELF, SOURCE, FFN = "decoder.self", "decoder.source", "decoder.ffn"
@@ -258,7 +259,9 @@ class PrunableTransformerDecoder(StrictLoading, BaseTransformerDecoder):
         if architecture is not None:
             self.architecture = [DecoderSizes.from_dict(d) for d in architecture]
         rates = dropout_rate, self_attention_dropout_rate, src_attention_dropout_rate
-        gate_options = GateOptions(**gates) if gates is not None else None
+        gate_options = (
+            make_options(GateOptions, "gates", gates) if gates is not None else None
+        )
         self.decoders = nn.ModuleList(
             DecoderLayer(size, sizes, dim, rates, gate_options)
             for sizes in self.architecture

@@ -18,6 +18,7 @@ from espnet_prune.layers.cost import Cost, Prices, add, cost
 from espnet_prune.layers.padding import real_frames
 from espnet_prune.layers.structures import gated_counts, set_masks
 from espnet_prune.layers.subsampling import Subsampling
+from espnet_prune.options import make_options
 from espnet_prune.strict import StrictLoading
 
 # Options of ESPnet's ConformerEncoder that must have one value here, and why.
@@ -113,7 +114,9 @@ class PrunableConformerEncoder(StrictLoading, AbsEncoder):
         self.fixed = Fixed(
             input_size, output_size, output_size // attention_heads, cnn_module_kernel
         )
-        gate_options = GateOptions(**gates) if gates is not None else None
+        gate_options = (
+            make_options(GateOptions, "gates", gates) if gates is not None else None
+        )
         self.embed = Subsampling(
             input_size,
             output_size,

@@ -24,7 +24,10 @@ def _is_for_the_user(record: logging.LogRecord) -> bool:
 
 
 def run_main(main: Callable[[], int | None]) -> None:
-    """Run a command line: an InputError becomes one line on stderr and exit 2."""
+    """Run a command line: an InputError becomes one line on stderr and exit 2.
+
+    So does Ctrl-C, with the exit status that shells give it.
+    """
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(levelname)s: %(message)s",
@@ -37,3 +40,6 @@ def run_main(main: Callable[[], int | None]) -> None:
     except InputError as e:
         print(f"error: {e}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped: start the same command again to go on", file=sys.stderr)
+        sys.exit(130)

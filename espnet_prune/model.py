@@ -16,6 +16,7 @@ from espnet_prune.distill import (
     run_teacher,
 )
 from espnet_prune.gates import gates_of
+from espnet_prune.options import make_options
 from espnet_prune.sparsity import (
     Schedule,
     SparsityController,
@@ -65,7 +66,7 @@ class PruneASRModel(ESPnetASRModel):
                 "model_conf.sparsity and encoder_conf.gates belong together: "
                 "give both (pruning) or none (fine-tuning)"
             )
-        self.distill = DistillOptions(**(distill or {}))
+        self.distill = make_options(DistillOptions, "distill", distill)
         size = self.encoder.output_size()
         other = teacher_size not in (None, size)
         # Without a layer term it would have no gradient, which DDP does not take.
@@ -74,7 +75,12 @@ class PruneASRModel(ESPnetASRModel):
         else:
             self.projection = None
         self.sparsity = (
-            self._controller(SparsityOptions(**sparsity), macs_frames, rest, latency)
+            self._controller(
+                make_options(SparsityOptions, "sparsity", sparsity),
+                macs_frames,
+                rest,
+                latency,
+            )
             if sparsity is not None
             else None
         )

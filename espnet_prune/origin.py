@@ -1,4 +1,4 @@
-"""Checks before a training: the right audio, and the right run to resume.
+"""Checks before a training: the GPUs, the right audio, and the right run to resume.
 
 ESPnet writes the new ``config.yaml`` and goes on from the old ``checkpoint.pth``: other
 tokens, another recipe or another target would train, or decode, the wrong model without
@@ -55,6 +55,21 @@ def refuse_another_run(options: argparse.Namespace) -> None:
                 "move it away, or give another --tag",
             )
     write_json(origin, now)
+
+
+def refuse_missing_gpus(asked: int) -> None:
+    """Refuse ``--ngpu`` where torch sees fewer; ESPnet would end in a traceback.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    if asked > (seen := torch.cuda.device_count()):
+        raise InputError(
+            f"--ngpu {asked}",
+            f"torch {torch.__version__} sees {seen} GPUs here",
+            "give --ngpu 0, or start where they are (and not hidden by "
+            "CUDA_VISIBLE_DEVICES)",
+        )
 
 
 def refuse_wrong_rate(options: argparse.Namespace) -> None:

@@ -26,6 +26,11 @@ def test_missing_file_is_named(dense, tmp_path, name):
         load_model(*paths.values())
 
 
+def test_directory_in_place_of_a_file_is_named(dense):
+    with pytest.raises(InputError, match=f"{dense}: is a directory"):
+        load_model(dense, dense / "model.pth")
+
+
 @pytest.mark.parametrize("content", [b"", b"no checkpoint"])
 def test_unreadable_checkpoint_is_named(dense, tmp_path, content):
     (tmp_path / "bad.pth").write_bytes(content)

@@ -7,7 +7,11 @@ import torch
 import yaml
 
 from espnet_prune.errors import InputError
-from espnet_prune.origin import refuse_another_run, refuse_wrong_rate
+from espnet_prune.origin import (
+    refuse_another_run,
+    refuse_missing_gpus,
+    refuse_wrong_rate,
+)
 from espnet_prune.task import PruneASRTask
 
 
@@ -75,6 +79,12 @@ def test_other_teacher_weights_are_refused(begun, tmp_path):
     torch.save(state, tmp_path / "teacher.pth")
     with pytest.raises(InputError, match="other options"):
         begun()
+
+
+def test_missing_gpus_are_refused():
+    refuse_missing_gpus(torch.cuda.device_count())
+    with pytest.raises(InputError, match="^--ngpu 99: .* GPUs here -> "):
+        refuse_missing_gpus(99)
 
 
 def test_audio_of_another_rate_is_refused(student_command, tmp_path):

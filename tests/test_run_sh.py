@@ -55,6 +55,18 @@ def run(recipe):
         (("--corpus", "kaldi"), "--corpus kaldi needs --data_args"),
         (("--nj", "0"), "--nj 0: give a number"),
         (("--precisions", "bf16 fp16"), "--precisions fp16: bf16, int8"),
+        (
+            ("--inference_model", "nope.pth"),
+            "--inference_model nope.pth: finetuned.pth",
+        ),
+        (("--ngpu", "all"), "--ngpu all: give a number"),
+        (("--stage", "19"), "--stage 19 --stop_stage 18: no stage lies there"),
+        (("--prune_config", "conf/nope.yaml"), "conf/nope.yaml is no file"),
+        (
+            ("--corpus", "librispeech", "--librispeech", "nope"),
+            "--librispeech nope: no",
+        ),
+        (("--corpus", "digits", "--downloads", "nope"), "--downloads nope: no"),
         (("--fs", "16k"), "--fs 16k: give the rate in Hz"),
         (("--seed", "one"), "--seed one: give a number"),
         (("--targets", "0.5 0.4"), "--targets 0.5 0.4: they must rise"),
@@ -140,6 +152,20 @@ def test_misspelled_test_set_is_refused_before_the_training(run, recipe):
     assert result.returncode == 2 and "stage 12" not in result.stdout
     assert "synth_tset/wav.scp is missing" in result.stderr
     assert "synth_test/" in result.stderr  # the ones that are there
+
+
+def test_set_that_stage_1_does_not_make_is_refused_there(run, recipe, tmp_path):
+    chapter = tmp_path / "LibriSpeech/dev-clean/1/2"
+    chapter.mkdir(parents=True)
+    (chapter / "1-2.trans.txt").write_text("1-2-0000 A WORD\n")
+    (chapter / "1-2-0000.flac").touch()
+    options = ("--corpus", "librispeech", "--librispeech", str(tmp_path))
+    result = run(*options, "--stop_stage", "1")
+    shutil.rmtree(recipe / "data")
+    assert result.returncode == 2
+    message = result.stderr.splitlines()[-1]
+    assert "data/librispeech_train_clean_100 is not what stage 1 made" in message
+    assert "there are: librispeech_dev_clean/" in message
 
 
 def test_missing_set_is_answered_with_those_that_are_there(run, recipe):

@@ -4,7 +4,7 @@
 : "${train_set:=${tag}_train}" "${valid_set:=${tag}_dev}" "${test_sets:=${tag}_test}"
 : "${asr_config:=conf/train_small.yaml}"
 note=
-if [ -z "${data_args}" ] && [ "${stage}" -le 1 ] && [[ " ${skip_stages} " != *" 1 "* ]]; then
+if [ -z "${data_args}" ] && runs 1; then
     die '--corpus kaldi needs --data_args "--train DIR --dev DIR --test DIR", Kaldi data directories'
 fi
 data_command=(local/kaldi_data.py --prefix "${tag}_")

@@ -5,7 +5,9 @@
 : "${test_sets:=${tag}_test_clean}"
 : "${asr_config:=conf/train_librispeech_100.yaml}"
 note=
-if [ -z "${librispeech}" ] && [ "${stage}" -le 1 ] && [[ " ${skip_stages} " != *" 1 "* ]]; then
+if [ -z "${librispeech}" ] && runs 1; then
     die "--corpus librispeech needs --librispeech DIR, the directory that holds LibriSpeech"
 fi
+[ -z "${librispeech}" ] || [ -d "${librispeech}" ] ||
+    die "--librispeech ${librispeech}: no such directory"
 data_command=(local/librispeech_data.py --prefix "${tag}_" --librispeech "${librispeech}")

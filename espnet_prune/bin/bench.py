@@ -96,6 +96,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError("--device", f"{args.device!r} is none", "cpu or cuda") from e
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError("--device", f"{args.device}: there is no such GPU")
+    lengths = workloads(args)
     precisions = supported(args.precisions, device)
     pin_threads(args.threads[0])
     machine = describe()
@@ -116,8 +117,8 @@ def main(argv: list[str] | None = None) -> None:
             torch.set_num_threads(threads)
             rates[threads] = gemm_rate(device)
             for batch in args.batch:
-                for lengths in workloads(args):
-                    new = time_systems(compared, lengths, batch, args.rounds, device)
+                for utterances in lengths:
+                    new = time_systems(compared, utterances, batch, args.rounds, device)
                     for row in new:
                         ideal = row["macs"] / rates[threads]
                         row["efficiency"] = ideal / row["median_s"]

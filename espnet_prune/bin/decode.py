@@ -20,6 +20,7 @@ from espnet_prune.data.table import read_table, write_table
 from espnet_prune.errors import InputError, run_main
 from espnet_prune.files import atomic_dir, fingerprint
 from espnet_prune.inference.precision import PRECISIONS
+from espnet_prune.origin import refuse_missing_gpus
 from espnet_prune.shards import run_shards, split, time_left
 
 # Half a window of ESPnet's widest usual STFT (1024), which reflects it at the edges.
@@ -42,6 +43,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = get_parser().parse_args()
+    refuse_missing_gpus(args.ngpu)
     if not args.inference_config.exists():
         raise InputError(args.inference_config, "does not exist", "--inference_config")
     keys = list(read_table(args.data / "wav.scp", "run stages 1-4"))

@@ -33,7 +33,12 @@ from espnet_prune.measure.cost import rest_cost
 from espnet_prune.measure.latency import settle_table, table_of_run
 from espnet_prune.measure.latency_layers import Beyond
 from espnet_prune.model import OWN_OPTIONS
-from espnet_prune.origin import refuse_another_run, refuse_wrong_rate
+from espnet_prune.options import make_options
+from espnet_prune.origin import (
+    refuse_another_run,
+    refuse_missing_gpus,
+    refuse_wrong_rate,
+)
 from espnet_prune.projection import check_reachable
 from espnet_prune.sparsity import Schedule, SparsityOptions, make_budget
 from espnet_prune.student import (
@@ -100,6 +105,7 @@ def main() -> None:
             ["--config", str(candidate), *command]
         )
         refuse_planned(options, student)
+        refuse_missing_gpus(options.ngpu)
         refuse_wrong_rate(options)
         refuse_another_run(options)
         candidate.replace(config)
@@ -131,8 +137,8 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
     if args.method in UNTAUGHT:
         untaught = {"layer_weight": 0.0, "output_weight": 0.0}
         recipe["distill"] = (recipe.get("distill") or {}) | untaught
-    with refusing(args.recipe):
-        DistillOptions(**(recipe.get("distill") or {}))
+    with refusing(source_of(args)):
+        make_options(DistillOptions, "distill", recipe.get("distill"))
         # The learning rate may stand on the command line alone.
         optimizer_options({"lr": 0.0} | (recipe.get("optim_conf") or {}))
     model, model_args = load_model(args.model_config, args.model_file)
@@ -142,7 +148,7 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
         size = teacher_size(args) if args.method in SCRATCH else None
         return finetuning_config(config, args.model_config, recipe, size)
     given = {"kind": args.kind, "target": args.target}
-    with refusing(args.recipe):
+    with refusing(source_of(args)):
         recipe["sparsity"] = dict(recipe.get("sparsity") or {})
         recipe["sparsity"] |= {k: v for k, v in given.items() if v is not None}
         recipe["gates"] = dict(recipe.get("gates") or {})
@@ -152,8 +158,8 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
             recipe["sparsity"]["by"] = "magnitude"
         if args.method in (*ONE_SHOT, "iterative"):  # weights as they are, or gone
             recipe["gates"]["mode"] = "straight_through"
-        options = SparsityOptions(**recipe["sparsity"])
-        GateOptions(**recipe["gates"])
+        options = make_options(SparsityOptions, "sparsity", recipe["sparsity"])
+        make_options(GateOptions, "gates", recipe["gates"])
     frames = frames_of(model, model_args, options.macs_seconds)
     student = pruning_config(config, args.model_config, recipe, frames)
     with refusing(args.model_config):
@@ -184,7 +190,7 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
         if beyond is not None:
             conditions["rest"]["latency"] = table["beyond"]
     student["model_conf"] |= conditions
-    with refusing(args.recipe):
+    with refusing(source_of(args)):
         budget = make_budget(options, encoder, frames, **conditions, decoder=decoder)
         Schedule(options, budget)
     plan = {"method": args.method}
@@ -258,8 +264,14 @@ def prune_at_once(args: argparse.Namespace, command: list[str]) -> None:
         torch.save(model.state_dict(), temporary)
 
 
+def source_of(args: argparse.Namespace) -> str:
+    """Where the options of the recipe come from, for messages."""
+    given = [f"--{section}" for section in SECTIONS if getattr(args, section)]
+    return " and ".join([str(args.recipe), *given])
+
+
 @contextmanager
-def refusing(source: Path) -> Iterator[None]:
+def refusing(source: str | Path) -> Iterator[None]:
     """Turn what a constructor refuses into an error of the file it came from."""
     try:
         yield

@@ -216,7 +216,7 @@ def time_systems(
     finally:
         keep_freed_memory(False)
     taken /= len(inputs)
-    seconds = sum(utterances) / len(utterances)
+    seconds = sum(frames) / len(frames) / FRAMES_PER_SECOND  # as timed
     rows = []
     for system, times, peak in zip(compared, taken, peaks, strict=True):
         low, median, high = np.percentile(times, [25, 50, 75])

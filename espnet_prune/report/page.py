@@ -51,6 +51,12 @@ SIGNIFICANCE = (
     "over utterances, two-sided; MAPSSWE of NIST's SCTK where that is installed."
 )
 
+UNITS = (
+    "Kept of the dense model's, block by block: hidden units of the two feed-forward "
+    "modules (ffn1, ffn2), attention heads, query/key and value dimensions of each head "
+    "(qk_dim, v_dim), and channels of the convolution."
+)
+
 
 def build(found: Collected, note: str) -> list[Part]:
     """Lay the report out, top to bottom."""
@@ -84,6 +90,8 @@ def build(found: Collected, note: str) -> list[Part]:
     parts.append(Heading("What was kept"))
     if not found.pruning:
         parts.append(Paragraph("Not known yet: export (stage 13) writes it."))
+    else:
+        parts.append(Paragraph(UNITS))
     for number, (exp, pruning) in enumerate(found.pruning.items(), 1):
         picture = plots.png(plots.kept_figure(pruning, f"Kept units ({exp})"))
         parts += [

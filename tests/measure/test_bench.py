@@ -9,7 +9,13 @@ import torch
 from espnet_prune.bin import bench
 from espnet_prune.errors import InputError
 from espnet_prune.inference.precision import PRECISIONS
-from espnet_prune.measure.bench import SIZES, gemm_rate, stopwatch, systems
+from espnet_prune.measure.bench import (
+    SIZES,
+    gemm_rate,
+    stopwatch,
+    systems,
+    time_systems,
+)
 from espnet_prune.measure.memory import peak_bytes
 
 CPU = torch.device("cpu")
@@ -58,6 +64,12 @@ def test_training_steps_are_timed_beside_espnets(tmp_path, capsys):
     assert "a step of 2 x 0.5 s" in capsys.readouterr().out
 
 
+def test_utterance_too_short_to_encode_counts_as_the_one_that_was_timed():
+    compared = systems(SIZES["tiny"], [], ["fp32"], CPU)
+    for row in time_systems(compared, [0.01], batch=1, rounds=1, device=CPU):
+        assert row["seconds"] == 0.07  # the fewest frames that ESPnet subsamples
+
+
 def test_compact_encoders_use_their_budget_and_outputs_agree():
     found = systems(SIZES["tiny"], [0.5, 0.8], ["fp32"], CPU)
     stock, dense, *compact = found
@@ -93,6 +105,8 @@ def test_clock_counts_seconds():
     [
         (["--targets", "1.5"], "--targets"),
         (["--seconds"], "--seconds"),
+        (["--seconds", "-1"], "--seconds"),
+        (["--data", "nope"], "nope"),
         (["--threads", "0"], "--threads"),
         (["--rounds", "0"], "--rounds"),
         (["--device", "cuda:77"], "--device"),
@@ -100,6 +114,7 @@ def test_clock_counts_seconds():
         (["--precisions", "int4"], "int4"),
     ],
 )
-def test_wrong_options_are_named(argv, told):
+def test_wrong_options_are_named_before_anything_is_timed(argv, told, monkeypatch):
+    monkeypatch.delattr(bench, "systems")
     with pytest.raises(InputError, match=told):
         bench.main(["--models", "tiny", *argv])

@@ -1,0 +1,46 @@
+"""Making an options dataclass from what a user wrote."""
+
+import typing
+from dataclasses import fields
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def make_options(kind: type[T], section: str, values: dict[str, Any] | None) -> T:
+    """``kind(**values)``, with names and types checked first.
+
+    Args:
+        kind: a dataclass whose annotations are plain types.
+        section: its name in a recipe, for messages.
+
+    Raises:
+        ValueError: an unknown name, a value of another type, or what ``kind`` refuses.
+    """
+    known = typing.get_type_hints(kind)
+    for name, value in (values or {}).items():
+        if name not in known:
+            names = ", ".join(f.name for f in fields(kind))
+            raise ValueError(f"{section}: no option {name!r}; there are: {names}")
+        if not fits(value, known[name]):
+            told = getattr(known[name], "__name__", str(known[name]))
+            raise ValueError(f"{section}: {name} must be of type {told}, not {value!r}")
+    return kind(**(values or {}))
+
+
+def fits(value: object, annotation: Any) -> bool:
+    """Whether a value from YAML is of that type; an int serves as a float."""
+    choices = typing.get_args(annotation)
+    origin = typing.get_origin(annotation)
+    if origin is dict:
+        key, item = choices
+        return isinstance(value, dict) and all(
+            fits(k, key) and fits(v, item) for k, v in value.items()
+        )
+    if choices:  # a union
+        return any(fits(value, choice) for choice in choices)
+    if annotation is float:
+        annotation = (float, int)
+    return isinstance(value, annotation) and not (
+        isinstance(value, bool) and annotation is not bool
+    )
