@@ -6,12 +6,15 @@
 prints a table and writes all rows. Systems of one table are timed in turns in one
 process, so that their ratios can be compared; times of two runs cannot. *Efficiency* is
 the time that the MACs would take at the machine's fp32 matrix product's rate, divided
-by the time they took. ``--training`` times steps of training instead.
+by the time they took. ``--training`` times steps of training instead. On CPUs
+onnxruntime runs ours, too (``--runtimes``).
 """
 
 import argparse
 import itertools
 import logging
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +29,11 @@ from espnet_prune.errors import InputError, run_main
 from espnet_prune.files import write_json
 from espnet_prune.inference.precision import PRECISIONS, check_precision
 from espnet_prune.measure.bench import SIZES, gemm_rate, systems, time_systems
+from espnet_prune.measure.bench_onnx import onnx_systems
 from espnet_prune.measure.bench_training import time_training
 from espnet_prune.measure.machine import describe, pin_threads
 
+RUNTIMES = ("torch", "onnxruntime")
 LOUD = 0.15  # interquartile range over median that is worth a warning
 
 
@@ -45,6 +50,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", nargs="+", type=int, default=[1])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES, help="of ours"
+    )
     parser.add_argument("--training", action="store_true", help="time training steps")
     parser.add_argument("--json", type=Path, help="where to write the rows")
     return parser
@@ -82,8 +90,8 @@ def workloads(args: argparse.Namespace) -> list[list[float]]:
     return found
 
 
-def main(argv: list[str] | None = None) -> None:
-    args = get_parser().parse_args(argv)
+def check(args: argparse.Namespace) -> torch.device:
+    """The device; refuses options that make no sense."""
     if any(not 0 < t < 1 for t in args.targets):
         raise InputError("--targets", "must be fractions between 0 and 1")
     whole = {"threads": args.threads, "batch": args.batch, "rounds": [args.rounds]}
@@ -96,8 +104,48 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError("--device", f"{args.device!r} is none", "cpu or cuda") from e
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError("--device", f"{args.device}: there is no such GPU")
-    lengths = workloads(args)
+    return device
+
+
+def time_inference(
+    args: argparse.Namespace,
+    device: torch.device,
+    lengths: list[list[float]],
+    rates: dict[int, float],
+) -> Iterator[list[dict[str, Any]]]:
+    """Rows of every table, and by number of threads what a product reaches."""
     precisions = supported(args.precisions, device)
+    for model in args.models:
+        compared = systems(SIZES[model], args.targets, precisions, device)
+        with tempfile.TemporaryDirectory() as folder:
+            if device.type == "cpu" and "onnxruntime" in args.runtimes:
+                logging.info(f"writing {model} as ONNX")
+                compared += onnx_systems(compared, precisions, Path(folder))
+            for threads in args.threads:
+                torch.set_num_threads(threads)
+                rates[threads] = gemm_rate(device)
+                for batch, utterances in itertools.product(args.batch, lengths):
+                    new = time_systems(compared, utterances, batch, args.rounds, device)
+                    for row in new:
+                        ideal = row["macs"] / rates[threads]
+                        row["efficiency"] = ideal / row["median_s"]
+                    yield [{"model": model} | row for row in new]
+
+
+def time_steps(
+    args: argparse.Namespace, device: torch.device
+) -> Iterator[list[dict[str, Any]]]:
+    """Rows of every table of training steps."""
+    for model, batch, seconds in itertools.product(
+        args.models, args.batch, args.seconds
+    ):
+        new = time_training(SIZES[model], batch, seconds, args.rounds, device)
+        yield [{"model": model} | row for row in new]
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = get_parser().parse_args(argv)
+    device, lengths = check(args), workloads(args)
     pin_threads(args.threads[0])
     machine = describe()
     if machine["warning"]:
@@ -105,25 +153,14 @@ def main(argv: list[str] | None = None) -> None:
     if device.type == "cuda":
         machine["gpu"] = torch.cuda.get_device_name(device)
     rates = {args.threads[0]: gemm_rate(device)}
+    if args.training:
+        tables, show = time_steps(args, device), training_table
+    else:
+        tables, show = time_inference(args, device, lengths, rates), table
     rows: list[dict[str, Any]] = []
-    for model in args.models if args.training else []:
-        for batch, seconds in itertools.product(args.batch, args.seconds):
-            new = time_training(SIZES[model], batch, seconds, args.rounds, device)
-            rows += [{"model": model} | row for row in new]
-            print(training_table(rows[-len(new) :]), flush=True)
-    for model in [] if args.training else args.models:
-        compared = systems(SIZES[model], args.targets, precisions, device)
-        for threads in args.threads:
-            torch.set_num_threads(threads)
-            rates[threads] = gemm_rate(device)
-            for batch in args.batch:
-                for utterances in lengths:
-                    new = time_systems(compared, utterances, batch, args.rounds, device)
-                    for row in new:
-                        ideal = row["macs"] / rates[threads]
-                        row["efficiency"] = ideal / row["median_s"]
-                    rows += [{"model": model} | row for row in new]
-                    print(table(rows[-len(new) :]), flush=True)
+    for new in tables:
+        rows += new
+        print(show(new), flush=True)
     loud = max(row["iqr_s"] / row["median_s"] for row in rows)
     if loud > LOUD:
         logging.warning(f"times vary by up to {loud:.0%} of their median")

@@ -53,8 +53,8 @@ SIGNIFICANCE = (
 
 UNITS = (
     "Kept of the dense model's, block by block: hidden units of the two feed-forward "
-    "modules (ffn1, ffn2), attention heads, query/key and value dimensions of each head "
-    "(qk_dim, v_dim), and channels of the convolution."
+    "modules (ffn1, ffn2), attention heads, query/key and value dimensions of each "
+    "head (qk_dim, v_dim), and channels of the convolution."
 )
 
 

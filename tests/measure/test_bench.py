@@ -16,6 +16,7 @@ from espnet_prune.measure.bench import (
     systems,
     time_systems,
 )
+from espnet_prune.measure.bench_onnx import onnx_systems
 from espnet_prune.measure.memory import peak_bytes
 
 CPU = torch.device("cpu")
@@ -46,8 +47,12 @@ def test_command_line_writes_the_documented_rows(tmp_path, capsys):
         ideal = row["macs"] / found["gemm_macs_per_second"]
         assert row["efficiency"] == pytest.approx(ideal / row["median_s"])
         assert row["system"] in printed
+    assert any(r["system"] == "dense_onnx" and r["precision"] == "int8" for r in rows)
     names = {(r["system"], r["target"]) for r in rows if r["precision"] == "fp32"}
-    assert names == {("stock_dense", None), ("dense", None), ("compact", 0.5)}
+    assert names == {
+        ("stock_dense", None), ("dense", None), ("compact", 0.5),
+        ("dense_onnx", None), ("compact_onnx", 0.5),
+    }  # fmt: skip
     assert {(r["seconds"], r["batch"]) for r in rows} == {
         (0.5, 1), (0.5, 2), (1.0, 1), (1.0, 2)
     }  # fmt: skip
@@ -70,13 +75,20 @@ def test_utterance_too_short_to_encode_counts_as_the_one_that_was_timed():
         assert row["seconds"] == 0.07  # the fewest frames that ESPnet subsamples
 
 
-def test_compact_encoders_use_their_budget_and_outputs_agree():
+def test_compact_encoders_use_their_budget_and_outputs_agree(tmp_path):
     found = systems(SIZES["tiny"], [0.5, 0.8], ["fp32"], CPU)
     stock, dense, *compact = found
+    written = onnx_systems(found, ["fp32"], tmp_path)
     x, lengths = torch.randn(1, 200, 20), torch.tensor([200])
     with torch.no_grad():
         expected, actual = stock.run(x, lengths)[0], dense.run(x, lengths)[0]
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+    assert [s.name for s in written] == ["dense_onnx", "compact_onnx", "compact_onnx"]
+    for system, exported in zip([found[1], *compact], written, strict=True):
+        with torch.no_grad():
+            expected = system.run(x, lengths)[0]
+        actual = torch.from_numpy(exported.run(x, lengths)[0])
+        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
     for system in compact:
         left = system.macs(1000) / dense.macs(1000)
         assert left <= 1 - system.target + 1e-9

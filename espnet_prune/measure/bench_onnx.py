@@ -1,0 +1,64 @@
+"""The same encoders by onnxruntime, for the bench."""
+
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from espnet_prune.layers.subsampling import Subsampling
+from espnet_prune.measure.bench import System
+from espnet_prune.onnx.export import open_onnx, write_int8, write_onnx
+from espnet_prune.onnx.graph import EncoderGraph
+
+
+def onnx_systems(
+    compared: list[System], precisions: list[str], folder: Path
+) -> list[System]:
+    """Systems ``dense_onnx`` and ``compact_onnx`` for ours among those compared.
+
+    Args:
+        compared: what :func:`~espnet_prune.measure.bench.systems` made.
+        precisions: of them, fp32 and int8 exist here.
+        folder: where the files are written; must outlive the systems.
+    """
+    found = []
+    ours = [s for s in compared if s.name in ("dense", "compact")]
+    for number, system in enumerate(s for s in ours if s.precision == "fp32"):
+        files = {p: folder / f"{number}.{p}.onnx" for p in ("fp32", "int8")}
+        example = torch.randn(2, 100, system.prunable.fixed.features)
+        write_onnx(
+            EncoderGraph(system.prunable),
+            example,
+            files["fp32"],
+            ("features", "frames"),
+            ["encoded"],
+            Subsampling.MIN_FRAMES,
+        )
+        if "int8" in precisions:
+            write_int8(files["fp32"], files["int8"])
+        found += [
+            System(
+                f"{system.name}_onnx",
+                precision,
+                system.target,
+                Runner(file),
+                system.prunable,
+                file.stat().st_size,
+            )
+            for precision, file in files.items()
+            if file.exists()
+        ]
+    return found
+
+
+class Runner:
+    """Runs a file with as many threads as torch has."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.session = cache(lambda threads: open_onnx(path, threads))
+
+    def __call__(self, features: Tensor, lengths: Tensor) -> list[object]:
+        session = self.session(torch.get_num_threads())
+        return session.run(None, {"features": features.numpy()})

@@ -1,0 +1,1 @@
+"""Models for onnxruntime: from audio to the CTC's log probabilities, in one file."""

@@ -1,0 +1,39 @@
+#!/usr/bin/env python3
+"""Decode WAV files with onnxruntime alone: python3 local/decode_onnx.py MODEL WAV...
+
+MODEL is what ``python -m espnet_prune.bin.export_onnx EXP`` writes. Needs onnxruntime
+and numpy, and neither torch nor ESPnet: copy it to where the model is to run.
+"""
+
+import json
+import sys
+import wave
+
+import numpy as np
+import onnxruntime
+
+
+def read(path: str, rate: int) -> np.ndarray:
+    """Mono 16-bit audio, (1, sample) in [-1, 1]."""
+    with wave.open(path) as f:
+        if (f.getnchannels(), f.getsampwidth(), f.getframerate()) != (1, 2, rate):
+            sys.exit(f"error: {path}: must be mono, 16 bits, {rate} Hz")
+        samples = np.frombuffer(f.readframes(f.getnframes()), np.int16)
+    return samples[None].astype(np.float32) / 32768
+
+
+def text_of(log_probs: np.ndarray, tokens: list[str], token_type: str) -> str:
+    """CTC's best path: the best token of each frame, repeats and blanks dropped."""
+    best = log_probs[0].argmax(-1)
+    changed = np.append(True, best[1:] != best[:-1])
+    words = [tokens[i] for i in best[changed & (best != 0)]]
+    blank = "▁" if token_type == "bpe" else "<space>"
+    return "".join(words).replace(blank, " ").strip()
+
+
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+about = session.get_modelmeta().custom_metadata_map
+for path in sys.argv[2:]:
+    speech = read(path, int(about["sampling_rate"]))
+    (log_probs,) = session.run(["log_probs"], {"speech": speech})
+    print(path, text_of(log_probs, json.loads(about["tokens"]), about["token_type"]))
