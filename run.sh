@@ -37,6 +37,7 @@ Training
   --target           fraction to remove: of the encoder, unless --prune_config says else
   --targets          several, rising, as \"0.5 0.75 0.9\": each goes on from the one before
   --target_kind      params | macs | latency, or several as params+macs
+  --round_to         keep multiples of so many units and dimensions, as 8 (stage 13)
   --method           l0, or baselines to compare with (several with blanks between):
                      l0_alone iterative magnitude random blocks small small_distilled
   --prune_config     of stage 12
@@ -61,7 +62,7 @@ downloads=downloads librispeech=""
 train_set="" valid_set="" test_sets="" speed_perturb="" fs="" format_args=""
 min_wav_duration=0.1 max_wav_duration=20 token_type="" nbpe=""
 tag="" asr_config="" asr_args="" teacher_config="" teacher_model=""
-target=0.5 targets="" target_kind=params method=l0 prune_config=conf/prune.yaml prune_args=""
+target=0.5 targets="" target_kind=params round_to=1 method=l0 prune_config=conf/prune.yaml prune_args=""
 finetune_config=conf/finetune.yaml finetune_args="" seed=""
 inference_config=conf/decode.yaml inference_asr_model=valid.acc.ave.pth
 inference_model=finetuned.pth precisions="" measure_args=""
@@ -83,6 +84,7 @@ for number in 1 2 3 4 5 10 11 12 13 14 15 16 17 18; do
     if runs "${number}"; then nothing=; fi
 done
 [ -z "${nothing}" ] || die "--stage ${stage} --stop_stage ${stop_stage}: no stage lies there -> see ./run.sh --help"
+[[ ${round_to} =~ ^[1-9][0-9]*$ ]] || die "--round_to ${round_to}: give a number from 1 on"
 [[ ${nj} =~ ^[1-9][0-9]*$ ]] || die "--nj ${nj}: give a number of processes"
 [[ ${inference_model} =~ ^(finetuned|pruned)\.pth$ ]] ||
     die "--inference_model ${inference_model}: finetuned.pth (of stage 14) or pruned.pth (of stage 13)"
@@ -284,7 +286,8 @@ for name in ${method}; do
         fi
         if begin 13 "export the compact model to ${compact}"; then
             need 12 "${pruned}/config.yaml"
-            python3 -m espnet_prune.bin.export --pruned "${pruned}" --out "${compact}"
+            python3 -m espnet_prune.bin.export --pruned "${pruned}" --out "${compact}" \
+                --round_to "${round_to}"
         fi
         if begin 14 "fine-tune the compact model in ${compact}/finetune"; then
             need 13 "${compact}/config.yaml" "${compact}/pruned.pth"

@@ -27,7 +27,9 @@ from espnet_prune.student import model_defaults, read_yaml
 MAX_RELATIVE_ERROR = 1e-4  # between gated and compact outputs, fp32
 
 
-def export(pruned: Path, checkpoint: Path, out: Path) -> dict[str, Any]:
+def export(
+    pruned: Path, checkpoint: Path, out: Path, multiple: int = 1
+) -> dict[str, Any]:
     """Write the compact model of a pruning run.
 
     Args:
@@ -36,6 +38,7 @@ def export(pruned: Path, checkpoint: Path, out: Path) -> dict[str, Any]:
         out: the compact directory; appears only once its files are verified. An
             older one is kept if it holds the same model, else moved aside as a whole:
             what was fine-tuned and decoded from it does not belong to this one.
+        multiple: of what the numbers of kept units, channels and dimensions shall be.
 
     Returns:
         what ``pruning.json`` holds.
@@ -59,7 +62,7 @@ def export(pruned: Path, checkpoint: Path, out: Path) -> dict[str, Any]:
     with torch.no_grad():
         expected = budget.removed(model).tolist()
         realised = budget.removed(model, is_kept).tolist()
-    projection = project(model, budget)
+    projection = project(model, budget, multiple)
     set_masks(model, projection.masks)
     architecture, decoder = encoder.kept(), kept_decoder(model)
     counts = add([architecture.counts(), decoder_counts(decoder or [])])
@@ -77,6 +80,7 @@ def export(pruned: Path, checkpoint: Path, out: Path) -> dict[str, Any]:
         "expected_before_projection": mean(expected),
         "realised_before_projection": mean(realised),
         "realised": mean(projection.removed),
+        "round_to": multiple,
         "gates_flipped": projection.flipped,
         "constraints": [
             {

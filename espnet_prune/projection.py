@@ -64,14 +64,20 @@ class Projection:
     flipped: float
 
 
-def project(model: nn.Module, budget: Budget) -> Projection:
+def project(model: nn.Module, budget: Budget, multiple: int = 1) -> Projection:
     """Choose the final value of every gate below ``model``.
+
+    Args:
+        model: with gates.
+        budget: what it may cost.
+        multiple: of what the numbers of units, channels and dimensions shall be, which
+            matrix products like (:func:`units_of`).
 
     Raises:
         InputError: what pruning must leave alone already costs more than the budget.
     """
     with torch.no_grad():
-        chooser = _Chooser(model, budget)
+        chooser = _Chooser(model, budget, multiple)
         keep = chooser.choose()
         before = budget.removed(model, is_kept).tolist()
         after = budget.removed(model, lambda gate: keep[gate].double()).tolist()
@@ -102,8 +108,8 @@ def project(model: nn.Module, budget: Budget) -> Projection:
 class _Chooser:
     """The search state of one projection."""
 
-    def __init__(self, model: nn.Module, budget: Budget):
-        self.budget, self.model = budget, model
+    def __init__(self, model: nn.Module, budget: Budget, multiple: int = 1):
+        self.budget, self.model, self.multiple = budget, model, multiple
         self.layers = list(structures(model))
         gates = gates_of(model).values()
         self.all_open = {g: torch.ones(len(g), dtype=torch.bool) for g in gates}
@@ -162,14 +168,19 @@ class _Chooser:
         def is_open(gate: Gate) -> Tensor:
             return torch.tensor([(gate, i) in opened for i in range(len(gate))])
 
-        units = [unit for layer in self.layers for unit in units_of(layer, is_open)]
-        price: dict[Gate, list[float]] = {}  # where all units of a gate cost the same
+        units = [
+            unit
+            for layer in self.layers
+            for unit in units_of(layer, is_open, self.multiple)
+        ]
+        # Where equal numbers of a gate's units cost the same.
+        price: dict[tuple[Gate, int], list[float]] = {}
         for unit in sorted(units, key=lambda u: -u.score):
-            layer, gate = unit.layer, unit.parts[0][0]
+            layer, (gate, indices) = unit.layer, unit.parts[0]
             module = getattr(layer, "module_gate", None)
             if module is not None and not unit.entry and not keep[module].any():
                 continue  # its submodule's entry did not fit
-            extra = None if unit.entry else price.get(gate)
+            extra = None if unit.entry else price.get((gate, len(indices)))
             if extra is None:
                 before = self._costs(layer, keep)
                 unit.set(keep, True)
@@ -177,7 +188,7 @@ class _Chooser:
                 unit.set(keep, False)
                 extra = [a - b for a, b in zip(after, before, strict=True)]
                 if module is not None and not unit.entry:
-                    price[gate] = extra
+                    price[gate, len(indices)] = extra
             pairs = list(zip(self.constraints[layer], extra, strict=True))
             if all(cost <= left[c] for c, cost in pairs):
                 unit.set(keep, True)
@@ -238,7 +249,8 @@ class _Chooser:
         """Of a unit of each kind in a layer of which nothing is gone."""
         index = self.constraints[layer].index(constraint)
         full = self._costs(layer, self.all_open)[index]
-        units = {u.parts[0][0]: u for u in units_of(layer, lambda g: self.all_open[g])}
+        found = units_of(layer, lambda g: self.all_open[g], self.multiple)
+        units = {unit.parts[0][0]: unit for unit in found}
         for unit in units.values():
             keep = {gate: mask.clone() for gate, mask in self.all_open.items()}
             unit.set(keep, False)

@@ -37,23 +37,26 @@ def scores_of(gate: Gate) -> Tensor:
     return gate.log_alpha.detach().cpu()
 
 
-def units_of(layer: nn.Module, is_open: IsOpen) -> list[Unit]:
+def units_of(layer: nn.Module, is_open: IsOpen, multiple: int = 1) -> list[Unit]:
     """The units of a layer, best first; none if its submodule is closed.
 
     Args:
         layer: one with gates.
         is_open: which coarse gates (submodules; heads whose dimensions have gates)
             are open.
+        multiple: how many units, channels or dimensions go together, so that their
+            number is a multiple of it (or that of the dense model).
     """
     if not hasattr(layer, "module_gate"):
-        units = _channels(layer)
+        units = _channels(layer, multiple)
     elif not is_open(layer.module_gate).any():
         return []
     elif getattr(layer, "qk_gate", None) is not None:
-        units = _slices(layer, is_open(layer.head_gate))
+        units = _slices(layer, is_open(layer.head_gate), multiple)
+    elif getattr(layer, "unit_gate", None) is not None:
+        units = _bundles(layer, layer.unit_gate, multiple)
     else:
-        gate = getattr(layer, "unit_gate", None) or layer.head_gate
-        units = _each(layer, gate)
+        units = _bundles(layer, layer.head_gate)
     units = sorted(units, key=lambda unit: -unit.score)
     if hasattr(layer, "module_gate") and not units[0].entry:
         first, one = units[0], torch.tensor([0])
@@ -62,20 +65,30 @@ def units_of(layer: nn.Module, is_open: IsOpen) -> list[Unit]:
     return units
 
 
-def _each(layer: nn.Module, gate: Gate) -> Iterator[Unit]:
-    for index, score in enumerate(gate.log_alpha.tolist()):
-        yield Unit(score, layer, ((gate, torch.tensor([index])),))
+def _bundles(layer: nn.Module, gate: Gate, multiple: int = 1) -> Iterator[Unit]:
+    scores, order = scores_of(gate).sort(descending=True, stable=True)  # as argmax
+    for ranks in _together(len(gate), multiple):
+        yield Unit(float(scores[ranks].mean()), layer, ((gate, order[ranks]),))
 
 
-def _channels(layer: nn.Module) -> Iterator[Unit]:
+def _together(size: int, multiple: int) -> list[slice]:
+    """Ranks that go together; what is left over goes with the last."""
+    starts = range(0, max(size - multiple, 0) + 1, multiple)
+    return [slice(i, i + multiple) for i in starts[:-1]] + [slice(starts[-1], size)]
+
+
+def _channels(layer: nn.Module, multiple: int) -> Iterator[Unit]:
     """Of the subsampling; the best of each convolution is kept in any case."""
     for gate in (layer.gate1, layer.gate2):
-        best = int(scores_of(gate).argmax())
-        yield from (u for u in _each(layer, gate) if int(u.parts[0][1]) != best)
+        best = scores_of(gate).argmax()
+        for unit in _bundles(layer, gate, multiple):
+            indices = unit.parts[0][1]
+            if len(rest := indices[indices != best]):
+                yield Unit(unit.score, layer, ((gate, rest),))
 
 
-def _slices(layer: nn.Module, heads: Tensor) -> Iterator[Unit]:
-    """One more dimension in every head that is kept.
+def _slices(layer: nn.Module, heads: Tensor, multiple: int) -> Iterator[Unit]:
+    """More dimensions in every head that is kept.
 
     The heads of a layer are computed together, as wide as the widest: a dimension in
     one head alone would cost as much as one in each.
@@ -91,16 +104,19 @@ def _slices(layer: nn.Module, heads: Tensor) -> Iterator[Unit]:
         return scores.mean(0), order + (rows * by_head.shape[1])[:, None]
 
     (qk, qk_order), (v, v_order) = ranked(layer.qk_gate), ranked(layer.v_gate)
+    first, *_ = together = _together(len(qk), multiple)
     parts = (
-        (layer.qk_gate, qk_order[:, 0]),
-        (layer.v_gate, v_order[:, 0]),
+        (layer.qk_gate, qk_order[:, first].flatten()),
+        (layer.v_gate, v_order[:, first].flatten()),
         (layer.head_gate, rows),
         (layer.module_gate, torch.tensor([0])),
     )
-    yield Unit(max(float(qk[0]), float(v[0])), layer, parts, entry=True)
+    score = max(float(qk[first].mean()), float(v[first].mean()))
+    yield Unit(score, layer, parts, entry=True)
     for gate, scores, order in (
         (layer.qk_gate, qk, qk_order),
         (layer.v_gate, v, v_order),
     ):
-        for rank in range(1, len(scores)):
-            yield Unit(float(scores[rank]), layer, ((gate, order[:, rank]),))
+        for ranks in together[1:]:
+            chosen = order[:, ranks].flatten()
+            yield Unit(float(scores[ranks].mean()), layer, ((gate, chosen),))

@@ -83,6 +83,18 @@ def test_summary_says_what_was_removed(compact):
     assert 1 - params / dense.params == pytest.approx(removed)
 
 
+def test_sizes_are_rounded_within_the_budget(pruned, tmp_path):
+    files = pruned / "config.yaml", pruned / "latest.pth"
+    summary = export(*files, tmp_path / "rounded", multiple=4)
+    assert summary["round_to"] == 4
+    for c in summary["constraints"]:
+        assert c["realised"] >= c["target"]
+    small, large = summary["architecture"], summary["dense_architecture"]
+    for kept, dense in zip(small["blocks"], large["blocks"], strict=True):
+        for unit in ("ffn1", "qk_dim", "v_dim", "conv", "ffn2"):
+            assert kept[unit] % 4 == 0 or kept[unit] == dense[unit]
+
+
 def test_only_final_files_are_left(compact):
     names = {"config.yaml", "pruned.pth", "pruning.json", "feats_stats.npz"}
     assert {p.name for p in compact.iterdir()} == names

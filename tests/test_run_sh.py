@@ -67,6 +67,7 @@ def run(recipe):
             "--librispeech nope: no",
         ),
         (("--corpus", "digits", "--downloads", "nope"), "--downloads nope: no"),
+        (("--round_to", "0"), "--round_to 0: give a number"),
         (("--fs", "16k"), "--fs 16k: give the rate in Hz"),
         (("--seed", "one"), "--seed one: give a number"),
         (("--targets", "0.5 0.4"), "--targets 0.5 0.4: they must rise"),

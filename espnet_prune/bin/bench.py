@@ -41,6 +41,10 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=SIZES, default=["small", "d256"])
     parser.add_argument("--targets", nargs="*", type=float, default=[0.5, 0.75])
+    parser.add_argument(
+        "--round_to", nargs="+", type=int, default=[1], metavar="N",
+        help="compact encoders whose numbers of units are multiples of N",
+    )  # fmt: skip
     parser.add_argument("--precisions", nargs="+", help=", ".join(PRECISIONS))
     parser.add_argument("--seconds", nargs="*", type=float, default=[10.0])
     parser.add_argument("--data", type=Path, help="has utt2num_samples: real lengths")
@@ -95,7 +99,8 @@ def check(args: argparse.Namespace) -> torch.device:
     if any(not 0 < t < 1 for t in args.targets):
         raise InputError("--targets", "must be fractions between 0 and 1")
     whole = {"threads": args.threads, "batch": args.batch, "rounds": [args.rounds]}
-    for name, values in (whole | {"utts": [args.utts]}).items():
+    whole |= {"utts": [args.utts], "round_to": args.round_to}
+    for name, values in whole.items():
         if min(values) < 1:
             raise InputError(f"--{name}", "takes numbers from 1 on")
     try:
@@ -116,7 +121,9 @@ def time_inference(
     """Rows of every table, and by number of threads what a product reaches."""
     precisions = supported(args.precisions, device)
     for model in args.models:
-        compared = systems(SIZES[model], args.targets, precisions, device)
+        compared = systems(
+            SIZES[model], args.targets, precisions, device, multiples=args.round_to
+        )
         with tempfile.TemporaryDirectory() as folder:
             if device.type == "cpu" and "onnxruntime" in args.runtimes:
                 logging.info(f"writing {model} as ONNX")

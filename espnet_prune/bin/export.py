@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 
 import espnet_prune.quiet  # noqa: F401  (before anything of ESPnet)
-from espnet_prune.errors import run_main
+from espnet_prune.errors import InputError, run_main
 from espnet_prune.export import export
 from espnet_prune.student import read_yaml
 
@@ -14,6 +14,10 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pruned", type=Path, required=True, help="stage 12's output")
     parser.add_argument("--out", type=Path, required=True, help="compact directory")
+    parser.add_argument(
+        "--round_to", type=int, default=1,
+        help="keep multiples of so many units, channels, dimensions",
+    )  # fmt: skip
     return parser
 
 
@@ -28,8 +32,11 @@ def checkpoint_name(config: Path) -> str:
 
 def main() -> None:
     args = get_parser().parse_args()
+    if args.round_to < 1:
+        raise InputError("--round_to", f"{args.round_to}: give a number from 1 on")
     config = args.pruned / "config.yaml"
-    summary = export(config, args.pruned / checkpoint_name(config), args.out)
+    weights = args.pruned / checkpoint_name(config)
+    summary = export(config, weights, args.out, args.round_to)
     removed = summary["removed"]
     logging.info(
         f"{args.out}/pruned.pth: {removed['params']:.1%} of the encoder's parameters "

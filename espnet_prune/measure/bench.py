@@ -4,10 +4,11 @@ Weights are random and compact encoders lose random structures: how long a forwa
 takes depends on sizes only, and theirs are as uneven as a real pruning leaves them.
 """
 
+import itertools
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -64,7 +65,8 @@ class System:
     """One encoder in one precision.
 
     Args:
-        name: ``stock_dense``, ``stock_autocast``, ``dense`` or ``compact``.
+        name: ``stock_dense``, ``stock_autocast``, ``dense``, ``compact``, or
+            ``compact_r8`` where units are kept in multiples of 8.
         precision: of its products.
         target: fraction of the MACs that was removed, or None.
         run: (features, lengths) -> outputs.
@@ -85,13 +87,15 @@ class System:
         return int(encoder.architecture.cost(encoder.fixed, frames)["encoder"].macs)
 
 
-def compact_encoder(size: Size, target: float, seconds: float) -> nn.Module:
+def compact_encoder(
+    size: Size, target: float, seconds: float, multiple: int = 1
+) -> nn.Module:
     """An encoder that lost random structures worth ``target`` of its MACs."""
     gated = PrunableConformerEncoder(size.features, **size.conf(), gates={})
     frames = round(seconds * FRAMES_PER_SECOND)
     budget = make_budget(SparsityOptions(kind="macs", target=target), gated, frames)
     settle(gated, budget, scores_of("random", gated, budget, seed=0))
-    gated.set_masks(project(gated, budget).masks)
+    gated.set_masks(project(gated, budget, multiple).masks)
     sizes = gated.kept().to_dict()
     compact = PrunableConformerEncoder(size.features, **size.conf(), architecture=sizes)
     compact.load_state_dict(gated.sliced_state())
@@ -104,11 +108,13 @@ def systems(
     precisions: list[str],
     device: torch.device,
     seconds: float = 10.0,
+    multiples: Sequence[int] = (1,),
 ) -> list[System]:
     """ESPnet's dense encoder, ours, and compact ones at every target and precision.
 
     Args:
         seconds: utterance whose MACs the targets count.
+        multiples: compact encoders for each, with numbers of units that are multiples.
     """
     stock = ConformerEncoder(size.features, **size.conf()).to(device).eval()
     dense = PrunableConformerEncoder(size.features, **size.conf())
@@ -124,9 +130,10 @@ def systems(
     if "bf16" in precisions:
         found.append(System("stock_autocast", "bf16", None, autocast, dense, weights))
     ours = [("dense", None, dense)]
-    ours += [
-        ("compact", t, compact_encoder(size, t, seconds).to(device)) for t in targets
-    ]
+    for target, multiple in itertools.product(targets, multiples):
+        name = "compact" if multiple == 1 else f"compact_r{multiple}"
+        encoder = compact_encoder(size, target, seconds, multiple).to(device)
+        ours.append((name, target, encoder))
     for name, target, encoder in ours:
         params = sum(p.numel() for p in encoder.parameters())
         for precision in precisions:

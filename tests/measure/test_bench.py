@@ -76,15 +76,15 @@ def test_utterance_too_short_to_encode_counts_as_the_one_that_was_timed():
 
 
 def test_compact_encoders_use_their_budget_and_outputs_agree(tmp_path):
-    found = systems(SIZES["tiny"], [0.5, 0.8], ["fp32"], CPU)
+    found = systems(SIZES["tiny"], [0.5, 0.8], ["fp32"], CPU, multiples=[1, 4])
     stock, dense, *compact = found
-    written = onnx_systems(found, ["fp32"], tmp_path)
+    written = onnx_systems(found[:3], ["fp32"], tmp_path)
     x, lengths = torch.randn(1, 200, 20), torch.tensor([200])
     with torch.no_grad():
         expected, actual = stock.run(x, lengths)[0], dense.run(x, lengths)[0]
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
-    assert [s.name for s in written] == ["dense_onnx", "compact_onnx", "compact_onnx"]
-    for system, exported in zip([found[1], *compact], written, strict=True):
+    assert [s.name for s in written] == ["dense_onnx", "compact_onnx"]
+    for system, exported in zip(found[1:3], written, strict=True):
         with torch.no_grad():
             expected = system.run(x, lengths)[0]
         actual = torch.from_numpy(exported.run(x, lengths)[0])
@@ -92,7 +92,10 @@ def test_compact_encoders_use_their_budget_and_outputs_agree(tmp_path):
     for system in compact:
         left = system.macs(1000) / dense.macs(1000)
         assert left <= 1 - system.target + 1e-9
-        assert left > 0.9 * (1 - system.target)
+        rounded = system.name == "compact_r4"
+        assert left > (0.7 if rounded else 0.9) * (1 - system.target)
+        sizes = [(b.ffn1, b.ffn2) for b in system.prunable.architecture.blocks]
+        assert rounded == all(n % 4 == 0 for pair in sizes for n in pair)
 
 
 def test_peak_memory_is_what_a_call_had_in_use():
