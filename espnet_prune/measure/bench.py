@@ -65,8 +65,8 @@ class System:
     """One encoder in one precision.
 
     Args:
-        name: ``stock_dense``, ``stock_autocast``, ``dense``, ``compact``, or
-            ``compact_r8`` where units are kept in multiples of 8.
+        name: ``stock_dense``, ``stock_autocast``, ``stock_int8``, ``dense``,
+            ``compact``, or ``compact_r8`` where units are kept in multiples of 8.
         precision: of its products.
         target: fraction of the MACs that was removed, or None.
         run: (features, lengths) -> outputs.
@@ -129,6 +129,10 @@ def systems(
     found = [System("stock_dense", "fp32", None, stock, dense, weights)]
     if "bf16" in precisions:
         found.append(System("stock_autocast", "bf16", None, autocast, dense, weights))
+    if "int8" in precisions:
+        # What ESPnet's own decoder offers (quantize_asr_model).
+        linear = torch.ao.quantization.quantize_dynamic(stock, {nn.Linear})
+        found.append(System("stock_int8", "int8", None, linear, dense, weights))
     ours = [("dense", None, dense)]
     for target, multiple in itertools.product(targets, multiples):
         name = "compact" if multiple == 1 else f"compact_r{multiple}"
