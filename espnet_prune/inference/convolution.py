@@ -1,9 +1,10 @@
 """The convolution module at inference: no transposes, BatchNorm folded."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from espnet_prune.inference.activation import activation_of
+from espnet_prune.inference.conv2d import Conv2d
 from espnet_prune.inference.linear import linear
 from espnet_prune.inference.precision import data_type
 from espnet_prune.layers.convolution import Convolution
@@ -21,16 +22,20 @@ class FastConvolution:
         first, last = layer.pointwise_conv1, layer.pointwise_conv2
         self.first = linear(first.weight.squeeze(2), first.bias, precision)
         self.last = linear(last.weight.squeeze(2), last.bias, precision)
-        self.activation = layer.activation
-        dtype = data_type(precision)
         norm, depthwise = layer.norm, layer.depthwise_conv
         slope = norm.weight.detach() * (norm.running_var + norm.eps).rsqrt()
         filters = depthwise.weight.detach() * slope[:, None, None]
         bias = (
             depthwise.bias.detach() - norm.running_mean
         ) * slope + norm.bias.detach()
-        self.filters = filters.unsqueeze(2).to(dtype, memory_format=torch.channels_last)
-        self.bias = bias.to(dtype)
+        self.depthwise = Conv2d(
+            filters.unsqueeze(2),
+            bias,
+            data_type(precision),
+            padding=(0, filters.shape[2] // 2),
+            groups=len(bias),
+            activation=activation_of(layer.activation),
+        )
 
     def __call__(self, x: Tensor, real: Tensor | None = None) -> Tensor:
         """(batch, time, channel) -> (batch, time, channel).
@@ -43,7 +48,5 @@ class FastConvolution:
         x = F.glu(self.first(x), dim=-1)
         if real is not None:
             x = x * real
-        channels, padding = len(self.bias), self.filters.shape[3] // 2
         x = x.transpose(1, 2).unsqueeze(2)  # (batch, channel, 1, time), not moved
-        x = F.conv2d(x, self.filters, self.bias, padding=(0, padding), groups=channels)
-        return self.last(self.activation(x).squeeze(2).transpose(1, 2))
+        return self.last(self.depthwise(x).squeeze(2).transpose(1, 2))

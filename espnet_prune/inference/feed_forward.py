@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from espnet_prune.inference.activation import activation_of
 from espnet_prune.inference.linear import linear
 from espnet_prune.layers.feed_forward import FeedForward
 
@@ -10,10 +11,10 @@ class FastFeedForward:
     """Same function as a :class:`FeedForward` without gates, in eval mode."""
 
     def __init__(self, layer: FeedForward, precision: str = "fp32"):
-        self.w_1 = linear(layer.w_1.weight, layer.w_1.bias, precision)
+        activation = activation_of(layer.activation)
+        self.w_1 = linear(layer.w_1.weight, layer.w_1.bias, precision, activation)
         self.w_2 = linear(layer.w_2.weight, layer.w_2.bias, precision)
-        self.activation = layer.activation
 
     def __call__(self, x: Tensor) -> Tensor:
         """(batch, time, channel) -> (batch, time, channel)."""
-        return self.w_2(self.activation(self.w_1(x)))
+        return self.w_2(self.w_1(x))

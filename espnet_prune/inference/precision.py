@@ -36,6 +36,13 @@ def check_precision(precision: str, device: torch.device) -> None:
         )
 
 
+def packs(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether oneDNN can arrange weights of that type for its products beforehand."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return dtype is torch.float or (dtype is torch.bfloat16 and _has_bf16(device))
+
+
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -3,9 +3,10 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from espnet_prune.inference.activation import RELU
+from espnet_prune.inference.conv2d import Conv2d
 from espnet_prune.inference.linear import Int8Linear, Linear, linear
 from espnet_prune.inference.precision import data_type
 from espnet_prune.layers.subsampling import Subsampling, halved
@@ -26,12 +27,14 @@ class FastSubsampling:
         first, second, out = layer.conv[0], layer.conv[2], layer.out[0]
         dtype = data_type(precision)
         # Nine products an output: quantizing them costs more than it saves.
-        self.first = Linear(first.weight.flatten(1), first.bias, dtype)
+        self.first = Linear(first.weight.flatten(1), first.bias, dtype, RELU)
         self.second: Conv2d | Int8Conv2d
         if precision == "int8":
             self.second = Int8Conv2d(second.weight, second.bias)
         else:
-            self.second = Conv2d(second.weight, second.bias, dtype)
+            self.second = Conv2d(
+                second.weight, second.bias, dtype, stride=(2, 2), activation=RELU
+            )
         scale = layer.out[1].xscale
         columns = out.weight.unflatten(1, (len(second.bias), -1)).transpose(1, 2)
         self.out = linear(columns.flatten(1) * scale, out.bias * scale, precision)
@@ -53,36 +56,18 @@ class FastSubsampling:
 
     def _convolve(self, x: Tensor) -> Tensor:
         """(batch, frame, feature) -> (batch, time, band * channel)."""
-        x = F.relu_(self.first(x.unfold(1, 3, 2).unfold(2, 3, 2).flatten(3)))
-        return F.relu_(self.second(x)).flatten(2)
-
-
-class Conv2d:
-    """3x3 convolution of stride 2, without padding, channels last.
-
-    Args:
-        weight: (out, in, 3, 3).
-        bias: (out,).
-        dtype: in which it is held and computed.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype | None):
-        self.weight = weight.detach().to(dtype, memory_format=torch.channels_last)
-        self.bias = bias.detach().to(dtype)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """(batch, frame, feature, in) -> (batch, time, band, out)."""
-        x = F.conv2d(x.permute(0, 3, 1, 2), self.weight, self.bias, stride=2)
-        return x.permute(0, 2, 3, 1)
+        x = self.first(x.unfold(1, 3, 2).unfold(2, 3, 2).flatten(3))
+        x = self.second(x.permute(0, 3, 1, 2))  # channels last, not moved
+        return x.permute(0, 2, 3, 1).flatten(2)
 
 
 class Int8Conv2d:
-    """The same as an int8 product with patches."""
+    """3x3 convolution of stride 2 and ReLU, as an int8 product with patches."""
 
     def __init__(self, weight: Tensor, bias: Tensor):
-        self.product = Int8Linear(weight.permute(0, 2, 3, 1).flatten(1), bias)
+        self.product = Int8Linear(weight.permute(0, 2, 3, 1).flatten(1), bias, RELU)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(batch, frame, feature, in) -> (batch, time, band, out)."""
-        patches = x.unfold(1, 3, 2).unfold(2, 3, 2).permute(0, 1, 2, 4, 5, 3)
-        return self.product(patches.flatten(3))
+        """(batch, in, height, width) -> (batch, out, height, width)."""
+        patches = x.unfold(2, 3, 2).unfold(3, 3, 2).permute(0, 2, 3, 4, 5, 1)
+        return self.product(patches.flatten(3)).permute(0, 3, 1, 2)

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from espnet_prune.errors import InputError
+from espnet_prune.inference import conv2d as convolutions
+from espnet_prune.inference import linear as linears
 from espnet_prune.inference import precision as precisions
 from espnet_prune.inference.linear import Int8Linear
 from espnet_prune.inference.precision import PRECISIONS, check_precision
@@ -50,6 +52,24 @@ def test_compact_models_of_unequal_widths_run(
         expected, _, _ = compact(x, lengths)
         actual, _, _ = InferenceEncoder(compact, precision)(x, lengths)
     assert error(actual, expected) < BOUNDS[precision]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("activation", ["swish", "relu", "tanh", "selu", "hardtanh"])
+@pytest.mark.parametrize("arranged", [True, False])
+def test_every_activation_follows_its_product(
+    make_encoder, batch, monkeypatch, precision, activation, arranged
+):
+    """Fused by oneDNN where that can, and where weights can be arranged for it."""
+    runnable(precision)
+    if not arranged:
+        for module in (linears, convolutions):
+            monkeypatch.setattr(module, "packs", lambda *_: False)
+    encoder = make_encoder(activation_type=activation).eval()
+    x, lengths = batch()
+    expected, _, _ = encoder(x, lengths)  # with gradients: the layers' own forward
+    actual, _, _ = InferenceEncoder(encoder, precision)(x, lengths)
+    assert error(actual, expected.detach()) < BOUNDS[precision]
 
 
 def test_int8_layer_keeps_eight_bits_and_leaves_the_engine_alone():

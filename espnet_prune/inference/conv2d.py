@@ -1,0 +1,56 @@
+"""Two-dimensional convolutions, channels last, prepared for inference."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from espnet_prune.inference.activation import IDENTITY, Activation
+from espnet_prune.inference.precision import packs
+
+
+class Conv2d:
+    """A convolution and its activation.
+
+    On a CPU oneDNN arranges the filters once, instead of at every call, and applies the
+    activation while it writes its output.
+
+    Args:
+        weight: (out, in / groups, height, width).
+        bias: (out,).
+        dtype: in which it is held and computed; None for that of the weight.
+        stride, padding, groups: as for ``torch.nn.functional.conv2d``.
+        activation: of its output.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor,
+        dtype: torch.dtype | None,
+        stride: tuple[int, int] = (1, 1),
+        padding: tuple[int, int] = (0, 0),
+        groups: int = 1,
+        activation: Activation = IDENTITY,
+    ):
+        self.bias = bias.detach().to(dtype)
+        self.dtype, self.activation = self.bias.dtype, activation
+        self.options = list(padding), list(stride), [1, 1], groups
+        weight = weight.detach().to(self.dtype, memory_format=torch.channels_last)
+        self.packed = packs(self.dtype, weight.device)
+        if self.packed:
+            reorder = torch.ops.mkldnn._reorder_convolution_weight
+            weight = reorder(weight, *self.options)
+        self.weight = weight
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(batch, in, height, width) -> (batch, out, height, width), channels last."""
+        x = x.to(self.dtype)
+        padding, stride, dilation, groups = self.options
+        if not self.packed:
+            x = F.conv2d(x, self.weight, self.bias, stride, padding, dilation, groups)
+            return self.activation.function(x)
+        fused = self.activation.fused
+        x = torch.ops.mkldnn._convolution_pointwise(
+            x, self.weight, self.bias, *self.options, fused, [], ""
+        )
+        return x if fused != "none" else self.activation.function(x)
