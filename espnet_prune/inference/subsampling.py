@@ -3,11 +3,11 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from espnet_prune.inference.activation import RELU
 from espnet_prune.inference.conv2d import Conv2d
-from espnet_prune.inference.linear import Int8Linear, Linear, linear
+from espnet_prune.inference.linear import Int8Linear, linear
 from espnet_prune.inference.precision import data_type
 from espnet_prune.layers.subsampling import Subsampling, halved
 
@@ -18,23 +18,24 @@ PIECE = 3 << 20
 class FastSubsampling:
     """Same function as a :class:`Subsampling` without gates, in eval mode.
 
-    The first convolution has one input channel and is a product with its patches, as is
-    the second in int8; the columns of the linear layer are in the order in which that
-    leaves its channels, and hold the scale of the positional encoding.
+    The columns of the linear layer are in the order in which channels-last convolutions
+    leave their channels, and hold the scale of the positional encoding.
     """
 
     def __init__(self, layer: Subsampling, precision: str = "fp32"):
         first, second, out = layer.conv[0], layer.conv[2], layer.out[0]
         dtype = data_type(precision)
+
+        def convolution(layer: nn.Conv2d) -> Conv2d:
+            return Conv2d(layer.weight, layer.bias, dtype, (2, 2), activation=RELU)
+
         # Nine products an output: quantizing them costs more than it saves.
-        self.first = Linear(first.weight.flatten(1), first.bias, dtype, RELU)
-        self.second: Conv2d | Int8Conv2d
-        if precision == "int8":
-            self.second = Int8Conv2d(second.weight, second.bias)
-        else:
-            self.second = Conv2d(
-                second.weight, second.bias, dtype, stride=(2, 2), activation=RELU
-            )
+        self.first = convolution(first)
+        self.second = (
+            Int8Conv2d(second.weight, second.bias)
+            if precision == "int8"
+            else convolution(second)
+        )
         scale = layer.out[1].xscale
         columns = out.weight.unflatten(1, (len(second.bias), -1)).transpose(1, 2)
         self.out = linear(columns.flatten(1) * scale, out.bias * scale, precision)
@@ -45,8 +46,7 @@ class FastSubsampling:
         time = halved(halved(frames))
         step = time
         if x.device.type == "cpu":
-            row = batch * halved(features) * len(self.first.weight)
-            row *= self.first.weight.element_size()
+            row = batch * halved(features) * self.first.bias.nbytes
             step = max(1, math.ceil(PIECE / row) // 2)
         pieces = [
             self._convolve(x[:, 4 * start : 4 * min(start + step, time) + 3])
@@ -56,8 +56,7 @@ class FastSubsampling:
 
     def _convolve(self, x: Tensor) -> Tensor:
         """(batch, frame, feature) -> (batch, time, band * channel)."""
-        x = self.first(x.unfold(1, 3, 2).unfold(2, 3, 2).flatten(3))
-        x = self.second(x.permute(0, 3, 1, 2))  # channels last, not moved
+        x = self.second(self.first(x.unsqueeze(1)))
         return x.permute(0, 2, 3, 1).flatten(2)
 
 
