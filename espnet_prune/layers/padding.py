@@ -1,6 +1,6 @@
 """Which frames of a padded batch are real, as ESPnet's encoders see it."""
 
-from espnet.nets.pytorch_backend.nets_utils import make_pad_mask
+import torch
 from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from torch import Tensor
 
@@ -29,5 +29,7 @@ def real_frames(x: Tensor, lengths: Tensor, padding: Tensor | None) -> Tensor:
             Subsampling.MIN_FRAMES,
         )
     if padding is None:
-        padding = make_pad_mask(lengths).to(x.device)
+        # ESPnet's make_pad_mask compares a matrix of frames by frames.
+        frames = torch.arange(int(lengths.max()), device=x.device)
+        padding = frames >= lengths.to(x.device)[:, None]
     return subsampled(~padding[:, None, :])
