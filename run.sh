@@ -79,11 +79,6 @@ runs() { # number
     [ "$1" -ge "${stage}" ] && [ "$1" -le "${stop_stage}" ] &&
         [[ " ${skip_stages} " != *" $1 "* ]]
 }
-nothing=1
-for number in 1 2 3 4 5 10 11 12 13 14 15 16 17 18; do
-    if runs "${number}"; then nothing=; fi
-done
-[ -z "${nothing}" ] || die "--stage ${stage} --stop_stage ${stop_stage}: no stage lies there -> see ./run.sh --help"
 [[ ${round_to} =~ ^[1-9][0-9]*$ ]] || die "--round_to ${round_to}: give a number from 1 on"
 [[ ${nj} =~ ^[1-9][0-9]*$ ]] || die "--nj ${nj}: give a number of processes"
 [[ ${inference_model} =~ ^(finetuned|pruned)\.pth$ ]] ||
@@ -92,6 +87,7 @@ done
 [ -n "${teacher_config}" ] && given=1 || given=0
 [ -n "${teacher_model}" ] && given=$((given + 1))
 [ "${given}" != 1 ] || die "--teacher_config and --teacher_model belong together"
+[ "${given}" = 0 ] || skip_stages+=" 5 10 11"
 [ -n "${targets}" ] || targets=${target}
 below=0
 for target in ${targets}; do
@@ -100,6 +96,8 @@ for target in ${targets}; do
     below=${target}
 done
 [ -z "$(printf '%s\n' ${method} | sort | uniq -d)" ] || die "--method ${method}: names one twice"
+[ "${round_to}" = 1 ] || [[ ! ${method} =~ small ]] ||
+    die "--method small: its sizes are even, --round_to ${round_to} is for what is pruned"
 [[ ! ${target_kind} =~ latency || ! ${method} =~ small ]] ||
     die "--method small: its size follows from params or macs, not from latency"
 for name in ${method}; do
@@ -125,6 +123,13 @@ preset_note="" note="" data_command=()
 . "conf/presets/${preset}.sh"
 # shellcheck disable=SC1090
 . "conf/corpora/${corpus}.sh"
+nothing=1
+for number in 1 2 3 4 5 10 11 12 13 14 15 16 17 18; do
+    if runs "${number}" && { [ "${number}" != 2 ] || [ -n "${speed_perturb}" ]; }; then
+        nothing=
+    fi
+done
+[ -z "${nothing}" ] || die "--stage ${stage} --stop_stage ${stop_stage}: no stage lies there -> see ./run.sh --help"
 for file in "${asr_config}" "${prune_config}" "${finetune_config}" "${inference_config}" \
     ${teacher_config:+"${teacher_config}" "${teacher_model}"}; do
     [ -f "${file}" ] || die "${file} is no file -> check the option that names it"
@@ -144,7 +149,6 @@ stats=exp/${tag}_stats
 dense=exp/${tag}_dense
 if [ -n "${teacher_config}" ]; then
     dense=$(dirname "${teacher_config}")
-    skip_stages+=" 5 10 11"
 else
     teacher_config=${dense}/config.yaml
     teacher_model=${dense}/${inference_asr_model}
@@ -158,7 +162,10 @@ goals=()
 for name in ${method}; do
     for target in ${targets}; do goals+=("$(goal "${name}" "${target}")"); done
 done
-compacts=("${goals[@]/#/exp/${tag}_compact_}")
+# Of one pruning run there may be several exports.
+rounded=$([ "${round_to}" = 1 ] || echo "_r${round_to}")
+compacts=()
+for name in "${goals[@]}"; do compacts+=("exp/${tag}_compact_${name}${rounded}"); done
 decode_tag=decode_$(basename "${inference_config}" .yaml)
 tag_in() { # precision
     echo "${decode_tag}$([ "$1" = fp32 ] || echo "_$1")"
@@ -274,7 +281,7 @@ for name in ${method}; do
     previous=()
     for target in ${targets}; do
         pruned=exp/${tag}_pruned_$(goal "${name}" "${target}")
-        compact=exp/${tag}_compact_$(goal "${name}" "${target}")
+        compact=exp/${tag}_compact_$(goal "${name}" "${target}")${rounded}
         if begin 12 "prune ${target} of the ${target_kind} in ${pruned} (${name})"; then
             need 11 "${teacher_config}" "${teacher_model}"
             [ ${#previous[@]} = 0 ] || need 12 "${previous[1]}/latest.pth"
@@ -338,9 +345,9 @@ if begin 16 "score"; then
     for set in ${test_sets}; do
         score "${set}" "${dense}"
         for target in ${targets}; do
-            l0=exp/${tag}_compact_$(goal l0 "${target}")
+            l0=exp/${tag}_compact_$(goal l0 "${target}")${rounded}
             for name in ${method}; do
-                compact=exp/${tag}_compact_$(goal "${name}" "${target}")
+                compact=exp/${tag}_compact_$(goal "${name}" "${target}")${rounded}
                 versus=("${dense}")
                 [ "${name}" = l0 ] || [ ! -e "${l0}/${decode_tag}/${set}/score_wer" ] ||
                     versus+=("l0=${l0}")
@@ -353,7 +360,7 @@ if begin 17 "measure parameters, MACs and real-time factors"; then
     need 11 "${teacher_config}" "${teacher_model}"
     need "${made_by}" "${compacts[@]/%//${inference_model}}"
     systems=(--system "dense=${models[0]}")
-    for i in "${!goals[@]}"; do systems+=(--system "${goals[i]}=${models[i + 1]}"); done
+    for i in "${!goals[@]}"; do systems+=(--system "${goals[i]}${rounded}=${models[i + 1]}"); done
     # shellcheck disable=SC2086
     python3 -m espnet_prune.bin.measure "${systems[@]}" --data "dump/raw/${test_sets%% *}" \
         --inference_config "${inference_config}" --precisions "${precisions}" ${measure_args}

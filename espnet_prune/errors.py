@@ -41,5 +41,5 @@ def run_main(main: Callable[[], int | None]) -> None:
         print(f"error: {e}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("stopped: start the same command again to go on", file=sys.stderr)
+        print("stopped", file=sys.stderr)
         sys.exit(130)

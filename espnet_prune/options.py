@@ -17,6 +17,8 @@ def make_options(kind: type[T], section: str, values: dict[str, Any] | None) -> 
     Raises:
         ValueError: an unknown name, a value of another type, or what ``kind`` refuses.
     """
+    if not isinstance(values, dict | None):
+        raise ValueError(f"{section}: must hold `key: value` lines, not {values!r}")
     known = typing.get_type_hints(kind)
     for name, value in (values or {}).items():
         if name not in known:

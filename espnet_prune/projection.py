@@ -173,10 +173,13 @@ class _Chooser:
             for layer in self.layers
             for unit in units_of(layer, is_open, self.multiple)
         ]
+        refused: set[Gate] = set()
         # Where equal numbers of a gate's units cost the same.
         price: dict[tuple[Gate, int], list[float]] = {}
         for unit in sorted(units, key=lambda u: -u.score):
             layer, (gate, indices) = unit.layer, unit.parts[0]
+            if self.multiple > 1 and gate in refused:
+                continue  # a smaller remainder may fit, and is no multiple
             module = getattr(layer, "module_gate", None)
             if module is not None and not unit.entry and not keep[module].any():
                 continue  # its submodule's entry did not fit
@@ -195,8 +198,10 @@ class _Chooser:
                 for c, cost in pairs:
                     left[c] -= cost
             else:
+                refused.add(gate)
                 for c, cost in pairs:
-                    unfit[c].append(cost)
+                    if cost > left[c]:
+                        unfit[c].append(cost)
         self.cheapest = {c: min(costs, default=0.0) for c, costs in unfit.items()}
         return keep, left
 

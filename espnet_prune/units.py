@@ -44,8 +44,8 @@ def units_of(layer: nn.Module, is_open: IsOpen, multiple: int = 1) -> list[Unit]
         layer: one with gates.
         is_open: which coarse gates (submodules; heads whose dimensions have gates)
             are open.
-        multiple: how many units, channels or dimensions go together, so that their
-            number is a multiple of it (or that of the dense model).
+        multiple: how many units, channels or dimensions go together; fewer of the last
+            of a gate, which must not be kept without those before it.
     """
     if not hasattr(layer, "module_gate"):
         units = _channels(layer, multiple)
@@ -61,7 +61,10 @@ def units_of(layer: nn.Module, is_open: IsOpen, multiple: int = 1) -> list[Unit]
     if hasattr(layer, "module_gate") and not units[0].entry:
         first, one = units[0], torch.tensor([0])
         parts = (*first.parts, (layer.module_gate, one))
-        units[0] = Unit(first.score, layer, parts, entry=True)
+        # However many come with it, it is the best one that opens the submodule.
+        gate, indices = first.parts[0]
+        best = float(scores_of(gate)[indices].max())
+        units[0] = Unit(best, layer, parts, entry=True)
     return units
 
 
@@ -72,9 +75,8 @@ def _bundles(layer: nn.Module, gate: Gate, multiple: int = 1) -> Iterator[Unit]:
 
 
 def _together(size: int, multiple: int) -> list[slice]:
-    """Ranks that go together; what is left over goes with the last."""
-    starts = range(0, max(size - multiple, 0) + 1, multiple)
-    return [slice(i, i + multiple) for i in starts[:-1]] + [slice(starts[-1], size)]
+    """Ranks that go together."""
+    return [slice(i, min(i + multiple, size)) for i in range(0, size, multiple)]
 
 
 def _channels(layer: nn.Module, multiple: int) -> Iterator[Unit]:
@@ -111,8 +113,7 @@ def _slices(layer: nn.Module, heads: Tensor, multiple: int) -> Iterator[Unit]:
         (layer.head_gate, rows),
         (layer.module_gate, torch.tensor([0])),
     )
-    score = max(float(qk[first].mean()), float(v[first].mean()))
-    yield Unit(score, layer, parts, entry=True)
+    yield Unit(max(float(qk[0]), float(v[0])), layer, parts, entry=True)
     for gate, scores, order in (
         (layer.qk_gate, qk, qk_order),
         (layer.v_gate, v, v_order),

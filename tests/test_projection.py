@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_prune.errors import InputError
+from espnet_prune.export import check_budget
 from espnet_prune.gates import gates_of
 from espnet_prune.layers.structures import structures
 from espnet_prune.projection import TOLERANCE, project
@@ -105,6 +106,37 @@ def test_sizes_are_multiples_within_the_budget(
         expected = encoder.eval()(x, lengths)[0]
         actual = compact_of(encoder).eval()(x, lengths)[0]
     torch.testing.assert_close(actual, expected, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("multiple", [8, 16])
+@pytest.mark.parametrize("target", [0.5, 0.75])
+def test_rounding_closes_no_submodule_that_learned_to_be_open(
+    make_encoder, target, multiple
+):
+    sizes = {"output_size": 96, "linear_units": 256, "num_blocks": 3}
+    encoder = make_encoder(gates={}, attention_heads=4, **sizes)
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # bimodal, as training leaves them
+        for name, gate in gates_of(encoder).items():
+            drop = torch.rand(len(gate), generator=draw) < target
+            drop &= torch.tensor("module" not in name and "head_gate" not in name)
+            gate.log_alpha.copy_(torch.where(drop, -3.0, 3.0))
+            gate.log_alpha.add_(0.1 * torch.randn(len(gate), generator=draw))
+    encoder.set_masks(choose(encoder, "params", target, multiple).masks)
+    for block in encoder.kept().blocks:
+        assert min(block.ffn1, block.heads, block.conv, block.ffn2) > 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_several_kinds_and_groups_are_met_with_rounding(make_encoder, seed):
+    encoder = learned(make_encoder(gates={}, linear_units=64), seed, 2.0)
+    options = {"groups": {"attention": 0.5}}
+    budget = make_budget(
+        SparsityOptions("params+macs", 0.85, **options), encoder, FRAMES
+    )
+    found = project(encoder, budget, 8)
+    encoder.set_masks(found.masks)
+    check_budget(budget, encoder.kept().counts(), found.slack)
 
 
 @pytest.mark.parametrize("target", [0.01, 0.02, 0.05])

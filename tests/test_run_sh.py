@@ -67,6 +67,10 @@ def run(recipe):
             "--librispeech nope: no",
         ),
         (("--corpus", "digits", "--downloads", "nope"), "--downloads nope: no"),
+        (
+            ("--round_to", "8", "--method", "small"),
+            "--method small: its sizes are even",
+        ),
         (("--round_to", "0"), "--round_to 0: give a number"),
         (("--fs", "16k"), "--fs 16k: give the rate in Hz"),
         (("--seed", "one"), "--seed one: give a number"),
@@ -115,7 +119,10 @@ def test_every_corpus_and_preset_can_be_entered(run, corpus, preset):
 def test_skipped_stages_and_those_after_the_last_do_not_run(run):
     skipped = run("--stage", "15", "--skip_stages", "15 16 17 18")
     beyond = run("--stage", "16", "--stop_stage", "15")
-    for result in (skipped, beyond):
+    no_factors = run("--stage", "2", "--stop_stage", "2")
+    teacher = ("--teacher_config", "run.sh", "--teacher_model", "run.sh")
+    given = run(*teacher, "--stage", "10", "--stop_stage", "11")
+    for result in (skipped, beyond, no_factors, given):
         assert result.returncode == 2 and not result.stdout
         assert "no stage lies there" in result.stderr
 

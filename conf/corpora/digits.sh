@@ -12,7 +12,7 @@ fi
 [ "${prune_config}" != conf/prune.yaml ] || prune_args="--batch_bins 240000 ${prune_args}"
 [ "${finetune_config}" != conf/finetune.yaml ] || finetune_args="--batch_bins 240000 ${finetune_args}"
 # The default is made; a name of the user's own that is not there is mistyped.
-[ "${downloads}" = downloads ] || [ -d "${downloads}" ] ||
+! runs 1 || [ "${downloads}" = downloads ] || [ -d "${downloads}" ] ||
     die "--downloads ${downloads}: no such directory -> make it, or check its name"
 note="Free Spoken Digit Dataset: six speakers, all of them in the training set."
 data_command=(local/digits_data.py --prefix "${tag}_" --downloads "${downloads}" --fs "${fs}")

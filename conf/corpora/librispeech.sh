@@ -5,9 +5,9 @@
 : "${test_sets:=${tag}_test_clean}"
 : "${asr_config:=conf/train_librispeech_100.yaml}"
 note=
-if [ -z "${librispeech}" ] && runs 1; then
-    die "--corpus librispeech needs --librispeech DIR, the directory that holds LibriSpeech"
+if runs 1; then
+    [ -n "${librispeech}" ] ||
+        die "--corpus librispeech needs --librispeech DIR, the directory that holds LibriSpeech"
+    [ -d "${librispeech}" ] || die "--librispeech ${librispeech}: no such directory"
 fi
-[ -z "${librispeech}" ] || [ -d "${librispeech}" ] ||
-    die "--librispeech ${librispeech}: no such directory"
 data_command=(local/librispeech_data.py --prefix "${tag}_" --librispeech "${librispeech}")

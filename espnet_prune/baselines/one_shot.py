@@ -34,7 +34,7 @@ def scores_of(method: str, model: nn.Module, budget: Budget, seed: int) -> Score
 def settle(model: nn.Module, budget: Budget, scores: Scores) -> None:
     """Close the gates that the scores and the budget leave out, and open the others.
 
-    Projecting the gates again, as the export does, chooses the same.
+    Projecting the gates again, as the export does, chooses the same (unless it rounds).
     """
     for gate, score in scores.items():
         gate.log_alpha.copy_(score)

@@ -3,7 +3,8 @@
     python -m espnet_prune.bin.export_onnx exp/synth_compact_params50
 
 writes ``model.onnx`` there (and ``model.int8.onnx`` with ``--int8``), once onnxruntime
-gives what ESPnet gives. Input ``speech`` (batch, sample) in [-1, 1], without padding;
+makes the features of noise that ESPnet makes, and of them the same log probabilities
+(in int8: nearly). Input ``speech`` (batch, sample) in [-1, 1], without padding;
 outputs ``log_probs`` (batch, time, token) and ``features`` (batch, frame, mel).
 Metadata: ``tokens`` (JSON), ``sampling_rate``, ``token_type``; token 0 is CTC's blank.
 ``local/decode_onnx.py`` reads it.
@@ -35,8 +36,10 @@ from espnet_prune.onnx.export import (
     write_onnx,
 )
 from espnet_prune.onnx.graph import Recognizer
+from espnet_prune.task import PruneASRTask  # noqa: F401  (knows pruning runs)
 
-TOLERANCE = 1e-4  # of outputs, relative to the largest
+# Of outputs, relative to the largest.
+TOLERANCE, INT8_TOLERANCE = 1e-4, 0.2
 WEIGHTS = ("finetuned.pth", "pruned.pth", "valid.acc.ave.pth")
 SECONDS = (0.3, 1.0, 3.7, 12.0)  # lengths at which the outputs are compared
 
@@ -91,7 +94,11 @@ def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
     config = args.exp / "config.yaml"
     weights = args.model or weights_of(args.exp)
+    if args.out is not None and args.out.is_dir():
+        raise InputError("--out", f"{args.out} is a directory", "name a file in it")
     model, train_args = load_model(config, weights)
+    if getattr(model.encoder, "gated", False):
+        raise InputError(config, "is a pruning run", "export it first: stage 13")
     model = with_prunable_encoder(model, train_args)
     if not isinstance(model.encoder, PrunableConformerEncoder):
         raise InputError(config, f"encoder {train_args.encoder} cannot be exported")
@@ -131,6 +138,12 @@ def main(argv: list[str] | None = None) -> None:
             # Powers span too many magnitudes for eight bits.
             write_int8(path, file, keep="features")
             found = differences(open_onnx(file), model, audio)
+            if not found[1] < INT8_TOLERANCE:
+                raise InputError(
+                    weights,
+                    f"in int8 its log probabilities change by {found[1]:.2g}",
+                    "leave out --int8",
+                )
         log_file(small, found[1])
 
 

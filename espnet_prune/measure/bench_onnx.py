@@ -19,17 +19,17 @@ def onnx_systems(
 
     Args:
         compared: what :func:`~espnet_prune.measure.bench.systems` made.
-        precisions: of them, fp32 and int8 exist here.
+        precisions: those asked for; of them, fp32 and int8 exist here.
         folder: where the files are written; must outlive the systems.
     """
     found = []
     ours = [s for s in compared if s.name.startswith(("dense", "compact"))]
-    for number, system in enumerate(s for s in ours if s.precision == "fp32"):
+    networks = {(s.name, s.target): s for s in ours}.values()
+    for number, system in enumerate(networks):
         files = {p: folder / f"{number}.{p}.onnx" for p in ("fp32", "int8")}
-        example = torch.randn(2, 100, system.prunable.fixed.features)
         write_onnx(
             EncoderGraph(system.prunable),
-            example,
+            torch.randn(2, 100, system.prunable.fixed.features),
             files["fp32"],
             ("features", "frames"),
             ["encoded"],
@@ -42,12 +42,14 @@ def onnx_systems(
                 f"{system.name}_onnx",
                 precision,
                 system.target,
-                Runner(file),
+                Runner(files[precision]),
                 system.prunable,
-                file.stat().st_size,
+                files[precision].stat().st_size,
+                # What its arena keeps would hide what a call needs.
+                Runner(files[precision], arena=False),
             )
-            for precision, file in files.items()
-            if file.exists()
+            for precision in precisions
+            if precision in files
         ]
     return found
 
@@ -55,9 +57,8 @@ def onnx_systems(
 class Runner:
     """Runs a file with as many threads as torch has."""
 
-    def __init__(self, path: Path):
-        self.path = path
-        self.session = cache(lambda threads: open_onnx(path, threads))
+    def __init__(self, path: Path, arena: bool = True):
+        self.session = cache(lambda threads: open_onnx(path, threads, arena))
 
     def __call__(self, features: Tensor, lengths: Tensor) -> list[object]:
         session = self.session(torch.get_num_threads())

@@ -124,10 +124,17 @@ def write_int8(source: Path, path: Path, keep: str | None = None) -> None:
         )
 
 
-def open_onnx(path: Path, threads: int = 1) -> object:
-    """An ``onnxruntime.InferenceSession`` on the CPU."""
+def open_onnx(path: Path, threads: int = 1, arena: bool = True) -> object:
+    """An ``onnxruntime.InferenceSession`` on the CPU.
+
+    Args:
+        threads: of one call; they do not spin between calls, where others may run.
+        arena: whether it keeps the memory of a call for the next.
+    """
     onnxruntime = runtime()
     options = onnxruntime.SessionOptions()
+    options.enable_cpu_mem_arena = arena
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     return onnxruntime.InferenceSession(

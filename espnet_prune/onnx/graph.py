@@ -186,6 +186,9 @@ class Recognizer(nn.Module):
         super().__init__()
         if model.ctc is None:
             raise InputError("model", "has no CTC head", "only CTC can be exported")
+        for part in ("preencoder", "postencoder"):
+            if getattr(model, part) is not None:
+                raise InputError("model", f"its {part} cannot be exported")
         if not isinstance(model.frontend, DefaultFrontend):
             kind = type(model.frontend).__name__
             raise InputError("frontend", f"{kind} cannot be exported")

@@ -20,8 +20,10 @@ from hypothesis import strategies as st
 from espnet_prune.bin import export_onnx
 from espnet_prune.checkpoint import load_model
 from espnet_prune.errors import InputError
+from espnet_prune.greedy import GreedyDecoder
 from espnet_prune.onnx.export import open_onnx, runtime
 from espnet_prune.onnx.graph import EncoderGraph, LogMel, Normalize, Recognizer
+from espnet_prune.serving import InferenceEncoder
 
 DECODER = Path(__file__).resolve().parents[2] / "local" / "decode_onnx.py"
 
@@ -112,6 +114,17 @@ def test_files_give_espnets_outputs_at_any_length(exported, compact, weights):
     )
     assert max(exact) < 1e-4
     assert rough[0] == exact[0] and 1e-4 < rough[1] < 0.1  # int8 is no copy
+    # By ESPnet's own way from audio to log probabilities.
+    for speech in audio:
+        with torch.no_grad():
+            encoded, _ = model.encode(
+                speech, torch.tensor([speech.shape[1]] * len(speech))
+            )
+            expected = model.ctc.log_softmax(encoded)
+        actual = open_onnx(exported[0]).run(["log_probs"], {"speech": speech.numpy()})
+        torch.testing.assert_close(
+            torch.from_numpy(actual[0]), expected, atol=1e-3, rtol=1e-3
+        )
     assert exported[1].stat().st_size < exported[0].stat().st_size
 
 
@@ -122,13 +135,14 @@ def test_wav_is_decoded_without_torch_or_espnet(exported, compact, weights, tmp_
         f.setparams((1, 2, 16000, 0, "NONE", ""))
         f.writeframes(samples.tobytes())
     speech = torch.from_numpy(samples.astype(np.float32) / 32768)[None]
-    with torch.no_grad():
-        best = Recognizer(model).eval()(speech)[0][0].argmax(-1)
-    path = torch.unique_consecutive(best)
-    tokens = [model.token_list[i] for i in path[path != 0]]
+    model.encoder = InferenceEncoder(model.encoder, "fp32")
+    ((ids, _),) = GreedyDecoder(model)([speech[0]])
+    tokens = [model.token_list[i] for i in ids]
     assert len(tokens) > 3
     text = "".join(tokens).replace("<space>", " ").replace("▁", " ").strip()
-    code = "import sys; sys.modules['torch'] = None; "
+    code = (
+        "import sys; sys.modules.update(torch=None, espnet2=None, espnet_prune=None); "
+    )
     code += f"exec(open({str(DECODER)!r}).read())"
     outputs = [
         subprocess.run(
@@ -143,7 +157,38 @@ def test_wav_is_decoded_without_torch_or_espnet(exported, compact, weights, tmp_
     assert SequenceMatcher(None, *outputs).ratio() > 0.9  # of a random model, in int8
 
 
-def test_what_cannot_be_exported_is_named(make_model, tmp_path):
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "No such file"),
+        (b"fLaC" * 9, "does not start with RIFF"),
+        (b"", "is no WAV file"),
+    ],
+)
+def test_decoder_names_the_file_that_is_wrong(exported, tmp_path, content, told):
+    wav = tmp_path / "a.wav"
+    if content is not None:
+        wav.write_bytes(content)
+    command = [sys.executable, str(DECODER), str(exported[0]), str(wav)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1 and told in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_what_cannot_be_exported_is_named(make_model, pruned, tmp_path):
+    without_ctc = make_model(model_conf={"ctc_weight": 0.0})
+    with pytest.raises(InputError, match="has no CTC head"):
+        Recognizer(without_ctc)
+    other = make_model()
+    other.preencoder = torch.nn.Identity()
+    with pytest.raises(InputError, match="its preencoder cannot be exported"):
+        Recognizer(other)
+    with pytest.raises(InputError, match="is a pruning run -> export it first"):
+        export_onnx.main([str(pruned), "--model", str(pruned / "latest.pth")])
+    with pytest.raises(InputError, match="is a directory"):
+        export_onnx.main(
+            [str(pruned), "--model", str(pruned / "latest.pth"), "--out", str(tmp_path)]
+        )
     with pytest.raises(InputError, match="frontend_conf cannot be exported"):
         LogMel(DefaultFrontend(frontend_conf={"use_wpe": True}))
     with pytest.raises(InputError, match="normalized cannot be exported"):
@@ -155,7 +200,7 @@ def test_what_cannot_be_exported_is_named(make_model, tmp_path):
 
 
 def test_file_whose_outputs_differ_is_not_left_behind(compact, tmp_path, monkeypatch):
-    monkeypatch.setattr(export_onnx, "write_onnx", lambda *_: None)
+    monkeypatch.setattr(export_onnx, "write_onnx", lambda *a: a[2].write_text("new"))
     monkeypatch.setattr(export_onnx, "open_onnx", lambda *_: None)
     monkeypatch.setattr(export_onnx, "differences", lambda *_: (0.0, float("nan")))
     path = tmp_path / "model.onnx"
