@@ -12,7 +12,7 @@ Stages (1-11 as in ESPnet): 1 data, 2 speed perturbation, 3 format audio, 4 filt
   --stage            first stage to run
   --stop_stage       last stage to run
   --skip_stages      stages to leave out, as \"2 5\"
-  --preset           default | quick (a first look in minutes)
+  --preset           default | quick (a first look in minutes) | thorough (over an hour)
 Data
   --corpus           synth | digits | librispeech | kaldi
   --downloads        where a corpus is looked for, or downloaded to

@@ -108,7 +108,7 @@ def test_stage_without_its_input_names_the_stage_that_makes_it(
 
 
 @pytest.mark.parametrize("corpus", ["synth", "digits", "librispeech", "kaldi"])
-@pytest.mark.parametrize("preset", ["default", "quick"])
+@pytest.mark.parametrize("preset", ["default", "quick", "thorough"])
 def test_every_corpus_and_preset_can_be_entered(run, corpus, preset):
     options = ("--corpus", corpus, "--preset", preset, "--stage", "5")
     result = run(*options)

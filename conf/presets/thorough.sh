@@ -1,0 +1,10 @@
+# shellcheck shell=bash disable=SC2034,SC2154
+# For numbers that are to mean something: more epochs of everything, a larger test set.
+: "${measure_args:=--utts 30 --rounds 5}"
+# In front, so that the user's own options win.
+prune_args="--max_epoch 20 ${prune_args}"
+finetune_args="--max_epoch 8 ${finetune_args}"
+case ${corpus} in
+    synth) : "${data_args:=--test 1500}"; asr_args="--max_epoch 30 ${asr_args}" ;;
+esac
+preset_note=""
