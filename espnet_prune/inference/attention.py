@@ -6,6 +6,7 @@ from torch import Tensor
 
 from espnet_prune.inference.linear import linear
 from espnet_prune.inference.precision import data_type
+from espnet_prune.inference.widths import fill, widened
 from espnet_prune.layers.attention import RelPositionAttention
 
 # Queries attended together: what they need fits into a core's cache, no matrix of the
@@ -19,13 +20,13 @@ class FastAttention:
 
     Query, key and value are one product; the softmax scale is in the query's weights;
     projected positions do not depend on the audio and are made once, by
-    :meth:`prepare`. Query/key and value dimensions are padded with zeros to the wider
-    of both, which the fused kernels want.
+    :meth:`prepare`. Query/key and value dimensions are padded with zeros to one width,
+    which the fused kernels want.
     """
 
     def __init__(self, layer: RelPositionAttention, precision: str = "fp32"):
         self.heads = layer.heads
-        self.width = max(layer.qk_dim, layer.v_dim)
+        self.width = widened(max(layer.qk_dim, layer.v_dim), precision)
         q, k, v = layer.linear_q, layer.linear_k, layer.linear_v
         rows = [self._padded(m.weight) for m in (q, k, v)]
         # The query's own bias becomes part of both position biases.
@@ -47,9 +48,7 @@ class FastAttention:
 
     def _padded(self, x: Tensor) -> Tensor:
         """Rows (head * dimension, ...) with zeros up to the common width."""
-        x = x.detach().unflatten(0, (self.heads, -1))
-        missing = x.new_zeros(self.heads, self.width - x.shape[1], *x.shape[2:])
-        return torch.cat([x, missing], 1).flatten(0, 1)
+        return fill(x.unflatten(0, (self.heads, -1)), 1, self.width).flatten(0, 1)
 
     def prepare(self, pos_emb: Tensor) -> None:
         """Project the positions of the longest utterance to come.

@@ -7,6 +7,7 @@ from espnet_prune.inference.activation import activation_of
 from espnet_prune.inference.conv2d import Conv2d
 from espnet_prune.inference.linear import linear
 from espnet_prune.inference.precision import data_type
+from espnet_prune.inference.widths import fill, widened
 from espnet_prune.layers.convolution import Convolution
 
 
@@ -20,8 +21,15 @@ class FastConvolution:
 
     def __init__(self, layer: Convolution, precision: str = "fp32"):
         first, last = layer.pointwise_conv1, layer.pointwise_conv2
-        self.first = linear(first.weight.squeeze(2), first.bias, precision)
-        self.last = linear(last.weight.squeeze(2), last.bias, precision)
+        channels = widened(layer.depthwise_conv.out_channels, precision)
+
+        def both(x: Tensor) -> Tensor:  # halves that GLU multiplies
+            return fill(x.unflatten(0, (2, -1)), 1, channels).flatten(0, 1)
+
+        weight = first.weight.squeeze(2)
+        self.first = linear(both(weight), both(first.bias), precision)
+        weight = fill(last.weight.squeeze(2), 1, channels)
+        self.last = linear(weight, last.bias, precision)
         norm, depthwise = layer.norm, layer.depthwise_conv
         slope = norm.weight.detach() * (norm.running_var + norm.eps).rsqrt()
         filters = depthwise.weight.detach() * slope[:, None, None]
@@ -29,11 +37,11 @@ class FastConvolution:
             depthwise.bias.detach() - norm.running_mean
         ) * slope + norm.bias.detach()
         self.depthwise = Conv2d(
-            filters.unsqueeze(2),
-            bias,
+            fill(filters.unsqueeze(2), 0, channels),
+            fill(bias, 0, channels),
             data_type(precision),
             padding=(0, filters.shape[2] // 2),
-            groups=len(bias),
+            groups=channels,
             activation=activation_of(layer.activation),
         )
 

@@ -3,12 +3,13 @@
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from espnet_prune.inference.activation import RELU
 from espnet_prune.inference.conv2d import Conv2d
 from espnet_prune.inference.linear import Int8Linear, linear
 from espnet_prune.inference.precision import data_type
+from espnet_prune.inference.widths import fill, widened
 from espnet_prune.layers.subsampling import Subsampling, halved
 
 # Output of the first convolution that is worked on at a time on a CPU, in bytes.
@@ -26,18 +27,21 @@ class FastSubsampling:
         first, second, out = layer.conv[0], layer.conv[2], layer.out[0]
         dtype = data_type(precision)
 
-        def convolution(layer: nn.Conv2d) -> Conv2d:
-            return Conv2d(layer.weight, layer.bias, dtype, (2, 2), activation=RELU)
+        inner, outer = (widened(len(c.bias), precision) for c in (first, second))
+
+        def convolution(weight: Tensor, bias: Tensor) -> Conv2d:
+            return Conv2d(weight, bias, dtype, (2, 2), activation=RELU)
 
         # Nine products an output: quantizing them costs more than it saves.
-        self.first = convolution(first)
-        self.second = (
-            Int8Conv2d(second.weight, second.bias)
-            if precision == "int8"
-            else convolution(second)
+        self.first = convolution(
+            fill(first.weight, 0, inner), fill(first.bias, 0, inner)
+        )
+        self.second = (Int8Conv2d if precision == "int8" else convolution)(
+            fill(fill(second.weight, 0, outer), 1, inner), fill(second.bias, 0, outer)
         )
         scale = layer.out[1].xscale
         columns = out.weight.unflatten(1, (len(second.bias), -1)).transpose(1, 2)
+        columns = fill(columns, 2, outer)
         self.out = linear(columns.flatten(1) * scale, out.bias * scale, precision)
 
     def __call__(self, x: Tensor) -> Tensor:
