@@ -9,10 +9,11 @@ from espnet_prune.inference.precision import data_type
 from espnet_prune.inference.widths import fill, widened
 from espnet_prune.layers.attention import RelPositionAttention
 
-# Queries attended together: what they need fits into a core's cache, no matrix of the
-# whole utterance is ever stored, and position scores that the shift drops are hardly
-# computed: time + BLOCK offsets for each query instead of 2 * time.
-BLOCK = 128
+# Bytes of a column of scores, one for each query of those attended together (128 in
+# fp32): what they need fits into a core's cache, no matrix of the whole utterance is
+# ever stored, and position scores that the shift drops are hardly computed: time plus
+# that many offsets for each query instead of 2 * time.
+BLOCK_BYTES = 512
 
 
 class FastAttention:
@@ -76,7 +77,7 @@ class FastAttention:
         by_content, by_position = q + self.content_bias, q + self.position_bias
         middle = self.table.shape[2] // 2  # offset 0
         context = x.new_empty(batch, time, self.heads, self.width, dtype=q.dtype)
-        count = -(-time // BLOCK)
+        count = -(-time * q.itemsize // BLOCK_BYTES)
         step = -(-time // count)
         for start in range(0, time, step):
             rows = slice(start, min(start + step, time))

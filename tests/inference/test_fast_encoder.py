@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from espnet_prune.inference.attention import BLOCK
+from espnet_prune.inference.attention import BLOCK_BYTES
 from espnet_prune.inference.encoder import SHORTEST_TABLE
 
 
@@ -63,7 +63,7 @@ def test_it_is_the_compact_encoder_of_any_masks(
 
 
 @pytest.mark.parametrize(
-    "frames", [7, 4 * BLOCK, 4 * BLOCK + 40, 4 * SHORTEST_TABLE + 50]
+    "frames", [7, BLOCK_BYTES, BLOCK_BYTES + 40, 4 * SHORTEST_TABLE + 50]
 )
 def test_long_audio_is_attended_in_blocks(make_encoder, batch, frames):
     encoder = make_encoder()
