@@ -23,7 +23,8 @@ def collapse(best: Tensor, blank: int) -> list[int]:
 
 
 class GreedyDecoder:
-    """Decodes in batches; what shares a batch does not matter (but for int8's scales).
+    """Decodes in batches; what shares a batch does not matter (but for the
+    rounding of bf16 and int8).
 
     Args:
         model: an ESPnet model whose encoder is an :class:`InferenceEncoder`.

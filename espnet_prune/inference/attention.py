@@ -86,6 +86,8 @@ class FastAttention:
             first = middle - rows.stop + 1
             table = self.table[:, :, first : first + time + size - 1]
             scores = shifted(by_position[:, :, rows] @ table, time)
+            if not scores.is_cpu:  # kernels of GPUs want an aligned mask
+                scores = scores.contiguous()
             if hidden is not None:
                 scores = scores + hidden
             context[:, rows] = F.scaled_dot_product_attention(

@@ -1,5 +1,7 @@
 """Two-dimensional convolutions, channels last, prepared for inference."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,12 +37,23 @@ class Conv2d:
         self.bias = bias.detach().to(dtype)
         self.dtype, self.activation = self.bias.dtype, activation
         self.options = list(padding), list(stride), [1, 1], groups
-        weight = weight.detach().to(self.dtype, memory_format=torch.channels_last)
+        self.weight = weight.detach().to(self.dtype, memory_format=torch.channels_last)
         self.packed = packs(self.dtype, weight.device)
+        self._arrange()
+
+    def _arrange(self) -> None:
         if self.packed:
             reorder = torch.ops.mkldnn._reorder_convolution_weight
-            weight = reorder(weight, *self.options)
-        self.weight = weight
+            self.weight = reorder(self.weight, *self.options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Arranged weights can be neither copied nor pickled.
+        weight = self.weight.to_dense() if self.packed else self.weight
+        return self.__dict__ | {"weight": weight}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._arrange()
 
     def __call__(self, x: Tensor) -> Tensor:
         """(batch, in, height, width) -> (batch, out, height, width), channels last."""

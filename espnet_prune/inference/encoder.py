@@ -121,8 +121,7 @@ class FastEncoder:
         if x.shape[1] > self.longest:
             self._prepare(x)
         hidden = None
-        # One utterance that gives its length has no padding.
-        if masks is not None or len(xs_pad) > 1:
+        if masks is not None or int(ilens.min()) < xs_pad.shape[1]:  # else no padding
             hidden = torch.zeros_like(mask, dtype=self.working)
             hidden = hidden.masked_fill_(~mask, -torch.inf).unsqueeze(1)
         outputs = []
@@ -136,7 +135,11 @@ class FastEncoder:
     def _prepare(self, x: Tensor) -> None:
         # By doubling: audio of many lengths must not project positions each time.
         self.longest = max(SHORTEST_TABLE, 1 << (x.shape[1] - 1).bit_length())
-        _, pos_emb = self.pos_enc(x.new_empty(1, self.longest, x.shape[2]))
-        for block in self.blocks:
-            if block.attention is not None:
-                block.attention.prepare(pos_emb)
+        self.pos_enc.extend_pe(x.new_empty(1, self.longest, x.shape[2]))
+        middle = self.pos_enc.pe.shape[1] // 2  # offset 0
+        offsets = slice(middle - self.longest + 1, middle + self.longest)
+        # Kept for calls without autocast, too.
+        with torch.autocast(x.device.type, enabled=False):
+            for block in self.blocks:
+                if block.attention is not None:
+                    block.attention.prepare(self.pos_enc.pe[:, offsets])

@@ -1,5 +1,7 @@
 """Linear layers prepared for inference in one precision."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -42,10 +44,21 @@ class PackedLinear:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, activation: Activation = IDENTITY):
-        weight = weight.detach().bfloat16().contiguous()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight)
+        self.weight = weight.detach().bfloat16().contiguous()
         self.bias = bias.detach().bfloat16()
         self.activation = activation
+        self._arrange()
+
+    def _arrange(self) -> None:
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Arranged weights can be neither copied nor pickled.
+        return self.__dict__ | {"weight": self.weight.to_dense()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._arrange()
 
     def __call__(self, x: Tensor) -> Tensor:
         """(..., in) of any data type -> (..., out), bf16."""
@@ -69,22 +82,34 @@ class Int8Linear:
         scale = weight.abs().amax(1).clamp(min=1e-8).double() / 127
         zero = torch.zeros(len(weight), dtype=torch.long)
         quantized = torch.quantize_per_channel(weight, scale, zero, 0, torch.qint8)
-        engine = torch.backends.quantized.engine
-        torch.backends.quantized.engine = quantized_engine()
-        try:
-            self.packed = torch.ops.quantized.linear_prepack(
-                quantized, bias.detach().float()
-            )
-        finally:
-            torch.backends.quantized.engine = engine
+        self._arrange(quantized, bias.detach().float())
         # Without VNNI the kernels add pairs in 16 bits, which 8-bit inputs overflow.
         self.reduce_range = not torch.cpu._is_vnni_supported()
         self.activation = activation
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out), float32."""
-        x = torch.ops.quantized.linear_dynamic(x, self.packed, self.reduce_range)
+        """(..., in) of any data type -> (..., out), float32."""
+        x = torch.ops.quantized.linear_dynamic(
+            x.float(), self.packed, self.reduce_range
+        )
         return self.activation.function(x)
+
+    def _arrange(self, quantized: Tensor, bias: Tensor) -> None:
+        engine = torch.backends.quantized.engine
+        torch.backends.quantized.engine = quantized_engine()
+        try:
+            self.packed = torch.ops.quantized.linear_prepack(quantized, bias)
+        finally:
+            torch.backends.quantized.engine = engine
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy by torch would be arranged for the engine of the moment.
+        unpacked = torch.ops.quantized.linear_unpack(self.packed)
+        return self.__dict__ | {"packed": unpacked}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._arrange(*self.packed)
 
 
 def linear(

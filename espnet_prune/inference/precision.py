@@ -1,5 +1,7 @@
 """In which number format an encoder computes its products."""
 
+import platform
+
 import torch
 
 from espnet_prune.errors import InputError
@@ -38,7 +40,7 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 def packs(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether oneDNN can arrange weights of that type for its products beforehand."""
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if device.type != "cpu" or not _has_onednn():
         return False
     return dtype is torch.float or (dtype is torch.bfloat16 and _has_bf16(device))
 
@@ -46,9 +48,17 @@ def packs(dtype: torch.dtype, device: torch.device) -> bool:
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return False
+    if device.type != "cpu" or not _has_onednn():
+        return False
+    # oneDNN says so of every AVX-512, and emulates what the others lack.
+    emulated = platform.machine() == "x86_64" and not (
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported() and not emulated
+
+
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
 
 
 def quantized_engine() -> str | None:

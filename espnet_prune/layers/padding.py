@@ -30,6 +30,6 @@ def real_frames(x: Tensor, lengths: Tensor, padding: Tensor | None) -> Tensor:
         )
     if padding is None:
         # ESPnet's make_pad_mask compares a matrix of frames by frames.
-        frames = torch.arange(int(lengths.max()), device=x.device)
+        frames = torch.arange(x.size(1), device=x.device)
         padding = frames >= lengths.to(x.device)[:, None]
     return subsampled(~padding[:, None, :])

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from espnet_prune.baselines.one_shot import scores_of, settle
 from espnet_prune.encoder import PrunableConformerEncoder
-from espnet_prune.inference.precision import data_type
 from espnet_prune.measure.allocator import keep_freed_memory
 from espnet_prune.measure.memory import peak_bytes
 from espnet_prune.projection import project
@@ -127,27 +126,43 @@ def systems(
         with torch.autocast(device.type, torch.bfloat16):
             return stock(x, lengths)
 
-    weights = sum(p.numel() * p.element_size() for p in dense.parameters())
+    weights = held_bytes(dense, "fp32")
     found = [System("stock_dense", "fp32", None, stock, dense, weights)]
     if "bf16" in precisions:
         found.append(System("stock_autocast", "bf16", None, autocast, dense, weights))
     if "int8" in precisions:
         # What ESPnet's own decoder offers (quantize_asr_model).
         linear = torch.ao.quantization.quantize_dynamic(stock, {nn.Linear})
-        found.append(System("stock_int8", "int8", None, linear, dense, weights))
+        products = (m.weight for m in stock.modules() if isinstance(m, nn.Linear))
+        held = weights - 3 * sum(weight.numel() for weight in products)
+        found.append(System("stock_int8", "int8", None, linear, dense, held))
     ours = [("dense", None, dense)]
     for target, multiple in itertools.product(targets, multiples):
         name = "compact" if multiple == 1 else f"compact_r{multiple}"
         encoder = compact_encoder(size, target, seconds, multiple).to(device)
         ours.append((name, target, encoder))
     for name, target, encoder in ours:
-        params = sum(p.numel() for p in encoder.parameters())
         for precision in precisions:
-            run = InferenceEncoder(encoder, precision)
-            width = 1 if precision == "int8" else (data_type(precision) or torch.float)
-            width = width if precision == "int8" else width.itemsize
-            found.append(System(name, precision, target, run, encoder, params * width))
+            run, held = (
+                InferenceEncoder(encoder, precision),
+                held_bytes(encoder, precision),
+            )
+            found.append(System(name, precision, target, run, encoder, held))
     return found
+
+
+def held_bytes(encoder: nn.Module, precision: str) -> int:
+    """Bytes of the weights of our encoder as it holds them in a precision."""
+    fp32 = {
+        "fp32": ("",),
+        "bf16": ("norm", "linear_pos"),
+        "int8": ("norm", "bias", "linear_pos", "depthwise", "conv.0"),
+    }[precision]
+    narrow = {"fp32": 4, "bf16": 2, "int8": 1}[precision]
+    return sum(
+        p.numel() * (4 if any(part in name for part in fp32) else narrow)
+        for name, p in encoder.named_parameters()
+    )
 
 
 def gemm_rate(device: torch.device, rounds: int = 7, size: int = 1024) -> float:

@@ -93,6 +93,17 @@ def test_an_utterance_without_a_frame_is_not_nan(make_encoder, make_stock, batch
     assert_close(fast(encoder, x, lengths), stock(x, lengths)[0].detach())
 
 
+@pytest.mark.parametrize("lengths", [(40,), (40, 40, 30)])
+def test_audio_beyond_the_lengths_is_padding(make_encoder, batch, lengths):
+    encoder = make_encoder().eval()
+    x, lengths = batch(lengths)
+    longer = torch.cat([x, torch.zeros(len(x), 21, x.shape[2])], 1)
+    assert_close(fast(encoder, longer, lengths), plain(encoder, longer, lengths))
+    with torch.no_grad():
+        out, olens, _ = encoder(longer, lengths)
+    assert olens.max() < out.shape[1]
+
+
 def test_masks_of_a_single_utterance_are_respected(make_encoder, batch):
     encoder = make_encoder().eval()
     x, lengths = batch((50,))

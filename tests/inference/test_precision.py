@@ -1,5 +1,8 @@
 """bf16 and int8: close to fp32, refused where the hardware cannot, unchanged layers."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 
@@ -27,7 +30,7 @@ def error(actual, expected):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("lengths", [(61,), (200, 61, 9)])
+@pytest.mark.parametrize("lengths", [(61,), (200, 61, 9), (1300, 900)])
 def test_outputs_are_near_those_of_fp32(make_encoder, batch, precision, lengths):
     runnable(precision)
     encoder = make_encoder(output_size=32, num_blocks=3).eval()
@@ -70,6 +73,35 @@ def test_every_activation_follows_its_product(
     expected, _, _ = encoder(x, lengths)  # with gradients: the layers' own forward
     actual, _, _ = InferenceEncoder(encoder, precision)(x, lengths)
     assert error(actual, expected.detach()) < BOUNDS[precision]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    "way", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
+)
+def test_copies_compute_the_same(make_encoder, batch, precision, way):
+    runnable(precision)
+    encoder = InferenceEncoder(make_encoder().eval(), precision)
+    x, lengths = batch()
+    assert torch.equal(way(encoder)(x, lengths)[0], encoder(x, lengths)[0])
+
+
+def test_emulated_bf16_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(precisions.platform, "machine", lambda: "x86_64")
+    with pytest.raises(InputError, match="bf16 has no fast products"):
+        check_precision("bf16", torch.device("cpu"))
+
+
+def test_dropout_and_autocast_leave_the_positions_alone(make_encoder, batch):
+    encoder = make_encoder(positional_dropout_rate=0.5).eval()
+    x, lengths = batch()
+    expected = InferenceEncoder(encoder, "fp32")(x, lengths)[0]
+    late = InferenceEncoder(encoder.train(), "fp32").eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        late(x, lengths)
+    torch.testing.assert_close(late(x, lengths)[0], expected, atol=1e-6, rtol=0)
 
 
 def test_int8_layer_keeps_eight_bits_and_leaves_the_engine_alone():
