@@ -25,11 +25,18 @@ SHORTEST_TABLE = 256  # frames for which positions are projected at least
 
 
 class Norm:
-    """Layer norm; computes in the data type of the model, not of its products."""
+    """Layer norm; torch computes it in fp32 whatever goes in and comes out.
 
-    def __init__(self, layer: nn.LayerNorm):
+    Args:
+        layer: the layer.
+        dtype: of what goes in; CPUs take weights of another one.
+    """
+
+    def __init__(self, layer: nn.LayerNorm, dtype: torch.dtype | None = None):
         self.shape, self.eps = layer.normalized_shape, layer.eps
         self.weight, self.bias = layer.weight.detach(), layer.bias.detach()
+        if not self.weight.is_cpu:
+            self.weight, self.bias = self.weight.to(dtype), self.bias.to(dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.shape, self.weight, self.bias, self.eps)
@@ -42,9 +49,9 @@ class FastBlock:
         self.branches = []
         for name, layer in block.submodules().items():
             make, share = FAST[name]
-            norm = Norm(getattr(block, SUBMODULES[name][0]))
+            norm = Norm(getattr(block, SUBMODULES[name][0]), data_type(precision))
             self.branches.append((name, norm, make(layer, precision), share))
-        self.norm_final = Norm(block.norm_final)
+        self.norm_final = Norm(block.norm_final, data_type(precision))
 
     @property
     def attention(self) -> FastAttention | None:
@@ -71,8 +78,9 @@ class FastEncoder:
     """Same function as the encoder that these layers are of, in eval mode.
 
     It holds what it derived from their weights (shared with them where nothing had to
-    be derived): make a new one when they change. Norms, softmax and the residual stream
-    stay in the data type of the layers.
+    be derived): make a new one when they change. In bf16 the residual stream is bf16:
+    conversions would take more time than the products of small layers. Norms and
+    softmax are computed in fp32 inside.
 
     Args:
         embed, blocks, after_norm: layers without gates.
@@ -90,7 +98,7 @@ class FastEncoder:
         self.embed = FastSubsampling(embed, precision)
         self.pos_enc = embed.out[1]
         self.blocks = [FastBlock(block, precision) for block in blocks]
-        self.after_norm = Norm(after_norm)
+        self.after_norm = Norm(after_norm, data_type(precision))
         self.working = data_type(precision) or after_norm.weight.dtype
         self.longest = 0
 
@@ -117,9 +125,9 @@ class FastEncoder:
                 1
             )
             real = mask.transpose(1, 2).to(self.working)
-        x = self.embed(xs_pad).to(xs_pad.dtype)
+        x = self.embed(xs_pad)
         if x.shape[1] > self.longest:
-            self._prepare(x)
+            self._prepare(xs_pad, x.shape[1:])
         hidden = None
         if masks is not None or int(ilens.min()) < xs_pad.shape[1]:  # else no padding
             hidden = torch.zeros_like(mask, dtype=self.working)
@@ -128,14 +136,15 @@ class FastEncoder:
         for block in self.blocks:
             x = block(x, hidden, real)
             if return_all_hs:
-                outputs.append(x)
-        out, olens = self.after_norm(x), mask.squeeze(1).sum(1)
+                outputs.append(x.to(xs_pad.dtype))
+        out, olens = self.after_norm(x).to(xs_pad.dtype), mask.squeeze(1).sum(1)
         return ((out, outputs) if return_all_hs else out), olens, None
 
-    def _prepare(self, x: Tensor) -> None:
+    def _prepare(self, x: Tensor, size: torch.Size) -> None:
+        time, channels = size
         # By doubling: audio of many lengths must not project positions each time.
-        self.longest = max(SHORTEST_TABLE, 1 << (x.shape[1] - 1).bit_length())
-        self.pos_enc.extend_pe(x.new_empty(1, self.longest, x.shape[2]))
+        self.longest = max(SHORTEST_TABLE, 1 << (time - 1).bit_length())
+        self.pos_enc.extend_pe(x.new_empty(1, self.longest, channels))
         middle = self.pos_enc.pe.shape[1] // 2  # offset 0
         offsets = slice(middle - self.longest + 1, middle + self.longest)
         # Kept for calls without autocast, too.
