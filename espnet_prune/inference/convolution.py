@@ -40,6 +40,7 @@ class FastConvolution:
             fill(filters.unsqueeze(2), 0, channels),
             fill(bias, 0, channels),
             data_type(precision),
+            (1, 250),
             padding=(0, filters.shape[2] // 2),
             groups=channels,
             activation=activation_of(layer.activation),

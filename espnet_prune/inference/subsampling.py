@@ -30,7 +30,8 @@ class FastSubsampling:
         inner, outer = (widened(len(c.bias), precision) for c in (first, second))
 
         def convolution(weight: Tensor, bias: Tensor) -> Conv2d:
-            return Conv2d(weight, bias, dtype, (2, 2), activation=RELU)
+            typical = 100, halved(layer.features)  # of the second; will do for both
+            return Conv2d(weight, bias, dtype, typical, (2, 2), activation=RELU)
 
         # Nine products an output: quantizing them costs more than it saves.
         self.first = convolution(
