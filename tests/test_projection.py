@@ -1,4 +1,5 @@
 import logging
+import random
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from espnet_prune.gates import gates_of
 from espnet_prune.layers.structures import structures
 from espnet_prune.projection import TOLERANCE, project
 from espnet_prune.sparsity import SparsityOptions, make_budget
+from espnet_prune.units import units_of
 
 FRAMES = 100
 
@@ -127,16 +129,37 @@ def test_rounding_closes_no_submodule_that_learned_to_be_open(
         assert min(block.ffn1, block.heads, block.conv, block.ffn2) > 0
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(150))
 def test_several_kinds_and_groups_are_met_with_rounding(make_encoder, seed):
-    encoder = learned(make_encoder(gates={}, linear_units=64), seed, 2.0)
-    options = {"groups": {"attention": 0.5}}
-    budget = make_budget(
-        SparsityOptions("params+macs", 0.85, **options), encoder, FRAMES
-    )
-    found = project(encoder, budget, 8)
+    """Of many sizes, since few of them have units that only one limit refuses."""
+    draw = random.Random(seed)
+    heads = draw.choice([1, 2, 4])
+    sizes = {"attention_heads": heads, "output_size": 2 * heads * draw.choice([6, 9])}
+    encoder = make_encoder(gates={}, linear_units=draw.choice([20, 64, 100]), **sizes)
+    learned(encoder, seed, draw.choice([1.0, 4.0]), draw.choice([-1.0, 0.0, 1.0]))
+    target = draw.choice([0.3, 0.5, 0.75, 0.85])
+    groups = draw.choice([{}, {"attention": 0.5}, {"subsampling": 0.0}])
+    options = SparsityOptions("params+macs", target, groups=groups)
+    try:
+        budget = make_budget(options, encoder, FRAMES)
+        found = project(encoder, budget, 8)
+    except ValueError:  # these groups leave less than the target asks for
+        return
     encoder.set_masks(found.masks)
     check_budget(budget, encoder.kept().counts(), found.slack)
+
+
+@pytest.mark.parametrize("name", ["feed_forward", "conv_module", "self_attn"])
+def test_the_best_unit_opens_its_submodule_however_many_come_with_it(
+    make_encoder, name
+):
+    layer = getattr(make_encoder(gates={}).encoders[0], name)
+    with torch.no_grad():
+        for gate in gates_of(layer).values():
+            gate.log_alpha.fill_(-3.0)[0] = 3.0
+    # Of attention, the dimensions of the heads that are open: the first has the best.
+    first, *_ = units_of(layer, lambda g: torch.arange(len(g)) == 0, multiple=4)
+    assert first.entry and first.score == 3.0
 
 
 @pytest.mark.parametrize("target", [0.01, 0.02, 0.05])

@@ -2,6 +2,7 @@
 
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from espnet_prune.inference.activation import activation_of
 from espnet_prune.inference.conv2d import Conv2d
@@ -31,11 +32,15 @@ class FastConvolution:
         weight = fill(last.weight.squeeze(2), 1, channels)
         self.last = linear(weight, last.bias, precision)
         norm, depthwise = layer.norm, layer.depthwise_conv
-        slope = norm.weight.detach() * (norm.running_var + norm.eps).rsqrt()
-        filters = depthwise.weight.detach() * slope[:, None, None]
-        bias = (
-            depthwise.bias.detach() - norm.running_mean
-        ) * slope + norm.bias.detach()
+        filters, bias = fuse_conv_bn_weights(
+            depthwise.weight,
+            depthwise.bias,
+            norm.running_mean,
+            norm.running_var,
+            norm.eps,
+            norm.weight,
+            norm.bias,
+        )
         self.depthwise = Conv2d(
             fill(filters.unsqueeze(2), 0, channels),
             fill(bias, 0, channels),
