@@ -1,4 +1,4 @@
-"""Make ESPnet know encoder and decoder, without importing ESPnet before others do.
+"""Make ESPnet know our encoder, decoder and model, without importing it before others.
 
 ESPnet takes seconds to import, and most command lines of the recipe never need it. So
 the registration waits for the import of ``espnet2.tasks.asr``, the module that owns the
@@ -26,7 +26,9 @@ def register() -> None:
 def _add_to(registry: ModuleType) -> None:
     from espnet_prune.decoder import PrunableTransformerDecoder
     from espnet_prune.encoder import PrunableConformerEncoder
+    from espnet_prune.model import PruneASRModel
 
+    registry.model_choices.classes["prune"] = PruneASRModel
     registry.decoder_choices.classes["prunable_transformer"] = (
         PrunableTransformerDecoder
     )

@@ -18,8 +18,8 @@ from espnet_prune.errors import InputError
 
 ENCODERS = ("conformer", "prunable_conformer")
 DECODERS = ("transformer", "prunable_transformer")
-# Keys of conf/prune*.yaml that are the project's own.
-OWN_KEYS = ("gates", "sparsity", "distill", "prune_decoder")
+# Keys of a recipe, as conf/prune.yaml, that are the project's own.
+OWN_KEYS = ("gates", "sparsity", "distill", "prune_decoder", "compact")
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -1,14 +1,14 @@
 """ESPnet tasks: training the dense teacher, and training a student beside it.
 
-Both are importable classes of a module that registers on import, because ESPnet spawns
-its distributed workers: what a parent process registered by hand is lost in them.
+Both are importable classes, because ESPnet spawns its distributed workers: importing
+them there imports the package, which registers; what a parent registered is lost.
 """
 
 import argparse
 
 import torch
 import torch.distributed as dist
-from espnet2.tasks.asr import ASRTask, model_choices
+from espnet2.tasks.asr import ASRTask
 from espnet2.utils.types import str_or_none
 
 from espnet_prune.checkpoint import load_model
@@ -20,8 +20,6 @@ from espnet_prune.trainer import (
     as_optimizers,
     parameter_groups,
 )
-
-model_choices.classes["prune"] = PruneASRModel
 
 
 class SafeASRTask(ASRTask):

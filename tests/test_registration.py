@@ -47,6 +47,44 @@ def test_spawned_worker_is_registered(python):
     assert names in result.stdout, result.stderr
 
 
+def test_a_program_run_through_the_package_hands_it_to_spawned_processes(
+    python, tmp_path, monkeypatch
+):
+    # ESPnet's multi-GPU training spawns; these programs know nothing of the package.
+    (tmp_path / "some_program.py").write_text(
+        "import sys, multiprocessing\n"
+        "def look():\n"
+        "    from espnet2.tasks.asr import encoder_choices\n"
+        "    print('child', 'prunable_conformer' in encoder_choices.classes)\n"
+        "def main():\n"
+        "    print('arguments', *sys.argv)\n"
+        "    child = multiprocessing.get_context('spawn').Process(target=look)\n"
+        "    child.start()\n"
+        "    child.join()\n"
+        "    return child.exitcode\n"
+    )
+    program = ["-m", "some_program", "--option", "1"]
+    monkeypatch.chdir(tmp_path)
+    result = python("-m", "espnet_prune", *program)
+    assert "arguments some_program --option 1" in result.stdout
+    assert "child True" in result.stdout and result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        ([], "runs modules only"),
+        (["espnet2.bin.asr_train"], "runs modules only"),
+        (["-m", "espnet2.bin.no_such"], "there is no such module"),
+        (["-m", "espnet2.bin"], "has no main()"),
+    ],
+)
+def test_what_cannot_be_run_through_the_package_is_refused(python, arguments, told):
+    result = python("-m", "espnet_prune", *arguments)
+    assert result.returncode == 2 and told in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 @pytest.mark.parametrize(
     "program", ["asr_train", "asr_inference", "prune_train", "export", "measure"]
 )

@@ -83,8 +83,8 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main() -> None:
-    args, training_options = get_parser().parse_known_args()
+def main(arguments: list[str] | None = None) -> None:
+    args, training_options = get_parser().parse_known_args(arguments)
     # What is refused below must leave the directory as it was.
     config = args.output_dir / "student.yaml"
     candidate = args.output_dir / "student.new.yaml"

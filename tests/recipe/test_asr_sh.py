@@ -1,0 +1,234 @@
+"""The commands that ESPnet's asr.sh issues in its stages 10-13, with our --python."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from espnet_prune.data.table import read_table, write_table
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN_PL = Path(__file__).with_name("run.pl")
+PYTHON = [sys.executable, "-m", "espnet_prune"]
+NO_TEXT = ["--non_linguistic_symbols", "none", "--cleaner", "none", "--g2p", "none"]
+TRAINING = {
+    "batch_type": "numel", "batch_bins": 40000, "num_workers": 0, "max_epoch": 1,
+    "num_att_plot": 0, "use_matplotlib": False, "use_tensorboard": False,
+    "keep_nbest_models": 1, "best_model_criterion": [["valid", "acc", "max"]],
+}  # fmt: skip
+MODEL = {
+    "encoder": "prunable_conformer",
+    "encoder_conf": {
+        "output_size": 16, "attention_heads": 4, "linear_units": 32, "num_blocks": 2,
+        "cnn_module_kernel": 5, "macaron_style": True, "rel_pos_type": "latest",
+    },
+    "decoder": "transformer",
+    "decoder_conf": {"attention_heads": 2, "linear_units": 16, "num_blocks": 1},
+    "model_conf": {"ctc_weight": 0.4},
+    "frontend_conf": {"n_fft": 256, "hop_length": 128, "n_mels": 20},
+    "optim": "adam", "optim_conf": {"lr": 0.001},
+}  # fmt: skip
+pytestmark = pytest.mark.slow
+
+
+class Recipe:
+    """A recipe directory in which asr.sh would run, and what it would do there."""
+
+    def __init__(self, folder: Path, data: Path):
+        self.folder = folder
+        for name in ("train", "valid", "test"):
+            shutil.copytree(data, folder / "dump/raw" / name)
+            keys = read_table(data / "wav.scp")
+            write_table(folder / "dump/raw" / name / "utt2spk", {k: "s" for k in keys})
+        tokens = ["<blank>", "<unk>", *"ABC", "<sos/eos>"]
+        self.tokens = folder / "data/token_list/char/tokens.txt"
+        self.tokens.parent.mkdir(parents=True)
+        self.tokens.write_text("".join(f"{t}\n" for t in tokens))
+
+    def call(self, *command: object, stdin: str | None = None) -> str:
+        env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        result = subprocess.run(
+            list(map(str, command)),
+            cwd=self.folder, env=env, input=stdin, capture_output=True, text=True,
+        )  # fmt: skip
+        logs = self.folder.glob("exp/**/*.log")
+        told = "".join(log.read_text()[-2000:] for log in logs)
+        assert result.returncode == 0, result.stderr[-2000:] + told
+        return result.stdout
+
+    def config(self, name: str, values: dict) -> str:
+        path = self.folder / "conf" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump(values))
+        return f"conf/{name}"
+
+    def data(self, name: str) -> list[str]:
+        option = f"--{name}_data_path_and_name_and_type"
+        return [
+            *(option, f"dump/raw/{name}/wav.scp,speech,sound"),
+            *(option, f"dump/raw/{name}/text,text,text"),
+        ]
+
+    def text(self) -> list[str]:
+        options = ["--use_preprocessor", "true", "--bpemodel", "none"]
+        options += ["--token_type", "char", "--token_list"]
+        return [*options, "data/token_list/char/tokens.txt", *NO_TEXT]
+
+    def stage10(self, config: str, stats: str = "exp/asr_stats_raw_char") -> None:
+        logdir, jobs = f"{stats}/logdir", 2
+        (self.folder / logdir).mkdir(parents=True)
+        for name in ("train", "valid"):
+            table = (self.folder / f"dump/raw/{name}/wav.scp").read_text().splitlines()
+            for job in range(jobs):
+                part = "".join(f"{line}\n" for line in table[job::jobs])
+                (self.folder / logdir / f"{name}.{job + 1}.scp").write_text(part)
+        self.call(
+            *(RUN_PL, f"JOB=1:{jobs}", f"{logdir}/stats.JOB.log"),
+            *(*PYTHON, "-m", "espnet2.bin.asr_train", "--collect_stats", "true"),
+            *(*self.text(), *self.data("train"), *self.data("valid")),
+            *("--train_shape_file", f"{logdir}/train.JOB.scp"),
+            *("--valid_shape_file", f"{logdir}/valid.JOB.scp"),
+            *("--output_dir", f"{logdir}/stats.JOB"),
+            *("--config", config, "--frontend_conf", "fs=16k"),
+        )
+        dirs = [
+            x for i in range(jobs) for x in ("--input_dir", f"{logdir}/stats.{i + 1}")
+        ]
+        aggregate = [*PYTHON, "-m", "espnet2.bin.aggregate_stats_dirs"]
+        self.call(*aggregate, *dirs, "--output_dir", stats)
+        size = len(self.tokens.read_text().splitlines())
+        for name in ("train", "valid"):
+            shapes = read_table(self.folder / stats / name / "text_shape")
+            shapes = {k: f"{n},{size}" for k, n in shapes.items()}
+            write_table(self.folder / stats / name / "text_shape.char", shapes)
+
+    def stage11(
+        self, config: str, exp: str, *more: str, stats: str = "exp/asr_stats_raw_char"
+    ) -> None:
+        (self.folder / exp).mkdir(parents=True, exist_ok=True)
+        shapes = [
+            f(part)
+            for part in ("train", "valid")
+            for kind in ("speech_shape", "text_shape.char")
+            for f in (
+                lambda p: f"--{p}_shape_file",
+                lambda p, kind=kind: f"{stats}/{p}/{kind}",
+            )
+        ]
+        self.call(
+            *(*PYTHON, "-m", "espnet2.bin.launch"),
+            *("--cmd", f"{shlex.quote(str(RUN_PL))} --name {exp}/train.log"),
+            *("--log", f"{exp}/train.log", "--ngpu", 0, "--num_nodes", 1),
+            *("--init_file_prefix", f"{exp}/.dist_init_"),
+            *("--multiprocessing_distributed", "true", "--"),
+            *(*PYTHON, "-m", "espnet2.bin.asr_train"),
+            *(*self.text(), *self.data("valid"), *self.data("train"), *shapes),
+            *("--resume", "true", "--init_param", "--ignore_init_mismatch", "false"),
+            *("--fold_length", 80000, "--fold_length", 150, "--output_dir", exp),
+            *("--config", config, "--frontend_conf", "fs=16k"),
+            *("--normalize=global_mvn", "--normalize_conf"),
+            *(f"stats_file={stats}/train/feats_stats.npz", *more),
+        )
+
+    def stage12(self, exp: str, model: str) -> dict[str, str]:
+        out = f"{exp}/decode_asr_model_{Path(model).stem}/test"
+        logdir = f"{out}/logdir"
+        (self.folder / logdir).mkdir(parents=True)
+        shutil.copy(
+            self.folder / "dump/raw/test/wav.scp", self.folder / logdir / "keys.1.scp"
+        )
+        self.call(
+            *(RUN_PL, "--gpu", 0, "JOB=1:1", f"{logdir}/asr_inference.JOB.log"),
+            *(*PYTHON, "-m", "espnet2.bin.asr_inference"),
+            *("--batch_size", 1, "--ngpu", 0, "--data_path_and_name_and_type"),
+            *("dump/raw/test/wav.scp,speech,sound", "--key_file"),
+            *(f"{logdir}/keys.JOB.scp", "--asr_train_config", f"{exp}/config.yaml"),
+            *("--asr_model_file", f"{exp}/{model}"),
+            *("--output_dir", f"{logdir}/output.JOB", "--beam_size", 2),
+        )
+        text = self.folder / logdir / "output.1/1best_recog/text"
+        return read_table(text)
+
+    def stage13(self) -> str:
+        return self.call(
+            *(*PYTHON, "-m", "espnet2.bin.tokenize_text", "-f", "2-", "--input", "-"),
+            *("--output", "-", "--token_type", "word", "--non_linguistic_symbols"),
+            *("none", "--remove_non_linguistic_symbols", "true", "--cleaner", "none"),
+            stdin=(self.folder / "dump/raw/test/text").read_text(),
+        )
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory, data_dir):
+    """With a dense model of our encoder in exp/asr_dense, made by stages 10 and 11."""
+    recipe = Recipe(tmp_path_factory.mktemp("asr1"), data_dir)
+    config = recipe.config("train.yaml", MODEL | TRAINING)
+    recipe.stage10(config)
+    recipe.stage11(config, "exp/asr_dense")
+    return recipe
+
+
+def test_a_prunable_encoder_is_trained_and_decoded(recipe):
+    assert len(recipe.stage12("exp/asr_dense", "valid.acc.ave.pth")) == 12
+    assert recipe.stage13().splitlines()[0] == "A"
+
+
+def test_a_config_with_a_teacher_prunes_and_another_fine_tunes(recipe):
+    teacher = {
+        "teacher_config": "exp/asr_dense/config.yaml",
+        "teacher_model": "exp/asr_dense/valid.acc.ave.pth",
+    }
+    common = TRAINING | teacher | {"optim_conf": {"lr": 0.0005}}
+    prune = recipe.config(
+        "prune.yaml",
+        common
+        | {
+            "sparsity": {"kind": "params", "target": 0.5, "macs_seconds": 1.0},
+            "distill": {"layers": 2},
+            "best_model_criterion": [["valid", "sparsity_realised", "max"]],
+        },
+    )
+    recipe.stage10(prune, "exp/asr_stats_of_pruning")
+    recipe.stage11(prune, "exp/asr_prune", stats="exp/asr_stats_of_pruning")
+    export = [sys.executable, "-m", "espnet_prune.bin.export"]
+    recipe.call(*export, "--pruned", "exp/asr_prune", "--out", "exp/asr_compact")
+    tune = recipe.config("finetune.yaml", common | {"compact": "exp/asr_compact"})
+    recipe.stage11(tune, "exp/asr_compact/finetune", "--max_epoch", "2")
+    pruning = json.loads((recipe.folder / "exp/asr_compact/pruning.json").read_text())
+    assert 0.5 <= pruning["removed"]["params"] < 0.53
+    assert (recipe.folder / "exp/asr_compact/finetune/2epoch.pth").exists()
+    assert len(recipe.stage12("exp/asr_compact", "finetuned.pth")) == 12
+    tuned = recipe.stage12("exp/asr_compact/finetune", "valid.acc.ave.pth")
+    assert tuned == read_table(
+        recipe.folder / "exp/asr_compact/decode_asr_model_finetuned/test/logdir"
+        "/output.1/1best_recog/text"
+    )
+
+
+def test_a_compact_architecture_is_trained_from_scratch(recipe):
+    block = {"ffn1": 8, "heads": 1, "qk_dim": 3, "v_dim": 4, "conv": 0, "ffn2": 5}
+    sizes = {"subsampling": [6, 5], "blocks": [block, block | {"heads": 0}]}
+    encoder = {"encoder_conf": MODEL["encoder_conf"] | {"architecture": sizes}}
+    config = recipe.config("small.yaml", MODEL | TRAINING | encoder)
+    recipe.stage11(config, "exp/asr_small")
+    assert len(recipe.stage12("exp/asr_small", "valid.acc.ave.pth")) == 12
+
+
+def test_other_tokens_than_the_teachers_are_refused(recipe, python, tmp_path):
+    values = {"teacher_config": str(recipe.folder / "exp/asr_dense/config.yaml")}
+    values["teacher_model"] = "unread"
+    config = recipe.config("other.yaml", values)
+    (tmp_path / "tokens.txt").write_text("<blank>\n<unk>\nA\n<sos/eos>\n")
+    result = python(
+        *("-m", "espnet_prune", "-m", "espnet2.bin.asr_train", "--config"),
+        *(recipe.folder / config, "--token_list", tmp_path / "tokens.txt"),
+        *("--output_dir", tmp_path / "out"),
+    )
+    assert result.returncode == 2 and "holds other tokens" in result.stderr
+    assert not (tmp_path / "out").exists()
