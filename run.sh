@@ -8,7 +8,7 @@ help_message="Usage: ./run.sh [--option value ...]
 
 Stages (1-11 as in ESPnet): 1 data, 2 speed perturbation, 3 format audio, 4 filter,
 5 tokens, 10 statistics, 11 train dense, 12 prune, 13 export, 14 fine-tune, 15 decode,
-16 score, 17 measure, 18 report.
+16 score, 17 measure, 18 report; 19, only if asked for: pack.
   --stage            first stage to run
   --stop_stage       last stage to run
   --skip_stages      stages to leave out, as \"2 5\"
@@ -34,6 +34,8 @@ Training
   --asr_args         further options of stage 11
   --teacher_config   config.yaml of a trained ESPnet model to prune instead
   --teacher_model    its weights; skips stages 5, 10 and 11
+  --teacher_tag      a published ESPnet model instead: its name in espnet_model_zoo or on
+                     Hugging Face, or its zip; skips stages 5 and 10, stage 11 fetches it
   --target           fraction to remove: of the encoder, unless --prune_config says else
   --targets          several, rising, as \"0.5 0.75 0.9\": each goes on from the one before
   --target_kind      params | macs | latency, or several as params+macs
@@ -51,6 +53,7 @@ Decoding and report
   --inference_model  of the compact model: finetuned.pth | pruned.pth
   --precisions       further number formats of the encoder in stages 15-18: bf16 int8
   --measure_args     further options of stage 17
+  --license          of the packed model, as cc-by-4.0 (stage 19)
 Machine
   --nj               processes of the stages that split their data
   --ngpu             GPUs (0: CPU); several train with DDP
@@ -61,17 +64,18 @@ corpus=synth data_args=""
 downloads=downloads librispeech=""
 train_set="" valid_set="" test_sets="" speed_perturb="" fs="" format_args=""
 min_wav_duration=0.1 max_wav_duration=20 token_type="" nbpe=""
-tag="" asr_config="" asr_args="" teacher_config="" teacher_model=""
+tag="" asr_config="" asr_args="" teacher_config="" teacher_model="" teacher_tag=""
 target=0.5 targets="" target_kind=params round_to=1 method=l0 prune_config=conf/prune.yaml prune_args=""
 finetune_config=conf/finetune.yaml finetune_args="" seed=""
 inference_config=conf/decode.yaml inference_asr_model=valid.acc.ave.pth
-inference_model=finetuned.pth precisions="" measure_args=""
+inference_model=finetuned.pth precisions="" measure_args="" license=unknown
 nj=2 ngpu=0
 . local/parse_options.sh
 
 die() { echo "error: $1" >&2; exit 2; }
 [ -e "conf/corpora/${corpus}.sh" ] || die "--corpus ${corpus}: unknown -> one of: $(cd conf/corpora && echo *.sh | sed 's/\.sh//g')"
 [ -e "conf/presets/${preset}.sh" ] || die "--preset ${preset}: unknown -> one of: $(cd conf/presets && echo *.sh | sed 's/\.sh//g')"
+[ "${stage}" != 19 ] || stop_stage=19
 [[ ${stage} =~ ^[0-9]+$ && ${stop_stage} =~ ^[0-9]+$ ]] ||
     die "--stage ${stage} --stop_stage ${stop_stage}: they take numbers"
 [[ ${seed} =~ ^[0-9]*$ ]] || die "--seed ${seed}: give a number"
@@ -88,6 +92,8 @@ runs() { # number
 [ -n "${teacher_model}" ] && given=$((given + 1))
 [ "${given}" != 1 ] || die "--teacher_config and --teacher_model belong together"
 [ "${given}" = 0 ] || skip_stages+=" 5 10 11"
+[ -z "${teacher_tag}" ] || skip_stages+=" 5 10"
+[ "${given}" = 0 ] || [ -z "${teacher_tag}" ] || die "--teacher_tag ${teacher_tag}: there is --teacher_config, too"
 [ -n "${targets}" ] || targets=${target}
 below=0
 for target in ${targets}; do
@@ -124,7 +130,7 @@ preset_note="" note="" data_command=()
 # shellcheck disable=SC1090
 . "conf/corpora/${corpus}.sh"
 nothing=1
-for number in 1 2 3 4 5 10 11 12 13 14 15 16 17 18; do
+for number in 1 2 3 4 5 10 11 12 13 14 15 16 17 18 19; do
     if runs "${number}" && { [ "${number}" != 2 ] || [ -n "${speed_perturb}" ]; }; then
         nothing=
     fi
@@ -149,6 +155,10 @@ stats=exp/${tag}_stats
 dense=exp/${tag}_dense
 if [ -n "${teacher_config}" ]; then
     dense=$(dirname "${teacher_config}")
+elif [ -n "${teacher_tag}" ]; then
+    dense=exp/$(basename "${teacher_tag}" .zip)
+    teacher_config=${dense}/config.yaml
+    teacher_model=${dense}/model.pth
 else
     teacher_config=${dense}/config.yaml
     teacher_model=${dense}/${inference_asr_model}
@@ -262,7 +272,10 @@ if begin 10 "collect statistics in ${stats}"; then
         --valid "dump/raw/${valid_set}" --out "${stats}" --nj "${nj}" \
         --config "${asr_config}" "${token_args[@]}" ${asr_args}
 fi
-if begin 11 "train the dense model in ${dense}"; then
+if [ -n "${teacher_tag}" ] && begin 11 "fetch ${teacher_tag} to ${dense}"; then
+    python3 -m espnet_prune.bin.fetch_teacher --tag "${teacher_tag}" --out "${dense}"
+fi
+if [ -z "${teacher_tag}" ] && begin 11 "train the dense model in ${dense}"; then
     need 5 "${tokens}/tokens.txt"
     need 10 "${stats}/train/speech_shape"
     mvn=()
@@ -374,5 +387,15 @@ if begin 18 "report"; then
         "${systems[@]}" --decode_tag "${decode_tag}" --precisions "${precisions}" \
         --test_sets "${test_sets}" --out "exp/report" \
         --note "${preset_note}${note:+${preset_note:+ }${note}}"
+fi
+if begin 19 "pack"; then
+    need "${made_by}" "${compacts[@]/%//${inference_model}}"
+    for compact in "${compacts[@]}"; do
+        python3 -m espnet_prune.bin.pack --compact "${compact}" --model "${inference_model}" \
+            --license "${license}" --out "${compact}/$(basename "${compact}").zip" \
+            --corpus "${corpus}" --dense "${dense}" --decode_tag "${decode_tag}" \
+            --precisions "${precisions}" --test_sets "${test_sets}" \
+            --note "${preset_note}${note:+${preset_note:+ }${note}}"
+    done
 fi
 printf '[%02d:%02d] finished\n' $((SECONDS / 60)) $((SECONDS % 60))

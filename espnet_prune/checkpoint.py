@@ -55,23 +55,26 @@ def sampling_rate(args: argparse.Namespace) -> int:
     return humanfriendly.parse_size(fs) if isinstance(fs, str) else fs
 
 
-def check_resources(config: str | Path) -> None:
-    """Refuse a config whose own paths lead nowhere from here.
+def resources(config: dict[str, Any]) -> dict[str, str]:
+    """The files that a model's config names, by option: ``normalize_conf.stats_file``.
 
     ESPnet writes them relative to the directory that its recipe ran in.
     """
+    named = {name: config.get(name) for name in ("bpemodel", "non_linguistic_symbols")}
+    statistics = (config.get("normalize_conf") or {}).get("stats_file")
+    named["normalize_conf.stats_file"] = statistics
+    return {option: path for option, path in named.items() if path is not None}
+
+
+def check_resources(config: str | Path) -> None:
+    """Refuse a config whose own paths lead nowhere from here."""
     try:
         values = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-        named = {
-            "normalize_conf.stats_file": (values.get("normalize_conf") or {}).get(
-                "stats_file"
-            ),
-            "bpemodel": values.get("bpemodel"),
-        }
+        named = resources(values)
     except (yaml.YAMLError, AttributeError) as e:
         raise InputError(config, f"is no ESPnet config: {e}") from e
     for option, path in named.items():
-        if path is not None and not Path(path).exists():
+        if not Path(path).exists():
             raise InputError(
                 config,
                 f"{option} {path} does not exist (relative to {Path.cwd()})",

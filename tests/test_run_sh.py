@@ -60,7 +60,15 @@ def run(recipe):
             "--inference_model nope.pth: finetuned.pth",
         ),
         (("--ngpu", "all"), "--ngpu all: give a number"),
-        (("--stage", "19"), "--stage 19 --stop_stage 18: no stage lies there"),
+        (("--stage", "20"), "--stage 20 --stop_stage 18: no stage lies there"),
+        (("--stage", "19"), "finetuned.pth is missing -> run stage 14"),
+        (
+            (
+                *("--teacher_config", "run.sh", "--teacher_model", "run.sh"),
+                *("--teacher_tag", "a/b"),
+            ),
+            "--teacher_tag a/b: there is --teacher_config, too",
+        ),
         (("--prune_config", "conf/nope.yaml"), "conf/nope.yaml is no file"),
         (
             ("--corpus", "librispeech", "--librispeech", "nope"),

@@ -105,6 +105,20 @@ def test_compact_model_loads_in_stock_speech2text_and_decodes(quick, checkout):
     subprocess.run([sys.executable, "-c", code], cwd=checkout, check=True)
 
 
+def test_packed_model_is_a_teacher_that_can_be_fetched(quick, run, checkout):
+    result = run("--preset", "quick", "--stage", "19", "--license", "cc0-1.0")
+    assert result.returncode == 0, result.stderr
+    name = "synth_quick_compact_params50"
+    # A copy: a teacher's experiment directory is named after its zip.
+    shutil.copy(checkout / f"exp/{name}/{name}.zip", checkout / "published.zip")
+    tag = ("--teacher_tag", "published.zip")
+    result = run("--preset", "quick", "--stage", "11", "--stop_stage", "11", *tag)
+    assert result.returncode == 0, result.stderr
+    packed = checkout / f"exp/{name}/finetuned.pth"
+    fetched = checkout / "exp/published"
+    assert (fetched / "model.pth").read_bytes() == packed.read_bytes()
+
+
 def test_stages_can_be_entered_alone(quick, run, checkout):
     shutil.rmtree(checkout / "exp/report")
     result = run("--preset", "quick", "--stage", "16", "--stop_stage", "16")
