@@ -2,7 +2,7 @@
 
 Importing the package registers its encoder, ``prunable_conformer``, with ESPnet, so
 that ``espnet2.bin.asr_inference.Speech2Text`` can build a compact model.
-:func:`load` builds one for inference in a chosen precision.
+:func:`load` builds one for inference in a chosen precision; :func:`prune` makes one.
 """
 
 from typing import Any
@@ -10,15 +10,19 @@ from typing import Any
 from espnet_prune.registration import register as _register
 from espnet_prune.version import __version__
 
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "load", "prune"]
 
 _register()
 
 
 def __getattr__(name: str) -> Any:
-    # Not imported above: it imports ESPnet, which takes seconds.
+    # Not imported above: they import ESPnet, which takes seconds.
     if name == "load":
         from espnet_prune.serving import load
 
         return load
+    if name == "prune":
+        from espnet_prune.api import prune
+
+        return prune
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,69 @@
+"""prune() takes an experiment and data directories, and gives a compact model."""
+
+import json
+import shutil
+
+import pytest
+import soundfile
+
+import espnet_prune
+from espnet_prune.api import hold_out
+from espnet_prune.data.kaldi_dir import read_data_dir
+from espnet_prune.data.table import read_table, write_table
+from espnet_prune.errors import InputError
+
+SHORT = ("--max_epoch", "2", "--batch_bins", "40000", "--distill", "layers=2")
+SHORT += ("--use_matplotlib", "false", "--use_tensorboard", "false")
+
+
+@pytest.fixture
+def kaldi(data_dir, tmp_path):
+    folder = tmp_path / "kaldi"
+    folder.mkdir()
+    for name in ("wav.scp", "text"):
+        shutil.copy(data_dir / name, folder)
+    keys = read_table(folder / "text")
+    write_table(folder / "utt2spk", {k: f"speaker{i % 3}" for i, k in enumerate(keys)})
+    return folder
+
+
+@pytest.mark.slow
+def test_an_experiment_and_a_kaldi_directory_give_a_compact_model(
+    dense, kaldi, tmp_path, capfd
+):
+    out = tmp_path / "out"
+    options = {"prune_options": SHORT, "finetune_options": SHORT, "nj": 1}
+    options["beam_size"] = 2
+    speech2text = espnet_prune.prune(dense, kaldi, out, model="model.pth", **options)
+    speech, _ = soundfile.read(kaldi.parent / read_table(kaldi / "wav.scp")["utt03"])
+    assert isinstance(speech2text(speech)[0][0], str)
+    pruning = json.loads((out / "compact/pruning.json").read_text())
+    assert 0.5 <= pruning["removed"]["params"] < 0.53
+    assert "epoch 2/2" in capfd.readouterr().out
+    assert len(read_table(out / "dump/valid/text")) == 1
+    # Called again it finds everything done, and gives the same weights.
+    before = (out / "compact/finetuned.pth").read_bytes()
+    espnet_prune.prune(dense, kaldi, out, model="model.pth", **options)
+    assert (out / "compact/finetuned.pth").read_bytes() == before
+
+
+def test_what_is_wrong_with_the_data_is_said_once(dense, kaldi, tmp_path):
+    (kaldi / "wav.scp").write_text("utt00 nowhere.wav\n")
+    with pytest.raises(InputError, match="nowhere.wav|other|ids"):
+        espnet_prune.prune(
+            dense, kaldi, tmp_path / "out", valid=kaldi, model="model.pth"
+        )
+    with pytest.raises(InputError, match="no such|does not exist"):
+        espnet_prune.prune(tmp_path / "nowhere", kaldi, tmp_path / "out")
+
+
+def test_held_out_utterances_are_not_trained_on(kaldi, tmp_path):
+    names = sorted(read_table(kaldi / "text"))
+    segments = {u: f"{names[i // 2]} {i % 2} {i % 2 + 1}" for i, u in enumerate(names)}
+    write_table(kaldi / "segments", segments)
+    wav = read_table(kaldi / "wav.scp")
+    write_table(kaldi / "wav.scp", {r: wav[r] for r in names[:6]})
+    parts = {n: read_data_dir(p) for n, p in hold_out(kaldi, tmp_path / "out").items()}
+    assert parts["valid"].text.keys() | parts["train"].text.keys() == set(names)
+    assert not parts["valid"].text.keys() & parts["train"].text.keys()
+    assert parts["valid"].segments.keys() == parts["valid"].text.keys() == {names[0]}
