@@ -2,7 +2,8 @@
 # Source me: leaves a `python` in PATH that satisfies the pins. An active environment
 # that does is taken as it is; otherwise .venv is made (once), with plain pip.
 #   . ./path.sh [REQUIREMENTS_FILE]
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# The recipes of egs2/ reach this file, and run.sh, by links.
+root=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 requirements=${root}/${1:-requirements.txt}
 check="${root}/local/check_pins.py"
 

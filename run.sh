@@ -228,7 +228,7 @@ fi
 
 if begin 1 "prepare ${corpus} as data/{${train_set},${valid_set},${test_sets// /,}}"; then
     # shellcheck disable=SC2086
-    python3 "${data_command[@]}" --out data ${data_args}
+    "${data_command[@]}" --out data ${data_args}
     for set in ${train_set} ${valid_set} ${test_sets}; do
         [ -d "data/${set}" ] || die "data/${set} is not what stage 1 made$(hint "data/${set}")"
     done

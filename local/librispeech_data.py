@@ -25,13 +25,20 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--prefix", default="librispeech_", help="of the sets' names")
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--sets", help='subsets, as "train-clean-100 test-clean"; all unless given'
+        "--sets", help="subsets, as train-clean-100,test-clean; all unless given"
     )
     which.add_argument(
         "--by_chapter",
         metavar="SUBSET",
         help="split this subset: its last chapter's first half is dev and its second "
         "half test, all other chapters are train",
+    )
+    parser.add_argument(
+        "--combine",
+        metavar="NAME=SUBSET,SUBSET",
+        action="append",
+        default=[],
+        help="a set of several subsets, as dev=dev-clean,dev-other",
     )
     return parser
 
@@ -119,11 +126,21 @@ def _select(data: DataDir, utterances: list[str]) -> DataDir:
     )
 
 
+def split_names(text: str | None) -> list[str]:
+    return (text or "").replace(",", " ").split()
+
+
 def main() -> None:
     args = get_parser().parse_args()
     subsets = find_subsets(Path(args.librispeech))
-    wanted = [args.by_chapter] if args.by_chapter else (args.sets or "").split()
-    for name in wanted:
+    wanted = [args.by_chapter] if args.by_chapter else split_names(args.sets)
+    combined = {}
+    for text in args.combine:
+        name, _, parts = text.partition("=")
+        if not (name and parts):
+            raise InputError(f"--combine {text}", "is no NAME=SUBSET,SUBSET")
+        combined[name] = split_names(parts)
+    for name in (*wanted, *(part for parts in combined.values() for part in parts)):
         if name not in subsets:
             raise InputError(
                 args.librispeech,
@@ -137,6 +154,8 @@ def main() -> None:
             name.replace("-", "_"): join(read_subset(subsets[name]))
             for name in wanted or subsets
         }
+        for name, parts in combined.items():
+            sets[name] = join([c for p in parts for c in read_subset(subsets[p])])
     for name, data in sets.items():
         path = Path(args.out) / f"{args.prefix}{name}"
         write_data_dir(path, data)

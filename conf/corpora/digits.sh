@@ -15,4 +15,4 @@ fi
 ! runs 1 || [ "${downloads}" = downloads ] || [ -d "${downloads}" ] ||
     die "--downloads ${downloads}: no such directory -> make it, or check its name"
 note="Free Spoken Digit Dataset: six speakers, all of them in the training set."
-data_command=(local/digits_data.py --prefix "${tag}_" --downloads "${downloads}" --fs "${fs}")
+data_command=(python3 local/digits_data.py --prefix "${tag}_" --downloads "${downloads}" --fs "${fs}")

@@ -7,4 +7,4 @@ note=
 if [ -z "${data_args}" ] && runs 1; then
     die '--corpus kaldi needs --data_args "--train DIR --dev DIR --test DIR", Kaldi data directories'
 fi
-data_command=(local/kaldi_data.py --prefix "${tag}_")
+data_command=(python3 local/kaldi_data.py --prefix "${tag}_")

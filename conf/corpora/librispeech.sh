@@ -6,8 +6,12 @@
 : "${asr_config:=conf/train_librispeech_100.yaml}"
 note=
 if runs 1; then
-    [ -n "${librispeech}" ] ||
-        die "--corpus librispeech needs --librispeech DIR, the directory that holds LibriSpeech"
-    [ -d "${librispeech}" ] || die "--librispeech ${librispeech}: no such directory"
+    if [[ ${data_args} == *--download* ]]; then
+        : "${librispeech:=${downloads}}"
+    else
+        [ -n "${librispeech}" ] ||
+            die '--corpus librispeech needs --librispeech DIR, the directory that holds LibriSpeech, or --data_args "--download SUBSETS"'
+        [ -d "${librispeech}" ] || die "--librispeech ${librispeech}: no such directory"
+    fi
 fi
-data_command=(local/librispeech_data.py --prefix "${tag}_" --librispeech "${librispeech}")
+data_command=(bash local/librispeech_data.sh --prefix "${tag}_" --librispeech "${librispeech}")

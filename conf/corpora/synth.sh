@@ -8,4 +8,4 @@ if [ -z "${asr_config}" ]; then
     asr_args="--encoder_conf dropout_rate=0.0 --encoder_conf positional_dropout_rate=0.0 --optim_conf lr=0.002 ${asr_args}"
 fi
 note=
-data_command=(local/synth_data.py --prefix "${tag}_" --nj "${nj}")
+data_command=(python3 local/synth_data.py --prefix "${tag}_" --nj "${nj}")

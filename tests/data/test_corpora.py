@@ -1,8 +1,16 @@
 """Stage 1: the corpora."""
 
+import hashlib
+import http.server
 import io
 import logging
+import os
+import shutil
+import subprocess
+import sys
 import tarfile
+import threading
+from pathlib import Path
 
 import digits_data
 import numpy as np
@@ -16,6 +24,7 @@ from espnet_prune.data.synth import SPOKEN, VARIANTS, WORDS, Recipe, make_uttera
 from espnet_prune.data.table import read_table
 from espnet_prune.errors import InputError
 
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--train", 20, "--dev", 3, "--test", 6)
 
 
@@ -231,6 +240,97 @@ def test_librispeech_by_chapter(cli, tmp_path, tone):
         "dev": ["1-30-0000", "1-30-0001"],
         "test": ["1-30-0002", "1-30-0003", "1-30-0004"],
     }
+
+
+def test_librispeech_subsets_are_combined(cli, tmp_path, tone):
+    _write_chapter(tone, tmp_path, "1", "20", 1)
+    subset = tmp_path / "LibriSpeech/train-clean-5"
+    shutil.copytree(subset, tmp_path / "LibriSpeech/other")
+    (tmp_path / "LibriSpeech/other/1").rename(tmp_path / "LibriSpeech/other/2")
+    folder = tmp_path / "LibriSpeech/other/2/20"
+    (folder / "1-20-0000.flac").rename(folder / "2-20-0000.flac")
+    (folder / "1-20.trans.txt").unlink()
+    (folder / "2-20.trans.txt").write_text("2-20-0000 HELLO\n")
+    options = ("--librispeech", tmp_path, "--out", tmp_path / "data")
+    cli("librispeech_data", *options, "--combine", "all=train-clean-5,other")
+    names = read_data_dir(tmp_path / "data/librispeech_all").text
+    assert list(names) == ["1-20-0000", "2-20-0000"]
+    for wrong, told in (("all", "is no NAME"), ("all=no", "no subset 'no'")):
+        with pytest.raises(InputError, match=told):
+            cli("librispeech_data", *options, "--combine", wrong)
+
+
+class _Resuming(http.server.BaseHTTPRequestHandler):
+    """Serves ``archive`` and tells from where; ``asked`` collects that."""
+
+    archive, asked = b"", []
+
+    def do_GET(self):
+        start = int((self.headers["Range"] or "bytes=0-")[6:].rstrip("-"))
+        self.asked.append(start)
+        self.send_response(206 if start else 200)
+        whole = len(self.archive)
+        self.send_header("Content-Length", str(whole - start))
+        self.send_header("Content-Range", f"bytes {start}-{whole - 1}/{whole}")
+        self.end_headers()
+        self.wfile.write(self.archive[start:])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def librispeech_server(tmp_path, tone):
+    """A server of one small subset, as dev-clean.tar.gz; its handler and address."""
+    source = tmp_path / "published"
+    _write_chapter(tone, source, "1", "20", 2)
+    (source / "LibriSpeech/train-clean-5").rename(source / "LibriSpeech/dev-clean")
+    with tarfile.open(source / "a.tar.gz", "w:gz") as archive:
+        archive.add(source / "LibriSpeech", "LibriSpeech")
+    handler = type("Handler", (_Resuming,), {"asked": []})
+    handler.archive = (source / "a.tar.gz").read_bytes()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield handler, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_librispeech_download_goes_on_and_is_checked(librispeech_server, tmp_path):
+    handler, url = librispeech_server
+    folder, tools = tmp_path / "downloads", tmp_path / "tools"
+    for path in (folder, tools):
+        path.mkdir()
+    part = folder / "dev-clean.tar.gz.part"
+
+    def fetch(genuine: bool) -> subprocess.CompletedProcess:
+        # The small archive stands for the published one, whose digest it cannot have.
+        digest = hashlib.sha256(handler.archive).hexdigest()
+        check = f'[ "$(sha256sum <{part} | cut -c-64)" = {digest} ]\n'
+        real = shutil.which("sha256sum")
+        stub = f"#!/bin/sh\n{check.replace('sha256sum', real)}"
+        (tools / "sha256sum").write_text(stub if genuine else "#!/bin/sh\nexit 1\n")
+        (tools / "sha256sum").chmod(0o755)
+        options = ["--librispeech", folder, "--download", "dev-clean", "--url", url]
+        return subprocess.run(
+            ["bash", "local/librispeech_data.sh", *options, "--out", tmp_path / "data"],
+            cwd=ROOT,
+            env=os.environ
+            | {"PATH": f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
+            | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+
+    result = fetch(genuine=False)
+    assert result.returncode == 2 and "is damaged, and was removed" in result.stderr
+    assert not part.exists() and not (folder / "LibriSpeech").exists()
+    part.write_bytes(handler.archive[:100])  # of a download that was stopped
+    result = fetch(genuine=True)
+    assert result.returncode == 0, result.stderr
+    assert handler.asked == [0, 100]
+    assert len(read_data_dir(tmp_path / "data/librispeech_dev_clean").text) == 2
+    assert [path.name for path in folder.iterdir()] == ["LibriSpeech"]
+    assert fetch(genuine=True).returncode == 0 and handler.asked == [0, 100]
 
 
 def test_librispeech_broken(cli, tmp_path, tone):
