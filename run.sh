@@ -56,7 +56,10 @@ Decoding and report
   --license          of the packed model, as cc-by-4.0 (stage 19)
 Machine
   --nj               processes of the stages that split their data
-  --ngpu             GPUs (0: CPU); several train with DDP
+  --ngpu             GPUs (0: CPU), of each machine; several train with DDP
+  --cuda_cmd         starts trainings, as \"slurm.pl --config conf/slurm.conf\" of an
+                     ESPnet checkout; default: here
+  --num_nodes        machines to train on; several need --cuda_cmd
 "
 stage=1 stop_stage=18 skip_stages="" preset=default
 corpus=synth data_args=""
@@ -69,7 +72,7 @@ target=0.5 targets="" target_kind=params round_to=1 method=l0 prune_config=conf/
 finetune_config=conf/finetune.yaml finetune_args="" seed=""
 inference_config=conf/decode.yaml inference_asr_model=valid.acc.ave.pth
 inference_model=finetuned.pth precisions="" measure_args="" license=unknown
-nj=2 ngpu=0
+nj=2 ngpu=0 cuda_cmd="" num_nodes=1
 . local/parse_options.sh
 
 die() { echo "error: $1" >&2; exit 2; }
@@ -88,6 +91,8 @@ runs() { # number
 [[ ${inference_model} =~ ^(finetuned|pruned)\.pth$ ]] ||
     die "--inference_model ${inference_model}: finetuned.pth (of stage 14) or pruned.pth (of stage 13)"
 [[ ${ngpu} =~ ^[0-9]+$ ]] || die "--ngpu ${ngpu}: give a number of GPUs"
+[[ ${num_nodes} =~ ^[1-9][0-9]*$ ]] || die "--num_nodes ${num_nodes}: give a number from 1 on"
+[ "${num_nodes}" = 1 ] || [ -n "${cuda_cmd}" ] || die "--num_nodes ${num_nodes}: what starts it there? -> give --cuda_cmd"
 [ -n "${teacher_config}" ] && given=1 || given=0
 [ -n "${teacher_model}" ] && given=$((given + 1))
 [ "${given}" != 1 ] || die "--teacher_config and --teacher_model belong together"
@@ -204,9 +209,16 @@ audio() { # set; ESPnet's LibriSpeech recipe dumps archives, ours single files
     echo "dump/raw/$1/wav.scp,speech,${type}"
 }
 train() { # log directory, module, options...
-    local dir=$1 module=$2; shift 2
-    python3 -m espnet_prune.bin.progress --log "${dir}/train.log" -- \
-        python3 -m "${module}" --output_dir "${dir}" --resume true \
+    local dir=$1 command=(python3 -m "$2") logs=(--log "$1/train.log"); shift 2
+    if [ -n "${cuda_cmd}" ]; then
+        logs=(--log "${dir}/launch.log" --follow "${dir}/train.log")
+        command=(python3 -m espnet2.bin.launch --cmd "${cuda_cmd} --name ${dir}/train.log"
+            --log "${dir}/train.log" --ngpu "${ngpu}" --num_nodes "${num_nodes}"
+            --init_file_prefix "${dir}/.dist_init_" --multiprocessing_distributed true
+            -- "${command[@]}")
+    fi
+    python3 -m espnet_prune.bin.progress "${logs[@]}" -- "${command[@]}" \
+        --output_dir "${dir}" --resume true \
         --ngpu "${ngpu}" --multiprocessing_distributed true \
         --train_data_path_and_name_and_type "$(audio "${sp_set}")" \
         --train_data_path_and_name_and_type "dump/raw/${sp_set}/text,text,text" \

@@ -96,6 +96,23 @@ def test_log_of_a_resumed_run_is_kept_and_not_told_again(watch):
     assert "epoch 2/2" in out and "epoch 1/2" not in out
 
 
+def test_log_that_another_program_writes_is_followed(tmp_path, monkeypatch, capsys):
+    # As ESPnet's launcher does: the old log goes aside, a new one takes its place.
+    log = tmp_path / "train.log"
+    log.write_text("1/3epoch started\n")
+    code = (
+        f"import os, time; log = {str(log)!r}; print('2/3epoch started')\n"
+        "os.rename(log, log + '.1'); time.sleep(1)\n"
+        "with open(log, 'w') as f: print('3/3epoch started', file=f)\n"
+    )
+    argv = ["progress", "--log", str(tmp_path / "launch.log"), "--follow", str(log)]
+    monkeypatch.setattr(sys, "argv", [*argv, "--", sys.executable, "-c", code])
+    assert main() == 0
+    out = capsys.readouterr().out
+    assert "epoch 3/3" in out and "epoch 1/3" not in out and "epoch 2/3" not in out
+    assert (tmp_path / "launch.log").read_text() == "2/3epoch started\n"
+
+
 def test_last_line_without_an_end_is_told(watch):
     out, _ = watch("print('1/2epoch started', end='')")
     assert "epoch 1/2" in out

@@ -59,6 +59,8 @@ def run(recipe):
             ("--inference_model", "nope.pth"),
             "--inference_model nope.pth: finetuned.pth",
         ),
+        (("--num_nodes", "two"), "--num_nodes two: give a number"),
+        (("--num_nodes", "2"), "--num_nodes 2: what starts it there?"),
         (("--ngpu", "all"), "--ngpu all: give a number"),
         (("--stage", "20"), "--stage 20 --stop_stage 18: no stage lies there"),
         (("--stage", "19"), "finetuned.pth is missing -> run stage 14"),

@@ -2,6 +2,9 @@
 
 python -m espnet_prune.bin.progress --log exp/x/train.log -- python3 -m ...
 
+With ``--follow`` the training writes another log itself, perhaps on another machine, as
+one does that ESPnet's launcher started.
+
 One training at a time in a directory: a second one would mix its checkpoints with
 those of the first.
 """
@@ -30,6 +33,7 @@ SHOWN = ("loss", "acc", "sparsity_realised", "sparsity_target")
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("--follow", type=Path, help="log to watch; default: --log")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     return parser
 
@@ -106,39 +110,65 @@ def start(command: list[str], log: Path) -> subprocess.Popen:
     return process
 
 
-def follow(process: subprocess.Popen, log: Path, offset: int) -> Iterator[str]:
-    """Lines that the process appends to the log, until it ends or run.sh is gone."""
+class Tail:
+    """What is appended to a file from now on, also if another takes its place."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.file, self.rest = None, ""
+        if path.exists():
+            self.file = path.open(encoding="utf-8", errors="replace")
+            self.file.seek(0, os.SEEK_END)
+
+    def lines(self) -> list[str]:
+        """The lines that are new."""
+        new = self._read()
+        if self._replaced():  # ESPnet's launcher moves the old log away
+            self.file = self.path.open(encoding="utf-8", errors="replace")
+            new += self._read()
+        *lines, self.rest = (self.rest + new).split("\n")
+        return lines
+
+    def _read(self) -> str:
+        return self.file.read() if self.file else ""
+
+    def _replaced(self) -> bool:
+        try:
+            now = self.path.stat()
+        except FileNotFoundError:
+            return False
+        return self.file is None or os.fstat(self.file.fileno()).st_ino != now.st_ino
+
+
+def follow(process: subprocess.Popen, log: Tail) -> Iterator[str]:
+    """Lines that are appended to the log, until the process ends or run.sh is gone."""
     parent = os.getppid()
-    with log.open(encoding="utf-8", errors="replace") as f:
-        f.seek(offset)
-        rest = ""
-        while True:
-            running = process.poll() is None
-            rest += f.read()
-            *lines, rest = rest.split("\n")
-            yield from lines
-            if not running:
-                if rest:  # a killed process leaves no newline
-                    yield rest
-                return
-            if os.getppid() != parent:
-                sys.exit("run.sh was killed: stopping the training, which can resume")
-            time.sleep(0.5)
+    while True:
+        running = process.poll() is None
+        yield from log.lines()
+        if not running:
+            if log.rest:  # a killed process leaves no newline
+                yield log.rest
+            return
+        if os.getppid() != parent:
+            sys.exit("run.sh was killed: stopping the training, which can resume")
+        time.sleep(0.5)
 
 
 def main() -> int:
     args = get_parser().parse_args()
     command = args.command[args.command[:1] == ["--"] :]
     args.log.parent.mkdir(parents=True, exist_ok=True)
+    watched = args.follow or args.log
     # Appended to, so that a resumed training keeps the log of its first part.
-    offset = args.log.stat().st_size if args.log.exists() else 0
+    log = Tail(watched)
     process = start(command, args.log)
     # A terminated run.sh takes its training with it, by the way of `finally`.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    print(f"  log: {args.log}", flush=True)
+    print(f"  log: {watched}", flush=True)
     watcher, tail = Watcher(), []
     try:
-        for line in follow(process, args.log, offset):
+        for line in follow(process, log):
             tail = [*tail, line][-12:]
             if message := watcher.describe(line):
                 print(f"  {message}", flush=True)
@@ -148,7 +178,7 @@ def main() -> int:
             process.wait()
     if process.returncode != 0:
         print("\n".join(tail), file=sys.stderr)
-        raise InputError(args.log, f"the training failed (exit {process.returncode})")
+        raise InputError(watched, f"the training failed (exit {process.returncode})")
     return 0
 
 

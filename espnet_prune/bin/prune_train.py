@@ -33,6 +33,7 @@ from espnet_prune.measure.cost import rest_cost
 from espnet_prune.measure.latency import settle_table, table_of_run
 from espnet_prune.measure.latency_layers import Beyond
 from espnet_prune.model import OWN_OPTIONS
+from espnet_prune.nodes import Node
 from espnet_prune.options import make_options
 from espnet_prune.origin import (
     refuse_another_run,
@@ -97,6 +98,32 @@ def main(arguments: list[str] | None = None) -> None:
     elif args.phase == "finetune" or args.method not in SCRATCH:
         command += ["--init_param", str(args.model_file)]
     command += training_options
+    node = Node(training_options, args.output_dir)
+    options = node.first(lambda: settle_plan(args, candidate, config, command))
+    command += ["--config", str(config)]
+    if args.phase == "prune" and args.method in ONE_SHOT:
+        node.first(lambda: prune_at_once(args, command))
+        return
+    hand_logging_to_espnet()
+    PruneASRTask.main(cmd=command)
+    if args.final is not None and node.is_first:
+        averaged = args.output_dir / averaged_name(options)
+        finish(averaged, args.model_config, args.final)
+
+
+def settle_plan(
+    args: argparse.Namespace, candidate: Path, config: Path, command: list[str]
+) -> argparse.Namespace:
+    """Write the training config once nothing is wrong with it.
+
+    Args:
+        args: the command line.
+        candidate, config: its name until then, and after.
+        command: ESPnet's options.
+
+    Returns:
+        the training's options.
+    """
     try:
         student = student_config(args)
         text = yaml.safe_dump(student, sort_keys=False, allow_unicode=True)
@@ -110,18 +137,10 @@ def main(arguments: list[str] | None = None) -> None:
         refuse_another_run(options)
         candidate.replace(config)
         settle_table(args.output_dir)
+        return options
     finally:
         candidate.unlink(missing_ok=True)
         settle_table(args.output_dir, keep=False)
-    command += ["--config", str(config)]
-    if args.phase == "prune" and args.method in ONE_SHOT:
-        prune_at_once(args, command)
-        return
-    hand_logging_to_espnet()
-    PruneASRTask.main(cmd=command)
-    if args.final is not None:
-        averaged = args.output_dir / averaged_name(options)
-        finish(averaged, args.model_config, args.final)
 
 
 def student_config(args: argparse.Namespace) -> dict[str, Any]:
@@ -252,7 +271,9 @@ def teacher_size(args: argparse.Namespace) -> int:
 
 def prune_at_once(args: argparse.Namespace, command: list[str]) -> None:
     """Write what a pruning run leaves, from scores instead of a training."""
-    PruneASRTask.main(cmd=[*command, "--dry_run", "true"])  # writes config.yaml
+    alone = ["--multiprocessing_distributed", "false", "--dist_launcher", "none"]
+    alone += ["--dist_world_size", "1"]  # the other nodes of the training have no part
+    PruneASRTask.main(cmd=[*command, *alone, "--dry_run", "true"])  # writes config.yaml
     config = args.output_dir / "config.yaml"
     model, train_args = ASRTask.build_model_from_file(config, None, "cpu")
     weights = read_state(args.model_file)

@@ -119,6 +119,19 @@ def test_packed_model_is_a_teacher_that_can_be_fetched(quick, run, checkout):
     assert (fetched / "model.pth").read_bytes() == packed.read_bytes()
 
 
+def test_a_training_can_be_started_by_another_program(quick, run, checkout):
+    log = checkout / "exp/synth_quick_compact_params50/finetune/train.log"
+    before = log.read_text()
+    result = run(
+        *("--preset", "quick", "--stage", "14", "--stop_stage", "14"),
+        *("--cuda_cmd", str(ROOT / "tests/recipe/run.pl")),
+        *("--finetune_args", "--max_epoch 2"),
+    )
+    assert result.returncode == 0, result.stderr
+    assert "epoch 2/2" in result.stdout and "epoch 1/2" not in result.stdout
+    assert log.with_name("train.1.log").read_text() == before != log.read_text()
+
+
 def test_stages_can_be_entered_alone(quick, run, checkout):
     shutil.rmtree(checkout / "exp/report")
     result = run("--preset", "quick", "--stage", "16", "--stop_stage", "16")
