@@ -55,7 +55,9 @@ Decoding and report
   --measure_args     further options of stage 17
   --license          of the packed model, as cc-by-4.0 (stage 19)
 Machine
-  --nj               processes of the stages that split their data
+  --nj               processes, or jobs, of the stages that split their data
+  --executor         runs them: local | slurm (an array of jobs)
+  --executor_args    of those jobs, as partition=cpu,timeout_min=60,mem_gb=4
   --ngpu             GPUs (0: CPU), of each machine; several train with DDP
   --cuda_cmd         starts trainings, as \"slurm.pl --config conf/slurm.conf\" of an
                      ESPnet checkout; default: here
@@ -72,7 +74,7 @@ target=0.5 targets="" target_kind=params round_to=1 method=l0 prune_config=conf/
 finetune_config=conf/finetune.yaml finetune_args="" seed=""
 inference_config=conf/decode.yaml inference_asr_model=valid.acc.ave.pth
 inference_model=finetuned.pth precisions="" measure_args="" license=unknown
-nj=2 ngpu=0 cuda_cmd="" num_nodes=1
+nj=2 executor=local executor_args="" ngpu=0 cuda_cmd="" num_nodes=1
 . local/parse_options.sh
 
 die() { echo "error: $1" >&2; exit 2; }
@@ -91,6 +93,8 @@ runs() { # number
 [[ ${inference_model} =~ ^(finetuned|pruned)\.pth$ ]] ||
     die "--inference_model ${inference_model}: finetuned.pth (of stage 14) or pruned.pth (of stage 13)"
 [[ ${ngpu} =~ ^[0-9]+$ ]] || die "--ngpu ${ngpu}: give a number of GPUs"
+[[ ${executor} =~ ^(local|slurm)$ ]] || die "--executor ${executor}: local or slurm"
+split=(--nj "${nj}" --executor "${executor}" --executor_args "${executor_args}")
 [[ ${num_nodes} =~ ^[1-9][0-9]*$ ]] || die "--num_nodes ${num_nodes}: give a number from 1 on"
 [ "${num_nodes}" = 1 ] || [ -n "${cuda_cmd}" ] || die "--num_nodes ${num_nodes}: what starts it there? -> give --cuda_cmd"
 [ -n "${teacher_config}" ] && given=1 || given=0
@@ -256,13 +260,13 @@ if begin 3 "format the audio at ${fs} Hz as dump/raw"; then
     for set in ${sp_set} ${valid_set}; do
         need 1 "data/${set}"
         python3 -m espnet_prune.bin.format_audio --in "data/${set}" \
-            --out "dump/raw/org/${set}" --fs "${fs}" --nj "${nj}" ${format_args}
+            --out "dump/raw/org/${set}" --fs "${fs}" "${split[@]}" ${format_args}
     done
     # shellcheck disable=SC2086
     for set in ${test_sets}; do
         need 1 "data/${set}"
         python3 -m espnet_prune.bin.format_audio --in "data/${set}" \
-            --out "dump/raw/${set}" --fs "${fs}" --nj "${nj}" ${format_args}
+            --out "dump/raw/${set}" --fs "${fs}" "${split[@]}" ${format_args}
     done
 fi
 if begin 4 "drop utterances outside ${min_wav_duration}-${max_wav_duration} s"; then
@@ -281,7 +285,7 @@ if begin 10 "collect statistics in ${stats}"; then
     need 5 "${tokens}/tokens.txt"
     # shellcheck disable=SC2086
     python3 -m espnet_prune.bin.collect_stats --train "dump/raw/${sp_set}" \
-        --valid "dump/raw/${valid_set}" --out "${stats}" --nj "${nj}" \
+        --valid "dump/raw/${valid_set}" --out "${stats}" "${split[@]}" \
         --config "${asr_config}" "${token_args[@]}" ${asr_args}
 fi
 if [ -n "${teacher_tag}" ] && begin 11 "fetch ${teacher_tag} to ${dense}"; then
@@ -347,7 +351,7 @@ if begin 15 "decode ${test_sets} with ${inference_config}"; then
             for precision in fp32 ${precisions}; do
                 out=$(dirname "${model%%:*}")/$(tag_in "${precision}")/${set}
                 python3 -m espnet_prune.bin.decode --config "${model%%:*}" \
-                    --model "${model#*:}" --data "dump/raw/${set}" --nj "${nj}" \
+                    --model "${model#*:}" --data "dump/raw/${set}" "${split[@]}" \
                     --inference_config "${inference_config}" --out "${out}" \
                     --precision "${precision}" --ngpu "$((ngpu > 0))"
             done

@@ -36,10 +36,38 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_up_after_killed_runs(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
     temporary.mkdir()
     try:
         yield temporary
+        _swap_in(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def resumable_dir(path: str | Path, stamp: str) -> Iterator[Path]:
+    """As :func:`atomic_dir`, but an unfinished directory stays for the next run.
+
+    Args:
+        path: where it will be.
+        stamp: what it is made of; an unfinished one of another stamp is removed.
+    """
+    path = Path(path)
+    work = path.with_name(f".{path.name}.work")
+    mark = work / ".stamp"
+    if not mark.is_file() or mark.read_text() != stamp:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        mark.write_text(stamp)
+    yield work
+    mark.unlink()
+    _swap_in(work, path)
+
+
+def _swap_in(temporary: Path, path: Path) -> None:
+    """Put a directory in the place of another, which is not lost if that fails."""
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    try:
         if path.exists():
             os.replace(path, old)
         try:
@@ -49,7 +77,6 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
                 os.replace(old, path)
             raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
 

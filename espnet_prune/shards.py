@@ -1,13 +1,15 @@
-"""Run one ESPnet program on several parts of a data set, side by side."""
+"""Run one ESPnet program on several parts of a data set, side by side or as jobs."""
 
 import logging
 import os
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_prune.errors import InputError
+from espnet_prune.executor import Executor
 
 
 def split(keys: Sequence[str], parts: int) -> list[Sequence[str]]:
@@ -15,6 +17,11 @@ def split(keys: Sequence[str], parts: int) -> list[Sequence[str]]:
     parts = min(parts, len(keys))
     bounds = [round(i * len(keys) / parts) for i in range(parts + 1)]
     return [keys[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+
+
+def mark_of(folder: Path) -> Path:
+    """The file that says that the shard which writes this folder is done."""
+    return folder.with_name(f"{folder.name}.done")
 
 
 def time_left(start: float, done: int, total: int) -> str:
@@ -29,32 +36,82 @@ def run_shards(
     commands: Sequence[Sequence[str]],
     logs: Sequence[Path],
     progress: Callable[[], str],
+    executor: Executor = Executor(),  # noqa: B008  (frozen)
+    done: Sequence[Path] = (),
 ) -> None:
-    """Run the commands at once, each with its share of the cores and its own log.
+    """Run the commands at once, each with its own log and its share of the cores.
 
     Args:
         commands: one per shard.
         logs: where the output of each goes; they stay, also after a failure.
         progress: what to tell the user every few seconds.
+        executor: runs them.
+        done: for each a file that says that it is done: written when it is, and a
+            shard whose file is there is left out.
 
     Raises:
-        InputError: a shard failed; names its log and shows its last lines.
+        InputError: a shard failed; names its log and shows its last lines. The others
+            run to their end before.
     """
-    threads = max(1, (os.cpu_count() or 1) // len(commands))
+    marks = list(done) or [None] * len(commands)
+    shards = [
+        Shard(list(command), log, mark)
+        for command, log, mark in zip(commands, logs, marks, strict=True)
+        if mark is None or not mark.exists()
+    ]
+    if len(shards) < len(commands):
+        kept = len(commands) - len(shards)
+        logging.info(f"{kept} of {len(commands)} parts were done before")
+    if not shards:
+        return
+    if executor.is_local:
+        run_here(shards, progress)
+    else:
+        what = f"{shards[0].command[2]} in parts"
+        for _ in executor.submit(Shard.run, shards, logs[0].parent / "jobs", what):
+            pass
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A command, its log, and the file that says that it is done."""
+
+    command: list[str]
+    log: Path
+    done: Path | None
+
+    def start(self, env: dict[str, str]) -> subprocess.Popen:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("w") as f:
+            return subprocess.Popen(self.command, stdout=f, stderr=f, env=env)
+
+    def end(self, code: int) -> None:
+        """Note that it is done, or say what it said last."""
+        if code != 0:
+            tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-5:])
+            raise InputError(self.log, f"this job failed:\n{tail}")
+        if self.done is not None:
+            self.done.touch()
+
+    def run(self) -> None:
+        """Run it in a job of its own, with the cores that the job has."""
+        cores = os.environ.get("SLURM_CPUS_PER_TASK", "1")
+        self.end(self.start(os.environ | {"OMP_NUM_THREADS": cores}).wait())
+
+
+def run_here(shards: Sequence[Shard], progress: Callable[[], str]) -> None:
+    """Run them side by side in processes of this machine."""
+    threads = max(1, (os.cpu_count() or 1) // len(shards))
     given = os.environ.get("OMP_NUM_THREADS", "")
     if given.isdigit():  # the user shares the machine, or a scheduler does
         threads = min(threads, max(1, int(given)))
     env = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    processes = []
+    processes: list[subprocess.Popen] = []
     try:
-        for command, log in zip(commands, logs, strict=True):
-            log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("w") as f:
-                processes.append(subprocess.Popen(command, stdout=f, stderr=f, env=env))
+        for shard in shards:
+            processes.append(shard.start(env))
         told = time.monotonic()
         while any(p.poll() is None for p in processes):
-            if any(p.poll() for p in processes):
-                break  # one failed: what the others do is lost anyway
             time.sleep(0.2)
             if time.monotonic() - told > 10:
                 logging.info(progress())
@@ -63,7 +120,11 @@ def run_shards(
         for process in processes:
             if process.poll() is None:
                 process.terminate()
-    for process, log in zip(processes, logs, strict=True):
-        if process.returncode not in (0, None):
-            tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
-            raise InputError(log, f"this job failed:\n{tail}")
+    errors = []
+    for shard, process in zip(shards, processes, strict=True):
+        try:
+            shard.end(process.returncode)
+        except InputError as e:
+            errors.append(e)
+    if errors:
+        raise errors[0]

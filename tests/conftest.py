@@ -385,6 +385,28 @@ def finetune_command(dense, compact, data_options) -> Callable[..., list[str]]:
     return make
 
 
+@pytest.fixture
+def jobs_here(monkeypatch) -> list[dict[str, Any]]:
+    """Slurm jobs become processes of submitit; collects the jobs' Slurm parameters."""
+    import submitit
+
+    asked, real = [], submitit.AutoExecutor
+
+    class Here(real):
+        def __init__(self, folder: Path, cluster: str):
+            assert cluster == "slurm"
+            super().__init__(folder, cluster="local")
+
+        def update_parameters(self, **options: Any) -> None:
+            slurm = {k: v for k, v in options.items() if k.startswith("slurm_")}
+            asked.append(slurm)
+            super().update_parameters(**options)
+
+    monkeypatch.setattr(submitit, "AutoExecutor", Here)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # as path.sh does
+    return asked
+
+
 @pytest.fixture(scope="session")
 def python() -> Callable[..., subprocess.CompletedProcess]:
     """``python(*arguments)``: run this interpreter in a process of its own."""

@@ -5,7 +5,13 @@ import sys
 
 import pytest
 
-from espnet_prune.files import atomic_dir, atomic_path, retire, write_json
+from espnet_prune.files import (
+    atomic_dir,
+    atomic_path,
+    resumable_dir,
+    retire,
+    write_json,
+)
 
 
 class Stop(Exception):
@@ -49,6 +55,19 @@ def test_failed_directory_leaves_the_old_one(tmp_path):
         (temporary / "fresh").touch()
         raise Stop
     assert os.listdir(path) == ["old"] and os.listdir(tmp_path) == ["d"]
+
+
+def test_unfinished_directory_goes_on_if_it_is_of_the_same(tmp_path):
+    path = tmp_path / "out"
+    for stamp, left in (("a", set()), ("a", {"x"}), ("b", set())):
+        with pytest.raises(Stop), resumable_dir(path, stamp) as work:
+            assert {p.name for p in work.iterdir()} - {".stamp"} == left
+            (work / "x").touch()
+            raise Stop
+    assert not path.exists()
+    with resumable_dir(path, "b"):
+        pass
+    assert [p.name for p in tmp_path.rglob("*")] == ["out", "x"]
 
 
 def test_directory_that_cannot_be_swapped_in_is_not_lost(tmp_path, monkeypatch):

@@ -59,6 +59,7 @@ def run(recipe):
             ("--inference_model", "nope.pth"),
             "--inference_model nope.pth: finetuned.pth",
         ),
+        (("--executor", "pbs"), "--executor pbs: local or slurm"),
         (("--num_nodes", "two"), "--num_nodes two: give a number"),
         (("--num_nodes", "2"), "--num_nodes 2: what starts it there?"),
         (("--ngpu", "all"), "--ngpu all: give a number"),

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_prune.errors import InputError
-from espnet_prune.shards import run_shards, split, time_left
+from espnet_prune.executor import Executor
+from espnet_prune.shards import mark_of, run_shards, split, time_left
 
 
 @given(st.lists(st.text(), min_size=1, max_size=60), st.integers(1, 80))
@@ -40,6 +41,32 @@ def test_failing_shard_names_its_log_and_shows_its_end(tmp_path):
     commands, logs = jobs(tmp_path, "print(1)", "print('x'); raise SystemExit('why')")
     with pytest.raises(InputError, match=r"job\.1\.log(.|\n)*why"):
         run_shards(commands, logs, lambda: "")
+
+
+def test_only_the_failed_shard_is_run_again(tmp_path):
+    code = "open({!r}, 'a').write('x')"
+    fine, broken = tmp_path / "fine", tmp_path / "broken"
+    done = [mark_of(tmp_path / "a.1"), mark_of(tmp_path / "a.2")]
+    commands, logs = jobs(tmp_path, code.format(str(fine)), "raise SystemExit(1)")
+    with pytest.raises(InputError, match=r"job\.1\.log"):
+        run_shards(commands, logs, lambda: "", done=done)
+    commands[1][2] = code.format(str(broken))
+    run_shards(commands, logs, lambda: "", done=done)
+    assert fine.read_text() == broken.read_text() == "x"
+    run_shards(commands, logs, lambda: "", done=done)
+    assert fine.read_text() == broken.read_text() == "x"
+
+
+def test_shards_as_jobs_name_the_failed_one_and_keep_the_others(tmp_path, jobs_here):
+    done = [mark_of(tmp_path / "a.1"), mark_of(tmp_path / "a.2")]
+    executor = Executor("slurm", 2, {"partition": "cpu", "timeout_min": 5})
+    code = "import os; print(os.environ['OMP_NUM_THREADS'])"
+    commands, logs = jobs(tmp_path, code, "raise SystemExit('why')")
+    with pytest.raises(InputError, match="this job failed: why"):
+        run_shards(commands, logs, lambda: "", executor, done)
+    assert [mark.exists() for mark in done] == [True, False]
+    assert logs[0].read_text() == "1\n" and "why" in logs[1].read_text()
+    assert jobs_here[0]["slurm_partition"] == "cpu"
 
 
 @pytest.mark.parametrize("given, own", [(None, 4), ("1", 1), ("6", 4), ("2,1", 4)])

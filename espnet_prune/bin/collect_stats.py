@@ -1,6 +1,7 @@
 """Stage 10: ESPnet's statistics (shapes, feature means) in several processes."""
 
 import argparse
+import json
 import logging
 import sys
 from pathlib import Path
@@ -8,8 +9,9 @@ from pathlib import Path
 from espnet_prune.data.kaldi_dir import audio_type
 from espnet_prune.data.table import read_table, write_table
 from espnet_prune.errors import run_main
-from espnet_prune.files import atomic_dir
-from espnet_prune.shards import run_shards, split
+from espnet_prune.executor import add_arguments, from_arguments
+from espnet_prune.files import fingerprint, resumable_dir
+from espnet_prune.shards import mark_of, run_shards, split
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -19,7 +21,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--token_list", type=Path, required=True)
     parser.add_argument("--token_type", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--nj", type=int, default=2, help="processes")
+    add_arguments(parser)
     return parser
 
 
@@ -34,11 +36,12 @@ def main() -> None:
     nj = min(args.nj, *map(len, keys.values()))
     # The logs lie beside the output, so that they survive a failure.
     log_dir = args.out.parent / f"{args.out.name}_log"
-    with atomic_dir(args.out) as folder:
+    stamp = json.dumps([nj, keys, sys.argv[1:], fingerprints(args, training_options)])
+    with resumable_dir(args.out, stamp) as folder:
         commands, logs, shards = [], [], []
         for n in range(nj):
             shard = folder / "logdir" / f"stats.{n + 1}"
-            shard.mkdir(parents=True)
+            shard.mkdir(parents=True, exist_ok=True)
             shards.append(shard)
             command = [sys.executable, "-m", "espnet_prune.bin.asr_train"]
             command += ["--collect_stats", "true", "--output_dir", str(shard)]
@@ -54,12 +57,25 @@ def main() -> None:
                 command += [option, f"{data}/text,text,text"]
             commands.append(command)
             logs.append(log_dir / f"stats.{n + 1}.log")
-        run_shards(commands, logs, lambda: f"collecting statistics; log: {logs[0]}")
+        run_shards(
+            commands,
+            logs,
+            lambda: f"collecting statistics; log: {logs[0]}",
+            from_arguments(args),
+            [mark_of(shard) for shard in shards],
+        )
         aggregate(shards, folder)
         size = sum(1 for _ in args.token_list.open(encoding="utf-8"))
         for name in sets:
             add_vocabulary_size(folder / name, args.token_type, size)
     logging.info(f"{args.out}: done")
+
+
+def fingerprints(args: argparse.Namespace, training_options: list[str]) -> list[str]:
+    """Of the files that the statistics are made of, but the audio."""
+    named = [args.train / "wav.scp", args.train / "text", args.valid / "wav.scp"]
+    named += [args.valid / "text", args.token_list, *map(Path, training_options)]
+    return [fingerprint(path) for path in named if path.is_file()]
 
 
 def aggregate(shards: list[Path], folder: Path) -> None:

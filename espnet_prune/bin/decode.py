@@ -5,6 +5,7 @@ Writes ESPnet's files (``text``, ``token``, ``token_int``, ``score``) into
 """
 
 import argparse
+import json
 import logging
 import shutil
 import sys
@@ -18,10 +19,11 @@ from espnet_prune.data.audio import check_rate
 from espnet_prune.data.kaldi_dir import audio_type
 from espnet_prune.data.table import read_table, write_table
 from espnet_prune.errors import InputError, run_main
-from espnet_prune.files import atomic_dir, fingerprint
+from espnet_prune.executor import add_arguments, from_arguments
+from espnet_prune.files import fingerprint, resumable_dir
 from espnet_prune.inference.precision import PRECISIONS
 from espnet_prune.origin import refuse_missing_gpus
-from espnet_prune.shards import run_shards, split, time_left
+from espnet_prune.shards import mark_of, run_shards, split, time_left
 
 # Half a window of ESPnet's widest usual STFT (1024), which reflects it at the edges.
 MIN_SAMPLES = 513
@@ -35,7 +37,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, help="dump/raw/<set>")
     parser.add_argument("--inference_config", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--nj", type=int, default=2, help="processes")
+    add_arguments(parser)
     parser.add_argument("--ngpu", type=int, default=0)
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     return parser
@@ -55,11 +57,13 @@ def main() -> None:
     check_rate(args.data / "wav.scp", sampling_rate(model), args.config)
     # The logs lie beside the output, so that they survive a failure.
     log_dir = args.out.parent / "log" / args.out.name
-    with atomic_dir(args.out) as folder:
+    named = [args.config, args.model, args.inference_config, args.data / "wav.scp"]
+    made_of = [args.nj, args.precision, keys, long_enough, *map(fingerprint, named)]
+    with resumable_dir(args.out, json.dumps(made_of)) as folder:
         jobs = []
         for n, part in enumerate(split(long_enough, args.nj), start=1):
             job = folder / f"output.{n}"
-            job.mkdir()
+            job.mkdir(exist_ok=True)
             key_file = folder / f"keys.{n}.scp"
             key_file.write_text("".join(f"{key}\n" for key in part))
             jobs.append((job, key_file, log_dir / f"asr_inference.{n}.log"))
@@ -90,7 +94,8 @@ def main() -> None:
             left = time_left(begun[0], done, len(keys)) if begun else ""
             return f"decoded {done} of {len(keys)} utterances{left}"
 
-        run_shards(commands, logs, progress)
+        done = [mark_of(job) for job, _, _ in jobs]
+        run_shards(commands, logs, progress, from_arguments(args), done)
         merge([job for job, _, _ in jobs], folder, keys)
         (folder / "model.sha256").write_text(fingerprint(args.model) + "\n")
     logging.info(f"{args.out}/text: {len(keys)} utterances")
@@ -133,6 +138,7 @@ def merge(jobs: list[Path], folder: Path, keys: list[str]) -> None:
         write_table(folder / table, {key: found.get(key, "") for key in keys})
     for job in jobs:
         shutil.rmtree(job)
+        mark_of(job).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,13 @@ as ``--out`` is given, so relative to the current directory), ``text``, ``utt2sp
 """
 
 import argparse
+import contextlib
+import hashlib
+import json
 import logging
+import shutil
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +29,12 @@ from espnet_prune.data.kaldi_dir import (
 from espnet_prune.data.parallel import ordered_map
 from espnet_prune.data.table import write_table
 from espnet_prune.errors import InputError, run_main
-from espnet_prune.files import atomic_dir
+from espnet_prune.executor import Executor, add_arguments, from_arguments
+from espnet_prune.files import resumable_dir, write_json
 
 _FILES_PER_FOLDER = 1000
+PARTS = ".parts"
+_PER_PART = 200  # utterances: what a kill, or a failed job, makes us do again
 
 
 @dataclass(frozen=True)
@@ -53,12 +60,20 @@ class Formatted:
     error: str = ""
 
 
+@dataclass(frozen=True)
+class Part:
+    """Some utterances, and the file for what comes of them."""
+
+    jobs: list[Job]
+    result: Path
+
+
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--in", dest="source", required=True, help="data directory")
     parser.add_argument("--out", required=True, help="directory to write")
     parser.add_argument("--fs", type=int, default=16000, help="sampling rate, Hz")
-    parser.add_argument("--nj", type=int, default=1, help="processes")
+    add_arguments(parser, nj=1)
     parser.add_argument(
         "--skip_bad",
         action="store_true",
@@ -83,6 +98,14 @@ def format_utterance(job: Job) -> Formatted:
     return Formatted(job.utterance, len(samples), audio.source_fs, audio.channels)
 
 
+def format_part(part: Part) -> list[Formatted]:
+    """Format a part, and remember what came of it unless something was wrong."""
+    results = [format_utterance(job) for job in part.jobs]
+    if not any(result.error for result in results):
+        write_json(part.result, [asdict(result) for result in results])
+    return results
+
+
 def main() -> None:
     args = get_parser().parse_args()
     if args.fs < 1000:
@@ -91,15 +114,14 @@ def main() -> None:
     if source.resolve() == out.resolve():
         raise InputError("--out", "is the directory to read", "give another")
     data = read_data_dir(source)
-    with atomic_dir(out) as temporary:
+    executor = from_arguments(args)
+    with resumable_dir(out, stamp_of(data, args.fs)) as temporary:
         files = _name_files(data)
-        results = list(
-            ordered_map(
-                format_utterance,
-                _make_jobs(data, files, temporary, args.fs),
-                args.nj,
-                f"formatting {source.name}",
-            )
+        results = format_in_parts(
+            _make_jobs(data, files, temporary, args.fs),
+            temporary,
+            executor,
+            f"formatting {source.name}",
         )
         bad = [result for result in results if result.error]
         good = [result for result in results if not result.error]
@@ -119,6 +141,55 @@ def main() -> None:
         )
         (temporary / "feats_type").write_text("raw\n")
         (temporary / "audio_format").write_text("flac\n")
+        shutil.rmtree(temporary / PARTS)
+
+
+def stamp_of(data: DataDir, fs: int) -> str:
+    """Says what the files are made of, audio files by their size and date."""
+    seen = []
+    for value in data.wav.values():
+        path = Path(value)
+        with contextlib.suppress(OSError):  # a pipe, or a place in an archive
+            seen.append((path.stat().st_mtime_ns, path.stat().st_size))
+    return hashlib.sha256(f"{fs} {data} {seen}".encode()).hexdigest()
+
+
+def format_in_parts(
+    jobs: list[Job], folder: Path, executor: Executor, what: str
+) -> list[Formatted]:
+    """Write all files; parts that an earlier run has finished are not done again.
+
+    Args:
+        jobs: one per utterance.
+        folder: under which they write; holds what the parts came to.
+        executor: runs the parts.
+        what: names the work in the progress lines.
+    """
+    (folder / PARTS).mkdir(exist_ok=True)
+    size = max(1, min(_PER_PART, -(-len(jobs) // executor.nj)))
+    parts = [
+        Part(jobs[start : start + size], folder / PARTS / f"{start}-{size}.json")
+        for start in range(0, len(jobs), size)
+    ]
+    todo = [part for part in parts if not part.result.exists()]
+    if len(todo) < len(parts):
+        logging.info(
+            "%s: %d of %d parts were done", what, len(parts) - len(todo), len(parts)
+        )
+    if executor.is_local:
+        done = ordered_map(format_part, todo, executor.nj, f"{what} in parts", chunk=1)
+    else:
+        logs = folder.parent / "log" / folder.name.strip(".")
+        done = executor.submit(format_part, todo, logs, what) if todo else []
+    new = dict(zip((part.result for part in todo), done, strict=True))
+    results = []
+    for part in parts:
+        if part.result in new:
+            results += new[part.result]
+        else:
+            kept = json.loads(part.result.read_text())
+            results += [Formatted(**values) for values in kept]
+    return results
 
 
 def _name_files(data: DataDir) -> dict[str, str]:
@@ -140,7 +211,7 @@ def _make_jobs(
     data: DataDir, files: dict[str, str], folder: Path, fs: int
 ) -> list[Job]:
     for parent in {Path(name).parent for name in files.values()}:
-        (folder / parent).mkdir(parents=True)
+        (folder / parent).mkdir(parents=True, exist_ok=True)
     jobs = []
     for utterance in sorted(data.text):
         segment = (data.segments or {}).get(utterance, Segment(utterance, 0.0, None))

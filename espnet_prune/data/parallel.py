@@ -16,7 +16,11 @@ _LOG_SECONDS = 5.0
 
 
 def ordered_map(
-    function: Callable[[Item], Result], items: Sequence[Item], nj: int, what: str
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    nj: int,
+    what: str,
+    chunk: int = 8,
 ) -> Iterator[Result]:
     """Yield ``function(item)`` in the order of ``items``.
 
@@ -25,6 +29,7 @@ def ordered_map(
             results are the same whatever ``nj``.
         nj: processes; 1 stays in this one.
         what: names the work in the progress lines, one every few seconds.
+        chunk: items that a process is given at a time.
 
     Raises:
         InputError: as ``function`` does, from whichever process.
@@ -34,7 +39,7 @@ def ordered_map(
         yield from _progress(map(function, items), len(items), what)
         return
     with ProcessPoolExecutor(nj) as pool:
-        results = pool.map(function, items, chunksize=8)
+        results = pool.map(function, items, chunksize=chunk)
         yield from _progress(results, len(items), what)
 
 

@@ -55,6 +55,47 @@ def test_format_is_the_same_whatever_nj(
     assert digests(tmp_path / "out1") == digests(tmp_path / "out3")
 
 
+def test_format_redoes_only_what_failed(cli, make_dir, tmp_path, tone, caplog):
+    names = [f"s-{i}" for i in range(5)]
+    folder = make_dir("in", {name: (tone(0.2, 16000), 16000) for name in names})
+    good = (folder / "s-2.wav").read_bytes()
+    (folder / "s-2.wav").write_bytes(b"garbage")
+    options = ("--in", folder, "--out", tmp_path / "out", "--nj", 5)
+
+    def written(root):
+        return {p.name: p.stat().st_mtime_ns for p in root.glob("data/*/*.flac")}
+
+    with pytest.raises(InputError, match=r"s-2\.wav"):
+        cli(FORMAT, *options)
+    before = written(tmp_path / ".out.work")
+    assert len(before) == 4
+    cli(FORMAT, *options, "--skip_bad")
+    assert list(read_data_dir(tmp_path / "out").text) == [
+        n for n in names if n != "s-2"
+    ]
+    assert written(tmp_path / "out") == before
+    (folder / "s-2.wav").write_bytes(good)
+    with caplog.at_level("INFO"):
+        cli(FORMAT, *options)
+    assert sorted(read_data_dir(tmp_path / "out").text) == names
+    assert not list(tmp_path.glob(".out*")) and "were done" not in caplog.text
+
+
+def test_format_is_the_same_as_an_array_of_jobs(
+    cli, make_dir, tmp_path, monkeypatch, digests, tone, jobs_here
+):
+    make_dir("in", {f"s-{i:02d}": (tone(0.2, 8000, 100 + i), 8000) for i in range(4)})
+    monkeypatch.chdir(tmp_path)
+    options = ("--in", "in", "--out", "out", "--nj", 2)
+    cli(FORMAT, *options)
+    os.rename("out", "processes")
+    cli(FORMAT, *options, "--executor", "slurm", "--executor_args", "partition=cpu")
+    assert digests(tmp_path / "out") == digests(tmp_path / "processes")
+    assert jobs_here == [{"slurm_partition": "cpu", "slurm_array_parallelism": 2}]
+    with pytest.raises(InputError, match="is no KEY=VALUE"):
+        cli(FORMAT, *options, "--executor", "slurm", "--executor_args", "cpu")
+
+
 def test_format_honours_segments(cli, make_dir, tmp_path, tone):
     folder = make_dir("in", {"r": (tone(2.0, 16000), 16000)})
     (folder / "segments").write_text("u1 r 0.5 1.25\nu2 r 1 -1\n")
@@ -74,7 +115,7 @@ def test_bad_audio_stops_unless_skipped(cli, make_dir, tmp_path, caplog, nj):
     out = tmp_path / "out"
     with pytest.raises(InputError, match=r"2 of 3 utterances .*s-0\.wav.*s-2\.wav"):
         cli(FORMAT, "--in", folder, "--out", out, "--nj", nj)
-    assert not out.exists() and not list(tmp_path.glob(".out*"))
+    assert not out.exists()
     cli(FORMAT, "--in", folder, "--out", out, "--skip_bad", "--nj", nj)
     assert list(read_data_dir(out).text) == ["s-1"]
     assert "dropped 2 unreadable" in caplog.text
@@ -94,7 +135,7 @@ def test_killed_format_leaves_no_half_directory(cli, make_dir, tmp_path):
         finally:
             os._exit(1)
     deadline = time.monotonic() + 20
-    while not list(tmp_path.glob(".out.*.tmp/data/000/s-0.flac")):
+    while not list(tmp_path.glob(".out.work/data/000/s-0.flac")):
         assert time.monotonic() < deadline, "the run never began to write"
         time.sleep(0.01)
     os.kill(child, signal.SIGKILL)
