@@ -203,8 +203,8 @@ class PrunableTransformerDecoder(StrictLoading, BaseTransformerDecoder):
     Args:
         vocab_size, encoder_output_size: as in ESPnet.
         attention_heads, linear_units, num_blocks: sizes of the dense model.
-        dropout_rate, positional_dropout_rate, self_attention_dropout_rate,
-        src_attention_dropout_rate: as in ESPnet.
+        dropout_rate, positional_dropout_rate: as in ESPnet.
+        self_attention_dropout_rate, src_attention_dropout_rate: as in ESPnet.
         architecture: sizes of a compact decoder, a list of :class:`DecoderSizes` as
             dictionaries; None for those of the dense model.
         gates: keyword arguments of :class:`GateOptions` for the gated life.

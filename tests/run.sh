@@ -12,6 +12,7 @@ if [ $# -eq 0 ] || [ "$1" = --quick ]; then
     python3 -m ruff check .
     python3 -m ruff format --check .
     git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck -x
+    python3 -m mkdocs build --strict --quiet
 fi
 echo "== tests"
 if [ "${1:-}" = --quick ]; then
