@@ -59,6 +59,7 @@ Machine
   --executor         runs them: local | slurm (an array of jobs)
   --executor_args    of those jobs, as partition=cpu,timeout_min=60,mem_gb=4
   --ngpu             GPUs (0: CPU), of each machine; several train with DDP
+  --gpu_inference    true: decode on GPUs, too; default: on CPUs, as ESPnet
   --cuda_cmd         starts trainings, as \"slurm.pl --config conf/slurm.conf\" of an
                      ESPnet checkout; default: here
   --num_nodes        machines to train on; several need --cuda_cmd
@@ -74,7 +75,7 @@ target=0.5 targets="" target_kind=params round_to=1 method=l0 prune_config=conf/
 finetune_config=conf/finetune.yaml finetune_args="" seed=""
 inference_config=conf/decode.yaml inference_asr_model=valid.acc.ave.pth
 inference_model=finetuned.pth precisions="" measure_args="" license=unknown
-nj=2 executor=local executor_args="" ngpu=0 cuda_cmd="" num_nodes=1
+nj=2 executor=local executor_args="" ngpu=0 gpu_inference=false cuda_cmd="" num_nodes=1
 . local/parse_options.sh
 
 die() { echo "error: $1" >&2; exit 2; }
@@ -97,6 +98,8 @@ runs() { # number
 split=(--nj "${nj}" --executor "${executor}" --executor_args "${executor_args}")
 [[ ${num_nodes} =~ ^[1-9][0-9]*$ ]] || die "--num_nodes ${num_nodes}: give a number from 1 on"
 [ "${num_nodes}" = 1 ] || [ -n "${cuda_cmd}" ] || die "--num_nodes ${num_nodes}: what starts it there? -> give --cuda_cmd"
+[ "${num_nodes}" = 1 ] || [[ ! ${cuda_cmd%% *} =~ (run|ssh)\.pl$ ]] ||
+    die "--cuda_cmd ${cuda_cmd%% *}: starts on one machine -> give slurm.pl, or --num_nodes 1"
 [ -n "${teacher_config}" ] && given=1 || given=0
 [ -n "${teacher_model}" ] && given=$((given + 1))
 [ "${given}" != 1 ] || die "--teacher_config and --teacher_model belong together"
@@ -122,6 +125,11 @@ done
 for name in ${precisions}; do
     [[ ${name} =~ ^(bf16|int8)$ ]] || die "--precisions ${name}: bf16, int8, or both; fp32 is always there"
 done
+[[ ${gpu_inference} =~ ^(true|false)$ ]] || die "--gpu_inference ${gpu_inference}: true or false"
+decode_ngpu=0
+[ "${gpu_inference}" = false ] || decode_ngpu=1
+[ "${gpu_inference}" = false ] || [[ ! ${precisions} =~ int8 ]] ||
+    die "--precisions int8: is for CPUs -> leave out --gpu_inference"
 [[ ${target_kind} =~ ^(params|macs|latency)(\+(params|macs|latency))*$ ]] ||
     die "--target_kind ${target_kind}: params, macs, latency, or several as params+macs"
 # The project's own first: the baselines are compared with it.
@@ -149,6 +157,9 @@ for file in "${asr_config}" "${prune_config}" "${finetune_config}" "${inference_
     ${teacher_config:+"${teacher_config}" "${teacher_model}"}; do
     [ -f "${file}" ] || die "${file} is no file -> check the option that names it"
 done
+# Stage 4 drops long utterances of the validation set: a test set must keep them.
+[[ " ${test_sets} " != *" ${valid_set} "* ]] ||
+    die "--valid_set ${valid_set}: is a test set, too -> give it a copy of another name"
 [[ ${fs} =~ ^[0-9]+$ ]] || die "--fs ${fs}: give the rate in Hz, as 16000"
 . ./path.sh
 
@@ -353,7 +364,7 @@ if begin 15 "decode ${test_sets} with ${inference_config}"; then
                 python3 -m espnet_prune.bin.decode --config "${model%%:*}" \
                     --model "${model#*:}" --data "dump/raw/${set}" "${split[@]}" \
                     --inference_config "${inference_config}" --out "${out}" \
-                    --precision "${precision}" --ngpu "$((ngpu > 0))"
+                    --precision "${precision}" --ngpu "${decode_ngpu}"
             done
         done
     done

@@ -1,6 +1,7 @@
 """Pruning from Python, for those without a recipe: stages 3-14 in one call."""
 
 import argparse
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -37,7 +38,8 @@ def prune(
 ) -> "Speech2Text":
     """Prune a trained ESPnet model, and fine-tune what is left.
 
-    Progress is printed. Killed and called again, it goes on from the last epoch.
+    Progress is printed. Killed and called again, the trainings go on from the last
+    epoch.
 
     Args:
         experiment: directory of an ESPnet2 Conformer ASR training: its ``config.yaml``
@@ -143,8 +145,11 @@ def call(program: str, *options: object) -> None:
         InputError: it refused; with what it said.
     """
     command = [sys.executable, "-m", f"espnet_prune.bin.{program}", *map(str, options)]
+    # A notebook may have found the package by sys.path, which processes do not inherit.
+    found = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, found))}
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
     )
     last = ""
     for line in process.stdout:

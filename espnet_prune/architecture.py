@@ -7,11 +7,14 @@ rebuilt by one constructor call.
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from espnet_prune.layers.attention import RelPositionAttention
+from espnet_prune.layers.attention import GROUP, RelPositionAttention
 from espnet_prune.layers.convolution import Convolution
 from espnet_prune.layers.cost import Cost, Counts, Prices, add, cost, group_of
 from espnet_prune.layers.feed_forward import FeedForward
+from espnet_prune.layers.plain_attention import PlainAttention
 from espnet_prune.layers.subsampling import Subsampling, halved
+
+KINDS = ("conformer", "transformer")
 
 
 @dataclass(frozen=True)
@@ -22,18 +25,21 @@ class Fixed:
         features: input features per frame (mel bins).
         size: model dimension.
         head_dim: dimensions per head of the dense model (sets the softmax scale).
-        kernel_size: width of the depthwise convolution.
+        kernel_size: width of the depthwise convolution; 0 where there is none.
     """
 
     features: int
     size: int
     head_dim: int
-    kernel_size: int
+    kernel_size: int = 0
 
 
 @dataclass(frozen=True)
 class Block:
-    """Units of one Conformer block; a submodule of 0 units does not exist."""
+    """Units of one block; a submodule of 0 units does not exist.
+
+    A Transformer's block has no ``ffn1`` and no ``conv``.
+    """
 
     ffn1: int
     heads: int
@@ -60,20 +66,29 @@ class Architecture:
 
     Args:
         subsampling: channels of the two subsampling convolutions.
-        blocks: the Conformer blocks, first to last.
+        blocks: the blocks, first to last.
+        kind: of :data:`KINDS`.
     """
 
     subsampling: tuple[int, int]
     blocks: tuple[Block, ...]
+    kind: str = "conformer"
 
     @classmethod
     def dense(
-        cls, size: int, heads: int, units: int, num_blocks: int
+        cls,
+        size: int,
+        heads: int,
+        units: int,
+        num_blocks: int,
+        kind: str = "conformer",
     ) -> "Architecture":
         """Sizes of the stock ESPnet encoder."""
         dim = size // heads
         block = Block(units, heads, dim, dim, size, units)
-        return cls((size, size), (block,) * num_blocks)
+        if kind == "transformer":
+            block = Block(0, heads, dim, dim, 0, units)
+        return cls((size, size), (block,) * num_blocks, kind)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Architecture":
@@ -99,11 +114,15 @@ class Architecture:
                 "convolution of the subsampling must keep a channel, and heads need "
                 "qk_dim and v_dim"
             )
-        return cls((first, second), blocks)
+        kind = data.get("kind", "conformer")
+        if kind not in KINDS:
+            raise ValueError(f"encoder_conf.architecture: kind must be one of {KINDS}")
+        return cls((first, second), blocks, kind)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and dicts, for YAML and JSON."""
-        return {
+        kind = {} if self.kind == "conformer" else {"kind": self.kind}
+        return kind | {
             "subsampling": list(self.subsampling),
             "blocks": [asdict(block) for block in self.blocks],
         }
@@ -114,9 +133,14 @@ class Architecture:
             [
                 Subsampling.counts(self.subsampling),
                 *(block.counts() for block in self.blocks),
-                norm_counts(len(self.blocks)),
+                self.norm_counts(),
             ]
         )
+
+    def norm_counts(self) -> Counts:
+        """The last norm of the encoder, and of every Conformer block: they stay."""
+        own = len(self.blocks) if self.kind == "conformer" else 0
+        return {"norm.module": own + 1}
 
     def cost(self, fixed: Fixed, frames: int) -> dict[str, Cost]:
         """Parameters, and MACs of one utterance of ``frames`` feature frames.
@@ -129,22 +153,19 @@ class Architecture:
         for name, number in counts.items():
             front = group_of(name) == "subsampling"
             parts["subsampling" if front else "blocks"][name] = number
-        table = prices(fixed, frames)
+        table = prices(fixed, frames, self.kind)
         return {n: cost(c, table) for n, c in (parts | {"encoder": counts}).items()}
 
 
-def norm_counts(num_blocks: int) -> Counts:
-    """The final norm of every block and of the encoder: nothing removes them."""
-    return {"norm.module": num_blocks + 1}
-
-
-def prices(fixed: Fixed, frames: int) -> Prices:
+def prices(fixed: Fixed, frames: int, kind: str = "conformer") -> Prices:
     """What each thing in an encoder costs; ``frames`` are feature frames."""
     size, time = fixed.size, halved(halved(frames))
-    return {
+    table = {
         **Subsampling.prices(fixed.features, size, frames),
         **FeedForward.prices(size, time),
-        **RelPositionAttention.prices(size, time),
         **Convolution.prices(size, fixed.kernel_size, time),
         "norm.module": Cost(2 * size, 0),
     }
+    if kind == "transformer":
+        return table | PlainAttention.prices(size, time, time, GROUP)
+    return table | RelPositionAttention.prices(size, time)

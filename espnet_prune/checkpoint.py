@@ -60,10 +60,19 @@ def resources(config: dict[str, Any]) -> dict[str, str]:
 
     ESPnet writes them relative to the directory that its recipe ran in.
     """
-    named = {name: config.get(name) for name in ("bpemodel", "non_linguistic_symbols")}
+    named = {"non_linguistic_symbols": config.get("non_linguistic_symbols")}
+    if config.get("token_type", "bpe") == "bpe":  # else it names a model elsewhere
+        named["bpemodel"] = config.get("bpemodel")
     statistics = (config.get("normalize_conf") or {}).get("stats_file")
     named["normalize_conf.stats_file"] = statistics
     return {option: path for option, path in named.items() if path is not None}
+
+
+def rename_resource(config: dict[str, Any], option: str, path: str) -> None:
+    """Let a model's config name another file for an option of :func:`resources`."""
+    *outer, key = option.split(".")
+    holder = config[outer[0]] if outer else config
+    holder[key] = path
 
 
 def check_resources(config: str | Path) -> None:

@@ -6,7 +6,7 @@ import logging
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet2.asr.espnet_model import ESPnetASRModel
 
-from espnet_prune.encoder import PrunableConformerEncoder
+from espnet_prune.conformer import PrunableConformerEncoder
 
 
 def with_prunable_encoder(

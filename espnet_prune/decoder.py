@@ -9,17 +9,15 @@ from torch import Tensor, nn
 
 from espnet_prune.gates import GateOptions
 from espnet_prune.layers import heads
-from espnet_prune.layers.block import layer_norm
 from espnet_prune.layers.cost import Counts, Prices, add
 from espnet_prune.layers.feed_forward import FeedForward
 from espnet_prune.layers.plain_attention import PlainAttention
+from espnet_prune.layers.residual import PrunableBlock
 from espnet_prune.layers.structures import set_masks
 from espnet_prune.options import make_options
 from espnet_prune.strict import StrictLoading
 
 SELF, SOURCE, FFN = "decoder.self", "decoder.source", "decoder.ffn"
-# submodule -> its LayerNorm
-SUBMODULES = {"self_attn": "norm1", "src_attn": "norm2", "feed_forward": "norm3"}
 # Options of ESPnet's TransformerDecoder that must have one value here.
 REQUIRED = {
     "input_layer": "embed",
@@ -86,8 +84,10 @@ class DecoderSizes:
         )
 
 
-class DecoderLayer(nn.Module):
+class DecoderLayer(PrunableBlock):
     """Self-attention, attention to the encoder, feed-forward; each may be gone."""
+
+    NORMS = {"self_attn": "norm1", "src_attn": "norm2", "feed_forward": "norm3"}
 
     def __init__(
         self,
@@ -109,24 +109,17 @@ class DecoderLayer(nn.Module):
             )  # fmt: skip
 
         self.size = size
-        self.self_attn = attention(
-            SELF, sizes.self_heads, sizes.self_qk_dim, sizes.self_v_dim, self_rate
-        )
-        self.src_attn = attention(
-            SOURCE,
-            sizes.source_heads,
-            sizes.source_qk_dim,
-            sizes.source_v_dim,
-            source_rate,
-        )
-        self.feed_forward = None
+        feed_forward = None
         if sizes.ffn:
-            self.feed_forward = FeedForward(
-                size, sizes.ffn, rate, nn.ReLU(), gates, FFN
-            )
-        for name, norm in SUBMODULES.items():
-            exists = getattr(self, name) is not None
-            self.add_module(norm, layer_norm(size) if exists else None)
+            feed_forward = FeedForward(size, sizes.ffn, rate, nn.ReLU(), gates, FFN)
+        own = sizes.self_heads, sizes.self_qk_dim, sizes.self_v_dim
+        source = sizes.source_heads, sizes.source_qk_dim, sizes.source_v_dim
+        layers = {
+            "self_attn": attention(SELF, *own, self_rate),
+            "src_attn": attention(SOURCE, *source, source_rate),
+            "feed_forward": feed_forward,
+        }
+        self.add_submodules(size, layers)
         self.dropout = nn.Dropout(rate)
 
     def forward(
@@ -165,11 +158,6 @@ class DecoderLayer(nn.Module):
             x = torch.cat([cache, x], dim=1)
         return x, tgt_mask, memory, memory_mask
 
-    def submodules(self) -> dict[str, nn.Module]:
-        """The submodules that exist, by name."""
-        named = {name: getattr(self, name) for name in SUBMODULES}
-        return {name: module for name, module in named.items() if module is not None}
-
     def kept(self) -> DecoderSizes:
         """Sizes left by the masks."""
         return DecoderSizes(
@@ -179,19 +167,6 @@ class DecoderLayer(nn.Module):
             *self.src_attn.kept_widths(),
             self.feed_forward.kept(),
         )
-
-    def sliced_state(self) -> dict[str, Tensor]:
-        """State dict of the compact layer."""
-        state = {}
-        for name, module in self.submodules().items():
-            if module.kept() == 0:
-                continue
-            norm = SUBMODULES[name]
-            for key, value in getattr(self, norm).state_dict().items():
-                state[f"{norm}.{key}"] = value
-            for key, value in module.sliced_state().items():
-                state[f"{name}.{key}"] = value
-        return state
 
 
 class PrunableTransformerDecoder(StrictLoading, BaseTransformerDecoder):

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import Tensor, nn
 
+from espnet_prune.encoder import content
+
 MATCHES = ("fixed", "min_distance", "random")
 LAYER_LOSSES = ("l1_cos", "mse")
 
@@ -105,7 +107,7 @@ def record(model: ESPnetASRModel) -> Iterator[Record]:
 
     def on_block(index):
         def hook(_module, _args, output):
-            rec.hidden[index] = output[0][0]
+            rec.hidden[index] = content(output[0])
 
         return hook
 

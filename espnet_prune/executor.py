@@ -1,6 +1,7 @@
 """Where stages that split their data run the parts: here, or on a Slurm cluster."""
 
 import argparse
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,8 @@ Result = TypeVar("Result")
 KINDS = ("local", "slurm")
 # Parameters that submitit knows for every cluster; the others are Slurm's own.
 GENERIC = ("name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node")
+# submitit's own limit would be five minutes.
+DEFAULTS = {"timeout_min": 24 * 60}
 RULE = "-" * 22
 _LOG_SECONDS = 10.0
 
@@ -55,21 +58,20 @@ class Executor:
         Raises:
             InputError: jobs failed; names the log of the first, after all have ended.
         """
-        import submitit  # takes a second
-
-        submitter = submitit.AutoExecutor(logs / "%j", cluster=self.kind)
-        own = {k if k in GENERIC else f"slurm_{k}": v for k, v in self.options.items()}
-        own = {"name": what.split()[0], "slurm_array_parallelism": self.nj} | own
-        submitter.update_parameters(**own)
-        jobs = submitter.map_array(function, items)
+        jobs = self._jobs(function, items, logs, what)
         logging.info(f"{what}: {len(jobs)} jobs, the first is {jobs[0].job_id}")
         told = time.monotonic()
-        while not all(job.done() for job in jobs):
-            time.sleep(0.2)
-            if time.monotonic() - told > _LOG_SECONDS:
-                told = time.monotonic()
-                done = sum(job.done() for job in jobs)
-                logging.info(f"{what}: {done} of {len(jobs)} jobs have ended")
+        try:
+            while not all(job.done() for job in jobs):
+                time.sleep(0.2)
+                if time.monotonic() - told > _LOG_SECONDS:
+                    told = time.monotonic()
+                    done = sum(job.done() for job in jobs)
+                    logging.info(f"{what}: {done} of {len(jobs)} jobs have ended")
+        except BaseException:  # else they would write into what a later run makes
+            for job in jobs:
+                job.cancel(check=False)
+            raise
         for job in jobs:
             error = job.exception()
             if error is not None:
@@ -80,6 +82,26 @@ class Executor:
                 raise InputError(job.paths.stderr, f"this job failed: {last}", mend)
         for job in jobs:
             yield job.result()
+
+    def _jobs(
+        self, function: Callable, items: Sequence, logs: Path, what: str
+    ) -> list[Any]:
+        """Submit them; what submitit or the cluster refuses becomes one line."""
+        import submitit  # takes a second
+
+        own = {k if k in GENERIC else f"slurm_{k}": v for k, v in self.options.items()}
+        own = DEFAULTS | {"name": what.split()[0]} | own
+        try:
+            submitter = submitit.AutoExecutor(logs / "%j", cluster=self.kind)
+            submitter.update_parameters(slurm_array_parallelism=self.nj, **own)
+            return submitter.map_array(function, items)
+        except Exception as e:  # of submitit, of sbatch
+            lines = str(e).strip().splitlines() or [type(e).__name__]
+            raise InputError(
+                f"--executor {self.kind}",
+                f"submits nothing: {lines[-1]}",
+                "check --executor_args, and that sbatch works here",
+            ) from e
 
 
 def add_arguments(parser: argparse.ArgumentParser, nj: int = 2) -> None:
@@ -103,5 +125,8 @@ def from_arguments(args: argparse.Namespace) -> Executor:
         name, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"--executor_args {text}", "is no KEY=VALUE")
-        options[name] = int(value) if value.isdigit() else value
+        options[name] = value
+        for number in (float, int):
+            with contextlib.suppress(ValueError):
+                options[name] = number(value)
     return Executor(args.executor, max(1, args.nj), options)

@@ -1,5 +1,6 @@
 """Cut the masked parts out: from a gated model to a small one that ESPnet loads."""
 
+import copy
 import logging
 import math
 import shutil
@@ -12,9 +13,15 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_prune.architecture import Architecture
 from espnet_prune.budget import Budget, is_kept
-from espnet_prune.checkpoint import load_model, read_checkpoint, read_state
+from espnet_prune.checkpoint import (
+    load_model,
+    read_checkpoint,
+    read_state,
+    rename_resource,
+    resources,
+)
 from espnet_prune.decoder import DecoderSizes, decoder_counts, to_dicts
-from espnet_prune.encoder import PrunableConformerEncoder
+from espnet_prune.encoder import PrunableEncoder
 from espnet_prune.errors import InputError
 from espnet_prune.files import atomic_dir, retire, write_json
 from espnet_prune.gates import gates_of
@@ -112,7 +119,7 @@ def kept_decoder(model: ESPnetASRModel) -> list[DecoderSizes] | None:
 
 
 def removed(
-    encoder: PrunableConformerEncoder, small: Architecture, frames: int
+    encoder: PrunableEncoder, small: Architecture, frames: int
 ) -> dict[str, float]:
     """Fractions of the dense encoder's parameters and MACs that are gone."""
     before = encoder.architecture.cost(encoder.fixed, frames)["encoder"]
@@ -268,17 +275,10 @@ def compact_model_config(
 
 def copy_resources(config: dict[str, Any], folder: Path, final: Path) -> dict[str, Any]:
     """Copy the files that a config names, and name the copies in ``final``."""
-    config = dict(config)
-    normalize_conf = dict(config.get("normalize_conf") or {})
-    stats = normalize_conf.get("stats_file")
-    if stats is not None:
-        shutil.copy(stats, folder / Path(stats).name)
-        normalize_conf["stats_file"] = str(final / Path(stats).name)
-        config["normalize_conf"] = normalize_conf
-    if config.get("bpemodel") is not None:
-        name = Path(config["bpemodel"]).name
-        shutil.copy(config["bpemodel"], folder / name)
-        config["bpemodel"] = str(final / name)
+    config = copy.deepcopy(config)
+    for option, path in resources(config).items():
+        shutil.copy(path, folder / Path(path).name)
+        rename_resource(config, option, str(final / Path(path).name))
     return config
 
 
@@ -292,7 +292,7 @@ def verify(gated: ESPnetASRModel, compact: ESPnetASRModel) -> float:
     Raises:
         RuntimeError: it is above 1e-4, or not finite.
     """
-    encoder: PrunableConformerEncoder = gated.encoder
+    encoder: PrunableEncoder = gated.encoder
     generator = torch.Generator().manual_seed(0)
     features = encoder.fixed.features
     x = torch.randn(4, 400, features, generator=generator)

@@ -1,5 +1,6 @@
 """Writing files so that a killed run leaves either the old file or the new one."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -8,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from espnet_prune.errors import InputError
 
 
 @contextmanager
@@ -51,17 +54,40 @@ def resumable_dir(path: str | Path, stamp: str) -> Iterator[Path]:
     Args:
         path: where it will be.
         stamp: what it is made of; an unfinished one of another stamp is removed.
+
+    Raises:
+        InputError: another process makes it at the same time.
     """
     path = Path(path)
-    work = path.with_name(f".{path.name}.work")
-    mark = work / ".stamp"
-    if not mark.is_file() or mark.read_text() != stamp:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        mark.write_text(stamp)
-    yield work
-    mark.unlink()
-    _swap_in(work, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path):
+        _clear_up_after_killed_runs(path)
+        work = path.with_name(f".{path.name}.work")
+        mark = work / ".stamp"
+        if not mark.is_file() or mark.read_text() != stamp:
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir()
+            mark.write_text(stamp)
+        yield work
+        mark.unlink()
+        _swap_in(work, path)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Refuse to work where another process does."""
+    lock = path.with_name(f".{path.name}.lock")
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                path, "another run is making it", "wait for it, or stop it"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def _swap_in(temporary: Path, path: Path) -> None:

@@ -27,7 +27,8 @@ class GreedyDecoder:
     rounding of bf16 and int8).
 
     Args:
-        model: an ESPnet model whose encoder is an :class:`InferenceEncoder`.
+        model: an ESPnet model; with an :class:`InferenceEncoder` utterances are encoded
+            together, with another one by one.
 
     Raises:
         InputError: the model has no CTC head.
@@ -36,7 +37,6 @@ class GreedyDecoder:
     def __init__(self, model: ESPnetASRModel):
         if model.ctc is None:
             raise InputError("model", "has no CTC head", "decode it with a search")
-        assert isinstance(model.encoder, InferenceEncoder)
         self.model = model.eval()
         self.device = next(model.ctc.parameters()).device
 
@@ -55,13 +55,28 @@ class GreedyDecoder:
         lengths = torch.tensor([len(x) for x in features], device=self.device)
         if int(lengths.max()) < Subsampling.MIN_FRAMES:
             return [([], 0.0) for _ in speech]  # too short to be heard
-        padded = pad_sequence(features, batch_first=True)
-        encoded, frames, _ = self.model.encoder.fast(padded, lengths, apart=True)
+        encoded, frames = self._encode(features, lengths)
         scores, best = self.model.ctc.log_softmax(encoded).max(-1)
         return [
             (collapse(b[:n], self.model.blank_id), float(s[:n].sum()))
             for b, s, n in zip(best, scores, frames.tolist(), strict=True)
         ]
+
+    def _encode(self, features: list[Tensor], lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of each -> (batch, time, channel), padded, and lengths (batch,)."""
+        encoder = self.model.encoder
+        if isinstance(encoder, InferenceEncoder):
+            padded = pad_sequence(features, batch_first=True)
+            return encoder.fast(padded, lengths, apart=True)[:2]
+        long_enough = [len(x) >= Subsampling.MIN_FRAMES for x in features]
+        outputs = [
+            encoder(x[None], n[None])[0][0]
+            if fits
+            else x.new_zeros(0, encoder.output_size())
+            for x, n, fits in zip(features, lengths, long_enough, strict=True)
+        ]
+        frames = torch.tensor([len(x) for x in outputs], device=self.device)
+        return pad_sequence(outputs, batch_first=True), frames
 
     def _features(self, audio: Tensor) -> Tensor:
         """(sample,) -> (frame, feature), normalised."""

@@ -17,6 +17,7 @@ from espnet2.train.distributed_utils import get_node_rank, get_num_nodes
 from espnet_prune.errors import InputError
 
 Result = TypeVar("Result")
+PATIENCE = 3600.0  # seconds; latency tables of large models take minutes
 DONE, FAILED = "done", "failed"
 
 
@@ -76,8 +77,13 @@ class Node:
                 temporary.replace(self.mark)
             return result
         logging.info(f"node {self.rank} waits for the first one's checks and plans")
+        begun = time.monotonic()
         while not self.mark.exists():
             time.sleep(0.2)
+            if time.monotonic() - begun > PATIENCE:  # it was killed, or its node lost
+                raise InputError(
+                    self.mark, "the first node has not written it", "see its log"
+                )
         if self.mark.read_text() == FAILED:
             raise InputError(self.mark, "the first node refused", "see its message")
         return None

@@ -15,7 +15,12 @@ from typing import Any
 import yaml
 
 from espnet_prune.baselines import SCRATCH
-from espnet_prune.checkpoint import load_model, resources, sampling_rate
+from espnet_prune.checkpoint import (
+    load_model,
+    rename_resource,
+    resources,
+    sampling_rate,
+)
 from espnet_prune.files import atomic_path, write_text
 from espnet_prune.report.page import SYNTHETIC
 from espnet_prune.report.tables import (
@@ -99,9 +104,7 @@ def pack(
         stage = Path(folder)
         for option, path in resources(values).items():
             shutil.copy(path, stage / NAMES[option])
-            *outer, key = option.split(".")
-            holder = values[outer[0]] if outer else values
-            holder[key] = NAMES[option]
+            rename_resource(values, option, NAMES[option])
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
         write_text(stage / "config.yaml", text)
         shutil.copy(compact / weights, stage / "model.pth")

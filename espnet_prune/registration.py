@@ -24,15 +24,19 @@ def register() -> None:
 
 
 def _add_to(registry: ModuleType) -> None:
+    from espnet_prune.conformer import PrunableConformerEncoder
     from espnet_prune.decoder import PrunableTransformerDecoder
-    from espnet_prune.encoder import PrunableConformerEncoder
     from espnet_prune.model import PruneASRModel
+    from espnet_prune.transformer import PrunableTransformerEncoder
 
     registry.model_choices.classes["prune"] = PruneASRModel
     registry.decoder_choices.classes["prunable_transformer"] = (
         PrunableTransformerDecoder
     )
     registry.encoder_choices.classes["prunable_conformer"] = PrunableConformerEncoder
+    registry.encoder_choices.classes["prunable_transformer"] = (
+        PrunableTransformerEncoder
+    )
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):

@@ -9,8 +9,8 @@ from espnet2.bin.asr_inference import Speech2Text
 from torch import Tensor
 
 from espnet_prune.checkpoint import load_model
+from espnet_prune.conformer import PrunableConformerEncoder
 from espnet_prune.conversion import with_prunable_encoder
-from espnet_prune.encoder import PrunableConformerEncoder
 from espnet_prune.errors import InputError
 from espnet_prune.inference.encoder import FastEncoder
 from espnet_prune.inference.precision import check_precision
@@ -80,11 +80,15 @@ def set_precision(
 ) -> None:
     """Replace the encoder of ESPnet's decoder by ours in one precision.
 
+    In fp32 an encoder that ours cannot run stays.
+
     Raises:
         InputError: as for :func:`load`; ``config`` is named in it.
     """
     model = with_prunable_encoder(decoder.asr_model, decoder.asr_train_args)
     if not isinstance(model.encoder, PrunableConformerEncoder):
+        if precision == "fp32":
+            return
         raise InputError(
             config,
             f"its encoder ({decoder.asr_train_args.encoder}) is not one that can run "

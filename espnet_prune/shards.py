@@ -38,6 +38,7 @@ def run_shards(
     progress: Callable[[], str],
     executor: Executor = Executor(),  # noqa: B008  (frozen)
     done: Sequence[Path] = (),
+    gpus: bool = False,
 ) -> None:
     """Run the commands at once, each with its own log and its share of the cores.
 
@@ -48,6 +49,7 @@ def run_shards(
         executor: runs them.
         done: for each a file that says that it is done: written when it is, and a
             shard whose file is there is left out.
+        gpus: whether each uses a GPU; here they share all that there are.
 
     Raises:
         InputError: a shard failed; names its log and shows its last lines. The others
@@ -65,7 +67,7 @@ def run_shards(
     if not shards:
         return
     if executor.is_local:
-        run_here(shards, progress)
+        run_here(shards, progress, visible_gpus() if gpus else [])
     else:
         what = f"{shards[0].command[2]} in parts"
         for _ in executor.submit(Shard.run, shards, logs[0].parent / "jobs", what):
@@ -99,8 +101,20 @@ class Shard:
         self.end(self.start(os.environ | {"OMP_NUM_THREADS": cores}).wait())
 
 
-def run_here(shards: Sequence[Shard], progress: Callable[[], str]) -> None:
-    """Run them side by side in processes of this machine."""
+def visible_gpus() -> list[str]:
+    """The GPUs of this machine, as CUDA_VISIBLE_DEVICES names them."""
+    import torch  # takes a second, and most programs here have no need of it
+
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return given.split(",")
+    return [str(n) for n in range(torch.cuda.device_count())]
+
+
+def run_here(
+    shards: Sequence[Shard], progress: Callable[[], str], gpus: Sequence[str] = ()
+) -> None:
+    """Run them side by side in processes of this machine, in turn on its GPUs."""
     threads = max(1, (os.cpu_count() or 1) // len(shards))
     given = os.environ.get("OMP_NUM_THREADS", "")
     if given.isdigit():  # the user shares the machine, or a scheduler does
@@ -108,8 +122,9 @@ def run_here(shards: Sequence[Shard], progress: Callable[[], str]) -> None:
     env = os.environ | {"OMP_NUM_THREADS": str(threads)}
     processes: list[subprocess.Popen] = []
     try:
-        for shard in shards:
-            processes.append(shard.start(env))
+        for n, shard in enumerate(shards):
+            own = {"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]} if gpus else {}
+            processes.append(shard.start(env | own))
         told = time.monotonic()
         while any(p.poll() is None for p in processes):
             time.sleep(0.2)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from espnet_prune.architecture import norm_counts
 from espnet_prune.budget import (
     DENOMINATORS,
     KINDS,
@@ -25,7 +24,7 @@ from espnet_prune.budget import (
     plan,
 )
 from espnet_prune.decoder import PrunableTransformerDecoder
-from espnet_prune.encoder import PrunableConformerEncoder
+from espnet_prune.encoder import PrunableEncoder
 from espnet_prune.gates import gates_of
 from espnet_prune.layers.cost import group_of, total
 from espnet_prune.layers.subsampling import halved
@@ -106,6 +105,10 @@ class SparsityOptions:
                     f"sparsity: {name} is the fraction to remove, in [0, 1), not "
                     f"{target}"
                 )
+        for name in ("macs_seconds", "macs_tokens", "gate_lr", "multiplier_lr"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"sparsity: {name} must be above 0, not {value}")
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"sparsity: warmup must be in [0, 1], not {self.warmup}")
 
@@ -122,7 +125,7 @@ class SparsityOptions:
 
 def make_budget(
     options: SparsityOptions,
-    encoder: PrunableConformerEncoder,
+    encoder: PrunableEncoder,
     frames: int,
     rest: dict[str, float] | None = None,
     latency: dict[str, float] | None = None,
@@ -158,7 +161,7 @@ def make_budget(
             table = latency or {}
         else:
             table = {name: getattr(price, kind) for name, price in prices.items()}
-        fixed = total(norm_counts(len(encoder.encoders)), table)
+        fixed = total(encoder.architecture.norm_counts(), table)
         if options.denominator == "model":
             in_decoder = {n: c for n, c in dense.items() if group_of(n) == "decoder"}
             # Exact but for latency, whose parts and whole are measured each by itself.

@@ -13,10 +13,16 @@ from espnet2.tasks.asr import ASRTask
 from espnet_prune.baselines.small import small_encoder, small_training
 from espnet_prune.budget import Budget
 from espnet_prune.checkpoint import sampling_rate
-from espnet_prune.encoder import PrunableConformerEncoder
+from espnet_prune.encoder import PrunableEncoder
 from espnet_prune.errors import InputError
 
-ENCODERS = ("conformer", "prunable_conformer")
+# ESPnet's name of an encoder, or ours -> ours.
+ENCODERS = {
+    "conformer": "prunable_conformer",
+    "prunable_conformer": "prunable_conformer",
+    "transformer": "prunable_transformer",
+    "prunable_transformer": "prunable_transformer",
+}
 DECODERS = ("transformer", "prunable_transformer")
 # Keys of a recipe, as conf/prune.yaml, that are the project's own.
 OWN_KEYS = ("gates", "sparsity", "distill", "prune_decoder", "compact")
@@ -66,7 +72,7 @@ def model_config(teacher: dict[str, Any], source: str | Path) -> dict[str, Any]:
         raise InputError(
             source,
             f"encoder {encoder!r} cannot be pruned",
-            f"use a model whose encoder is one of {ENCODERS}",
+            f"use a model whose encoder is one of {tuple(ENCODERS)}",
         )
     if config.get("model") not in (None, "espnet"):
         raise InputError(source, f"model {config['model']!r} cannot be pruned")
@@ -87,7 +93,7 @@ def model_config(teacher: dict[str, Any], source: str | Path) -> dict[str, Any]:
     encoder_conf = dict(config.get("encoder_conf") or {})
     # A regulariser of the teacher's training; the gates are the student's.
     encoder_conf.pop("stochastic_depth_rate", None)
-    config |= {"encoder": "prunable_conformer", "encoder_conf": encoder_conf}
+    config |= {"encoder": ENCODERS[encoder], "encoder_conf": encoder_conf}
     config["model_conf"] = dict(config.get("model_conf") or {})
     config["init"] = None  # the weights are the teacher's; gates have their own start
     return config
@@ -142,7 +148,7 @@ def small_config(
     teacher: dict[str, Any],
     source: str | Path,
     recipe: dict[str, Any],
-    dense: PrunableConformerEncoder,
+    dense: PrunableEncoder,
     frames: int,
     budget: Budget,
 ) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from espnet2.utils.types import str_or_none
 from espnet_prune.checkpoint import load_model
 from espnet_prune.conversion import with_prunable_encoder
 from espnet_prune.model import PruneASRModel
+from espnet_prune.options import fits
 from espnet_prune.trainer import (
     PruneTrainer,
     SafeTrainer,
@@ -83,4 +84,7 @@ def optimizer_options(conf: dict[str, float]) -> dict[str, float]:
         raise ValueError("optim_conf: lr is missing")
     if unknown := options.keys() - {"lr", "weight_decay", "max_norm"}:
         raise ValueError(f"optim_conf: unknown option(s) {sorted(unknown)}")
+    for name, value in options.items():
+        if not fits(value, float):  # YAML takes 5e-4 for text
+            raise ValueError(f"optim_conf: {name} must be a number, not {value!r}")
     return options

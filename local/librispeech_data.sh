@@ -31,9 +31,11 @@ checksum() { # subset
 is_whole() { # file, subset
     echo "$(checksum "$2")  $1" | sha256sum --check --status
 }
+for subset in ${download}; do checksum "${subset}" >/dev/null; done
 for subset in ${download}; do
-    checksum "${subset}" >/dev/null
     [ ! -d "${librispeech}/LibriSpeech/${subset}" ] || continue
+    [ ! -d "${librispeech}/${subset}" ] ||
+        die "${librispeech}/${subset}: is not in a folder LibriSpeech -> move the subsets to ${librispeech}/LibriSpeech/"
     part=${librispeech}/${subset}.tar.gz.part
     mkdir -p "${librispeech}"
     if ! [ -e "${part}" ] || ! is_whole "${part}" "${subset}"; then

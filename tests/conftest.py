@@ -71,7 +71,7 @@ def shake() -> Callable[[torch.nn.Module], torch.nn.Module]:
 @pytest.fixture(scope="session")
 def make_encoder() -> Callable[..., Any]:
     """``make_encoder(features, **encoder_conf)``: tiny, without dropout, shaken."""
-    from espnet_prune.encoder import PrunableConformerEncoder
+    from espnet_prune.conformer import PrunableConformerEncoder
 
     def make(features: int = FEATURES, **conf: Any) -> PrunableConformerEncoder:
         conf = SIZES | NEEDED | NO_DROPOUT | conf
@@ -121,7 +121,7 @@ def batch() -> Callable[..., tuple[Tensor, Tensor]]:
 @pytest.fixture(scope="session")
 def compact_of() -> Callable[..., Any]:
     """``compact_of(gated)``: the compact encoder that the masks leave, loaded."""
-    from espnet_prune.encoder import PrunableConformerEncoder
+    from espnet_prune.conformer import PrunableConformerEncoder
 
     def make(gated: PrunableConformerEncoder) -> PrunableConformerEncoder:
         fixed = gated.fixed
@@ -288,23 +288,32 @@ def data_options(data_dir) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def dense(tmp_path_factory) -> Path:
-    """Directory of a random dense ESPnet model with ``global_mvn``."""
+def make_dense(tmp_path_factory) -> Callable[..., Path]:
+    """``make_dense(**options)``: directory of a random ESPnet model, ``global_mvn``."""
     import espnet_prune.task  # noqa: F401
 
-    folder = tmp_path_factory.mktemp("dense")
-    stats = folder / "feats_stats.npz"
-    total = np.full(FEATURES, 7.0)
-    np.savez(stats, count=np.array(10), sum=total, sum_square=20 * total)
-    mvn = {"normalize": "global_mvn", "normalize_conf": {"stats_file": str(stats)}}
-    args = _model_args(folder, **mvn)
-    from espnet2.tasks.asr import ASRTask
+    def make(**options: Any) -> Path:
+        from espnet2.tasks.asr import ASRTask
 
-    torch.manual_seed(0)
-    model = _shake(ASRTask.build_model(args))
-    (folder / "config.yaml").write_text(yaml.safe_dump(vars(args)))
-    torch.save(model.state_dict(), folder / "model.pth")
-    return folder
+        folder = tmp_path_factory.mktemp("dense")
+        stats = folder / "feats_stats.npz"
+        total = np.full(FEATURES, 7.0)
+        np.savez(stats, count=np.array(10), sum=total, sum_square=20 * total)
+        mvn = {"normalize": "global_mvn", "normalize_conf": {"stats_file": str(stats)}}
+        args = _model_args(folder, **mvn, **options)
+        torch.manual_seed(0)
+        model = _shake(ASRTask.build_model(args))
+        (folder / "config.yaml").write_text(yaml.safe_dump(vars(args)))
+        torch.save(model.state_dict(), folder / "model.pth")
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def dense(make_dense) -> Path:
+    """Directory of a random dense Conformer."""
+    return make_dense()
 
 
 RECIPE = {

@@ -301,7 +301,7 @@ def test_every_method_ends_in_a_model_that_stock_speech2text_decodes(
 
 
 def params_left(summary, config) -> int:
-    from espnet_prune.encoder import PrunableConformerEncoder
+    from espnet_prune.conformer import PrunableConformerEncoder
 
     conf = {k: v for k, v in config["encoder_conf"].items() if k != "input_layer"}
     dense = PrunableConformerEncoder(20, **conf)

@@ -84,6 +84,7 @@ def test_two_nodes_prune_together_and_go_on_after_a_stop(
         assert (out / f"{epochs}epoch.pth").exists()
     log = (out / "train.log").read_text()
     assert "node 1 waits" in log and ":0/2]" in log
+    assert "2epoch started" in log and "1epoch started" not in log
     from espnet_prune.export import export
 
     summary = export(out / "config.yaml", out / "latest.pth", tmp_path / "compact")

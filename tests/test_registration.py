@@ -5,7 +5,7 @@ import pytest
 from espnet2.tasks import asr
 
 from espnet_prune import registration
-from espnet_prune.encoder import PrunableConformerEncoder
+from espnet_prune.conformer import PrunableConformerEncoder
 from espnet_prune.model import PruneASRModel
 from espnet_prune.task import PruneASRTask
 

@@ -59,6 +59,16 @@ def run(recipe):
             ("--inference_model", "nope.pth"),
             "--inference_model nope.pth: finetuned.pth",
         ),
+        (
+            ("--gpu_inference", "true", "--precisions", "int8"),
+            "--precisions int8: is for CPUs",
+        ),
+        (("--gpu_inference", "1"), "--gpu_inference 1: true or false"),
+        (("--num_nodes", "2", "--cuda_cmd", "utils/run.pl"), "starts on one machine"),
+        (
+            ("--valid_set", "a", "--test_sets", "b a"),
+            "--valid_set a: is a test set, too",
+        ),
         (("--executor", "pbs"), "--executor pbs: local or slurm"),
         (("--num_nodes", "two"), "--num_nodes two: give a number"),
         (("--num_nodes", "2"), "--num_nodes 2: what starts it there?"),

@@ -6,8 +6,8 @@
 : "${asr_config:=conf/train_librispeech_100.yaml}"
 note=
 if runs 1; then
-    if [[ ${data_args} == *--download* ]]; then
-        : "${librispeech:=${downloads}}"
+    if [ -z "${librispeech}" ] && [[ ${data_args} == *--download* ]]; then
+        librispeech=${downloads}
     else
         [ -n "${librispeech}" ] ||
             die '--corpus librispeech needs --librispeech DIR, the directory that holds LibriSpeech, or --data_args "--download SUBSETS"'

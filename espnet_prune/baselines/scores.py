@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from espnet_prune.architecture import Architecture
 from espnet_prune.budget import Budget
-from espnet_prune.encoder import PrunableConformerEncoder
+from espnet_prune.encoder import PrunableEncoder
 from espnet_prune.gates import Gate, gates_of
 from espnet_prune.layers.attention import RelPositionAttention
 from espnet_prune.layers.convolution import Convolution
@@ -114,7 +114,7 @@ def random(model: nn.Module, seed: int, share: Share) -> Scores:
     return scores
 
 
-def blocks(encoder: PrunableConformerEncoder, budget: Budget) -> Scores:
+def blocks(encoder: PrunableEncoder, budget: Budget) -> Scores:
     """As many whole blocks as fit, evenly spaced, then the strongest units of one more.
 
     The subsampling, which is no block, loses its weakest channels down to its share of
@@ -145,9 +145,7 @@ def _fits(architecture: Architecture, budget: Budget) -> bool:
     return all(c.fixed + c.cost(counts) <= c.limit for c in budget.constraints)
 
 
-def _affordable_blocks(
-    encoder: PrunableConformerEncoder, budget: Budget, channels: int
-) -> int:
+def _affordable_blocks(encoder: PrunableEncoder, budget: Budget, channels: int) -> int:
     dense = encoder.architecture
     for number in range(len(dense.blocks), 0, -1):
         if _fits(Architecture((channels,) * 2, dense.blocks[:number]), budget):
@@ -155,7 +153,7 @@ def _affordable_blocks(
     return 0
 
 
-def _affordable_channels(encoder: PrunableConformerEncoder, budget: Budget) -> int:
+def _affordable_channels(encoder: PrunableEncoder, budget: Budget) -> int:
     """Channels that leave the subsampling no larger a share than it had."""
     dense = encoder.architecture
     whole = Architecture(dense.subsampling, ()).counts()

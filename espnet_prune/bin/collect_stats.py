@@ -36,7 +36,8 @@ def main() -> None:
     nj = min(args.nj, *map(len, keys.values()))
     # The logs lie beside the output, so that they survive a failure.
     log_dir = args.out.parent / f"{args.out.name}_log"
-    stamp = json.dumps([nj, keys, sys.argv[1:], fingerprints(args, training_options)])
+    made_of = [nj, keys, args.token_type, training_options]
+    stamp = json.dumps([*made_of, fingerprints(args, training_options)])
     with resumable_dir(args.out, stamp) as folder:
         commands, logs, shards = [], [], []
         for n in range(nj):
@@ -75,6 +76,7 @@ def fingerprints(args: argparse.Namespace, training_options: list[str]) -> list[
     """Of the files that the statistics are made of, but the audio."""
     named = [args.train / "wav.scp", args.train / "text", args.valid / "wav.scp"]
     named += [args.valid / "text", args.token_list, *map(Path, training_options)]
+    named += [args.train / "utt2num_samples", args.valid / "utt2num_samples"]
     return [fingerprint(path) for path in named if path.is_file()]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from espnet_prune.checkpoint import sampling_rate
+from espnet_prune.checkpoint import resources, sampling_rate
 from espnet_prune.data.audio import check_rate
 from espnet_prune.data.kaldi_dir import audio_type
 from espnet_prune.data.table import read_table, write_table
@@ -45,7 +45,9 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = get_parser().parse_args()
-    refuse_missing_gpus(args.ngpu)
+    executor = from_arguments(args)
+    if executor.is_local:
+        refuse_missing_gpus(args.ngpu)
     if not args.inference_config.exists():
         raise InputError(args.inference_config, "does not exist", "--inference_config")
     keys = list(read_table(args.data / "wav.scp", "run stages 1-4"))
@@ -57,7 +59,11 @@ def main() -> None:
     check_rate(args.data / "wav.scp", sampling_rate(model), args.config)
     # The logs lie beside the output, so that they survive a failure.
     log_dir = args.out.parent / "log" / args.out.name
+    options = yaml.safe_load(args.inference_config.read_text())
     named = [args.config, args.model, args.inference_config, args.data / "wav.scp"]
+    named += [args.data / "utt2num_samples", *resources(vars(model)).values()]
+    named += [value for value in options.values() if isinstance(value, str)]
+    named = [path for path in named if Path(path).is_file()]
     made_of = [args.nj, args.precision, keys, long_enough, *map(fingerprint, named)]
     with resumable_dir(args.out, json.dumps(made_of)) as folder:
         jobs = []
@@ -68,7 +74,6 @@ def main() -> None:
             key_file.write_text("".join(f"{key}\n" for key in part))
             jobs.append((job, key_file, log_dir / f"asr_inference.{n}.log"))
         audio = f"{args.data}/wav.scp,speech,{audio_type(args.data)}"
-        options = yaml.safe_load(args.inference_config.read_text())
         program = "ctc_greedy" if options.get("ctc_greedy") else "asr_inference"
         commands = [
             [sys.executable, "-m", f"espnet_prune.bin.{program}"]
@@ -95,7 +100,7 @@ def main() -> None:
             return f"decoded {done} of {len(keys)} utterances{left}"
 
         done = [mark_of(job) for job, _, _ in jobs]
-        run_shards(commands, logs, progress, from_arguments(args), done)
+        run_shards(commands, logs, progress, executor, done, gpus=args.ngpu > 0)
         merge([job for job, _, _ in jobs], folder, keys)
         (folder / "model.sha256").write_text(fingerprint(args.model) + "\n")
     logging.info(f"{args.out}/text: {len(keys)} utterances")

@@ -8,6 +8,8 @@ trains as in ESPnet.
 
 import argparse
 import logging
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output_dir", type=Path)
     parser.add_argument("--token_list", type=Path)
     parser.add_argument("--init_param", nargs="*")
+    parser.add_argument("--encoder")
+    parser.add_argument("--decoder")
     for name in OF_THE_TEACHER:
         parser.add_argument(f"--{name}", action="append")
     return parser
@@ -49,8 +53,13 @@ def main() -> None:
     args, rest = get_parser().parse_known_args()
     recipe = read_yaml(args.config) if args.config is not None else {}
     if not any(name in recipe for name in (*TEACHER, "compact")):
-        asr_train.main()
-        return
+        named = [args.encoder or recipe.get("encoder")]
+        named += [args.decoder or recipe.get("decoder")]
+        if any(str(name).startswith("prunable_") for name in named):
+            return asr_train.main()
+        # Nothing of ours: ESPnet's program as it is.
+        program = [sys.executable, "-m", "espnet2.bin.asr_train", *sys.argv[1:]]
+        os.execv(sys.executable, program)
     for name in TEACHER:
         if recipe.get(name) is None:
             raise InputError(args.config, f"lacks {name}", "name the dense model's")
@@ -75,7 +84,14 @@ def check_tokens(given: Path | None, teacher: dict[str, Any], source: str) -> No
     """Refuse a token list that is not the teacher's."""
     if given is None:
         return
-    if given.read_text(encoding="utf-8").splitlines() != teacher["token_list"]:
+    try:
+        text = given.read_text(encoding="utf-8")
+    except OSError as e:
+        raise InputError(given, f"cannot be read ({e.strerror})", "run stage 5") from e
+    # As ESPnet reads it: other line ends of Unicode may be in a token.
+    if [line.rstrip() for line in text.rstrip("\n").split("\n")] != teacher[
+        "token_list"
+    ]:
         raise InputError(
             given,
             f"holds other tokens than {source}",

@@ -23,8 +23,8 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import Tensor
 
 from espnet_prune.checkpoint import load_model, sampling_rate
+from espnet_prune.conformer import PrunableConformerEncoder
 from espnet_prune.conversion import with_prunable_encoder
-from espnet_prune.encoder import PrunableConformerEncoder
 from espnet_prune.errors import InputError, run_main
 from espnet_prune.files import atomic_path
 from espnet_prune.layers.subsampling import Subsampling

@@ -6,14 +6,13 @@ repository (``owner/name``, ``owner/name@revision``), a URL, or a local zip.
 
 import argparse
 import logging
-import shutil
 import warnings
 from pathlib import Path
 
 import espnet_prune.quiet  # noqa: F401  (before anything of ESPnet)
 from espnet_prune.checkpoint import load_model
 from espnet_prune.errors import InputError, run_main
-from espnet_prune.files import atomic_path
+from espnet_prune.files import atomic_path, fingerprint
 
 KEYS = {"asr_train_config": "config.yaml", "asr_model_file": "model.pth"}
 
@@ -36,7 +35,8 @@ def fetch(tag: str, folder: Path) -> dict[str, str]:
     if tag.endswith(".zip") and "://" not in tag:
         if not Path(tag).is_file():
             raise InputError(tag, "does not exist", "check --teacher_tag")
-        shutil.rmtree(folder, ignore_errors=True)  # the zip may have changed since
+        # espnet_model_zoo unpacks a path once; the zip may have changed since.
+        folder = folder / fingerprint(tag)[:16]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

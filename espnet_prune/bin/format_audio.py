@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import re
 import shutil
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -34,6 +35,7 @@ from espnet_prune.files import resumable_dir, write_json
 
 _FILES_PER_FOLDER = 1000
 PARTS = ".parts"
+_MOST_JOBS = 1000
 _PER_PART = 200  # utterances: what a kill, or a failed job, makes us do again
 
 
@@ -148,8 +150,8 @@ def stamp_of(data: DataDir, fs: int) -> str:
     """Says what the files are made of, audio files by their size and date."""
     seen = []
     for value in data.wav.values():
-        path = Path(value)
-        with contextlib.suppress(OSError):  # a pipe, or a place in an archive
+        path = Path(re.sub(r":\d+$", "", value))  # a place in an archive
+        with contextlib.suppress(OSError):  # a pipe
             seen.append((path.stat().st_mtime_ns, path.stat().st_size))
     return hashlib.sha256(f"{fs} {data} {seen}".encode()).hexdigest()
 
@@ -167,6 +169,8 @@ def format_in_parts(
     """
     (folder / PARTS).mkdir(exist_ok=True)
     size = max(1, min(_PER_PART, -(-len(jobs) // executor.nj)))
+    if not executor.is_local:  # clusters take a thousand jobs in an array
+        size = max(size, -(-len(jobs) // _MOST_JOBS))
     parts = [
         Part(jobs[start : start + size], folder / PARTS / f"{start}-{size}.json")
         for start in range(0, len(jobs), size)

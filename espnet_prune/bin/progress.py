@@ -101,8 +101,13 @@ def start(command: list[str], log: Path) -> subprocess.Popen:
     """Start the training, its output appended to ``log``; it holds the lock."""
     descriptor = lock(log.parent)
     with log.open("ab") as f:
+        # A session of its own: stopping it stops what it has started, too.
         process = subprocess.Popen(
-            command, stdout=f, stderr=subprocess.STDOUT, pass_fds=[descriptor]
+            command,
+            stdout=f,
+            stderr=subprocess.STDOUT,
+            pass_fds=[descriptor],
+            start_new_session=True,
         )
     os.truncate(descriptor, 0)
     os.pwrite(descriptor, str(process.pid).encode(), 0)
@@ -174,9 +179,11 @@ def main() -> int:
                 print(f"  {message}", flush=True)
     finally:
         if process.poll() is None:
-            process.terminate()
+            os.killpg(process.pid, signal.SIGTERM)
             process.wait()
     if process.returncode != 0:
+        if not tail and watched != args.log:  # it never came to a training
+            tail, watched = args.log.read_text().splitlines()[-12:], args.log
         print("\n".join(tail), file=sys.stderr)
         raise InputError(watched, f"the training failed (exit {process.returncode})")
     return 0

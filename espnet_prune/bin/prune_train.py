@@ -16,7 +16,7 @@ from espnet_prune.quiet import hand_logging_to_espnet  # before anything of ESPn
 # isort: split
 
 import torch
-from espnet2.tasks.asr import ASRTask
+from espnet2.tasks.asr import ASRTask, encoder_choices
 from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet_prune.baselines import METHODS, ONE_SHOT, SCRATCH, UNTAUGHT
@@ -24,7 +24,6 @@ from espnet_prune.baselines.one_shot import scores_of, settle
 from espnet_prune.checkpoint import load_model, read_state, sampling_rate
 from espnet_prune.decoder import PrunableTransformerDecoder
 from espnet_prune.distill import DistillOptions
-from espnet_prune.encoder import PrunableConformerEncoder
 from espnet_prune.errors import InputError, run_main
 from espnet_prune.export import check_finished, model_state
 from espnet_prune.files import atomic_path, write_text
@@ -182,7 +181,7 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
     frames = frames_of(model, model_args, options.macs_seconds)
     student = pruning_config(config, args.model_config, recipe, frames)
     with refusing(args.model_config):
-        encoder = PrunableConformerEncoder(
+        encoder = encoder_choices.get_class(student["encoder"])(
             model.frontend.output_size(), **student["encoder_conf"]
         )
     decoder = None
@@ -198,7 +197,14 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
     conditions = {}
     if options.denominator == "model":
         conditions["rest"] = rest_cost(model, frames, options.macs_tokens)
+    kind = encoder.architecture.kind
     if "latency" in options.kinds:
+        if kind != "conformer":
+            raise InputError(
+                source_of(args),
+                f"the latency of a {kind} cannot be measured yet",
+                "choose a target in params or macs",
+            )
         beyond = None
         if options.denominator == "model":
             samples = round(sampling_rate(model_args) * options.macs_seconds)
@@ -214,6 +220,12 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
         Schedule(options, budget)
     plan = {"method": args.method}
     if args.method in SCRATCH:
+        if kind != "conformer":
+            raise InputError(
+                f"--method {args.method}",
+                f"makes a small Conformer, the dense model is a {kind}",
+                "choose another method",
+            )
         student = small_config(
             config, args.model_config, recipe, encoder, frames, budget
         )

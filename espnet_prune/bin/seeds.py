@@ -7,6 +7,7 @@ prints one Markdown table: what several runs of the same systems have in common.
 
 import argparse
 import json
+import logging
 import statistics
 import sys
 from pathlib import Path
@@ -42,6 +43,24 @@ def read_rows(path: Path) -> dict[Key, dict[str, Any]]:
         raise InputError(path, "does not exist", "run stage 18") from None
     except (ValueError, KeyError, TypeError) as e:
         raise InputError(path, f"is no report with a dense model's WER ({e!r})") from e
+
+
+def same_sets(runs: list[dict[Key, dict[str, Any]]]) -> list[dict[Key, dict[str, Any]]]:
+    """The runs with the first one's names of test sets, which hold each run's tag.
+
+    Raises:
+        InputError: a run has another number of test sets.
+    """
+    names = [list(dict.fromkeys(test_set for _, test_set in run)) for run in runs]
+    if len({len(own) for own in names}) > 1:
+        raise InputError("reports", f"have other test sets: {names}", "compare alike")
+    renamed = []
+    for run, own in zip(runs, names, strict=True):
+        first = dict(zip(own, names[0], strict=True))
+        if own != names[0]:
+            logging.warning(f"test sets {own} are taken for {names[0]}")
+        renamed.append({(name, first[test]): row for (name, test), row in run.items()})
+    return renamed
 
 
 def spread(values: list[float], form: str = ".2f") -> str:
@@ -89,7 +108,7 @@ def summary(runs: list[dict[Key, dict[str, Any]]]) -> Table:
 
 
 def main(argv: list[str] | None = None) -> None:
-    runs = [read_rows(path) for path in parse(argv).reports]
+    runs = same_sets([read_rows(path) for path in parse(argv).reports])
     sys.stdout.write(summary(runs).markdown())
 
 

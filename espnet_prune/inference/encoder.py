@@ -11,7 +11,7 @@ from espnet_prune.inference.convolution import FastConvolution
 from espnet_prune.inference.feed_forward import FastFeedForward
 from espnet_prune.inference.precision import data_type
 from espnet_prune.inference.subsampling import FastSubsampling
-from espnet_prune.layers.block import SUBMODULES, ConformerBlock
+from espnet_prune.layers.block import ConformerBlock
 from espnet_prune.layers.padding import real_frames
 from espnet_prune.layers.subsampling import Subsampling, halved
 
@@ -49,7 +49,7 @@ class FastBlock:
         self.branches = []
         for name, layer in block.submodules().items():
             make, share = FAST[name]
-            norm = Norm(getattr(block, SUBMODULES[name][0]), data_type(precision))
+            norm = Norm(getattr(block, block.NORMS[name]), data_type(precision))
             self.branches.append((name, norm, make(layer, precision), share))
         self.norm_final = Norm(block.norm_final, data_type(precision))
 

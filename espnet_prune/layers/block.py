@@ -1,4 +1,4 @@
-"""One Conformer block made of the prunable layers."""
+"""Blocks made of the prunable layers: of a Conformer, of a Transformer encoder."""
 
 from collections.abc import Callable
 
@@ -7,29 +7,23 @@ from torch import Tensor, nn
 from espnet_prune.architecture import Block as Sizes
 from espnet_prune.architecture import Fixed
 from espnet_prune.gates import GateOptions
-from espnet_prune.layers.attention import RelPositionAttention
+from espnet_prune.layers.attention import GROUP, RelPositionAttention
 from espnet_prune.layers.convolution import Convolution
 from espnet_prune.layers.feed_forward import FeedForward
+from espnet_prune.layers.plain_attention import PlainAttention
+from espnet_prune.layers.residual import PrunableBlock, layer_norm
 
-# submodule -> (its LayerNorm, the field of the sizes that counts its units)
-SUBMODULES = {
-    "feed_forward_macaron": ("norm_ff_macaron", "ffn1"),
-    "self_attn": ("norm_mha", "heads"),
-    "conv_module": ("norm_conv", "conv"),
-    "feed_forward": ("norm_ff", "ffn2"),
+# submodule -> the field of the sizes that counts its units
+UNITS = {
+    "feed_forward_macaron": "ffn1",
+    "self_attn": "heads",
+    "conv_module": "conv",
+    "feed_forward": "ffn2",
 }
 
 
-def layer_norm(size: int) -> nn.LayerNorm:
-    """ESPnet's layer norm: its epsilon is not torch's."""
-    return nn.LayerNorm(size, eps=1e-12)
-
-
-class ConformerBlock(nn.Module):
-    """Macaron half FFN, self-attention, convolution, half FFN, final norm.
-
-    A submodule of size 0 is gone, and its norm with it; the halves stay halves and
-    the final norm stays, unlike in ESPnet's block, where they depend on what exists.
+class EncoderBlock(PrunableBlock):
+    """What both kinds have in common.
 
     Args:
         sizes: units of each submodule.
@@ -48,33 +42,77 @@ class ConformerBlock(nn.Module):
         gates: GateOptions | None = None,
     ):
         super().__init__()
-        size, rate = fixed.size, dropout[0]
-        layers = {
-            "feed_forward_macaron": lambda: FeedForward(
-                size, sizes.ffn1, rate, activation(), gates
-            ),
-            "self_attn": lambda: RelPositionAttention(
-                size,
-                heads=sizes.heads,
-                qk_dim=sizes.qk_dim,
-                v_dim=sizes.v_dim,
-                scale_dim=fixed.head_dim,
-                dropout_rate=dropout[1],
-                gates=gates,
-            ),
-            "conv_module": lambda: Convolution(
-                size, sizes.conv, fixed.kernel_size, activation(), gates
-            ),
-            "feed_forward": lambda: FeedForward(
-                size, sizes.ffn2, rate, activation(), gates
-            ),
+        self.dropout = nn.Dropout(dropout[0])
+
+        def feed_forward(units: int) -> FeedForward:
+            return FeedForward(fixed.size, units, dropout[0], activation(), gates)
+
+        attention = {
+            "heads": sizes.heads,
+            "qk_dim": sizes.qk_dim,
+            "v_dim": sizes.v_dim,
+            "scale_dim": fixed.head_dim,
+            "dropout_rate": dropout[1],
+            "gates": gates,
         }
-        for name, (norm, field) in SUBMODULES.items():
-            exists = getattr(sizes, field) > 0
-            self.add_module(name, layers[name]() if exists else None)
-            self.add_module(norm, layer_norm(size) if exists else None)
-        self.norm_final = layer_norm(size)
-        self.dropout = nn.Dropout(rate)
+        make = {
+            "feed_forward_macaron": lambda: feed_forward(sizes.ffn1),
+            "self_attn": lambda: self.attention(fixed.size, **attention),
+            "conv_module": lambda: Convolution(
+                fixed.size, sizes.conv, fixed.kernel_size, activation(), gates
+            ),
+            "feed_forward": lambda: feed_forward(sizes.ffn2),
+        }
+        self.add_submodules(
+            fixed.size,
+            {
+                name: make[name]() if getattr(sizes, UNITS[name]) > 0 else None
+                for name in self.NORMS
+            },
+        )
+
+    @staticmethod
+    def attention(size: int, **options) -> nn.Module:
+        """The self-attention of this kind."""
+        raise NotImplementedError
+
+    def kept(self) -> Sizes:
+        """Sizes left by the masks."""
+        counts = dict.fromkeys(UNITS.values(), 0)
+        for name, module in self.submodules().items():
+            counts[UNITS[name]] = module.kept()
+        qk_dim, v_dim = self.self_attn.kept_widths()
+        return Sizes(**counts, qk_dim=qk_dim, v_dim=v_dim)
+
+
+class ConformerBlock(EncoderBlock):
+    """Macaron half FFN, self-attention, convolution, half FFN, final norm.
+
+    A submodule of size 0 is gone, and its norm with it; the halves stay halves and
+    the final norm stays, unlike in ESPnet's block, where they depend on what exists.
+    """
+
+    NORMS = {
+        "feed_forward_macaron": "norm_ff_macaron",
+        "self_attn": "norm_mha",
+        "conv_module": "norm_conv",
+        "feed_forward": "norm_ff",
+    }
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        fixed: Fixed,
+        dropout: tuple[float, float],
+        activation: Callable[[], nn.Module],
+        gates: GateOptions | None = None,
+    ):
+        super().__init__(sizes, fixed, dropout, activation, gates)
+        self.norm_final = layer_norm(fixed.size)
+
+    @staticmethod
+    def attention(size: int, **options) -> nn.Module:
+        return RelPositionAttention(size, **options)
 
     def forward(
         self, x_input: tuple[Tensor, Tensor], mask: Tensor | None
@@ -93,29 +131,25 @@ class ConformerBlock(nn.Module):
             x = x + 0.5 * self.dropout(self.feed_forward(self.norm_ff(x)))
         return (self.norm_final(x), pos_emb), mask
 
-    def submodules(self) -> dict[str, nn.Module]:
-        """The submodules that exist, by name."""
-        named = {name: getattr(self, name) for name in SUBMODULES}
-        return {name: module for name, module in named.items() if module is not None}
-
-    def kept(self) -> Sizes:
-        """Sizes left by the masks."""
-        counts = {
-            SUBMODULES[name][1]: module.kept()
-            for name, module in self.submodules().items()
-        }
-        qk_dim, v_dim = self.self_attn.kept_widths()
-        return Sizes(**counts, qk_dim=qk_dim, v_dim=v_dim)
-
     def sliced_state(self) -> dict[str, Tensor]:
-        """State dict of the compact block."""
-        state = {f"norm_final.{k}": v for k, v in self.norm_final.state_dict().items()}
-        for name, module in self.submodules().items():
-            if module.kept() == 0:
-                continue
-            norm = SUBMODULES[name][0]
-            for key, value in getattr(self, norm).state_dict().items():
-                state[f"{norm}.{key}"] = value
-            for key, value in module.sliced_state().items():
-                state[f"{name}.{key}"] = value
-        return state
+        own = {f"norm_final.{k}": v for k, v in self.norm_final.state_dict().items()}
+        return own | super().sliced_state()
+
+
+class TransformerBlock(EncoderBlock):
+    """Self-attention without positions, FFN; a submodule of size 0 is gone."""
+
+    NORMS = {"self_attn": "norm1", "feed_forward": "norm2"}
+
+    @staticmethod
+    def attention(size: int, **options) -> nn.Module:
+        return PlainAttention(size, **options, group=GROUP)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """(batch, time, channel), (batch, 1, time) -> the same."""
+        if self.self_attn is not None:
+            normed = self.norm1(x)
+            x = x + self.dropout(self.self_attn(normed, normed, mask))
+        if self.feed_forward is not None:
+            x = x + self.dropout(self.feed_forward(self.norm2(x)))
+        return x, mask

@@ -18,7 +18,7 @@ from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from torch import Tensor, nn
 
 from espnet_prune.baselines.one_shot import scores_of, settle
-from espnet_prune.encoder import PrunableConformerEncoder
+from espnet_prune.conformer import PrunableConformerEncoder
 from espnet_prune.measure.allocator import keep_freed_memory
 from espnet_prune.measure.memory import peak_bytes
 from espnet_prune.projection import project

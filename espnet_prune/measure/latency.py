@@ -22,7 +22,7 @@ from scipy.optimize import nnls
 from scipy.stats import spearmanr
 
 from espnet_prune.decoder import to_dicts
-from espnet_prune.encoder import PrunableConformerEncoder
+from espnet_prune.encoder import PrunableEncoder
 from espnet_prune.errors import InputError
 from espnet_prune.files import write_json
 from espnet_prune.layers.cost import Counts
@@ -43,7 +43,7 @@ MIN_R2, MIN_RANK = 0.9, 0.75  # below: the table does not describe the machine
 
 
 def latency_table(
-    encoder: PrunableConformerEncoder,
+    encoder: PrunableEncoder,
     frames: int,
     beyond: Beyond | None = None,
     threads: int = 1,
@@ -107,7 +107,7 @@ def latency_table(
 
 
 def subject(
-    encoder: PrunableConformerEncoder, frames: int, beyond: Beyond | None
+    encoder: PrunableEncoder, frames: int, beyond: Beyond | None
 ) -> dict[str, Any]:
     """What a table is of, as it stands in the table."""
     decoder = beyond.decoder if beyond is not None else None
@@ -141,7 +141,7 @@ def read_table(path: Path) -> dict[str, Any]:
 
 def read_or_measure(
     path: Path,
-    encoder: PrunableConformerEncoder,
+    encoder: PrunableEncoder,
     frames: int,
     beyond: Beyond | None = None,
 ) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def read_or_measure(
 def table_of_run(
     run: Path,
     model: Path,
-    encoder: PrunableConformerEncoder,
+    encoder: PrunableEncoder,
     frames: int,
     beyond: Beyond | None = None,
 ) -> dict[str, Any]:

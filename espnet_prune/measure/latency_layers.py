@@ -12,19 +12,19 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import nn
 
+from espnet_prune.conformer import PrunableConformerEncoder
 from espnet_prune.decoder import FFN, SELF, SOURCE, PrunableTransformerDecoder
-from espnet_prune.encoder import PrunableConformerEncoder
 from espnet_prune.inference.attention import FastAttention
 from espnet_prune.inference.convolution import FastConvolution
 from espnet_prune.inference.feed_forward import FastFeedForward
 from espnet_prune.inference.subsampling import FastSubsampling
 from espnet_prune.layers import heads
 from espnet_prune.layers.attention import RelPositionAttention
-from espnet_prune.layers.block import layer_norm
 from espnet_prune.layers.convolution import Convolution
 from espnet_prune.layers.cost import Counts
 from espnet_prune.layers.feed_forward import FeedForward
 from espnet_prune.layers.plain_attention import PlainAttention
+from espnet_prune.layers.residual import layer_norm
 from espnet_prune.layers.subsampling import Subsampling, halved
 
 Task = Callable[[], object]

@@ -16,7 +16,7 @@ from espnet2.layers.utterance_mvn import UtteranceMVN
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from espnet_prune.encoder import PrunableConformerEncoder
+from espnet_prune.conformer import PrunableConformerEncoder
 from espnet_prune.errors import InputError
 from espnet_prune.layers.convolution import Convolution
 

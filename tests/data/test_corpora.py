@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 import synth_data
+from torchaudio.datasets.librispeech import _CHECKSUMS
 
 from espnet_prune.data.espeak import Voice, speak
 from espnet_prune.data.kaldi_dir import read_data_dir
@@ -295,6 +296,15 @@ def librispeech_server(tmp_path, tone):
         server.shutdown()
 
 
+KNOWN = _CHECKSUMS["http://www.openslr.org/resources/12/dev-clean.tar.gz"]
+
+
+def test_librispeech_checksums_are_the_published_ones():
+    script = (ROOT / "local/librispeech_data.sh").read_text()
+    for url, digest in _CHECKSUMS.items():
+        assert f"{Path(url).name.split('.')[0]}) echo {digest} ;;" in script
+
+
 def test_librispeech_download_goes_on_and_is_checked(librispeech_server, tmp_path):
     handler, url = librispeech_server
     folder, tools = tmp_path / "downloads", tmp_path / "tools"
@@ -305,7 +315,10 @@ def test_librispeech_download_goes_on_and_is_checked(librispeech_server, tmp_pat
     def fetch(genuine: bool) -> subprocess.CompletedProcess:
         # The small archive stands for the published one, whose digest it cannot have.
         digest = hashlib.sha256(handler.archive).hexdigest()
-        check = f'[ "$(sha256sum <{part} | cut -c-64)" = {digest} ]\n'
+        asked = (
+            f'read -r want name && [ "$name" = "{part}" ] && [ "$want" = "{KNOWN}" ]'
+        )
+        check = f'{asked} && [ "$(sha256sum <{part} | cut -c-64)" = {digest} ]\n'
         real = shutil.which("sha256sum")
         stub = f"#!/bin/sh\n{check.replace('sha256sum', real)}"
         (tools / "sha256sum").write_text(stub if genuine else "#!/bin/sh\nexit 1\n")

@@ -41,7 +41,7 @@ def test_macs_equal_the_formula_by_hand(dense):
 
 
 def test_prunable_encoder_counts_like_espnets(dense, tiny_models):
-    from espnet_prune.encoder import PrunableConformerEncoder
+    from espnet_prune.conformer import PrunableConformerEncoder
 
     model, args = ASRTask.build_model_from_file(*tiny_models["dense"], "cpu")
     expected = count_macs(model, args)

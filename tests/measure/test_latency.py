@@ -29,7 +29,7 @@ ATTEMPTS = 4  # a neighbour of the machine may spoil a table, as its warning say
 @pytest.fixture(scope="module")
 def encoder():
     """Large enough that sizes matter on the clock."""
-    from espnet_prune.encoder import PrunableConformerEncoder
+    from espnet_prune.conformer import PrunableConformerEncoder
 
     sizes = {"output_size": 144, "linear_units": 768, "num_blocks": 1}
     conf = {"macaron_style": True, "rel_pos_type": "latest", "gates": {}}

@@ -23,7 +23,7 @@ TRAINING = {
     "keep_nbest_models": 1, "best_model_criterion": [["valid", "acc", "max"]],
 }  # fmt: skip
 MODEL = {
-    "encoder": "prunable_conformer",
+    "encoder": "conformer",
     "encoder_conf": {
         "output_size": 16, "attention_heads": 4, "linear_units": 32, "num_blocks": 2,
         "cnn_module_kernel": 5, "macaron_style": True, "rel_pos_type": "latest",
@@ -166,7 +166,7 @@ class Recipe:
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory, data_dir):
-    """With a dense model of our encoder in exp/asr_dense, made by stages 10 and 11."""
+    """With ESPnet's dense Conformer in exp/asr_dense, made by stages 10 and 11."""
     recipe = Recipe(tmp_path_factory.mktemp("asr1"), data_dir)
     config = recipe.config("train.yaml", MODEL | TRAINING)
     recipe.stage10(config)
@@ -174,7 +174,7 @@ def recipe(tmp_path_factory, data_dir):
     return recipe
 
 
-def test_a_prunable_encoder_is_trained_and_decoded(recipe):
+def test_a_stock_model_is_trained_and_decoded(recipe):
     assert len(recipe.stage12("exp/asr_dense", "valid.acc.ave.pth")) == 12
     assert recipe.stage13().splitlines()[0] == "A"
 
@@ -215,9 +215,19 @@ def test_a_compact_architecture_is_trained_from_scratch(recipe):
     block = {"ffn1": 8, "heads": 1, "qk_dim": 3, "v_dim": 4, "conv": 0, "ffn2": 5}
     sizes = {"subsampling": [6, 5], "blocks": [block, block | {"heads": 0}]}
     encoder = {"encoder_conf": MODEL["encoder_conf"] | {"architecture": sizes}}
+    encoder["encoder"] = "prunable_conformer"
     config = recipe.config("small.yaml", MODEL | TRAINING | encoder)
     recipe.stage11(config, "exp/asr_small")
     assert len(recipe.stage12("exp/asr_small", "valid.acc.ave.pth")) == 12
+
+
+def test_what_is_not_ours_is_espnets(python):
+    # Its config, as a user of ESPnet would start one.
+    result = python(
+        "-m", "espnet_prune", "-m", "espnet2.bin.asr_train", "--print_config"
+    )
+    assert result.returncode == 0, result.stderr
+    assert yaml.safe_load(result.stdout)["encoder"] == "rnn"
 
 
 def test_other_tokens_than_the_teachers_are_refused(recipe, python, tmp_path):

@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 train="train-clean-100,train-clean-360,train-other-500"
 dev="dev-clean,dev-other"
 ./recipe.sh --corpus librispeech --ngpu 4 --nj 32 \
-    --data_args "--download ${train},${dev},test-clean,test-other --combine train_960=${train} --combine dev=${dev}" \
+    --data_args "--prefix librispeech_ --download ${train},${dev},test-clean,test-other --combine train_960=${train} --combine dev=${dev}" \
     --train_set librispeech_train_960 --valid_set librispeech_dev \
     --test_sets "librispeech_test_clean librispeech_test_other librispeech_dev_clean librispeech_dev_other" \
     --speed_perturb "0.9 1.0 1.1" --max_wav_duration 30 --nbpe 5000 \

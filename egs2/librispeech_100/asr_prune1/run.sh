@@ -7,8 +7,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 ./recipe.sh --corpus librispeech --ngpu 2 --nj 16 \
-    --data_args "--download train-clean-100,dev-clean,dev-other,test-clean,test-other" \
-    --train_set librispeech_train_clean_100 --valid_set librispeech_dev_clean \
+    --data_args "--prefix librispeech_ --download train-clean-100,dev-clean,dev-other,test-clean,test-other --combine dev=dev-clean" \
+    --train_set librispeech_train_clean_100 --valid_set librispeech_dev \
     --test_sets "librispeech_test_clean librispeech_test_other librispeech_dev_clean librispeech_dev_other" \
     --speed_perturb "0.9 1.0 1.1" --max_wav_duration 30 --nbpe 5000 \
     --asr_config conf/train_librispeech_100.yaml \

@@ -8,7 +8,7 @@ from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_prune.encoder import REQUIRED, PrunableConformerEncoder
+from espnet_prune.conformer import RULES, PrunableConformerEncoder
 
 CONFS = [
     {},
@@ -106,9 +106,9 @@ def test_too_short_audio_is_refused_as_in_espnet(pair, batch):
         encoder(*batch((7,)))
 
 
-@pytest.mark.parametrize("name", REQUIRED)
+@pytest.mark.parametrize("name", RULES.required)
 def test_unsupported_option_is_refused_by_name(make_encoder, name):
-    value = REQUIRED[name][0]
+    value = RULES.required[name][0]
     if isinstance(value, list):
         other = [1]
     else:

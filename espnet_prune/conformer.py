@@ -1,0 +1,168 @@
+"""ESPnet's Conformer encoder in its dense, its gated or its compact life."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from espnet.nets.pytorch_backend.nets_utils import get_activation
+from espnet.nets.pytorch_backend.transformer.embedding import RelPositionalEncoding
+from torch import Tensor, nn
+
+from espnet_prune.architecture import Architecture, Fixed
+from espnet_prune.encoder import PrunableEncoder, Rules, head_dim
+from espnet_prune.inference.encoder import FastEncoder
+from espnet_prune.layers.block import ConformerBlock
+
+RULES = Rules(
+    required={
+        "input_layer": (
+            "conv2d",
+            "only the 4-fold convolutional subsampling is prunable",
+        ),
+        "normalize_before": (True, "post-norm blocks are not prunable"),
+        "concat_after": (False, "the concatenating attention output is not prunable"),
+        "positionwise_layer_type": ("linear", "convolutional FFNs are not prunable"),
+        "macaron_style": (True, "a block needs both half FFNs"),
+        "rel_pos_type": ("latest", "legacy relative positions compute other outputs"),
+        "pos_enc_layer_type": ("rel_pos", "only relative positions are prunable"),
+        "selfattention_layer_type": (
+            "rel_selfattn",
+            "only relative attention is prunable",
+        ),
+        "use_cnn_module": (True, "a block needs its convolution module"),
+        "zero_triu": (False, "masked relative positions are not prunable"),
+        "interctc_layer_idx": ([], "intermediate CTC is not supported"),
+        "interctc_use_conditioning": (False, "intermediate CTC is not supported"),
+        "ctc_trim": (False, "trimming by CTC is not supported"),
+    },
+    inert={
+        "positionwise_conv_kernel_size",
+        "padding_idx",
+        "stochastic_depth_rate",  # regularises the training of the teacher
+        "layer_drop_rate",  # inert in ESPnet's encoder, too
+        "qk_norm",  # these two belong to selfattention_layer_type "selfattn"
+        "use_flash_attn",
+    },
+    defaults={"macaron_style": False, "rel_pos_type": "legacy"},
+)
+
+
+class PrunableConformerEncoder(PrunableEncoder):
+    """Conformer encoder, registered with ESPnet as ``prunable_conformer``.
+
+    Loads every checkpoint of ESPnet's ``conformer`` with relative positions: same
+    parameter names, same outputs. At inference it takes a faster forward.
+
+    Args:
+        input_size: features per frame.
+        output_size: model dimension.
+        attention_heads, linear_units, num_blocks: sizes of the dense model.
+        dropout_rate, positional_dropout_rate, attention_dropout_rate: as in ESPnet.
+        activation_type: as in ESPnet.
+        cnn_module_kernel: odd width of the depthwise convolution.
+        max_pos_emb_len: length for which positions are prepared beforehand.
+        architecture: sizes of a compact model (:meth:`Architecture.to_dict`); None
+            for those of the dense model.
+        gates: keyword arguments of :class:`GateOptions` for the gated life.
+        options: further options of ESPnet's ``ConformerEncoder``.
+
+    Raises:
+        ValueError: an option that is not supported, by name.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int = 256,
+        attention_heads: int = 4,
+        linear_units: int = 2048,
+        num_blocks: int = 6,
+        dropout_rate: float = 0.1,
+        positional_dropout_rate: float = 0.1,
+        attention_dropout_rate: float = 0.0,
+        activation_type: str = "swish",
+        cnn_module_kernel: int = 31,
+        max_pos_emb_len: int = 5000,
+        architecture: dict[str, Any] | None = None,
+        gates: dict[str, Any] | None = None,
+        **options: Any,
+    ):
+        RULES.check(options)
+        dim = head_dim(output_size, attention_heads)
+        fixed = Fixed(input_size, output_size, dim, cnn_module_kernel)
+        rates = dropout_rate, attention_dropout_rate
+        super().__init__(
+            fixed,
+            Architecture.dense(output_size, attention_heads, linear_units, num_blocks),
+            architecture,
+            gates,
+            RelPositionalEncoding(
+                output_size, positional_dropout_rate, max_pos_emb_len
+            ),
+            lambda sizes, options: ConformerBlock(
+                sizes, fixed, rates, lambda: get_activation(activation_type), options
+            ),
+        )
+        self._fast: FastEncoder | None = None
+        self._fast_of: list[Tensor] = []  # the weights it was made of
+        self._fingerprint = 0
+        self._hooks: list[dict[int, Callable[..., Any]]] = []
+
+    def forward(
+        self,
+        xs_pad: Tensor,
+        ilens: Tensor,
+        prev_states: None = None,
+        masks: Tensor | None = None,
+        ctc: nn.Module | None = None,
+        return_all_hs: bool = False,
+    ) -> tuple[Any, Tensor, None]:
+        """As that of :class:`PrunableEncoder`."""
+        fast = self._fast_forward()
+        if fast is not None:
+            return fast(xs_pad, ilens, masks, return_all_hs)
+        return super().forward(xs_pad, ilens, prev_states, masks, ctc, return_all_hs)
+
+    def _fast_forward(self) -> FastEncoder | None:
+        """The forward for when only outputs are asked for, of the weights as they are.
+
+        None if gradients are, if a graph is traced, if hooks listen to the layers, or
+        if these are not as they were built (gates, others put there by quantization).
+        """
+        if self.training or self.gated or torch.is_grad_enabled():
+            return None
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            return None
+        if self._fast is None or fingerprint(self._fast_of) != self._fingerprint:
+            if any(type(m).__module__.startswith("torch.ao") for m in self.modules()):
+                return None
+            self._fast_of = [*self.parameters(), *self.buffers()]
+            inner = [m for part in self.children() for m in part.modules()]
+            self._hooks = [m._forward_hooks for m in inner]
+            self._hooks += [m._forward_pre_hooks for m in inner]
+            self._fingerprint = fingerprint(self._fast_of)
+            self._fast = FastEncoder(self.embed, self.encoders, self.after_norm)
+        return None if any(self._hooks) else self._fast
+
+    def train(self, mode: bool = True) -> "PrunableConformerEncoder":
+        self._fast = None
+        return super().train(mode)
+
+    def _apply(self, *args: Any, **options: Any) -> "PrunableConformerEncoder":
+        self._fast = None  # moved to another device or data type
+        return super()._apply(*args, **options)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._fast = None  # assign=True replaces parameters
+        super()._load_from_state_dict(*args)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_fast": None, "_fast_of": []}
+
+
+def fingerprint(tensors: list[Tensor]) -> int:
+    """Changes when one is written to (other than through ``.data``) or replaced."""
+    # Tensors made in inference mode count no versions, and cannot be written to.
+    return hash(
+        tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
+    )

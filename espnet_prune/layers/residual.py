@@ -1,0 +1,41 @@
+"""What blocks have in common: submodules with a LayerNorm each, any of them gone."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+
+def layer_norm(size: int) -> nn.LayerNorm:
+    """ESPnet's layer norm: its epsilon is not torch's."""
+    return nn.LayerNorm(size, eps=1e-12)
+
+
+class PrunableBlock(nn.Module):
+    """Residual branches, each a norm and a submodule; those that are gone are None."""
+
+    NORMS: ClassVar[dict[str, str]]  # submodule -> its LayerNorm
+
+    def add_submodules(self, size: int, layers: Mapping[str, nn.Module | None]) -> None:
+        """Add them under ESPnet's names, with a norm where there is a submodule."""
+        for name, norm in self.NORMS.items():
+            self.add_module(name, layers[name])
+            self.add_module(norm, layer_norm(size) if layers[name] else None)
+
+    def submodules(self) -> dict[str, nn.Module]:
+        """The submodules that exist, by name."""
+        named = {name: getattr(self, name) for name in self.NORMS}
+        return {name: module for name, module in named.items() if module is not None}
+
+    def sliced_state(self) -> dict[str, Tensor]:
+        """State dict of the compact block."""
+        state = {}
+        for name, module in self.submodules().items():
+            if module.kept() == 0:
+                continue
+            norm = self.NORMS[name]
+            for key, value in getattr(self, norm).state_dict().items():
+                state[f"{norm}.{key}"] = value
+            for key, value in module.sliced_state().items():
+                state[f"{name}.{key}"] = value
+        return state
