@@ -148,3 +148,22 @@ def test_decoding_audio_of_another_rate_is_refused(
     monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(InputError, match="holds audio of 16000 Hz, but .* 8000 Hz"):
         decode.main()
+
+
+def test_statistics_are_collected_for_a_config_that_wants_them_itself(
+    data_dir, tmp_path, monkeypatch
+):
+    # global_mvn needs a file of statistics, which is what is being made.
+    from espnet_prune.bin import collect_stats
+
+    config = {"normalize": "global_mvn", "decoder": "transformer"}
+    config |= {"frontend_conf": {"n_fft": 256, "hop_length": 128, "n_mels": 20}}
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "tokens.txt").write_text("<blank>\n<unk>\nA\nB\nC\n<sos/eos>\n")
+    argv = ["stats", "--train", data_dir, "--valid", data_dir, "--nj", "1"]
+    argv += ["--token_list", tmp_path / "tokens.txt", "--token_type", "char"]
+    argv += ["--out", tmp_path / "stats", "--config", tmp_path / "train.yaml"]
+    monkeypatch.setattr(sys, "argv", [str(x) for x in argv])
+    collect_stats.main()
+    assert (tmp_path / "stats/train/feats_stats.npz").exists()
+    assert len((tmp_path / "stats/train/speech_shape").read_text().splitlines()) == 12

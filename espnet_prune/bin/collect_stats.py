@@ -48,6 +48,8 @@ def main() -> None:
             command += ["--collect_stats", "true", "--output_dir", str(shard)]
             command += ["--token_list", str(args.token_list)]
             command += ["--token_type", args.token_type, *training_options]
+            # Of features before normalization, which may want these very statistics.
+            command += ["--normalize", "none", "--normalize_conf", "{}"]
             for name, data in sets.items():
                 key_file = folder / "logdir" / f"{name}.{n + 1}.scp"
                 mine = split(keys[name], nj)[n]
