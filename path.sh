@@ -12,8 +12,8 @@ if command -v python3 >/dev/null && python3 "${check}" "${requirements}" 2>/dev/
 else
     venv=${root}/.venv
     if ! "${venv}/bin/python" "${check}" "${requirements}" 2>/dev/null; then
-        if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-            echo "error: python3 is $(python3 --version 2>&1), 3.11 or newer is needed" >&2
+        if ! python3 -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))'; then
+            echo "error: python3 is $(python3 --version 2>&1), 3.11 or 3.12 is needed" >&2
             exit 2
         fi
         echo "Setting up ${venv} (once; several minutes; log: ${root}/.venv.log)"

@@ -60,8 +60,8 @@ Machine
   --executor_args    of those jobs, as partition=cpu,timeout_min=60,mem_gb=4
   --ngpu             GPUs (0: CPU), of each machine; several train with DDP
   --gpu_inference    true: decode on GPUs, too; default: on CPUs, as ESPnet
-  --cuda_cmd         starts trainings, as \"slurm.pl --config conf/slurm.conf\" of an
-                     ESPnet checkout; default: here
+  --cuda_cmd         starts trainings, as \"/path/of/utils/slurm.pl --config FILE\" of
+                     an ESPnet checkout; default: here
   --num_nodes        machines to train on; several need --cuda_cmd
 "
 stage=1 stop_stage=18 skip_stages="" preset=default
@@ -78,60 +78,18 @@ inference_model=finetuned.pth precisions="" measure_args="" license=unknown
 nj=2 executor=local executor_args="" ngpu=0 gpu_inference=false cuda_cmd="" num_nodes=1
 . local/parse_options.sh
 
-die() { echo "error: $1" >&2; exit 2; }
-[ -e "conf/corpora/${corpus}.sh" ] || die "--corpus ${corpus}: unknown -> one of: $(cd conf/corpora && echo *.sh | sed 's/\.sh//g')"
-[ -e "conf/presets/${preset}.sh" ] || die "--preset ${preset}: unknown -> one of: $(cd conf/presets && echo *.sh | sed 's/\.sh//g')"
 [ "${stage}" != 19 ] || stop_stage=19
-[[ ${stage} =~ ^[0-9]+$ && ${stop_stage} =~ ^[0-9]+$ ]] ||
-    die "--stage ${stage} --stop_stage ${stop_stage}: they take numbers"
-[[ ${seed} =~ ^[0-9]*$ ]] || die "--seed ${seed}: give a number"
+[ -n "${targets}" ] || targets=${target}
+. local/check_options.sh
 runs() { # number
     [ "$1" -ge "${stage}" ] && [ "$1" -le "${stop_stage}" ] &&
         [[ " ${skip_stages} " != *" $1 "* ]]
 }
-[[ ${round_to} =~ ^[1-9][0-9]*$ ]] || die "--round_to ${round_to}: give a number from 1 on"
-[[ ${nj} =~ ^[1-9][0-9]*$ ]] || die "--nj ${nj}: give a number of processes"
-[[ ${inference_model} =~ ^(finetuned|pruned)\.pth$ ]] ||
-    die "--inference_model ${inference_model}: finetuned.pth (of stage 14) or pruned.pth (of stage 13)"
-[[ ${ngpu} =~ ^[0-9]+$ ]] || die "--ngpu ${ngpu}: give a number of GPUs"
-[[ ${executor} =~ ^(local|slurm)$ ]] || die "--executor ${executor}: local or slurm"
-split=(--nj "${nj}" --executor "${executor}" --executor_args "${executor_args}")
-[[ ${num_nodes} =~ ^[1-9][0-9]*$ ]] || die "--num_nodes ${num_nodes}: give a number from 1 on"
-[ "${num_nodes}" = 1 ] || [ -n "${cuda_cmd}" ] || die "--num_nodes ${num_nodes}: what starts it there? -> give --cuda_cmd"
-[ "${num_nodes}" = 1 ] || [[ ! ${cuda_cmd%% *} =~ (run|ssh)\.pl$ ]] ||
-    die "--cuda_cmd ${cuda_cmd%% *}: starts on one machine -> give slurm.pl, or --num_nodes 1"
-[ -n "${teacher_config}" ] && given=1 || given=0
-[ -n "${teacher_model}" ] && given=$((given + 1))
-[ "${given}" != 1 ] || die "--teacher_config and --teacher_model belong together"
-[ "${given}" = 0 ] || skip_stages+=" 5 10 11"
+[ -z "${teacher_config}" ] || skip_stages+=" 5 10 11"
 [ -z "${teacher_tag}" ] || skip_stages+=" 5 10"
-[ "${given}" = 0 ] || [ -z "${teacher_tag}" ] || die "--teacher_tag ${teacher_tag}: there is --teacher_config, too"
-[ -n "${targets}" ] || targets=${target}
-below=0
-for target in ${targets}; do
-    [[ ${target} =~ ^0?\.[0-9]*[1-9][0-9]*$ ]] || die "--target ${target}: give a fraction between 0 and 1"
-    awk -v a="${below}" -v b="${target}" 'BEGIN { exit !(a < b) }' || die "--targets ${targets}: they must rise"
-    below=${target}
-done
-[ -z "$(printf '%s\n' ${method} | sort | uniq -d)" ] || die "--method ${method}: names one twice"
-[ "${round_to}" = 1 ] || [[ ! ${method} =~ small ]] ||
-    die "--method small: its sizes are even, --round_to ${round_to} is for what is pruned"
-[[ ! ${target_kind} =~ latency || ! ${method} =~ small ]] ||
-    die "--method small: its size follows from params or macs, not from latency"
-for name in ${method}; do
-    [[ ${name} =~ ^(l0|l0_alone|iterative|magnitude|random|blocks|small|small_distilled)$ ]] ||
-        die "--method ${name}: unknown -> see ./run.sh --help"
-done
-for name in ${precisions}; do
-    [[ ${name} =~ ^(bf16|int8)$ ]] || die "--precisions ${name}: bf16, int8, or both; fp32 is always there"
-done
-[[ ${gpu_inference} =~ ^(true|false)$ ]] || die "--gpu_inference ${gpu_inference}: true or false"
+split=(--nj "${nj}" --executor "${executor}" --executor_args "${executor_args}")
 decode_ngpu=0
 [ "${gpu_inference}" = false ] || decode_ngpu=1
-[ "${gpu_inference}" = false ] || [[ ! ${precisions} =~ int8 ]] ||
-    die "--precisions int8: is for CPUs -> leave out --gpu_inference"
-[[ ${target_kind} =~ ^(params|macs|latency)(\+(params|macs|latency))*$ ]] ||
-    die "--target_kind ${target_kind}: params, macs, latency, or several as params+macs"
 # The project's own first: the baselines are compared with it.
 if [[ " ${method} " == *" l0 "* ]]; then
     rest=" ${method} "
@@ -161,7 +119,16 @@ done
 [[ " ${test_sets} " != *" ${valid_set} "* ]] ||
     die "--valid_set ${valid_set}: is a test set, too -> give it a copy of another name"
 [[ ${fs} =~ ^[0-9]+$ ]] || die "--fs ${fs}: give the rate in Hz, as 16000"
+[[ ${token_type} =~ ^(bpe|char)$ ]] || die "--token_type ${token_type}: bpe or char"
+[[ ${nbpe} =~ ^[1-9][0-9]*$ ]] || die "--nbpe ${nbpe}: give a number of tokens"
 . ./path.sh
+# Hours lie between this and the stages that would notice.
+machine=()
+if [ -z "${cuda_cmd}" ] && { runs 11 || runs 12 || runs 14; }; then machine+=(--ngpu "${ngpu}"); fi
+if [ "${executor}" = local ] && { runs 15 || runs 17; }; then
+    machine+=(--precisions "${precisions}" --decode_ngpu "${decode_ngpu}")
+fi
+[ "${ngpu}${precisions}${decode_ngpu}" = 00 ] || python3 -m espnet_prune.bin.check_machine "${machine[@]}"
 
 asr_args="--frontend_conf fs=${fs} ${seed:+--seed ${seed}} ${asr_args}"
 prune_args="${seed:+--seed ${seed}} ${prune_args}"
@@ -176,7 +143,9 @@ dense=exp/${tag}_dense
 if [ -n "${teacher_config}" ]; then
     dense=$(dirname "${teacher_config}")
 elif [ -n "${teacher_tag}" ]; then
-    dense=exp/$(basename "${teacher_tag}" .zip)
+    name=${teacher_tag%.zip}
+    [[ ${teacher_tag} != *.zip ]] || name=$(basename "${name}")
+    dense=exp/${name//[^A-Za-z0-9._-]/_}
     teacher_config=${dense}/config.yaml
     teacher_model=${dense}/model.pth
 else
@@ -214,6 +183,9 @@ need() { # stage that makes them, files...
 }
 hint() { # file: a set of another name may stand beside it
     local root
+    case $1 in
+        data/token_list/*) echo "; the options that name it: --tag, --token_type, --nbpe"; return ;;
+    esac
     case $1 in data/*) root=data ;; dump/raw/*) root=dump/raw ;; *) return ;; esac
     [ ! -d "${root}" ] ||
         echo "; there are: $(cd "${root}" && echo */) (--train_set, --valid_set, --test_sets)"
@@ -246,7 +218,7 @@ student=(--train_shape_file "dump/raw/${sp_set}/utt2num_samples"
     --teacher_config "${teacher_config}" --teacher_model "${teacher_model}")
 
 # What no stage of this run makes must be there, before hours are spent on the others.
-if ! runs 4 && { runs 5 || runs 10 || runs 11 || runs 12 || runs 14; }; then
+if ! runs 4 && { runs 5 || runs 10 || { runs 11 && [ -z "${teacher_tag}" ]; } || runs 12 || runs 14; }; then
     need 4 "dump/raw/${sp_set}/utt2num_samples" "dump/raw/${valid_set}/utt2num_samples"
 fi
 if ! runs 3 && { runs 15 || runs 17; }; then

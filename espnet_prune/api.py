@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from espnet_prune.checkpoint import sampling_rate
 from espnet_prune.data.kaldi_dir import DataDir, read_data_dir, write_data_dir
 from espnet_prune.errors import InputError
-from espnet_prune.student import read_yaml
+from espnet_prune.files import read_yaml
 
 if TYPE_CHECKING:
     from espnet2.bin.asr_inference import Speech2Text

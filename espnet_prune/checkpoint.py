@@ -80,8 +80,15 @@ def check_resources(config: str | Path) -> None:
     try:
         values = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
         named = resources(values)
+        trained = isinstance(values.get("token_list"), list)
     except (yaml.YAMLError, AttributeError) as e:
         raise InputError(config, f"is no ESPnet config: {e}") from e
+    if not trained:
+        raise InputError(
+            config,
+            "has no token list in it",
+            "give the config.yaml of a trained experiment, not a training config",
+        )
     for option, path in named.items():
         if not Path(path).exists():
             raise InputError(

@@ -23,13 +23,13 @@ from espnet_prune.checkpoint import (
 from espnet_prune.decoder import DecoderSizes, decoder_counts, to_dicts
 from espnet_prune.encoder import PrunableEncoder
 from espnet_prune.errors import InputError
-from espnet_prune.files import atomic_dir, retire, write_json
+from espnet_prune.files import atomic_dir, read_yaml, retire, write_json
 from espnet_prune.gates import gates_of
 from espnet_prune.layers.cost import Counts, add
 from espnet_prune.layers.structures import set_masks
 from espnet_prune.model import OWN_OPTIONS
 from espnet_prune.projection import project
-from espnet_prune.student import model_defaults, read_yaml
+from espnet_prune.student import model_defaults
 
 MAX_RELATIVE_ERROR = 1e-4  # between gated and compact outputs, fp32
 
@@ -57,7 +57,7 @@ def export(
     import espnet_prune.task  # noqa: F401  (registers the student's model)
 
     config = read_yaml(pruned)
-    plan = config["model_conf"].get("plan") or {}
+    plan = (config.get("model_conf") or {}).get("plan") or {}
     if (config.get("encoder_conf") or {}).get("gates") is None and not plan:
         raise InputError(pruned, "has no gates", "give the directory of a pruning run")
     model, _ = load_model(pruned, checkpoint)

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from espnet_prune.errors import InputError
 
 
@@ -153,3 +155,22 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically; NaN is refused."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        InputError: missing, not YAML, or no mapping.
+    """
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise InputError(
+            path, "does not exist", "check the option that names it"
+        ) from e
+    except yaml.YAMLError as e:
+        raise InputError(path, f"is no YAML: {str(e).splitlines()[0]}") from e
+    if not isinstance(data, dict):
+        raise InputError(path, "must hold `key: value` lines")
+    return data

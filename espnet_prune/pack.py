@@ -21,14 +21,13 @@ from espnet_prune.checkpoint import (
     resources,
     sampling_rate,
 )
-from espnet_prune.files import atomic_path, write_text
+from espnet_prune.files import atomic_path, read_yaml, write_text
 from espnet_prune.report.page import SYNTHETIC
 from espnet_prune.report.tables import (
     main_table,
     pruning_sentence,
     subsampling_sentence,
 )
-from espnet_prune.student import read_yaml
 from espnet_prune.version import __version__
 
 # What a config names, under its name in the archive.

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import ASRTask
 
@@ -26,25 +25,6 @@ ENCODERS = {
 DECODERS = ("transformer", "prunable_transformer")
 # Keys of a recipe, as conf/prune.yaml, that are the project's own.
 OWN_KEYS = ("gates", "sparsity", "distill", "prune_decoder", "compact")
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML mapping.
-
-    Raises:
-        InputError: missing, not YAML, or no mapping.
-    """
-    try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
-        raise InputError(
-            path, "does not exist", "check the option that names it"
-        ) from e
-    except yaml.YAMLError as e:
-        raise InputError(path, f"is no YAML: {str(e).splitlines()[0]}") from e
-    if not isinstance(data, dict):
-        raise InputError(path, "must hold `key: value` lines")
-    return data
 
 
 def model_defaults() -> dict[str, Any]:

@@ -35,11 +35,17 @@ def text_of(log_probs: np.ndarray, tokens: list[str], token_type: str) -> str:
 
 if len(sys.argv) < 3:
     sys.exit(__doc__)
-session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
-about = session.get_modelmeta().custom_metadata_map
+try:
+    session = onnxruntime.InferenceSession(
+        sys.argv[1], providers=["CPUExecutionProvider"]
+    )
+    about = session.get_modelmeta().custom_metadata_map
+    rate = int(about["sampling_rate"])
+except Exception as e:  # of onnxruntime, or another program's model
+    sys.exit(f"error: {sys.argv[1]}: is no model of export_onnx ({e})")
 for path in sys.argv[2:]:
     try:
-        speech = read(path, int(about["sampling_rate"]))
+        speech = read(path, rate)
     except (OSError, EOFError, ValueError, wave.Error) as e:
         sys.exit(f"error: {path}: {str(e) or 'is no WAV file'}")
     (log_probs,) = session.run(["log_probs"], {"speech": speech})

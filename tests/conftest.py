@@ -16,6 +16,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -29,6 +30,9 @@ SIZES = {
     "num_blocks": 2,
     "cnn_module_kernel": 5,
 }
+# A busy machine makes no test wrong.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 NO_DROPOUT = dict.fromkeys(
     ("dropout_rate", "positional_dropout_rate", "attention_dropout_rate"), 0.0
 )
@@ -337,7 +341,8 @@ RECIPE = {
 @pytest.fixture(scope="session")
 def student_command(dense, data_options) -> Callable[..., list[str]]:
     """``student_command(out, **recipe)``: options of a pruning run of ``dense``."""
-    from espnet_prune.student import pruning_config, read_yaml
+    from espnet_prune.files import read_yaml
+    from espnet_prune.student import pruning_config
 
     def make(out: Path, **recipe: Any) -> list[str]:
         source = dense / "config.yaml"
@@ -376,7 +381,8 @@ def compact(tmp_path_factory, pruned) -> Path:
 @pytest.fixture(scope="session")
 def finetune_command(dense, compact, data_options) -> Callable[..., list[str]]:
     """``finetune_command(out)``: options of a fine-tuning of ``compact``."""
-    from espnet_prune.student import finetuning_config, read_yaml
+    from espnet_prune.files import read_yaml
+    from espnet_prune.student import finetuning_config
 
     source = compact / "config.yaml"
     criterion = {"best_model_criterion": [["valid", "acc", "max"]]}

@@ -6,13 +6,13 @@ import yaml
 
 from espnet_prune.checkpoint import load_model
 from espnet_prune.errors import InputError
+from espnet_prune.files import read_yaml
 from espnet_prune.measure.latency import read_table
 from espnet_prune.student import (
     finetuning_config,
     frames_of,
     model_config,
     pruning_config,
-    read_yaml,
 )
 
 RECIPE = {

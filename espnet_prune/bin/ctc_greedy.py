@@ -18,10 +18,10 @@ from espnet_prune.checkpoint import sampling_rate
 from espnet_prune.data.audio import load_source
 from espnet_prune.data.table import read_table, write_table
 from espnet_prune.errors import InputError, run_main
+from espnet_prune.files import read_yaml
 from espnet_prune.greedy import GreedyDecoder, batches
 from espnet_prune.inference.precision import PRECISIONS
 from espnet_prune.serving import load
-from espnet_prune.student import read_yaml
 
 OPTIONS = {"ctc_greedy", "batch_seconds"}
 

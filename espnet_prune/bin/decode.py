@@ -11,8 +11,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
-
-import yaml
+from typing import Any
 
 from espnet_prune.checkpoint import resources, sampling_rate
 from espnet_prune.data.audio import check_rate
@@ -20,7 +19,7 @@ from espnet_prune.data.kaldi_dir import audio_type
 from espnet_prune.data.table import read_table, write_table
 from espnet_prune.errors import InputError, run_main
 from espnet_prune.executor import add_arguments, from_arguments
-from espnet_prune.files import fingerprint, resumable_dir
+from espnet_prune.files import fingerprint, read_yaml, resumable_dir
 from espnet_prune.inference.precision import PRECISIONS
 from espnet_prune.origin import refuse_missing_gpus
 from espnet_prune.shards import mark_of, run_shards, split, time_left
@@ -55,11 +54,12 @@ def main() -> None:
     for path in (args.config, args.model):
         if not path.exists():
             raise InputError(path, "does not exist", "run the stage that trains it")
-    model = argparse.Namespace(**yaml.safe_load(args.config.read_text()))
+    model = argparse.Namespace(**read_yaml(args.config))
     check_rate(args.data / "wav.scp", sampling_rate(model), args.config)
     # The logs lie beside the output, so that they survive a failure.
     log_dir = args.out.parent / "log" / args.out.name
-    options = yaml.safe_load(args.inference_config.read_text())
+    options = read_yaml(args.inference_config)
+    check_lm(options, model, args.inference_config)
     named = [args.config, args.model, args.inference_config, args.data / "wav.scp"]
     named += [args.data / "utt2num_samples", *resources(vars(model)).values()]
     named += [value for value in options.values() if isinstance(value, str)]
@@ -104,6 +104,27 @@ def main() -> None:
         merge([job for job, _, _ in jobs], folder, keys)
         (folder / "model.sha256").write_text(fingerprint(args.model) + "\n")
     logging.info(f"{args.out}/text: {len(keys)} utterances")
+
+
+def check_lm(options: dict[str, Any], model: argparse.Namespace, source: Path) -> None:
+    """Refuse a language model that is not there, or of other tokens than the model.
+
+    ESPnet would search with it all the same, and the words would be wrong.
+    """
+    for name in ("lm_train_config", "lm_file"):
+        if options.get(name) is not None and not Path(options[name]).is_file():
+            raise InputError(
+                source, f"{name} {options[name]} does not exist", "train it, or name it"
+            )
+    if options.get("lm_train_config") is None:
+        return
+    tokens = read_yaml(options["lm_train_config"]).get("token_list")
+    if tokens != model.token_list:
+        raise InputError(
+            options["lm_train_config"],
+            "has other tokens than the model to decode",
+            "give a language model of the same tokens",
+        )
 
 
 def without_too_short(keys: list[str], samples: Path) -> list[str]:

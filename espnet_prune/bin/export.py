@@ -7,7 +7,7 @@ from pathlib import Path
 import espnet_prune.quiet  # noqa: F401  (before anything of ESPnet)
 from espnet_prune.errors import InputError, run_main
 from espnet_prune.export import export
-from espnet_prune.student import read_yaml
+from espnet_prune.files import read_yaml
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -34,14 +34,13 @@ from espnet_prune.conversion import with_prunable_encoder
 from espnet_prune.data.audio import load_source
 from espnet_prune.data.table import read_table
 from espnet_prune.errors import InputError, run_main
-from espnet_prune.files import fingerprint, write_json
+from espnet_prune.files import fingerprint, read_yaml, write_json
 from espnet_prune.measure.allocator import keep_freed_memory
 from espnet_prune.measure.cost import count_macs, count_params
 from espnet_prune.measure.machine import describe, pin_threads
 from espnet_prune.measure.rtf import columns, summarise, time_rounds
 from espnet_prune.serving import set_precision
 from espnet_prune.shards import time_left
-from espnet_prune.student import read_yaml
 
 logger = logging.getLogger("espnet_prune.measure")
 

@@ -26,7 +26,7 @@ from espnet_prune.decoder import PrunableTransformerDecoder
 from espnet_prune.distill import DistillOptions
 from espnet_prune.errors import InputError, run_main
 from espnet_prune.export import check_finished, model_state
-from espnet_prune.files import atomic_path, write_text
+from espnet_prune.files import atomic_path, read_yaml, write_text
 from espnet_prune.gates import GateOptions
 from espnet_prune.measure.cost import rest_cost
 from espnet_prune.measure.latency import settle_table, table_of_run
@@ -45,7 +45,6 @@ from espnet_prune.student import (
     finetuning_config,
     frames_of,
     pruning_config,
-    read_yaml,
     small_config,
 )
 from espnet_prune.task import PruneASRTask, optimizer_options
