@@ -113,6 +113,21 @@ def test_log_that_another_program_writes_is_followed(tmp_path, monkeypatch, caps
     assert (tmp_path / "launch.log").read_text() == "2/3epoch started\n"
 
 
+def test_stopping_it_stops_what_a_launcher_has_started(tmp_path):
+    log, pid = tmp_path / "train.log", tmp_path / "pid"
+    launcher = f"sleep 60 & echo $! >{pid}; wait"
+    command = [sys.executable, "-m", "espnet_prune.bin.progress", "--follow", str(log)]
+    command += ["--log", str(tmp_path / "launch.log"), "--", "bash", "-c", launcher]
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    process = subprocess.Popen(command, env=env)
+    while not (pid.exists() and pid.read_text()):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    process.wait()
+    wait_for_the_end_of(int(pid.read_text()))
+
+
 def test_last_line_without_an_end_is_told(watch):
     out, _ = watch("print('1/2epoch started', end='')")
     assert "epoch 1/2" in out

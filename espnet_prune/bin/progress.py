@@ -97,17 +97,23 @@ def lock(folder: Path) -> int:
     return descriptor
 
 
-def start(command: list[str], log: Path) -> subprocess.Popen:
-    """Start the training, its output appended to ``log``; it holds the lock."""
+def start(command: list[str], log: Path, session: bool) -> subprocess.Popen:
+    """Start the training, its output appended to ``log``; it holds the lock.
+
+    Args:
+        command: what to start.
+        log: beside which the lock is.
+        session: whether it gets a session of its own, so that what it starts in turn
+            can be stopped with it. Otherwise it goes with the terminal.
+    """
     descriptor = lock(log.parent)
     with log.open("ab") as f:
-        # A session of its own: stopping it stops what it has started, too.
         process = subprocess.Popen(
             command,
             stdout=f,
             stderr=subprocess.STDOUT,
             pass_fds=[descriptor],
-            start_new_session=True,
+            start_new_session=session,
         )
     os.truncate(descriptor, 0)
     os.pwrite(descriptor, str(process.pid).encode(), 0)
@@ -167,9 +173,11 @@ def main() -> int:
     watched = args.follow or args.log
     # Appended to, so that a resumed training keeps the log of its first part.
     log = Tail(watched)
-    process = start(command, args.log)
+    process = start(command, args.log, session=args.follow is not None)
     # A terminated run.sh takes its training with it, by the way of `finally`.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if args.follow and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
     print(f"  log: {watched}", flush=True)
     watcher, tail = Watcher(), []
     try:
@@ -179,7 +187,9 @@ def main() -> int:
                 print(f"  {message}", flush=True)
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
+            if args.follow:
+                os.killpg(process.pid, signal.SIGTERM)
+            process.terminate()
             process.wait()
     if process.returncode != 0:
         if not tail and watched != args.log:  # it never came to a training
