@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from espnet_prune.errors import InputError
 from espnet_prune.files import (
     atomic_dir,
     atomic_path,
@@ -67,6 +68,17 @@ def test_unfinished_directory_goes_on_if_it_is_of_the_same(tmp_path):
     assert not path.exists()
     with resumable_dir(path, "b"):
         pass
+    assert [p.name for p in tmp_path.rglob("*")] == ["out", "x"]
+
+
+def test_two_runs_do_not_make_one_directory(tmp_path):
+    path = tmp_path / "out"
+    with resumable_dir(path, "a") as work:
+        (work / "x").touch()
+        with pytest.raises(InputError, match="another run is making it"):
+            with resumable_dir(path, "b"):
+                pass
+        assert (work / "x").exists()
     assert [p.name for p in tmp_path.rglob("*")] == ["out", "x"]
 
 

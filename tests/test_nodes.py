@@ -136,6 +136,12 @@ def test_a_failure_of_the_first_node_reaches_the_others(tmp_path):
         second.first(lambda: None)
 
 
+def test_the_others_do_not_wait_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr("espnet_prune.nodes.PATIENCE", 0.3)
+    with pytest.raises(InputError, match="has not written it"):
+        two_nodes(tmp_path)[1].first(lambda: None)
+
+
 def test_one_node_is_the_first_and_leaves_no_mark(tmp_path):
     node = Node(["--ngpu", "2"], tmp_path / "new")
     assert node.is_first and node.first(lambda: 5) == 5

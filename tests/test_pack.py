@@ -128,6 +128,23 @@ def test_a_fetched_teacher_is_the_published_one_also_when_it_changed(
     assert all(again[key].equal(value) for key, value in changed.items())
 
 
+def test_a_damaged_zip_leaves_the_teacher_that_was_fetched(
+    published, tmp_path, monkeypatch
+):
+    out, zipped = tmp_path / "exp/teacher", published()
+    fetch(monkeypatch, zipped, out)
+    before = (out / "model.pth").read_bytes()
+    whole = zipfile.ZipFile(zipped)
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as damaged:
+        for name in whole.namelist():
+            data = whole.read(name)
+            damaged.writestr(name, b"no weights" if name == "model.pth" else data)
+    (tmp_path / "other.zip").replace(zipped)
+    with pytest.raises(InputError):
+        fetch(monkeypatch, zipped, out)
+    assert (out / "model.pth").read_bytes() == before
+
+
 def test_what_cannot_be_fetched_is_one_clear_error(tmp_path, monkeypatch):
     (tmp_path / "broken.zip").write_bytes(b"no zip")
     with pytest.raises(InputError, match="cannot be had"):

@@ -81,6 +81,11 @@ def run(recipe):
             "--valid_set a: is a test set, too",
         ),
         (("--executor", "pbs"), "--executor pbs: local or slurm"),
+        (("--ngpu", "99"), "--ngpu 99: torch"),
+        (
+            ("--ngpu", "99", "--gpu_inference", "true", "--stage", "17"),
+            "--ngpu 1: torch",
+        ),
         (("--num_nodes", "two"), "--num_nodes two: give a number"),
         (("--num_nodes", "2"), "--num_nodes 2: what starts it there?"),
         (("--ngpu", "all"), "--ngpu all: give a number"),

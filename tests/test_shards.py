@@ -167,3 +167,48 @@ def test_statistics_are_collected_for_a_config_that_wants_them_itself(
     collect_stats.main()
     assert (tmp_path / "stats/train/feats_stats.npz").exists()
     assert len((tmp_path / "stats/train/speech_shape").read_text().splitlines()) == 12
+
+
+def test_jobs_are_cancelled_when_their_stage_is_stopped(
+    tmp_path, monkeypatch, jobs_here
+):
+    from submitit.local.local import LocalJob
+
+    def done(job):  # asked for by the loop that waits
+        raise Stopped
+
+    cancelled = []
+    monkeypatch.setattr(LocalJob, "cancel", lambda job, check=True: cancelled.append(1))
+    monkeypatch.setattr(LocalJob, "done", done)
+    commands, logs = jobs(tmp_path, *["import time; time.sleep(3)"] * 2)
+    with pytest.raises(Stopped):
+        run_shards(commands, logs, lambda: "", Executor("slurm", 2))
+    assert len(cancelled) == 2
+
+
+class Stopped(BaseException):
+    pass
+
+
+def test_shards_take_turns_on_the_gpus(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    code = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"
+    commands, logs = jobs(tmp_path, code, code, code)
+    run_shards(commands, logs, lambda: "", gpus=True)
+    assert [log.read_text() for log in logs] == ["4\n", "6\n", "4\n"]
+
+
+def test_language_model_of_other_tokens_is_refused(tmp_path):
+    from argparse import Namespace
+
+    from espnet_prune.bin.decode import check_lm
+
+    config, weights = tmp_path / "lm.yaml", tmp_path / "lm.pth"
+    weights.touch()
+    options = {"lm_train_config": str(config), "lm_file": str(weights)}
+    with pytest.raises(InputError, match="lm_train_config .* does not exist"):
+        check_lm(options, Namespace(token_list=["a"]), "decode.yaml")
+    config.write_text("token_list: [a, b]\n")
+    check_lm(options, Namespace(token_list=["a", "b"]), "decode.yaml")
+    with pytest.raises(InputError, match="other tokens"):
+        check_lm(options, Namespace(token_list=["a", "c"]), "decode.yaml")

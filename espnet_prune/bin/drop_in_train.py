@@ -89,9 +89,8 @@ def check_tokens(given: Path | None, teacher: dict[str, Any], source: str) -> No
     except OSError as e:
         raise InputError(given, f"cannot be read ({e.strerror})", "run stage 5") from e
     # As ESPnet reads it: other line ends of Unicode may be in a token.
-    if [line.rstrip() for line in text.rstrip("\n").split("\n")] != teacher[
-        "token_list"
-    ]:
+    tokens = [line.rstrip() for line in text.removesuffix("\n").split("\n")]
+    if tokens != teacher["token_list"]:
         raise InputError(
             given,
             f"holds other tokens than {source}",

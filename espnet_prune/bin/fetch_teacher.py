@@ -35,7 +35,7 @@ def fetch(tag: str, folder: Path) -> dict[str, str]:
     if tag.endswith(".zip") and "://" not in tag:
         if not Path(tag).is_file():
             raise InputError(tag, "does not exist", "check --teacher_tag")
-        # espnet_model_zoo unpacks a path once; the zip may have changed since.
+        # Beside what was unpacked before, which a damaged zip must not replace.
         folder = folder / fingerprint(tag)[:16]
     try:
         with warnings.catch_warnings():

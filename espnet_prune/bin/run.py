@@ -12,8 +12,8 @@ import logging
 import sys
 from types import ModuleType
 
-# Registers; Python imports this module in each process that the program spawns, too.
-import espnet_prune  # noqa: F401
+# Importing anything of the package registers. Python imports this module, the main one,
+# in each process that the program spawns, too.
 from espnet_prune.errors import InputError, run_main
 
 # ESPnet programs that ours do better: they check what they load, and can prune.
