@@ -8,13 +8,12 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from espnet_prune.layers.attention import GROUP, RelPositionAttention
+from espnet_prune.layers.cgmlp import ConvolutionalGatingMLP
 from espnet_prune.layers.convolution import Convolution
 from espnet_prune.layers.cost import Cost, Counts, Prices, add, cost, group_of
 from espnet_prune.layers.feed_forward import FeedForward
 from espnet_prune.layers.plain_attention import PlainAttention
 from espnet_prune.layers.subsampling import Subsampling, halved
-
-KINDS = ("conformer", "transformer")
 
 
 @dataclass(frozen=True)
@@ -26,19 +25,21 @@ class Fixed:
         size: model dimension.
         head_dim: dimensions per head of the dense model (sets the softmax scale).
         kernel_size: width of the depthwise convolution; 0 where there is none.
+        merge_kernel: that of an E-Branchformer's convolution of both branches.
     """
 
     features: int
     size: int
     head_dim: int
     kernel_size: int = 0
+    merge_kernel: int = 0
 
 
 @dataclass(frozen=True)
 class Block:
-    """Units of one block; a submodule of 0 units does not exist.
+    """Units of a Conformer's block; a submodule of 0 units does not exist.
 
-    A Transformer's block has no ``ffn1`` and no ``conv``.
+    A Transformer's has no ``ffn1`` and no ``conv``.
     """
 
     ffn1: int
@@ -59,6 +60,47 @@ class Block:
             ]
         )
 
+    def is_whole(self) -> bool:
+        """Whether what exists has all its sizes."""
+        return not self.heads or bool(self.qk_dim and self.v_dim)
+
+
+@dataclass(frozen=True)
+class BranchBlock:
+    """Units of an E-Branchformer's block; ``attn_out`` and ``cgmlp_out``: channels that
+    a branch gives to what merges them."""
+
+    ffn1: int
+    heads: int
+    qk_dim: int
+    v_dim: int
+    attn_out: int
+    cgmlp: int
+    cgmlp_out: int
+    ffn2: int
+
+    def counts(self) -> Counts:
+        """What there is of everything that can go."""
+        return add(
+            [
+                FeedForward.counts(self.ffn1, int(self.ffn1 > 0)),
+                RelPositionAttention.counts(
+                    self.heads, self.qk_dim, self.v_dim, self.attn_out
+                ),
+                ConvolutionalGatingMLP.counts(self.cgmlp, self.cgmlp_out),
+                FeedForward.counts(self.ffn2, int(self.ffn2 > 0)),
+            ]
+        )
+
+    def is_whole(self) -> bool:
+        """Whether what exists has all its sizes, and what does not has none."""
+        heads = not self.heads or bool(self.qk_dim and self.v_dim)
+        outputs = (self.attn_out > 0, self.cgmlp_out > 0)
+        return heads and outputs == (self.heads > 0, self.cgmlp > 0)
+
+
+BLOCKS = {"conformer": Block, "transformer": Block, "e_branchformer": BranchBlock}
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -67,11 +109,11 @@ class Architecture:
     Args:
         subsampling: channels of the two subsampling convolutions.
         blocks: the blocks, first to last.
-        kind: of :data:`KINDS`.
+        kind: of :data:`BLOCKS`.
     """
 
     subsampling: tuple[int, int]
-    blocks: tuple[Block, ...]
+    blocks: tuple[Block, ...] | tuple[BranchBlock, ...]
     kind: str = "conformer"
 
     @classmethod
@@ -97,26 +139,29 @@ class Architecture:
         Raises:
             ValueError: a field is missing, unknown, or no non-negative integer.
         """
+        kind = data.get("kind", "conformer")
+        if kind not in BLOCKS:
+            raise ValueError(
+                f"encoder_conf.architecture: kind must be one of {tuple(BLOCKS)}"
+            )
+        sizes = BLOCKS[kind]
         try:
             first, second = data["subsampling"]
-            blocks = tuple(Block(**block) for block in data["blocks"])
+            blocks = tuple(sizes(**block) for block in data["blocks"])
         except (KeyError, TypeError, ValueError) as e:
             raise ValueError(
                 f"encoder_conf.architecture: {e}; expected `subsampling: [c1, c2]` and "
-                f"`blocks:` with {[f.name for f in fields(Block)]} each"
+                f"`blocks:` with {[f.name for f in fields(sizes)]} each"
             ) from e
         counts = [first, second, *(n for b in blocks for n in asdict(b).values())]
         if any(not isinstance(n, int) or n < 0 for n in counts) or not (
-            first and second and all(b.qk_dim and b.v_dim for b in blocks if b.heads)
+            first and second and all(block.is_whole() for block in blocks)
         ):
             raise ValueError(
                 "encoder_conf.architecture: sizes must be integers >= 0, each "
-                "convolution of the subsampling must keep a channel, and heads need "
-                "qk_dim and v_dim"
+                "convolution of the subsampling must keep a channel, heads need qk_dim "
+                "and v_dim, and a branch needs its channels out"
             )
-        kind = data.get("kind", "conformer")
-        if kind not in KINDS:
-            raise ValueError(f"encoder_conf.architecture: kind must be one of {KINDS}")
         return cls((first, second), blocks, kind)
 
     def to_dict(self) -> dict[str, Any]:
@@ -138,9 +183,13 @@ class Architecture:
         )
 
     def norm_counts(self) -> Counts:
-        """The last norm of the encoder, and of every Conformer block: they stay."""
-        own = len(self.blocks) if self.kind == "conformer" else 0
-        return {"norm.module": own + 1}
+        """What stays: the last norm of the encoder, and that of every block that has
+        one; in an E-Branchformer also the bias of what merges the branches."""
+        own = len(self.blocks) if self.kind != "transformer" else 0
+        found: Counts = {"norm.module": own + 1}
+        if self.kind == "e_branchformer":
+            found["norm.merge"] = own
+        return found
 
     def cost(self, fixed: Fixed, frames: int) -> dict[str, Cost]:
         """Parameters, and MACs of one utterance of ``frames`` feature frames.
@@ -163,9 +212,17 @@ def prices(fixed: Fixed, frames: int, kind: str = "conformer") -> Prices:
     table = {
         **Subsampling.prices(fixed.features, size, frames),
         **FeedForward.prices(size, time),
-        **Convolution.prices(size, fixed.kernel_size, time),
         "norm.module": Cost(2 * size, 0),
     }
+    if kind == "e_branchformer":
+        macs = time * (size + fixed.merge_kernel)
+        merging = Cost(size + fixed.merge_kernel + 1, macs)
+        return table | {
+            **RelPositionAttention.prices(size, time, merging),
+            **ConvolutionalGatingMLP.prices(size, fixed.kernel_size, time, merging),
+            "norm.merge": Cost(size, 0),
+        }
+    table |= Convolution.prices(size, fixed.kernel_size, time)
     if kind == "transformer":
         return table | PlainAttention.prices(size, time, time, GROUP)
     return table | RelPositionAttention.prices(size, time)

@@ -9,19 +9,15 @@ from espnet.nets.pytorch_backend.transformer.embedding import RelPositionalEncod
 from torch import Tensor, nn
 
 from espnet_prune.architecture import Architecture, Fixed
-from espnet_prune.encoder import PrunableEncoder, Rules, head_dim
+from espnet_prune.encoder import COMMON, PrunableEncoder, Rules, head_dim
 from espnet_prune.inference.encoder import FastEncoder
 from espnet_prune.layers.block import ConformerBlock
 
 RULES = Rules(
-    required={
-        "input_layer": (
-            "conv2d",
-            "only the 4-fold convolutional subsampling is prunable",
-        ),
+    required=COMMON
+    | {
         "normalize_before": (True, "post-norm blocks are not prunable"),
         "concat_after": (False, "the concatenating attention output is not prunable"),
-        "positionwise_layer_type": ("linear", "convolutional FFNs are not prunable"),
         "macaron_style": (True, "a block needs both half FFNs"),
         "rel_pos_type": ("latest", "legacy relative positions compute other outputs"),
         "pos_enc_layer_type": ("rel_pos", "only relative positions are prunable"),
@@ -31,18 +27,16 @@ RULES = Rules(
         ),
         "use_cnn_module": (True, "a block needs its convolution module"),
         "zero_triu": (False, "masked relative positions are not prunable"),
-        "interctc_layer_idx": ([], "intermediate CTC is not supported"),
-        "interctc_use_conditioning": (False, "intermediate CTC is not supported"),
         "ctc_trim": (False, "trimming by CTC is not supported"),
     },
     inert={
         "positionwise_conv_kernel_size",
         "padding_idx",
-        "stochastic_depth_rate",  # regularises the training of the teacher
         "layer_drop_rate",  # inert in ESPnet's encoder, too
         "qk_norm",  # these two belong to selfattention_layer_type "selfattn"
         "use_flash_attn",
     },
+    regularisers={"stochastic_depth_rate"},
     defaults={"macaron_style": False, "rel_pos_type": "legacy"},
 )
 

@@ -27,12 +27,14 @@ class Rules:
     Args:
         required: option -> the one value that it must have here, and why.
         inert: options without any effect on the encoder's function.
+        regularisers: options of ESPnet's training that are left out here.
         defaults: those of ESPnet's constructor where they differ from ``required``: a
             config that does not mention the option means these.
     """
 
     required: dict[str, tuple[Any, str]]
     inert: set[str]
+    regularisers: set[str] = field(default_factory=set)
     defaults: dict[str, Any] = field(default_factory=dict)
 
     def check(self, options: dict[str, Any]) -> None:
@@ -48,11 +50,22 @@ class Rules:
                     f"encoder_conf: {name}={given!r} is not supported ({why}); "
                     f"it must be {value!r}"
                 )
-        unknown = options.keys() - self.required.keys() - self.inert
+        known = self.required.keys() | self.inert | self.regularisers
+        unknown = options.keys() - known
         if unknown:
             raise ValueError(f"encoder_conf: unknown option(s) {sorted(unknown)}")
-        if options.get("stochastic_depth_rate"):
-            logging.warning("stochastic_depth_rate is ignored by the prunable encoder")
+        for name in self.regularisers:
+            if options.get(name):
+                logging.warning(f"{name} is ignored by the prunable encoder")
+
+
+# What the prunable layers need of every encoder, for Rules.required.
+COMMON: dict[str, tuple[Any, str]] = {
+    "input_layer": ("conv2d", "only the 4-fold convolutional subsampling is prunable"),
+    "positionwise_layer_type": ("linear", "convolutional FFNs are not prunable"),
+    "interctc_layer_idx": ([], "intermediate CTC is not supported"),
+    "interctc_use_conditioning": (False, "intermediate CTC is not supported"),
+}
 
 
 class PrunableEncoder(StrictLoading, AbsEncoder):

@@ -181,6 +181,8 @@ class _Chooser:
             if self.multiple > 1 and gate in refused:
                 continue  # a smaller remainder may fit, and is no multiple
             module = getattr(layer, "module_gate", None)
+            # There a unit costs the more, the more channels are kept.
+            has_outputs = getattr(layer, "out_gate", None) is not None
             if module is not None and not unit.entry and not keep[module].any():
                 continue  # its submodule's entry did not fit
             extra = None if unit.entry else price.get((gate, len(indices)))
@@ -190,7 +192,7 @@ class _Chooser:
                 after = self._costs(layer, keep)
                 unit.set(keep, False)
                 extra = [a - b for a, b in zip(after, before, strict=True)]
-                if module is not None and not unit.entry:
+                if module is not None and not unit.entry and not has_outputs:
                     price[gate, len(indices)] = extra
             pairs = list(zip(self.constraints[layer], extra, strict=True))
             if all(cost <= left[c] for c, cost in pairs):

@@ -26,6 +26,7 @@ def register() -> None:
 def _add_to(registry: ModuleType) -> None:
     from espnet_prune.conformer import PrunableConformerEncoder
     from espnet_prune.decoder import PrunableTransformerDecoder
+    from espnet_prune.e_branchformer import PrunableEBranchformerEncoder
     from espnet_prune.model import PruneASRModel
     from espnet_prune.transformer import PrunableTransformerEncoder
 
@@ -33,10 +34,11 @@ def _add_to(registry: ModuleType) -> None:
     registry.decoder_choices.classes["prunable_transformer"] = (
         PrunableTransformerDecoder
     )
-    registry.encoder_choices.classes["prunable_conformer"] = PrunableConformerEncoder
-    registry.encoder_choices.classes["prunable_transformer"] = (
-        PrunableTransformerEncoder
-    )
+    registry.encoder_choices.classes |= {
+        "prunable_conformer": PrunableConformerEncoder,
+        "prunable_transformer": PrunableTransformerEncoder,
+        "prunable_e_branchformer": PrunableEBranchformerEncoder,
+    }
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):

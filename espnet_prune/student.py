@@ -21,6 +21,8 @@ ENCODERS = {
     "prunable_conformer": "prunable_conformer",
     "transformer": "prunable_transformer",
     "prunable_transformer": "prunable_transformer",
+    "e_branchformer": "prunable_e_branchformer",
+    "prunable_e_branchformer": "prunable_e_branchformer",
 }
 DECODERS = ("transformer", "prunable_transformer")
 # Keys of a recipe, as conf/prune.yaml, that are the project's own.
@@ -71,8 +73,9 @@ def model_config(teacher: dict[str, Any], source: str | Path) -> dict[str, Any]:
             "give the config.yaml of a trained experiment, not a training config",
         )
     encoder_conf = dict(config.get("encoder_conf") or {})
-    # A regulariser of the teacher's training; the gates are the student's.
-    encoder_conf.pop("stochastic_depth_rate", None)
+    # Regularisers of the teacher's training; the gates are the student's.
+    for name in ("stochastic_depth_rate", "layer_drop_rate"):
+        encoder_conf.pop(name, None)
     config |= {"encoder": ENCODERS[encoder], "encoder_conf": encoder_conf}
     config["model_conf"] = dict(config.get("model_conf") or {})
     config["init"] = None  # the weights are the teacher's; gates have their own start

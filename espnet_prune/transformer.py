@@ -6,22 +6,16 @@ from espnet.nets.pytorch_backend.transformer.embedding import PositionalEncoding
 from torch import nn
 
 from espnet_prune.architecture import Architecture, Fixed
-from espnet_prune.encoder import PrunableEncoder, Rules, head_dim
+from espnet_prune.encoder import COMMON, PrunableEncoder, Rules, head_dim
 from espnet_prune.layers.block import TransformerBlock
 
 RULES = Rules(
     # Options of ESPnet's TransformerEncoder that must have one value here, and why.
-    required={
-        "input_layer": (
-            "conv2d",
-            "only the 4-fold convolutional subsampling is prunable",
-        ),
+    required=COMMON
+    | {
         "pos_enc_layer_type": ("abs_pos", "only absolute positions are prunable"),
         "normalize_before": (True, "post-norm blocks are not prunable"),
         "concat_after": (False, "the concatenating attention output is not prunable"),
-        "positionwise_layer_type": ("linear", "convolutional FFNs are not prunable"),
-        "interctc_layer_idx": ([], "intermediate CTC is not supported"),
-        "interctc_use_conditioning": (False, "intermediate CTC is not supported"),
         "qk_norm": (False, "norms of queries and keys are not prunable"),
     },
     inert={

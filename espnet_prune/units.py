@@ -65,6 +65,8 @@ def units_of(layer: nn.Module, is_open: IsOpen, multiple: int = 1) -> list[Unit]
         gate, indices = first.parts[0]
         best = float(scores_of(gate)[indices].max())
         units[0] = Unit(best, layer, parts, entry=True)
+    if getattr(layer, "out_gate", None) is not None:
+        units = _with_outputs(units, layer, multiple)
     return units
 
 
@@ -72,6 +74,17 @@ def _bundles(layer: nn.Module, gate: Gate, multiple: int = 1) -> Iterator[Unit]:
     scores, order = scores_of(gate).sort(descending=True, stable=True)  # as argmax
     for ranks in _together(len(gate), multiple):
         yield Unit(float(scores[ranks].mean()), layer, ((gate, order[ranks]),))
+
+
+def _with_outputs(units: list[Unit], layer: nn.Module, multiple: int) -> list[Unit]:
+    """With the output channels; the best of them come with the submodule's entry."""
+    best, *others = _bundles(layer, layer.out_gate, multiple)
+    entry = next(unit for unit in units if unit.entry)
+    # Nothing of a submodule may be looked at before its entry.
+    score = max(entry.score, best.score)
+    opened = Unit(score, layer, (*entry.parts, *best.parts), entry=True)
+    rest = [unit for unit in units if unit is not entry]
+    return [opened, *sorted([*rest, *others], key=lambda unit: -unit.score)]
 
 
 def _together(size: int, multiple: int) -> list[slice]:

@@ -177,7 +177,8 @@ def random_masks() -> Callable[..., dict[str, Tensor]]:
                 if values in masks:  # a head without values is none
                     dims = masks[values].view(len(masks[units]), -1)
                     masks[units] *= dims.any(1)
-            if not masks[units].any():
+            outputs = masks.get(name.replace("module_gate", "out_gate"), masks[units])
+            if not (masks[units].any() and outputs.any()):
                 masks[name][:] = 0
             elif not masks[name].any():
                 masks[units][:] = 0

@@ -11,6 +11,7 @@ from espnet_prune.budget import Budget
 from espnet_prune.encoder import PrunableEncoder
 from espnet_prune.gates import Gate, gates_of
 from espnet_prune.layers.attention import RelPositionAttention
+from espnet_prune.layers.cgmlp import ConvolutionalGatingMLP
 from espnet_prune.layers.convolution import Convolution
 from espnet_prune.layers.cost import group_of
 from espnet_prune.layers.feed_forward import FeedForward
@@ -41,6 +42,10 @@ def unit_weights(layer: nn.Module) -> dict[Gate, Tensor]:
             layer.gate1: torch.cat([first.flatten(1), consumers[0].flatten(1)], 1),
             layer.gate2: torch.cat([second.flatten(1), consumers[1].flatten(1)], 1),
         }
+    if isinstance(layer, ConvolutionalGatingMLP):
+        first, last = layer.channel_proj1[0].weight, layer.channel_proj2.weight
+        parts = [*first.chunk(2), layer.csgu.conv.weight.flatten(1), last.t()]
+        return {layer.unit_gate: torch.cat(parts, 1), layer.out_gate: last}
     assert isinstance(layer, PrunableHeads)
     linears = [layer.linear_q, layer.linear_k]
     if isinstance(layer, RelPositionAttention):
@@ -51,6 +56,8 @@ def unit_weights(layer: nn.Module) -> dict[Gate, Tensor]:
     weights = {layer.head_gate: torch.cat(by_head, 1)}
     if layer.qk_gate is not None:
         weights |= {layer.qk_gate: qk, layer.v_gate: v}
+    if layer.out_gate is not None:
+        weights[layer.out_gate] = layer.linear_out.weight
     return weights
 
 

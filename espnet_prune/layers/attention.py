@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from espnet_prune.layers import heads
+from espnet_prune.layers import heads, outputs
 from espnet_prune.layers.cost import Cost, Counts, Prices
 
 GROUP = "attention"
@@ -110,19 +110,43 @@ class RelPositionAttention(heads.PrunableHeads):
         return state
 
     @staticmethod
-    def counts(number: int, qk_dim: int, v_dim: int) -> Counts:
-        """What there is of it, by name: ``number`` heads of these dimensions."""
+    def counts(
+        number: int, qk_dim: int, v_dim: int, channels: int | None = None
+    ) -> Counts:
+        """What there is of it, by name.
+
+        Args:
+            number: of heads.
+            qk_dim, v_dim: dimensions of each.
+            channels: of the output; None where they always stay.
+        """
         qk, v = number * qk_dim, number * v_dim
-        return heads.counts(number, qk, v, int(number > 0), GROUP)
+        found = heads.counts(number, qk, v, int(number > 0), GROUP)
+        if channels is None:
+            return found
+        return found | outputs.counts(v * channels, channels, GROUP)
 
     @staticmethod
-    def prices(size: int, frames: int) -> Prices:
-        """Cost of each with its LayerNorm; ``frames`` are encoder frames."""
+    def prices(size: int, frames: int, merging: Cost | None = None) -> Prices:
+        """Cost of each with its LayerNorm.
+
+        Args:
+            size: model dimension.
+            frames: of the encoder.
+            merging: cost of an output channel where it goes on, if it can go.
+        """
         offsets = 2 * frames - 1
         qk = 2 * frames * size + offsets * size + frames * (frames + offsets)
-        return {
+        table = {
             f"{GROUP}.module": Cost(3 * size, 0),
             f"{GROUP}.head": Cost(0, 0),
             f"{GROUP}.qk": Cost(3 * size + 4, qk),
             f"{GROUP}.v": Cost(2 * size + 1, 2 * frames * size + frames * frames),
+        }
+        if merging is None:
+            return table
+        return table | {
+            f"{GROUP}.module": Cost(2 * size, 0),
+            f"{GROUP}.v": Cost(size + 1, frames * size + frames * frames),
+            **outputs.prices(merging, frames, GROUP),
         }

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espnet_prune.gates import Gate, GateOptions
+from espnet_prune.layers import outputs
 from espnet_prune.layers.cost import Counts, Number
 
 
@@ -28,6 +29,8 @@ class PrunableHeads(nn.Module):
         dropout_rate: dropout on the attention weights.
         group: under which it is counted.
         gates: None for the dense and the compact life.
+        out_channels: channels that it gives, each with a gate of its own; None: those
+            of the model, which always stay.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class PrunableHeads(nn.Module):
         dropout_rate: float,
         group: str,
         gates: GateOptions | None = None,
+        out_channels: int | None = None,
     ):
         super().__init__()
         self.heads, self.qk_dim, self.v_dim, self.group = heads, qk_dim, v_dim, group
@@ -47,13 +51,16 @@ class PrunableHeads(nn.Module):
         self.linear_q = nn.Linear(size, heads * qk_dim)
         self.linear_k = nn.Linear(size, heads * qk_dim)
         self.linear_v = nn.Linear(size, heads * v_dim)
-        self.linear_out = nn.Linear(heads * v_dim, size)
+        channels = size if out_channels is None else out_channels
+        self.linear_out = nn.Linear(heads * v_dim, channels)
         self.dropout = nn.Dropout(dropout_rate)
         fine = gates is not None and gates.fine_heads
         self.module_gate = gates.build(1) if gates else None
         self.head_gate = gates.build(heads) if gates else None
         self.qk_gate = gates.build(heads * qk_dim) if fine else None
         self.v_gate = gates.build(heads * v_dim) if fine else None
+        gated_out = gates is not None and out_channels is not None
+        self.out_gate = gates.build(channels) if gated_out else None
 
     def _attend(self, scores: Tensor, values: Tensor, hidden: Tensor | None) -> Tensor:
         """Weigh the values, and project them back.
@@ -88,7 +95,11 @@ class PrunableHeads(nn.Module):
         columns = (self.head_gate() * present).repeat_interleave(self.v_dim)
         if self.v_gate is not None:
             columns = columns * self.v_gate()
-        return self.linear_out.weight * columns, self.linear_out.bias * present
+        weight, bias = self.linear_out.weight * columns, self.linear_out.bias * present
+        if self.out_gate is None:
+            return weight, bias
+        rows = self.out_gate()
+        return weight * rows[:, None], bias * rows
 
     def gated_counts(self, openness: Callable[[Gate], Tensor]) -> Counts:
         """What there is under the gates.
@@ -104,13 +115,12 @@ class PrunableHeads(nn.Module):
                 return heads.sum() * dim
             return (heads * openness(gate).view(self.heads, dim).sum(1)).sum()
 
-        return counts(
-            heads.sum(),
-            dims(self.qk_gate, self.qk_dim),
-            dims(self.v_gate, self.v_dim),
-            present,
-            self.group,
-        )
+        qk, v = dims(self.qk_gate, self.qk_dim), dims(self.v_gate, self.v_dim)
+        found = counts(heads.sum(), qk, v, present, self.group)
+        if self.out_gate is None:
+            return found
+        channels = openness(self.out_gate).sum()
+        return found | outputs.counts(v * channels, present * channels, self.group)
 
     def _kept_dims(self) -> tuple[Tensor, Tensor]:
         """Which dimensions the masks leave, bool (head, dim): query/key, value."""
@@ -122,6 +132,8 @@ class PrunableHeads(nn.Module):
             v = self.v_gate.mask.cpu().view(shape) != 0
         open_heads = self.head_gate.mask.cpu() != 0
         present = self.module_gate.mask.cpu() != 0
+        if self.out_gate is not None:
+            present = present & (self.out_gate.mask.cpu() != 0).any()
         # A head without values adds nothing; one without queries still averages.
         kept = (open_heads & present & v.any(1))[:, None]
         return qk & kept, v & kept
@@ -129,6 +141,10 @@ class PrunableHeads(nn.Module):
     def kept(self) -> int:
         """Heads left by the masks; 0 means that the submodule is gone."""
         return int(self._kept_dims()[1].any(1).sum())
+
+    def kept_channels(self) -> Tensor:
+        """Indices of the channels it still gives, where these have gates."""
+        return self.out_gate.mask.nonzero().squeeze(1)[: None if self.kept() else 0]
 
     def kept_widths(self) -> tuple[int, int]:
         """Query/key and value dimensions of the widest head that is left."""
@@ -154,6 +170,8 @@ class PrunableHeads(nn.Module):
             return sliced.flatten(0, 1)
 
         weight, bias = self._gated_output()
+        if self.out_gate is not None:
+            weight, bias = weight[self.kept_channels()], bias[self.kept_channels()]
         state = {
             "linear_out.weight": rows(weight.t(), v, widths[1]).t(),
             "linear_out.bias": bias,

@@ -10,7 +10,6 @@ from matplotlib.ticker import MaxNLocator
 
 from espnet_prune.baselines import METHODS
 from espnet_prune.report.collect import Curves
-from espnet_prune.report.tables import PRUNED_UNITS
 
 PALETTE = (
     "#2b6cb0", "#dd6b20", "#2f855a", "#805ad5",
@@ -118,16 +117,15 @@ def kept_figure(pruning: dict[str, Any], title: str) -> Figure:
     left.set_xticklabels([f"conv {i}\n(of {size})" for i, size in sizes])
     left.set_yticks([0], ["channels"])
     left.set_title("subsampling", size=9)
+    units = list(large["blocks"][0])
     image = panel(
         right,
-        [[block[unit] for block in small["blocks"]] for unit in PRUNED_UNITS],
-        [[block[unit] for block in large["blocks"]] for unit in PRUNED_UNITS],
+        [[block[unit] for block in small["blocks"]] for unit in units],
+        [[block[unit] for block in large["blocks"]] for unit in units],
     )
     right.set_xticklabels([str(i) for i in range(1, n_blocks + 1)])
     dense = large["blocks"][0]
-    right.set_yticks(
-        range(len(PRUNED_UNITS)), [f"{u} (of {dense[u]})" for u in PRUNED_UNITS]
-    )
+    right.set_yticks(range(len(units)), [f"{u} (of {dense[u]})" for u in units])
     right.set_title("block", size=9)
     figure.colorbar(image, ax=right, label="share kept", pad=0.02)
     figure.suptitle(title, size=11)

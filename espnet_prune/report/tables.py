@@ -161,10 +161,6 @@ def times_table(times: dict[str, dict[str, dict[str, float]]]) -> Table:
     return Table(["RTF", *names], rows)
 
 
-# Rows of the map, in a block's order.
-PRUNED_UNITS = ("ffn1", "heads", "qk_dim", "v_dim", "conv", "ffn2")
-
-
 def kept_table(pruning: dict[str, Any]) -> Table:
     """Units kept of the dense model's, per block; ``gone``: the submodule is."""
 
@@ -174,13 +170,14 @@ def kept_table(pruning: dict[str, Any]) -> Table:
         return f"{kept}/{dense}" if kept else "gone"
 
     small, large = pruning["architecture"], pruning["dense_architecture"]
+    units = list(large["blocks"][0])  # in a block's order
     rows = [
-        [str(number), *(cell(kept[unit], dense[unit]) for unit in PRUNED_UNITS)]
+        [str(number), *(cell(kept[unit], dense[unit]) for unit in units)]
         for number, (kept, dense) in enumerate(
             zip(small["blocks"], large["blocks"], strict=True), 1
         )
     ]
-    return Table(["block", *PRUNED_UNITS], rows)
+    return Table(["block", *units], rows)
 
 
 def decoder_table(pruning: dict[str, Any]) -> Table | None:
