@@ -1,4 +1,4 @@
-"""Prune ESPnet2 Conformer ASR models into small ones that ESPnet loads as usual.
+"""Prune ESPnet2 ASR models into small ones that ESPnet loads as usual.
 
 Importing the package registers its encoder, ``prunable_conformer``, with ESPnet, so
 that ``espnet2.bin.asr_inference.Speech2Text`` can build a compact model.

@@ -42,7 +42,7 @@ def prune(
     epoch.
 
     Args:
-        experiment: directory of an ESPnet2 Conformer ASR training: its ``config.yaml``
+        experiment: directory of an ESPnet2 ASR training: its ``config.yaml``
             and weights. Paths inside the config count from the current directory.
         train: Kaldi data directory (``wav.scp``, ``text``, ``utt2spk``, perhaps
             ``segments``) of what it was trained on, or alike.

@@ -125,11 +125,12 @@ class Architecture:
         num_blocks: int,
         kind: str = "conformer",
     ) -> "Architecture":
-        """Sizes of the stock ESPnet encoder."""
+        """Sizes of ESPnet's Conformer or Transformer."""
         dim = size // heads
-        block = Block(units, heads, dim, dim, size, units)
-        if kind == "transformer":
-            block = Block(0, heads, dim, dim, 0, units)
+        block = {
+            "conformer": Block(units, heads, dim, dim, size, units),
+            "transformer": Block(0, heads, dim, dim, 0, units),
+        }[kind]
         return cls((size, size), (block,) * num_blocks, kind)
 
     @classmethod

@@ -36,7 +36,7 @@ RULES = Rules(
         "qk_norm",  # these two belong to selfattention_layer_type "selfattn"
         "use_flash_attn",
     },
-    regularisers={"stochastic_depth_rate"},
+    left_out={"stochastic_depth_rate"},
     defaults={"macaron_style": False, "rel_pos_type": "legacy"},
 )
 

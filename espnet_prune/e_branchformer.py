@@ -23,11 +23,10 @@ RULES = Rules(
     },
     inert={
         "padding_idx",
-        "gradient_checkpoint_layers",  # another way to the same gradients
         "qk_norm",  # these two belong to attention_layer_type "selfattn"
         "use_flash_attn",
     },
-    regularisers={"layer_drop_rate"},
+    left_out={"layer_drop_rate", "gradient_checkpoint_layers"},
 )
 
 
@@ -80,10 +79,16 @@ class PrunableEBranchformerEncoder(PrunableEncoder):
     ):
         RULES.check(options)
         dim = head_dim(output_size, attention_heads)
-        if cgmlp_linear_units % 2:
+        if cgmlp_linear_units < 2 or cgmlp_linear_units % 2:
             raise ValueError(
                 f"encoder_conf: cgmlp_linear_units {cgmlp_linear_units} are no pairs"
             )
+        for width in (cgmlp_conv_kernel, merge_conv_kernel):
+            if width % 2 == 0:
+                raise ValueError(
+                    "encoder_conf: cgmlp_conv_kernel and merge_conv_kernel must be "
+                    f"odd, not {width}"
+                )
         two = use_ffn and macaron_ffn
         block = BranchBlock(
             ffn1=linear_units if two else 0,

@@ -27,14 +27,14 @@ class Rules:
     Args:
         required: option -> the one value that it must have here, and why.
         inert: options without any effect on the encoder's function.
-        regularisers: options of ESPnet's training that are left out here.
+        left_out: options of ESPnet's training that have no effect here.
         defaults: those of ESPnet's constructor where they differ from ``required``: a
             config that does not mention the option means these.
     """
 
     required: dict[str, tuple[Any, str]]
     inert: set[str]
-    regularisers: set[str] = field(default_factory=set)
+    left_out: set[str] = field(default_factory=set)
     defaults: dict[str, Any] = field(default_factory=dict)
 
     def check(self, options: dict[str, Any]) -> None:
@@ -45,16 +45,16 @@ class Rules:
         """
         for name, (value, why) in self.required.items():
             given = options.get(name, self.defaults.get(name, value))
-            if given != value:
+            if given != value and (given or value):  # None is no list either
                 raise ValueError(
                     f"encoder_conf: {name}={given!r} is not supported ({why}); "
                     f"it must be {value!r}"
                 )
-        known = self.required.keys() | self.inert | self.regularisers
+        known = self.required.keys() | self.inert | self.left_out
         unknown = options.keys() - known
         if unknown:
             raise ValueError(f"encoder_conf: unknown option(s) {sorted(unknown)}")
-        for name in self.regularisers:
+        for name in self.left_out:
             if options.get(name):
                 logging.warning(f"{name} is ignored by the prunable encoder")
 
@@ -102,8 +102,8 @@ class PrunableEncoder(StrictLoading, AbsEncoder):
             self.architecture = Architecture.from_dict(architecture)
             if self.architecture.kind != dense.kind:
                 raise ValueError(
-                    f"encoder_conf.architecture: is of a {self.architecture.kind}, "
-                    f"not of a {dense.kind}"
+                    f"encoder_conf.architecture: its kind is "
+                    f"{self.architecture.kind!r}, not {dense.kind!r}"
                 )
         if gates is not None and architecture is not None:
             raise ValueError(

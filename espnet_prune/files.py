@@ -14,6 +14,8 @@ import yaml
 
 from espnet_prune.errors import InputError
 
+MADE_OF = ".made_of"  # in a directory: a digest of what it was made of
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -73,6 +75,21 @@ def resumable_dir(path: str | Path, stamp: str) -> Iterator[Path]:
         yield work
         mark.unlink()
         _swap_in(work, path)
+
+
+def is_made_of(path: str | Path, stamp: str) -> bool:
+    """Whether a directory was made of just this before (:func:`note_made_of`)."""
+    mark = Path(path) / MADE_OF
+    return mark.is_file() and mark.read_text() == _digest(stamp)
+
+
+def note_made_of(path: str | Path, stamp: str) -> None:
+    """Remember what a directory, which is complete, was made of."""
+    write_text(Path(path) / MADE_OF, _digest(stamp))
+
+
+def _digest(stamp: str) -> str:
+    return hashlib.sha256(stamp.encode()).hexdigest()
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from espnet_prune.checkpoint import (
     sampling_rate,
 )
 from espnet_prune.files import atomic_path, read_yaml, write_text
-from espnet_prune.report.page import SYNTHETIC
+from espnet_prune.report.caveats import caveats
 from espnet_prune.report.tables import (
     main_table,
     pruning_sentence,
@@ -136,7 +136,6 @@ def card(
     """The README of the archive."""
     pruning = json.loads((compact / "pruning.json").read_text(encoding="utf-8"))
     machine = (report["environment"]["measured_on"] or {}).get("cpu", "no machine yet")
-    synthetic = SYNTHETIC if report["corpus"] == "synth" else ""
     pruned = pruning_sentence(pruning)
     if pruning["method"] not in SCRATCH:
         pruned += f" {subsampling_sentence(pruning)}"
@@ -146,7 +145,7 @@ def card(
         version=__version__,
         espnet=report["environment"]["packages"]["espnet"],
         corpus=report["corpus"],
-        note="".join(f" {sentence}" for sentence in (synthetic, note) if sentence),
+        note="".join(f" {text}" for text in (*caveats(report), note) if text),
         pruned=pruned,
         table=main_table(report["rows"]).markdown(),
         machine=machine,

@@ -5,7 +5,6 @@ already priced every one, so that order needs no cost in it.
 """
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +15,7 @@ from espnet_prune.errors import InputError
 from espnet_prune.gates import Gate, gates_of
 from espnet_prune.layers.cost import group_of
 from espnet_prune.layers.structures import gated_counts, structures
+from espnet_prune.unit_prices import UnitPrices
 from espnet_prune.units import scores_of, units_of
 
 TOLERANCE = 0.005  # of a limit: how far below it the result may end
@@ -114,7 +114,8 @@ class _Chooser:
         gates = gates_of(model).values()
         self.all_open = {g: torch.ones(len(g), dtype=torch.bool) for g in gates}
         self.constraints = {layer: self._constraints(layer) for layer in self.layers}
-        self.slack = {c: self._slack(c) for c in budget.constraints}
+        prices = {layer: self._unit_prices(layer) for layer in self.layers}
+        self.slack = {c: self._slack(c, prices) for c in budget.constraints}
 
     def _constraints(self, layer: nn.Module) -> list[Constraint]:
         group = group_of(next(iter(layer.gated_counts(lambda g: self.all_open[g]))))
@@ -134,18 +135,23 @@ class _Chooser:
                 if pair not in opened
                 and all(left[c] > self.slack[c] for c in self.limits[pair[0]])
             )
-            more = next(useful, None)
-            if more is None:
+            for gate, index in useful:
+                opened.add((gate, index))
+                # A head alone changes nothing as long as its submodule is closed.
+                if self.owner.get(gate, (gate, 0)) in opened:
+                    break
+            else:
                 return keep
-            opened.add(more)
 
     def _coarse(self) -> list[tuple[Gate, int]]:
         """Submodules and, where their dimensions have gates, heads; the best first."""
         self.limits = {}
+        self.owner = {}  # of a head's gate: its submodule
         for layer in self.layers:
             names = ["module_gate"] if hasattr(layer, "module_gate") else []
             if getattr(layer, "qk_gate", None) is not None:
                 names.append("head_gate")
+                self.owner[layer.head_gate] = (layer.module_gate, 0)
             for name in names:
                 self.limits[getattr(layer, name)] = self.constraints[layer]
         scores = {gate: scores_of(gate).tolist() for gate in self.limits}
@@ -174,26 +180,15 @@ class _Chooser:
             for unit in units_of(layer, is_open, self.multiple)
         ]
         refused: set[Gate] = set()
-        # Where equal numbers of a gate's units cost the same.
-        price: dict[tuple[Gate, int], list[float]] = {}
+        prices = UnitPrices(self._costs)
         for unit in sorted(units, key=lambda u: -u.score):
-            layer, (gate, indices) = unit.layer, unit.parts[0]
+            layer, gate = unit.layer, unit.parts[0][0]
             if self.multiple > 1 and gate in refused:
                 continue  # a smaller remainder may fit, and is no multiple
             module = getattr(layer, "module_gate", None)
-            # There a unit costs the more, the more channels are kept.
-            has_outputs = getattr(layer, "out_gate", None) is not None
             if module is not None and not unit.entry and not keep[module].any():
                 continue  # its submodule's entry did not fit
-            extra = None if unit.entry else price.get((gate, len(indices)))
-            if extra is None:
-                before = self._costs(layer, keep)
-                unit.set(keep, True)
-                after = self._costs(layer, keep)
-                unit.set(keep, False)
-                extra = [a - b for a, b in zip(after, before, strict=True)]
-                if module is not None and not unit.entry and not has_outputs:
-                    price[gate, len(indices)] = extra
+            extra = prices.of(unit, keep)
             pairs = list(zip(self.constraints[layer], extra, strict=True))
             if all(cost <= left[c] for c, cost in pairs):
                 unit.set(keep, True)
@@ -243,22 +238,24 @@ class _Chooser:
         counts = layer.gated_counts(lambda gate: keep[gate].double())
         return [float(c.cost(counts)) for c in self.constraints[layer]]
 
-    def _slack(self, constraint: Constraint) -> float:
+    def _slack(
+        self, constraint: Constraint, prices: dict[nn.Module, dict[Constraint, float]]
+    ) -> float:
         """0.5 % of the limit, or a unit of the cheapest layer where that is more."""
-        prices = [
-            max(self._unit_prices(layer, constraint), default=0.0)
-            for layer in self.layers
-            if constraint in self.constraints[layer]
-        ]
-        return max(TOLERANCE * constraint.limit, min(prices, default=0.0))
+        units = [own[constraint] for own in prices.values() if constraint in own]
+        return max(TOLERANCE * constraint.limit, min(units, default=0.0))
 
-    def _unit_prices(self, layer: nn.Module, constraint: Constraint) -> Iterator[float]:
-        """Of a unit of each kind in a layer of which nothing is gone."""
-        index = self.constraints[layer].index(constraint)
-        full = self._costs(layer, self.all_open)[index]
+    def _unit_prices(self, layer: nn.Module) -> dict[Constraint, float]:
+        """Of the dearest kind of unit in a layer of which nothing is gone."""
+        full = self._costs(layer, self.all_open)
         found = units_of(layer, lambda g: self.all_open[g], self.multiple)
         units = {unit.parts[0][0]: unit for unit in found}
+        dearest = [0.0] * len(full)
         for unit in units.values():
             keep = {gate: mask.clone() for gate, mask in self.all_open.items()}
             unit.set(keep, False)
-            yield full - self._costs(layer, keep)[index]
+            left = self._costs(layer, keep)
+            dearest = [
+                max(d, f - c) for d, f, c in zip(dearest, full, left, strict=True)
+            ]
+        return dict(zip(self.constraints[layer], dearest, strict=True))

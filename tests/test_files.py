@@ -9,6 +9,8 @@ from espnet_prune.errors import InputError
 from espnet_prune.files import (
     atomic_dir,
     atomic_path,
+    is_made_of,
+    note_made_of,
     resumable_dir,
     retire,
     write_json,
@@ -69,6 +71,19 @@ def test_unfinished_directory_goes_on_if_it_is_of_the_same(tmp_path):
     with resumable_dir(path, "b"):
         pass
     assert [p.name for p in tmp_path.rglob("*")] == ["out", "x"]
+
+
+def test_directory_remembers_what_it_was_made_of(tmp_path):
+    path = tmp_path / "out"
+    assert not is_made_of(path, "a")
+    with resumable_dir(path, "a"):
+        pass
+    assert not is_made_of(path, "a")  # perhaps it is to be made better
+    note_made_of(path, "a")
+    assert is_made_of(path, "a") and not is_made_of(path, "b")
+    with resumable_dir(path, "b"):
+        pass
+    assert not is_made_of(path, "a") and not is_made_of(path, "b")
 
 
 def test_two_runs_do_not_make_one_directory(tmp_path):

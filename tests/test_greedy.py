@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import espnet_prune
 from espnet_prune.bin import decode
 from espnet_prune.data.table import read_table
+from espnet_prune.errors import InputError
 from espnet_prune.greedy import GreedyDecoder, batches, collapse
 from espnet_prune.measure.rtf import ctc_greedy
 
@@ -83,3 +84,9 @@ def test_stage_15_decodes_greedily(data_dir, dense, tmp_path, monkeypatch):
         assert ids[key] == " ".join(map(str, decoder([samples])[0][0]))
     text = read_table(tmp_path / "out/text")
     assert all(bool(text[key].strip()) == bool(ids[key]) for key in scp)
+    # Again, nothing is decoded, unless the model is another.
+    monkeypatch.setattr(decode.sys, "executable", "false")
+    decode.main()
+    torch.save({"x": torch.zeros(1)}, tmp_path / "model.pth")
+    with pytest.raises(InputError):
+        decode.main()

@@ -35,6 +35,10 @@ PREFIX = "[vm] 2026-11-21 01:08:06,198 (trainer:336) INFO: "
             "  after epoch 2: valid loss 0.500 acc 0.750",
         ),
         ("The best model has been updated: valid.acc", None),
+        (
+            "The training has already reached at max_epoch: 5",
+            "all its epochs were done before",
+        ),
         ("", None),
     ],
 )

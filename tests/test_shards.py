@@ -167,6 +167,12 @@ def test_statistics_are_collected_for_a_config_that_wants_them_itself(
     collect_stats.main()
     assert (tmp_path / "stats/train/feats_stats.npz").exists()
     assert len((tmp_path / "stats/train/speech_shape").read_text().splitlines()) == 12
+    # Nothing is started again for the same, and it is for something else.
+    monkeypatch.setattr(collect_stats.sys, "executable", "false")
+    collect_stats.main()
+    (tmp_path / "tokens.txt").write_text("<blank>\n<unk>\nA\nB\n<sos/eos>\n")
+    with pytest.raises(InputError, match="this job failed"):
+        collect_stats.main()
 
 
 def test_jobs_are_cancelled_when_their_stage_is_stopped(

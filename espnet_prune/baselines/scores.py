@@ -25,7 +25,7 @@ Share = Callable[[str], float]  # group -> fraction
 
 
 def unit_weights(layer: nn.Module) -> dict[Gate, Tensor]:
-    """All weights that go with each unit of a layer: gate -> (unit, weight)."""
+    """The layer's weights that go with each of its units: gate -> (unit, weight)."""
     if isinstance(layer, FeedForward):
         both = [layer.w_1.weight, layer.w_2.weight.t()]
         return {layer.unit_gate: torch.cat(both, 1)}

@@ -10,7 +10,7 @@ from espnet_prune.data.kaldi_dir import audio_type
 from espnet_prune.data.table import read_table, write_table
 from espnet_prune.errors import run_main
 from espnet_prune.executor import add_arguments, from_arguments
-from espnet_prune.files import fingerprint, resumable_dir
+from espnet_prune.files import fingerprint, is_made_of, note_made_of, resumable_dir
 from espnet_prune.shards import mark_of, run_shards, split
 
 
@@ -38,6 +38,9 @@ def main() -> None:
     log_dir = args.out.parent / f"{args.out.name}_log"
     made_of = [nj, keys, args.token_type, training_options]
     stamp = json.dumps([*made_of, fingerprints(args, training_options)])
+    if is_made_of(args.out, stamp):
+        logging.info(f"{args.out}: made before, from the same files")
+        return
     with resumable_dir(args.out, stamp) as folder:
         commands, logs, shards = [], [], []
         for n in range(nj):
@@ -71,6 +74,7 @@ def main() -> None:
         size = sum(1 for _ in args.token_list.open(encoding="utf-8"))
         for name in sets:
             add_vocabulary_size(folder / name, args.token_type, size)
+    note_made_of(args.out, stamp)
     logging.info(f"{args.out}: done")
 
 

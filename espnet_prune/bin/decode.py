@@ -19,7 +19,13 @@ from espnet_prune.data.kaldi_dir import audio_type
 from espnet_prune.data.table import read_table, write_table
 from espnet_prune.errors import InputError, run_main
 from espnet_prune.executor import add_arguments, from_arguments
-from espnet_prune.files import fingerprint, read_yaml, resumable_dir
+from espnet_prune.files import (
+    fingerprint,
+    is_made_of,
+    note_made_of,
+    read_yaml,
+    resumable_dir,
+)
 from espnet_prune.inference.precision import PRECISIONS
 from espnet_prune.origin import refuse_missing_gpus
 from espnet_prune.shards import mark_of, run_shards, split, time_left
@@ -65,7 +71,11 @@ def main() -> None:
     named += [value for value in options.values() if isinstance(value, str)]
     named = [path for path in named if Path(path).is_file()]
     made_of = [args.nj, args.precision, keys, long_enough, *map(fingerprint, named)]
-    with resumable_dir(args.out, json.dumps(made_of)) as folder:
+    stamp = json.dumps(made_of)
+    if is_made_of(args.out, stamp):
+        logging.info(f"{args.out}: decoded before, from the same files")
+        return
+    with resumable_dir(args.out, stamp) as folder:
         jobs = []
         for n, part in enumerate(split(long_enough, args.nj), start=1):
             job = folder / f"output.{n}"
@@ -103,6 +113,7 @@ def main() -> None:
         run_shards(commands, logs, progress, executor, done, gpus=args.ngpu > 0)
         merge([job for job, _, _ in jobs], folder, keys)
         (folder / "model.sha256").write_text(fingerprint(args.model) + "\n")
+    note_made_of(args.out, stamp)
     logging.info(f"{args.out}/text: {len(keys)} utterances")
 
 

@@ -101,7 +101,11 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(config, "is a pruning run", "export it first: stage 13")
     model = with_prunable_encoder(model, train_args)
     if not isinstance(model.encoder, PrunableConformerEncoder):
-        raise InputError(config, f"encoder {train_args.encoder} cannot be exported")
+        raise InputError(
+            config,
+            f"encoder {train_args.encoder} cannot be exported",
+            "give the compact model of a Conformer",
+        )
     rate = sampling_rate(train_args)
     graph = Recognizer(model).eval()
     metadata = {

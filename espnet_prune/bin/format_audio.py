@@ -31,7 +31,7 @@ from espnet_prune.data.parallel import ordered_map
 from espnet_prune.data.table import write_table
 from espnet_prune.errors import InputError, run_main
 from espnet_prune.executor import Executor, add_arguments, from_arguments
-from espnet_prune.files import resumable_dir, write_json
+from espnet_prune.files import is_made_of, note_made_of, resumable_dir, write_json
 
 _FILES_PER_FOLDER = 1000
 PARTS = ".parts"
@@ -117,7 +117,11 @@ def main() -> None:
         raise InputError("--out", "is the directory to read", "give another")
     data = read_data_dir(source)
     executor = from_arguments(args)
-    with resumable_dir(out, stamp_of(data, args.fs)) as temporary:
+    stamp = stamp_of(data, args.fs)
+    if is_made_of(out, stamp):
+        logging.info(f"{out}: formatted before, from the same files")
+        return
+    with resumable_dir(out, stamp) as temporary:
         files = _name_files(data)
         results = format_in_parts(
             _make_jobs(data, files, temporary, args.fs),
@@ -144,6 +148,8 @@ def main() -> None:
         (temporary / "feats_type").write_text("raw\n")
         (temporary / "audio_format").write_text("flac\n")
         shutil.rmtree(temporary / PARTS)
+    if not bad:  # what was left out may be mended by then
+        note_made_of(out, stamp)
 
 
 def stamp_of(data: DataDir, fs: int) -> str:

@@ -14,6 +14,7 @@ faster, so that what is won between systems is won by pruning; and with its own,
 import argparse
 import datetime
 import inspect
+import json
 import logging
 import random
 import time
@@ -132,6 +133,36 @@ def read_audio(scp: Path, n_utts: int, rates: set[int]) -> list[torch.Tensor]:
     return audio
 
 
+def quiet_date(
+    systems: list[System], precisions: list[str], cpu: str, of: dict[str, Any]
+) -> str | None:
+    """When the same models were timed together on this machine while it was quiet.
+
+    Args:
+        systems, precisions: what is to be timed.
+        cpu: of this machine.
+        of: what else must be the same, as ``measure.json`` has it.
+    """
+    sessions = {}
+    for system in systems:
+        path = system.config.parent / "measure.json"
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            same = (
+                found["sha256"] == fingerprint(system.model)
+                and not found["machine"]["warning"]
+                and found["machine"]["cpu"] == cpu
+                and list(found["rtf_by_precision"]) == precisions
+                and all(found[name] == value for name, value in of.items())
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        if not same:
+            return None
+        sessions[found["session"]] = found["date"]
+    return found["date"] if len(sessions) == 1 else None
+
+
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--system", action="append", required=True)
@@ -177,6 +208,19 @@ def main(argv: list[str] | None = None) -> None:
 
     machine = describe()
     if machine["warning"]:
+        of = {
+            "data": str(args.data),
+            "utterances": len(audio),
+            "rounds": args.rounds,
+            "macs_seconds": args.macs_seconds,
+            "inference": inference,
+        }
+        if date := quiet_date(systems, precisions, machine["cpu"], of):
+            logger.warning(
+                f"kept the times of {date}, when this machine was quiet: now "
+                f"{machine['warning']}"
+            )
+            return
         logger.warning(f"times will vary: {machine['warning']}")
     logger.info(f"{len(audio)} utterances, {audio_seconds:.1f} s, {args.rounds} rounds")
     start, session = time.monotonic(), uuid.uuid4().hex

@@ -66,6 +66,8 @@ class Watcher:
             return f"  batch {match[2]}/{self.batches}{left}: {numbers(match[3])}"
         elif match := RESULT.search(line):
             return f"  after epoch {match[1]}: valid {numbers(match[3])}"
+        elif "already reached at max_epoch" in line:
+            return "all its epochs were done before"
         return None
 
     def time_left(self, epoch: int, batch: int) -> str:

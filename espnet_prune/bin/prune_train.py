@@ -201,7 +201,7 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
         if kind != "conformer":
             raise InputError(
                 source_of(args),
-                f"the latency of a {kind} cannot be measured yet",
+                f"the latency of an encoder {kind!r} cannot be measured yet",
                 "choose a target in params or macs",
             )
         beyond = None
@@ -222,7 +222,7 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
         if kind != "conformer":
             raise InputError(
                 f"--method {args.method}",
-                f"makes a small Conformer, the dense model is a {kind}",
+                f"makes a small Conformer, the dense encoder is {kind!r}",
                 "choose another method",
             )
         student = small_config(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from espnet_prune.errors import InputError, run_main
 from espnet_prune.files import atomic_path, write_json, write_text
+from espnet_prune.report.caveats import caveats
 from espnet_prune.report.collect import collect
 from espnet_prune.report.page import Picture, build, html_page, markdown
 from espnet_prune.report.tables import main_table
@@ -63,6 +64,8 @@ def main(argv: list[str] | None = None) -> None:
     for name in found.missing:
         logger.warning(f"not there yet: {name}")
     sys.stdout.write(main_table(found.report["rows"]).text())
+    for text in caveats(found.report):
+        logger.warning(text)
     logger.info(f"report: {args.out / 'report.html'}")
 
 

@@ -120,8 +120,8 @@ class EBranchformerBlock(PrunableBlock):
 
     def _merge(self, branches: list[Tensor], like: Tensor) -> Tensor:
         """(batch, time, channel out) of each branch -> (batch, time, channel)."""
-        if not branches:  # what is left of both is a constant
-            return self.merge_proj.bias.expand_as(like)
+        if not branches:  # what is left of both is a constant: the bias
+            return self.merge_proj(like[..., :0])
         merged = torch.cat(branches, -1)
         near = self.depthwise_conv_fusion(merged.transpose(1, 2)).transpose(1, 2)
         return self.merge_proj(merged + near)
@@ -146,8 +146,9 @@ class EBranchformerBlock(PrunableBlock):
         first = self.attn.kept_channels()
         second = self.cgmlp.kept_channels() + len(self.attn.out_gate)
         keep = torch.cat([first, second])
-        gone = torch.ones_like(conv.bias).index_fill(0, keep, 0)
-        constant = F.linear(conv.bias * gone, linear.weight)
+        gone = conv.bias.clone()
+        gone[keep] = 0
+        constant = F.linear(gone, linear.weight)
         state = {
             "merge_proj.weight": linear.weight[:, keep],
             "merge_proj.bias": linear.bias + constant,

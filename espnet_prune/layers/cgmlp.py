@@ -5,6 +5,7 @@ speech recognition", in the form of ESPnet's ``ConvolutionalGatingMLP``. (Its ga
 part of the function; the gates that prune are another matter.)
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -66,6 +67,10 @@ class SpatialGating(nn.Module):
             x = x - (x * weight).sum(-1, keepdim=True)
             variance = (x.square() * weight).sum(-1, keepdim=True)
             x = x * torch.rsqrt(variance + self.norm.eps)
+            # No open unit can exceed it. Closed ones can, without any bound where few
+            # are open: they would become infinite, or their gates' gradients huge.
+            bound = math.sqrt(len(weight))
+            x = x.clamp(-bound, bound)
             return x * self.norm.weight + self.norm.bias
 
 

@@ -111,9 +111,11 @@ def subject(
 ) -> dict[str, Any]:
     """What a table is of, as it stands in the table."""
     decoder = beyond.decoder if beyond is not None else None
+    # Sizes that it does not have came later than the first tables.
+    fixed = {name: size for name, size in asdict(encoder.fixed).items() if size}
     return {
         "frames": frames,
-        "encoder": asdict(encoder.fixed) | encoder.architecture.to_dict(),
+        "encoder": fixed | encoder.architecture.to_dict(),
         "tokens": beyond.tokens if beyond is not None else None,
         "decoder": to_dicts(decoder.architecture) if decoder is not None else None,
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from espnet_prune.report import plots, tables
+from espnet_prune.report.caveats import caveats
 from espnet_prune.report.collect import Collected
 
 
@@ -32,17 +33,13 @@ class Picture:
 
 Part = Heading | Paragraph | Picture | tables.Table
 
-SYNTHETIC = (
-    "Synthetic speech: the corpus `synth` is spoken by espeak-ng voices from a seed. "
-    "Its error rates show that the recipe works and nothing about human speech."
-)
 READING = (
     "In brackets: change against dense. 95 %: interval of the WER by bootstrap over "
     "utterances. p: two-sided paired bootstrap against dense on the same utterances. "
     "RTF: seconds of computing per second of audio, one utterance at a time, each "
     "column from audio samples on, so encoder includes the frontend, and CTC greedy "
-    "and search include the encoder; a few percent are noise. GMAC/s: 1e9 "
-    "multiply-accumulates per second of audio. "
+    "and search include the encoder; changes within the +- below are noise. GMAC/s: "
+    "1e9 multiply-accumulates per second of audio. "
     "- : not measured yet, or not applicable."
 )
 
@@ -54,7 +51,9 @@ SIGNIFICANCE = (
 UNITS = (
     "Kept of the dense model's, block by block: hidden units of the two feed-forward "
     "modules (ffn1, ffn2), attention heads, query/key and value dimensions of each "
-    "head (qk_dim, v_dim), and channels of the convolution."
+    "head (qk_dim, v_dim), and channels of the convolution (conv). Of an "
+    "E-Branchformer: units of the gating MLP (cgmlp), and channels that each branch "
+    "gives on (attn_out, cgmlp_out)."
 )
 
 
@@ -62,15 +61,12 @@ def build(found: Collected, note: str) -> list[Part]:
     """Lay the report out, top to bottom."""
     report = found.report
     parts: list[Part] = []
-    if report["corpus"] == "synth":
-        parts.append(Paragraph(SYNTHETIC, warning=True))
-    if note:
-        parts.append(Paragraph(note, warning=True))
+    warnings = [*caveats(report), *filter(None, [note])]
+    parts += [Paragraph(text, warning=True) for text in warnings]
     parts += [
         Paragraph(f"Corpus: {report['corpus']}."),
         Heading("Dense against compact"),
         tables.main_table(report["rows"]),
-        *_loud(report["environment"]["measured_on"]),
         Paragraph(READING),
         *_comparison(found),
         Heading("Where the cost is"),
@@ -122,14 +118,6 @@ def build(found: Collected, note: str) -> list[Part]:
     return parts
 
 
-def _loud(machine: dict[str, Any] | None) -> list[Part]:
-    """A warning beside the times, if the machine was busy."""
-    if machine is None or not machine["warning"]:
-        return []
-    text = f"The times are not reliable: {machine['warning']} (stage 17 repeats them)."
-    return [Paragraph(text, warning=True)]
-
-
 def _comparison(found: Collected) -> list[Part]:
     """Pareto pictures and significance, as far as there is something to compare."""
     rows, parts = found.report["rows"], []
@@ -154,9 +142,12 @@ def _environment_rows(environment: dict[str, Any]) -> list[list[str]]:
         return [*rows, ["times measured on", "not measured yet (stage 17)"]]
     return [
         *rows,
-        ["times measured on", f"{machine['cpu']}, {machine['cores']} cores"],
+        [
+            "times measured on",
+            f"{machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}",
+        ],
         ["instruction sets", " ".join(machine["instruction_sets"])],
-        ["threads", f"{machine['threads']}, torch {machine['torch']}"],
+        ["threads", str(machine["threads"])],
         ["warning", machine["warning"] or "none: the machine was quiet"],
     ]
 

@@ -178,7 +178,8 @@ def curves_figure(curves: Curves, title: str) -> Figure | None:
         axes.set_xlabel("epoch", size=9)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axes.tick_params(labelsize=8)
-        axes.legend(fontsize=7, framealpha=0.7, edgecolor="none")
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18), "ncols": 2}
+        axes.legend(fontsize=7, edgecolor="none", **below)
         _plain(axes)
     figure.suptitle(title, size=11)
     return figure

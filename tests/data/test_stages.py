@@ -81,6 +81,21 @@ def test_format_redoes_only_what_failed(cli, make_dir, tmp_path, tone, caplog):
     assert not list(tmp_path.glob(".out*")) and "were done" not in caplog.text
 
 
+def test_format_is_not_repeated_unless_something_changed(
+    cli, make_dir, tmp_path, tone, caplog
+):
+    folder = make_dir("in", {"s-1": (tone(0.2, 16000), 16000)})
+    options, out = ("--in", folder, "--out", tmp_path / "out"), tmp_path / "out"
+    (file,) = cli(FORMAT, *options) or out.glob("data/*/*.flac")
+    made = file.stat().st_mtime_ns
+    with caplog.at_level("INFO"):
+        cli(FORMAT, *options)
+    assert file.stat().st_mtime_ns == made and "formatted before" in caplog.text
+    soundfile.write(folder / "s-1.wav", tone(0.3, 16000), 16000)
+    cli(FORMAT, *options)
+    assert read_table(out / "utt2num_samples") == {"s-1": "4800"}
+
+
 def test_format_is_the_same_as_an_array_of_jobs(
     cli, make_dir, tmp_path, monkeypatch, digests, tone, jobs_here
 ):

@@ -122,6 +122,34 @@ def test_command_line(tiny_models, noise_set):
     )
 
 
+def test_quiet_times_survive_a_busy_machine(
+    tiny_models, noise_set, tmp_path, monkeypatch, caplog
+):
+    machine = describe(sample_seconds=0.05) | {"warning": None, "threads": 1}
+    monkeypatch.setattr(measure, "describe", lambda: machine)
+
+    decoding = tmp_path / "greedy.yaml"
+    decoding.write_text("ctc_greedy: true\n")
+    usual = ["--inference_config", str(decoding), "--macs_seconds", "2"]
+
+    def session(*more):
+        measure.main(options(tiny_models, noise_set, *usual, *more))
+        files = [config.parent / "measure.json" for config, _ in tiny_models.values()]
+        (found,) = {json.loads(file.read_text())["session"] for file in files}
+        return found
+
+    quiet = session()
+    assert session() != quiet  # timed anew, as asked
+    quiet = session()
+    machine["warning"] = "other work kept 2 of 2 cores busy"
+    with caplog.at_level("WARNING"):
+        assert session() == quiet
+    assert "kept the times of" in caplog.text
+    busy = session("--utts", "1")  # not the same measurement
+    assert busy != quiet
+    assert session("--utts", "1") != busy  # those were no quiet ones
+
+
 @pytest.mark.parametrize("change", ["misses", "adds"])
 def test_checkpoint_that_does_not_fit_is_refused(tiny_models, noise_set, change):
     """Stock ESPnet would leave the layer random and say nothing."""

@@ -142,6 +142,17 @@ def test_times_of_a_busy_machine_come_with_a_warning(full):
     assert "not reliable: other work kept 2 of 2 cores busy" in head
 
 
+@pytest.mark.parametrize("delta, p, said", [(-0.02, 0.01, True), (-0.02, 0.2, False),
+                                            (0.02, 0.01, False)])  # fmt: skip
+def test_compact_better_than_dense_says_that_dense_was_not_done(full, delta, p, said):
+    for path in full.glob("compact/*/*/score_wer/significance.json"):
+        test = json.loads(path.read_text()) | {"delta_wer": delta, "p_value": p}
+        dump(path, test)
+    report.main(options(full))
+    text = (full / "out/report.md").read_text()
+    assert ("was not trained to its end" in " ".join(text.split())) == said
+
+
 def test_lower_precisions_have_rows_of_their_own(full, capsys):
     dense, compact = full / "dense", full / "compact"
     vs = ["--vs", str(dense / "d/test")]

@@ -1,0 +1,31 @@
+"""What a reader of the numbers must know, so that they do not mislead."""
+
+from typing import Any
+
+SYNTHETIC = (
+    "Synthetic speech: the corpus `synth` is spoken by espeak-ng voices from a seed. "
+    "Its error rates show that the recipe works and nothing about human speech."
+)
+LEVEL = 0.05  # of significance
+
+
+def caveats(report: dict[str, Any]) -> list[str]:
+    """Sentences about the numbers of ``report.json``, for the page and the card."""
+    found = [SYNTHETIC] if report["corpus"] == "synth" else []
+    machine = report["environment"]["measured_on"]
+    if machine is not None and machine["warning"]:
+        found.append(
+            f"The times are not reliable: {machine['warning']} (stage 17 repeats them)."
+        )
+    if any(_better_than_dense(row) for row in report["rows"]):
+        found.append(
+            "A compact model is significantly better than the dense one: that one was "
+            "not trained to its end, and pruning and fine-tuning went on training it. "
+            "These numbers do not say what pruning costs a finished model."
+        )
+    return found
+
+
+def _better_than_dense(row: dict[str, Any]) -> bool:
+    test = row["vs"].get("dense")
+    return bool(test and test["delta_wer"] < 0 and test["p_value"] < LEVEL)
