@@ -123,6 +123,12 @@ def measured(monkeypatch):
     return calls
 
 
+def test_tables_know_nothing_of_sizes_that_came_later(encoder):
+    asked = latency.subject(encoder, 100, None)
+    sizes = {"features", "size", "head_dim", "kernel_size", "subsampling", "blocks"}
+    assert asked["encoder"].keys() == sizes
+
+
 def test_table_is_measured_once_per_machine_length_and_model(
     encoder, make_encoder, measured, tmp_path
 ):
