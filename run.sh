@@ -128,7 +128,10 @@ if [ -z "${cuda_cmd}" ] && { runs 11 || runs 12 || runs 14; }; then machine+=(--
 if [ "${executor}" = local ] && { runs 15 || runs 17; }; then
     machine+=(--precisions "${precisions}" --decode_ngpu "${decode_ngpu}")
 fi
-[ "${ngpu}${precisions}${decode_ngpu}" = 00 ] || python3 -m espnet_prune.bin.check_machine "${machine[@]}"
+! runs 12 || machine+=(--methods "${method}")
+[ -n "${teacher_tag}" ] || machine+=(--config "${teacher_config:-${asr_config}}")
+[ "${ngpu}${precisions}${decode_ngpu}${method// /}" = 00l0 ] ||
+    python3 -m espnet_prune.bin.check_early "${machine[@]}"
 
 asr_args="--frontend_conf fs=${fs} ${seed:+--seed ${seed}} ${asr_args}"
 prune_args="${seed:+--seed ${seed}} ${prune_args}"

@@ -186,6 +186,24 @@ def test_model_before_finetuning_can_be_decoded_and_is_asked_of_stage_13(run, re
     assert "pruned.pth is missing -> run stage 13 " in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--precisions", "int8"), "runs in fp32 only -> leave out int8"),
+        (("--method", "l0 small"), "--method small is for Conformers -> leave it out"),
+    ],
+)
+def test_what_is_for_conformers_only_is_refused_before_the_training(
+    run, recipe, options, message
+):
+    config = (recipe / "conf/train_small.yaml").read_text()
+    config = config.replace("encoder: conformer", "encoder: transformer")
+    (recipe / "conf/transformer.yaml").write_text(config)
+    result = run("--asr_config", "conf/transformer.yaml", *options)
+    assert result.returncode == 2 and not (recipe / "data").exists()
+    assert f"conf/transformer.yaml: encoder transformer: {message}" in result.stderr
+
+
 def test_misspelled_test_set_is_refused_before_the_training(run, recipe):
     for name in ("synth_train", "synth_dev", "synth_test"):
         folder = recipe / "dump/raw" / name
@@ -240,8 +258,8 @@ def test_every_rung_of_every_method_has_its_directory(run, recipe):
         (recipe / name).mkdir(parents=True, exist_ok=True)
     teacher = recipe / "dense"
     teacher.mkdir(exist_ok=True)
-    for name in ("config.yaml", "model.pth"):
-        (teacher / name).touch()
+    (teacher / "config.yaml").write_text("encoder: conformer\n")
+    (teacher / "model.pth").touch()
     given = ("--teacher_config", "dense/config.yaml")
     given += ("--teacher_model", "dense/model.pth", "--corpus", "digits")
     (recipe / "dump/raw/digits_test/wav.scp").touch()
