@@ -4,6 +4,7 @@ Both systems are resampled with the same utterances (Bisani & Ney 2004), so that
 hard utterances weigh equally on both sides.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,9 +43,6 @@ def compare(system: dict[str, Any], other: dict[str, Any], vs: str) -> dict[str,
     def difference(more: np.ndarray, words: np.ndarray, axis: int) -> np.ndarray:
         return more.sum(axis) / np.maximum(words.sum(axis), 1)
 
-    def errors(counts: dict[str, int]) -> int:
-        return counts["sub"] + counts["del"] + counts["ins"]
-
     more = np.array([errors(ours[u]) - errors(theirs[u]) for u in lengths])
     words = np.array(list(lengths.values()))
     result = bootstrap(
@@ -68,3 +66,37 @@ def compare(system: dict[str, Any], other: dict[str, Any], vs: str) -> dict[str,
         "n_utts": len(lengths),
         "n_words": int(words.sum()),
     }
+
+
+def pool(runs: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    """Several runs of one system, with other seeds, as one: the mean of their errors.
+
+    Utterances, not runs, stay what is resampled: 3 runs on 100 utterances are no 300.
+
+    Args:
+        runs: their ``result.json`` of the same set.
+        name: of the system, for errors.
+
+    Returns:
+        what :func:`compare` takes.
+
+    Raises:
+        InputError: the runs were scored on other utterances or references.
+    """
+    lengths = [{utt: c["n"] for utt, c in run["utterances"].items()} for run in runs]
+    if any(own != lengths[0] for own in lengths):
+        raise InputError(name, "its runs were scored on other utterances or references")
+    return {
+        "utterances": {
+            utt: {
+                kind: sum(run["utterances"][utt][kind] for run in runs) / len(runs)
+                for kind in ("sub", "del", "ins", "n")
+            }
+            for utt in lengths[0]
+        }
+    }
+
+
+def errors(counts: dict[str, float]) -> float:
+    """Of an utterance."""
+    return counts["sub"] + counts["del"] + counts["ins"]

@@ -1,7 +1,10 @@
+import json
+
 import pytest
 
+from espnet_prune.bin import compare as program
 from espnet_prune.errors import InputError
-from espnet_prune.measure.significance import compare
+from espnet_prune.measure.significance import compare, pool
 from espnet_prune.measure.wer import Pair, score
 
 
@@ -40,3 +43,33 @@ def test_other_utterances_are_refused():
         compare(result(set(), n=5), result(set(), n=6), "exp/dense")
     with pytest.raises(InputError, match="one utterance"):
         compare(result(set(), n=1), result(set(), n=1), "exp/dense")
+
+
+def test_pooled_runs_are_their_mean_and_no_more_utterances():
+    one, two, other = result({1, 2}), result(set(range(20))), result({5})
+    pooled = compare(pool([one, two], "a"), pool([other], "b"), "b")
+    alone = [compare(run, other, "b")["delta_wer"] for run in (one, two)]
+    assert pooled["delta_wer"] == pytest.approx(sum(alone) / 2)
+    assert (pooled["n_utts"], pooled["n_words"]) == (60, 240)
+    # Repeating a run is no evidence.
+    once, thrice = (compare(pool([two] * n, ""), other, "b") for n in (1, 3))
+    assert once["p_value"] == thrice["p_value"] < 1
+    assert once["interval"] == pytest.approx(thrice["interval"])
+    with pytest.raises(InputError, match="scored on other utterances"):
+        pool([one, result(set(), n=5)], "--of")
+
+
+def test_program_compares_several_runs(tmp_path, capsys):
+    for name, wrong in (("a", {1, 2}), ("b", set(range(20))), ("c", {5})):
+        (tmp_path / name).write_text(json.dumps(result(wrong)))
+    a, b, c = (str(tmp_path / name) for name in "abc")
+    program.main(["--of", a, b, "--with", c])
+    shown = capsys.readouterr().out
+    assert "| --of | 2 | 4.58 (0.83 to 8.33) |" in shown
+    assert "| --with | 1 | 0.42 (0.42 to 0.42) |" in shown
+    assert "difference +4.17 (" in shown and "60 utterances, 240 words" in shown
+    with pytest.raises(InputError, match="run stage 16"):
+        program.main(["--of", a, "--with", str(tmp_path / "none")])
+    (tmp_path / "none").write_text("{}")
+    with pytest.raises(InputError, match="is no result of scoring"):
+        program.main(["--of", a, "--with", str(tmp_path / "none")])

@@ -1,0 +1,73 @@
+"""Is one system better than another, over several runs of each?
+
+    python -m espnet_prune.bin.compare --of A1/score_wer/result.json A2/... \\
+        --with B1/score_wer/result.json B2/... B3/...
+
+prints the mean and the range of the WER of both, and a paired bootstrap over
+utterances of the difference of the means: what other utterances would change, not what
+other seeds would. The files are what stage 16 leaves in ``exp/*/decode_*``; all runs
+must have the same test set. One run of each is what the report shows.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from espnet_prune.bin.seeds import spread
+from espnet_prune.errors import InputError, run_main
+from espnet_prune.measure.significance import compare, pool
+from espnet_prune.report.tables import Table
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for option, of in (("--of", "the system"), ("--with", "the other one")):
+        parser.add_argument(
+            option,
+            dest=option[2:] + "_runs",
+            type=Path,
+            nargs="+",
+            required=True,
+            help=f"result.json of each run of {of}",
+        )
+    return parser.parse_args(argv)
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A ``result.json`` of stage 16.
+
+    Raises:
+        InputError: the file is missing, or is none.
+    """
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if result["utterances"] and result["error_rate"] >= 0:
+            return result
+        raise KeyError("utterances")
+    except FileNotFoundError:
+        raise InputError(path, "does not exist", "run stage 16") from None
+    except (ValueError, KeyError, TypeError) as e:
+        raise InputError(path, f"is no result of scoring ({e!r})") from e
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    sides = {"--of": args.of_runs, "--with": args.with_runs}
+    runs = {side: [read_result(path) for path in sides[side]] for side in sides}
+    test = compare(*(pool(runs[side], side) for side in sides), vs="--with")
+    low, high = (100 * x for x in test["interval"])
+    lines = [
+        [side, str(len(own)), spread([100 * result["error_rate"] for result in own])]
+        for side, own in runs.items()
+    ]
+    sys.stdout.write(Table(["", "runs", "WER %"], lines).markdown())
+    sys.stdout.write(
+        f"\ndifference {100 * test['delta_wer']:+.2f} ({low:+.2f} to {high:+.2f}), p "
+        f"{test['p_value']:.2g}; {test['n_utts']} utterances, {test['n_words']} words\n"
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)
