@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from espnet_prune.inference.attention import FastAttention
 from espnet_prune.inference.convolution import FastConvolution
 from espnet_prune.inference.feed_forward import FastFeedForward
-from espnet_prune.inference.precision import data_type
+from espnet_prune.inference.linear import bucket
+from espnet_prune.inference.precision import data_type, packs
 from espnet_prune.inference.subsampling import FastSubsampling
 from espnet_prune.layers.block import ConformerBlock
 from espnet_prune.layers.padding import real_frames
@@ -80,7 +81,8 @@ class FastEncoder:
     It holds what it derived from their weights (shared with them where nothing had to
     be derived): make a new one when they change. In bf16 the residual stream is bf16:
     conversions would take more time than the products of small layers. Norms and
-    softmax are computed in fp32 inside.
+    softmax are computed in fp32 inside. On CPUs bf16 is computed in lengths that many
+    utterances share (:func:`bucket`).
 
     Args:
         embed, blocks, after_norm: layers without gates.
@@ -100,6 +102,7 @@ class FastEncoder:
         self.blocks = [FastBlock(block, precision) for block in blocks]
         self.after_norm = Norm(after_norm, data_type(precision))
         self.working = data_type(precision) or after_norm.weight.dtype
+        self.in_buckets = packs(data_type(precision), after_norm.weight.device)
         self.longest = 0
 
     def __call__(
@@ -125,19 +128,31 @@ class FastEncoder:
                 1
             )
             real = mask.transpose(1, 2).to(self.working)
+        olens, time = mask.squeeze(1).sum(1), mask.shape[2]
+        padded = masks is not None or int(ilens.min()) < xs_pad.shape[1]
+        more = bucket(time) - time if self.in_buckets else 0
+        if more:
+            # What is put behind must not reach the rest: as if apart, but for the
+            # padding that ESPnet lets in.
+            padded, mask = True, F.pad(mask, (0, more))
+            if real is None:
+                real = mask.new_ones(1, time, 1).to(self.working)
+            real = F.pad(real, (0, 0, 0, more))
+            frames = 4 * (time + more) + 3  # the fewest that become so many
+            xs_pad = F.pad(xs_pad, (0, 0, 0, frames - xs_pad.shape[1]))
         x = self.embed(xs_pad)
         if x.shape[1] > self.longest:
             self._prepare(xs_pad, x.shape[1:])
         hidden = None
-        if masks is not None or int(ilens.min()) < xs_pad.shape[1]:  # else no padding
+        if padded:
             hidden = torch.zeros_like(mask, dtype=self.working)
             hidden = hidden.masked_fill_(~mask, -torch.inf).unsqueeze(1)
         outputs = []
         for block in self.blocks:
             x = block(x, hidden, real)
             if return_all_hs:
-                outputs.append(x.to(xs_pad.dtype))
-        out, olens = self.after_norm(x).to(xs_pad.dtype), mask.squeeze(1).sum(1)
+                outputs.append(x[:, :time].to(xs_pad.dtype))
+        out = self.after_norm(x[:, :time]).to(xs_pad.dtype)
         return ((out, outputs) if return_all_hs else out), olens, None
 
     def _prepare(self, x: Tensor, size: torch.Size) -> None:

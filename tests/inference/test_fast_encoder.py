@@ -113,6 +113,43 @@ def test_masks_of_a_single_utterance_are_respected(make_encoder, batch):
         assert_close(encoder(x, lengths, masks=masks)[0], expected)
 
 
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize(
+    "lengths", [(61,), (131,), (134,), (132, 133), (61, 40, 9), (7, 7), (700, 3)]
+)
+def test_lengths_in_buckets_change_nothing(make_encoder, batch, lengths, apart):
+    encoder = make_encoder().eval()
+    x, lens = batch(lengths)
+    with torch.no_grad():
+        encoder(x, lens)
+        fast, found = encoder._fast, []
+        for fast.in_buckets in (False, True):
+            found.append(fast(x, lens, return_all_hs=True, apart=apart))
+    ((one, hidden), olens, _), ((other, others), same, _) = found
+    assert torch.equal(olens, same) and one.shape == other.shape
+    real = [slice(0, max(1, int(n))) if apart else slice(None) for n in olens]
+    for first, second in ((one, other), *zip(hidden, others, strict=True)):
+        for u, frames in enumerate(real):
+            torch.testing.assert_close(
+                first[u, frames], second[u, frames], rtol=1e-4, atol=1e-5
+            )
+
+
+def test_masks_in_buckets_change_nothing(make_encoder, batch):
+    encoder = make_encoder().eval()
+    x, lens = batch((61, 61))
+    masks = torch.zeros(2, 61, dtype=torch.bool)
+    masks[:, 50:] = True
+    with torch.no_grad():
+        encoder(x, lens)
+        fast = encoder._fast
+        expected, olens, _ = fast(x, lens, masks)
+        fast.in_buckets = True
+        actual, same, _ = fast(x, lens, masks)
+    assert torch.equal(olens, same)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_hidden_states_are_kept_apart(make_encoder, batch):
     encoder = make_encoder().eval()
     x, lengths = batch()
