@@ -1,7 +1,7 @@
 """Prune ESPnet2 ASR models into small ones that ESPnet loads as usual.
 
-Importing the package registers its encoder, ``prunable_conformer``, with ESPnet, so
-that ``espnet2.bin.asr_inference.Speech2Text`` can build a compact model.
+Importing the package registers its encoders (``prunable_conformer``, ...) with ESPnet,
+so that ``espnet2.bin.asr_inference.Speech2Text`` can build a compact model.
 :func:`load` builds one for inference in a chosen precision; :func:`prune` makes one.
 """
 

@@ -16,6 +16,7 @@ from espnet_prune.gates import GateOptions
 from espnet_prune.layers.attention import RelPositionAttention
 from espnet_prune.layers.cgmlp import ConvolutionalGatingMLP
 from espnet_prune.layers.feed_forward import FeedForward
+from espnet_prune.layers.outputs import kept_channels
 from espnet_prune.layers.residual import PrunableBlock, layer_norm
 
 
@@ -135,16 +136,16 @@ class EBranchformerBlock(PrunableBlock):
             heads=left["attn"],
             qk_dim=qk_dim,
             v_dim=v_dim,
-            attn_out=len(self.attn.kept_channels()),
+            attn_out=len(kept_channels(self.attn)),
             cgmlp=left["cgmlp"],
-            cgmlp_out=len(self.cgmlp.kept_channels()),
+            cgmlp_out=len(kept_channels(self.cgmlp)),
             ffn2=left.get("feed_forward", 0),
         )
 
     def sliced_state(self) -> dict[str, Tensor]:
         conv, linear = self.depthwise_conv_fusion, self.merge_proj
-        first = self.attn.kept_channels()
-        second = self.cgmlp.kept_channels() + len(self.attn.out_gate)
+        first = kept_channels(self.attn)
+        second = kept_channels(self.cgmlp) + len(self.attn.out_gate)
         keep = torch.cat([first, second])
         gone = conv.bias.clone()
         gone[keep] = 0

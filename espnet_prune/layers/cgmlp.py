@@ -158,13 +158,10 @@ class ConvolutionalGatingMLP(nn.Module):
         present = self.module_gate.mask.item() != 0 and self.out_gate.mask.any()
         return int((self.unit_gate.mask != 0).sum()) if present else 0
 
-    def kept_channels(self) -> Tensor:
-        """Indices of the channels it still gives."""
-        return self.out_gate.mask.nonzero().squeeze(1)[: None if self.kept() else 0]
-
     def sliced_state(self) -> dict[str, Tensor]:
         """State dict of the compact layer, gate values folded into the last product."""
-        keep, channels = self.unit_gate.mask.nonzero().squeeze(1), self.kept_channels()
+        keep = self.unit_gate.mask.nonzero().squeeze(1)
+        channels = outputs.kept_channels(self)
         pair = torch.cat([keep, keep + len(self.unit_gate)])
         weight, bias = self._gated_output(self.unit_gate())
         return {

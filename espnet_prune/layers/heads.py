@@ -142,10 +142,6 @@ class PrunableHeads(nn.Module):
         """Heads left by the masks; 0 means that the submodule is gone."""
         return int(self._kept_dims()[1].any(1).sum())
 
-    def kept_channels(self) -> Tensor:
-        """Indices of the channels it still gives, where these have gates."""
-        return self.out_gate.mask.nonzero().squeeze(1)[: None if self.kept() else 0]
-
     def kept_widths(self) -> tuple[int, int]:
         """Query/key and value dimensions of the widest head that is left."""
         qk, v = (int(dims.sum(1).max()) for dims in self._kept_dims())
@@ -171,7 +167,8 @@ class PrunableHeads(nn.Module):
 
         weight, bias = self._gated_output()
         if self.out_gate is not None:
-            weight, bias = weight[self.kept_channels()], bias[self.kept_channels()]
+            channels = outputs.kept_channels(self)
+            weight, bias = weight[channels], bias[channels]
         state = {
             "linear_out.weight": rows(weight.t(), v, widths[1]).t(),
             "linear_out.bias": bias,

@@ -5,6 +5,8 @@ of both ends. The weights that make the channels of what is inside the layer are
 matter of two numbers: like the filters of the subsampling they are counted as products.
 """
 
+from torch import Tensor, nn
+
 from espnet_prune.layers.cost import Cost, Counts, Number, Prices
 
 
@@ -25,3 +27,9 @@ def prices(merging: Cost, frames: int, group: str) -> Prices:
         f"{group}.channel": Cost(1, 0) + merging,  # the 1 is its bias
         f"{group}.weight": Cost(1, frames),
     }
+
+
+def kept_channels(layer: nn.Module) -> Tensor:
+    """Indices of the channels that the masks leave it; none where all of it is gone."""
+    kept = layer.out_gate.mask.nonzero().squeeze(1)
+    return kept if layer.kept() else kept[:0]

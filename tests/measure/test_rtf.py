@@ -145,6 +145,11 @@ def test_quiet_times_survive_a_busy_machine(
     with caplog.at_level("WARNING"):
         assert session() == quiet
     assert "kept the times of" in caplog.text
+    _, weights = tiny_models["compact"]
+    state, before = torch.load(weights), weights.read_bytes()
+    torch.save({key: value + 1 for key, value in state.items()}, weights)
+    assert session() != quiet  # not the same model
+    weights.write_bytes(before)
     busy = session("--utts", "1")  # not the same measurement
     assert busy != quiet
     assert session("--utts", "1") != busy  # those were no quiet ones
