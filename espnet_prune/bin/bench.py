@@ -7,7 +7,8 @@ prints a table and writes all rows. Systems of one table are timed in turns in o
 process, so that their ratios can be compared; times of two runs cannot. *Efficiency* is
 the time that the MACs would take at the machine's fp32 matrix product's rate, divided
 by the time they took. ``--training`` times steps of training instead. On CPUs
-onnxruntime runs ours, too (``--runtimes``).
+onnxruntime runs ours, too (``--runtimes``); ``--compile`` adds rows of all by
+``torch.compile``, on a GPU with CUDA graphs.
 """
 
 import argparse
@@ -28,7 +29,13 @@ from espnet_prune.data.table import read_table
 from espnet_prune.errors import InputError, run_main
 from espnet_prune.files import write_json
 from espnet_prune.inference.precision import PRECISIONS, check_precision
-from espnet_prune.measure.bench import SIZES, gemm_rate, systems, time_systems
+from espnet_prune.measure.bench import (
+    SIZES,
+    compiled,
+    gemm_rate,
+    systems,
+    time_systems,
+)
 from espnet_prune.measure.bench_onnx import onnx_systems
 from espnet_prune.measure.bench_training import time_training
 from espnet_prune.measure.machine import describe, pin_threads
@@ -56,6 +63,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
         "--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES, help="of ours"
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="the same by torch.compile, too"
     )
     parser.add_argument("--training", action="store_true", help="time training steps")
     parser.add_argument("--json", type=Path, help="where to write the rows")
@@ -103,6 +113,12 @@ def check(args: argparse.Namespace) -> torch.device:
     for name, values in whole.items():
         if min(values) < 1:
             raise InputError(f"--{name}", "takes numbers from 1 on")
+    if args.compile and (args.data or args.training):
+        raise InputError(
+            "--compile",
+            "compiles for each length anew, and no training",
+            "leave out --data and --training",
+        )
     try:
         device = torch.device(args.device)
     except RuntimeError as e:
@@ -124,10 +140,12 @@ def time_inference(
         compared = systems(
             SIZES[model], args.targets, precisions, device, multiples=args.round_to
         )
+        more = compiled(compared, device) if args.compile else []
         with tempfile.TemporaryDirectory() as folder:
             if device.type == "cpu" and "onnxruntime" in args.runtimes:
                 logging.info(f"writing {model} as ONNX")
                 compared += onnx_systems(compared, precisions, Path(folder))
+            compared += more
             for threads in args.threads:
                 torch.set_num_threads(threads)
                 rates[threads] = gemm_rate(device)

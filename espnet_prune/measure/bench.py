@@ -9,7 +9,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -65,7 +65,8 @@ class System:
 
     Args:
         name: ``stock_dense``, ``stock_autocast``, ``stock_int8``, ``dense``,
-            ``compact``, or ``compact_r8`` where units are kept in multiples of 8.
+            ``compact``, or ``compact_r8`` where units are kept in multiples of 8; each
+            with ``_compiled`` behind it if :func:`compiled`.
         precision: of its products.
         target: fraction of the MACs that was removed, or None.
         run: (features, lengths) -> outputs.
@@ -149,6 +150,28 @@ def systems(
             )
             found.append(System(name, precision, target, run, encoder, held))
     return found
+
+
+def compiled(systems: Sequence[System], device: torch.device) -> list[System]:
+    """The same systems by ``torch.compile``, on a GPU with CUDA graphs.
+
+    It compiles for each length anew. On CPUs fp32 only: weights that are arranged for
+    oneDNN or quantized are no tensors to it.
+    """
+    # All systems and lengths are versions of the same code.
+    torch._dynamo.config.recompile_limit = 1 << 16
+    graphs = device.type == "cuda"
+    return [
+        replace(
+            system,
+            name=f"{system.name}_compiled",
+            run=torch.compile(
+                system.run, dynamic=False, mode="reduce-overhead" if graphs else None
+            ),
+        )
+        for system in systems
+        if graphs or system.precision == "fp32"
+    ]
 
 
 def held_bytes(encoder: nn.Module, precision: str) -> int:

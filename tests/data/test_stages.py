@@ -134,6 +134,9 @@ def test_bad_audio_stops_unless_skipped(cli, make_dir, tmp_path, caplog, nj):
     cli(FORMAT, "--in", folder, "--out", out, "--skip_bad", "--nj", nj)
     assert list(read_data_dir(out).text) == ["s-1"]
     assert "dropped 2 unreadable" in caplog.text
+    caplog.clear()  # what was dropped is tried again: it may have been mended
+    cli(FORMAT, "--in", folder, "--out", out, "--skip_bad", "--nj", nj)
+    assert "dropped 2 unreadable" in caplog.text
     (folder / "s-1.wav").write_bytes(b"")
     with pytest.raises(InputError, match="3 of 3 utterances"):
         cli(FORMAT, "--in", folder, "--out", out, "--skip_bad")

@@ -135,6 +135,23 @@ def test_lengths_in_buckets_change_nothing(make_encoder, batch, lengths, apart):
             )
 
 
+def test_utterances_in_buckets_are_encoded_in_lengths_they_share(make_encoder, batch):
+    encoder, seen = make_encoder().eval(), set()
+    with torch.no_grad():
+        encoder(*batch((61,)))
+        fast = encoder._fast
+        fast.in_buckets, first = True, fast.blocks[0]
+
+        def spy(x, *more):
+            seen.add(x.shape[1])
+            return first(x, *more)
+
+        fast.blocks[0] = spy
+        for length in range(700, 900, 7):
+            fast(*batch((length,)))
+    assert seen == {192, 224}
+
+
 def test_masks_in_buckets_change_nothing(make_encoder, batch):
     encoder = make_encoder().eval()
     x, lens = batch((61, 61))

@@ -11,6 +11,7 @@ from espnet_prune.errors import InputError
 from espnet_prune.inference.precision import PRECISIONS
 from espnet_prune.measure.bench import (
     SIZES,
+    compiled,
     gemm_rate,
     stopwatch,
     systems,
@@ -56,6 +57,21 @@ def test_command_line_writes_the_documented_rows(tmp_path, capsys):
     assert {(r["seconds"], r["batch"]) for r in rows} == {
         (0.5, 1), (0.5, 2), (1.0, 1), (1.0, 2)
     }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_compiled_encoders_compute_the_same():
+    compared = systems(SIZES["tiny"], [0.5], ["fp32", "bf16"], CPU)
+    found = compiled(compared, CPU)
+    assert [s.name for s in found] == [
+        "stock_dense_compiled", "dense_compiled", "compact_compiled"
+    ]  # fmt: skip
+    plain = next(s for s in compared if s.name == "compact" and s.precision == "fp32")
+    x = torch.randn(2, 100, SIZES["tiny"].features)
+    lengths = torch.tensor([100, 57])
+    with torch.no_grad():
+        expected, actual = plain.run(x, lengths)[0], found[2].run(x, lengths)[0]
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_training_steps_are_timed_beside_espnets(tmp_path, capsys):
@@ -127,6 +143,7 @@ def test_clock_counts_seconds():
         (["--device", "cuda:77"], "--device"),
         (["--device", "foo"], "--device"),
         (["--precisions", "int4"], "int4"),
+        (["--compile", "--training"], "--compile"),
     ],
 )
 def test_wrong_options_are_named_before_anything_is_timed(argv, told, monkeypatch):
