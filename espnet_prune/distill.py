@@ -36,9 +36,9 @@ class DistillOptions:
         layers: number of blocks compared, evenly spaced and ending with the last.
         match: which teacher block stands against which student block: ``fixed``, the
             one at the same depth; ``min_distance``, the assignment of student blocks
-            to the evenly spaced teacher blocks that keeps their order and has the
-            smallest loss (CoFi, arXiv 2204.00408); ``random``, as many blocks drawn
-            anew at every step (RAIL-KD, arXiv 2109.10164).
+            that are left to the evenly spaced teacher blocks that keeps their order
+            and has the smallest loss (CoFi, arXiv 2204.00408); ``random``, as many
+            blocks drawn anew at every step (RAIL-KD, arXiv 2109.10164).
         layer_loss: ``l1_cos``, mean |s - t| + 1 - cos(s, t); or ``mse``.
         projection: compare a learned linear image of the student's blocks, which
             starts as the identity, instead of the blocks themselves.
@@ -48,8 +48,8 @@ class DistillOptions:
     """
 
     task_weight: float = 1.0
-    layer_weight: float = 1.0
-    output_weight: float = 1.0
+    layer_weight: float = 4.0
+    output_weight: float = 0.0
     output_ctc_weight: float | None = None
     temperature: float = 1.0
     layers: int = 4
@@ -147,12 +147,14 @@ def layer_loss(
     teacher: Record,
     projection: nn.Module | None,
     training: bool,
+    left: Sequence[int] | None = None,
 ) -> Tensor:
     """Sum over the matched blocks of their difference, over real frames only.
 
     Args:
         projection: applied to the student's blocks, (..., channel) -> (..., channel).
         training: blocks are drawn at random (if they are) in training only.
+        left: student blocks to choose from by distance; None for all.
     """
     mask = length_mask(student.encoded[1], student.encoded[0].shape[1])
 
@@ -170,7 +172,7 @@ def layer_loss(
 
     total = student.encoded[0].new_zeros((), dtype=torch.float32)
     sizes = len(student.hidden), len(teacher.hidden)
-    return total + sum(map(loss, matches(options, *sizes, training, loss)))
+    return total + sum(map(loss, matches(options, *sizes, training, loss, left)))
 
 
 def difference(kind: str, student: Tensor, teacher: Tensor) -> Tensor:
@@ -187,22 +189,26 @@ def matches(
     num_teacher: int,
     training: bool,
     loss: Callable[[tuple[int, int]], Tensor],
+    left: Sequence[int] | None = None,
 ) -> list[tuple[int, int]]:
     """Pairs (student block, teacher block) to compare, 0-based.
 
     Args:
         loss: of a pair; asked for only where the pairs depend on it.
+        left: student blocks to choose from by distance; None for all. If they are
+            fewer than the teacher's, they stand against the last of those.
     """
     chosen = options.block_indices(num_teacher)
     if options.match == "random" and training:
         chosen = sorted(torch.randperm(num_teacher)[: len(chosen)].tolist())
     if options.match == "min_distance":
-        distances = [
-            [float(loss((s, t)).detach()) for s in range(num_student)] for t in chosen
-        ]
+        found = list(left or range(num_student))
+        last = chosen[-len(found) :]
+        distances = [[float(loss((s, t)).detach()) for s in found] for t in last]
         # A batch that overflowed has no distances; ESPnet's trainer will skip it.
         if all(map(math.isfinite, itertools.chain(*distances))):
-            return list(zip(ordered_assignment(distances), chosen, strict=True))
+            columns = ordered_assignment(distances)
+            return [(found[c], t) for c, t in zip(columns, last, strict=True)]
     # At the same depth: the same block, if there are as many.
     return [(max(1, round((t + 1) * num_student / num_teacher)) - 1, t) for t in chosen]
 

@@ -150,8 +150,12 @@ class PruneASRModel(ESPnetASRModel):
             outputs = self.distill.output_weight > 0
             teacher = run_teacher(self.teacher, student, decoder=outputs)
             if self.distill.layer_weight > 0:
+                left = None
+                if self.distill.match == "min_distance":
+                    blocks = enumerate(self.encoder.encoders)
+                    left = [i for i, block in blocks if block.is_left()]
                 layer = layer_loss(
-                    self.distill, student, teacher, self.projection, self.training
+                    self.distill, student, teacher, self.projection, self.training, left
                 )
                 loss = loss + self.distill.layer_weight * layer
                 stats["loss_layer"] = layer.detach()

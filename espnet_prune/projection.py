@@ -16,7 +16,7 @@ from espnet_prune.gates import Gate, gates_of
 from espnet_prune.layers.cost import group_of
 from espnet_prune.layers.structures import gated_counts, structures
 from espnet_prune.unit_prices import UnitPrices
-from espnet_prune.units import scores_of, units_of
+from espnet_prune.units import in_effect, scores_of, units_of
 
 TOLERANCE = 0.005  # of a limit: how far below it the result may end
 LARGE_CHANGE = 0.05  # of the dense cost: a projection worth a warning
@@ -89,8 +89,13 @@ def project(model: nn.Module, budget: Budget, multiple: int = 1) -> Projection:
             f"{1 - constraint.target:.2%}, {1 - new:.2%} is kept"
             + (" (a large change)" if large else "")
         )
-    # Equal costs may hide it: heads are made equally wide, for one.
-    flips = [(keep[g] != g.is_open().cpu()).float() for g in chooser.all_open]
+    # Equal costs may hide it: heads are made equally wide, for one. What is under a
+    # closed gate does not count, however it was learned.
+    flips = []
+    for layer in chooser.layers:
+        learned = in_effect(layer, lambda gate: gate.is_open().cpu())
+        final = in_effect(layer, lambda gate: keep[gate])
+        flips += [(final[gate] != mask).float() for gate, mask in learned.items()]
     flipped = float(torch.cat(flips).mean())
     (logging.warning if flipped > LARGE_CHANGE else logging.info)(
         f"projection: {flipped:.1%} of the gates end other than they were learned"

@@ -70,6 +70,20 @@ def units_of(layer: nn.Module, is_open: IsOpen, multiple: int = 1) -> list[Unit]
     return units
 
 
+def in_effect(layer: nn.Module, is_open: IsOpen) -> dict[Gate, Tensor]:
+    """Which of a layer's gates let anything through: open, and under no closed one."""
+    found = {g: is_open(g) for g in layer.children() if isinstance(g, Gate)}
+    if getattr(layer, "qk_gate", None) is not None:
+        heads = found[layer.head_gate]
+        for gate in (layer.qk_gate, layer.v_gate):
+            of_heads = found[gate].view(len(heads), -1)
+            found[gate] = (of_heads & heads[:, None]).flatten()
+    if hasattr(layer, "module_gate"):
+        present = found[layer.module_gate]
+        found = {gate: mask & present for gate, mask in found.items()}
+    return found
+
+
 def _bundles(layer: nn.Module, gate: Gate, multiple: int = 1) -> Iterator[Unit]:
     scores, order = scores_of(gate).sort(descending=True, stable=True)  # as argmax
     for ranks in _together(len(gate), multiple):

@@ -227,7 +227,7 @@ def student_options() -> Callable[..., dict[str, Any]]:
 
     def make(gated: bool = True, **sparsity: Any) -> dict[str, Any]:
         conf = {"ctc_weight": 0.4, "report_cer": False, "report_wer": False}
-        conf |= {"distill": {"layers": 2}}
+        conf |= {"distill": {"layers": 2, "layer_weight": 1.0, "output_weight": 1.0}}
         encoder = SIZES | NEEDED | NO_DROPOUT
         if gated:
             conf |= {"sparsity": {"target": 0.5} | sparsity, "macs_frames": 100}
@@ -324,7 +324,7 @@ def dense(make_dense) -> Path:
 RECIPE = {
     "gates": {"mode": "hard_concrete", "drop_rate_init": 0.05},
     "sparsity": {"macs_seconds": 1.0, "warmup": 0.5, "kind": "params", "target": 0.5},
-    "distill": {"layers": 2},
+    "distill": {"layers": 2, "layer_weight": 1.0, "output_weight": 1.0},
     "optim_conf": {"lr": 0.0005, "weight_decay": 0.000001, "max_norm": 5.0},
     "batch_type": "numel",
     "batch_bins": 40000,

@@ -27,8 +27,9 @@ def records(seed: int = 0) -> Record:
 
 def layer_loss(student, teacher, projection=None, training=False, **options):
     options = {"layers": 2} | options
+    left = options.pop("left", None)
     return distill.layer_loss(
-        DistillOptions(**options), student, teacher, projection, training
+        DistillOptions(**options), student, teacher, projection, training, left
     )
 
 
@@ -242,6 +243,38 @@ def test_minimum_distance_finds_blocks_that_moved():
     # The other way round they cannot both be matched in order.
     student.hidden[0], student.hidden[1] = teacher.hidden[5], teacher.hidden[2]
     assert layer_loss(student, teacher, **options).item() > 0.5
+
+
+def test_minimum_distance_chooses_among_the_blocks_that_are_left():
+    teacher = deep(6)
+    student = deep(6, seed=1)
+    student.hidden[0] = student.hidden[3] = teacher.hidden[2]
+    student.hidden[1] = student.hidden[4] = teacher.hidden[5]
+    options = DistillOptions(match="min_distance", layers=2)
+
+    def pairs(left):
+        def loss(pair):
+            return (student.hidden[pair[0]] - teacher.hidden[pair[1]]).abs().mean()
+
+        return distill.matches(options, 6, 6, True, loss, left)
+
+    assert pairs([2, 3, 4, 5]) == [(3, 2), (4, 5)]
+    assert pairs([0, 4]) == [(0, 2), (4, 5)]
+    assert pairs([4]) == [(4, 5)]  # fewer than are compared: the last of the teacher's
+    assert len(pairs([])) == 2  # nothing to choose from
+
+
+def test_a_block_is_left_until_all_its_submodules_are_closed(make_encoder):
+    dense, gated = make_encoder(), make_encoder(gates={})
+    assert all(block.is_left() for block in (*dense.encoders, *gated.encoders))
+    block = gated.encoders[1]
+    gates = [layer.module_gate.log_alpha for layer in block.submodules().values()]
+    with torch.no_grad():
+        for log_alpha in gates:
+            log_alpha.fill_(-1.0)
+        assert not block.is_left() and gated.encoders[0].is_left()
+        gates[2].fill_(1.0)
+    assert block.is_left()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

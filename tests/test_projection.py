@@ -240,11 +240,34 @@ def test_large_change_is_a_warning_and_a_small_one_is_not(make_encoder, caplog):
 
 def test_flipped_gates_are_counted(make_encoder):
     encoder = learned(make_encoder(gates={}, linear_units=64), 0, 2.0)
-    projection = choose(encoder, "params", 0.4)
+    with torch.no_grad():  # then nothing is under a closed gate
+        for name, gate in gates_of(encoder).items():
+            if name.endswith(("module_gate", "head_gate")):
+                gate.log_alpha.fill_(2.0)
+    projection = choose(encoder, "params", 0.1)
     gates = gates_of(encoder)
     flips = [(projection.masks[n] != 0) != g.is_open() for n, g in gates.items()]
     share = torch.cat(flips).float().mean().item()
     assert projection.flipped == pytest.approx(share) and share > 0
+
+
+def test_what_is_under_a_closed_gate_is_not_counted_as_flipped(make_encoder):
+    encoder = learned(make_encoder(gates={}, linear_units=64), 0, 0.01, 3.0)
+    with torch.no_grad():
+        block = encoder.encoders[0]
+        block.self_attn.module_gate.log_alpha.fill_(-2.0)
+        block.feed_forward.module_gate.log_alpha.fill_(-2.0)
+        other = encoder.encoders[1].self_attn
+        other.head_gate.log_alpha[0] = -2.0
+    is_kept = {g: g.is_open() for g in gates_of(encoder).values()}
+    target = make_budget(SparsityOptions(target=0.01), encoder, FRAMES).removed(
+        encoder, lambda gate: is_kept[gate].double()
+    )
+    projection = choose(encoder, "params", float(target) - 1e-3)
+    assert not any(
+        mask.any() for n, mask in projection.masks.items() if "0.self_attn" in n
+    )
+    assert projection.flipped == 0
 
 
 def test_each_head_keeps_its_own_best_dimensions(make_encoder):

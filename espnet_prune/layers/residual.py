@@ -27,6 +27,11 @@ class PrunableBlock(nn.Module):
         named = {name: getattr(self, name) for name in self.NORMS}
         return {name: module for name, module in named.items() if module is not None}
 
+    def is_left(self) -> bool:
+        """Whether any submodule is there that the gates did not learn to close."""
+        gates = (getattr(m, "module_gate", None) for m in self.submodules().values())
+        return any(gate is None or bool(gate.is_open()) for gate in gates)
+
     def sliced_state(self) -> dict[str, Tensor]:
         """State dict of the compact block."""
         state = {}
