@@ -308,10 +308,12 @@ def verify(gated: ESPnetASRModel, compact: ESPnetASRModel) -> float:
     if kept_decoder(gated) is not None:
         frames, tokens = torch.tensor([90, 40, 8, 3]), torch.tensor([9, 5, 2, 1])
         size, words = encoder.output_size(), len(gated.token_list)
-        memory = torch.randn(4, 90, size, generator=generator)
+        memory = torch.randn(4, 90, size, generator=generator, dtype=torch.double)
         ids = torch.randint(words, (4, 9), generator=generator)
-        expected, _ = gated.decoder.eval()(memory, frames, ids, tokens)
-        actual, _ = compact.decoder.eval()(memory, frames, ids, tokens)
+        expected, actual = (
+            copy.deepcopy(model.decoder).double().eval()(memory, frames, ids, tokens)[0]
+            for model in (gated, compact)
+        )
         off = float((expected - actual).abs().max() / expected.abs().max())
         error = max(error, off) if math.isfinite(off) else off
     if not (math.isfinite(error) and error <= MAX_RELATIVE_ERROR):

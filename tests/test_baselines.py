@@ -200,19 +200,33 @@ def test_small_conformer_is_the_largest_that_fits(make_encoder, target):
     budget = budget_of(encoder, target)
     conf = sizes | {"attention_heads": 4}
     small = small_encoder(encoder.fixed, conf, 4, FRAMES, budget)
-    assert small["num_blocks"] == 2 and small["attention_heads"] == 4
+    assert small["attention_heads"] == 4
 
     def costs(units):
-        built = make_encoder(
-            output_size=small["output_size"], linear_units=units, num_blocks=2
-        )
+        built = make_encoder(**(sizes | small | {"linear_units": units}))
         cost = built.architecture.cost(built.fixed, FRAMES)["encoder"]
         return [getattr(cost, c.kind) - c.limit for c in budget.constraints]
 
     assert max(costs(small["linear_units"])) <= 0
     assert max(costs(small["linear_units"] + 1)) > 0
     ratio = small["linear_units"] / small["output_size"]
-    assert 2 <= ratio <= 8  # 4 in the dense model
+    assert 2 <= ratio <= 10  # 4 in the dense model
+
+
+def test_small_conformer_has_the_proportions_of_the_dense_one(make_encoder):
+    sizes = {"output_size": 64, "linear_units": 256, "num_blocks": 8}
+    encoder = make_encoder(gates={}, **sizes)
+    conf = sizes | {"attention_heads": 4}
+    found = {
+        target: small_encoder(
+            encoder.fixed, conf, 4, FRAMES, budget_of(encoder, target)
+        )
+        for target in (0.2, 0.5, 0.8)
+    }
+    depths = [small["num_blocks"] for small in found.values()]
+    assert depths == sorted(depths, reverse=True) and 1 < depths[-1] < depths[0]
+    for small in found.values():
+        assert 4 <= small["output_size"] / small["num_blocks"] <= 16  # 8
 
 
 def test_small_conformer_suits_the_heads_of_its_decoder(make_encoder):

@@ -1,5 +1,6 @@
 """A small dense Conformer of the same cost, to be trained from scratch."""
 
+import itertools
 import math
 from bisect import bisect_left
 from dataclasses import replace
@@ -19,8 +20,9 @@ def small_encoder(
 ) -> dict[str, Any]:
     """``encoder_conf`` of the largest small Conformer that fits.
 
-    Model dimension and linear units shrink in the same proportion as far as whole
-    numbers allow; heads and blocks stay as many as they are.
+    Blocks, model dimension and linear units shrink in the same proportion as far as
+    whole numbers allow: as deep as the dense one it would have to be so narrow that it
+    learns little. Heads stay as many as they are.
 
     Args:
         fixed, encoder_conf: of the dense model.
@@ -39,9 +41,9 @@ def small_encoder(
         )
     heads = encoder_conf.get("attention_heads", 4)
     units = encoder_conf.get("linear_units", 2048)
-    blocks = encoder_conf.get("num_blocks", 6)
+    most_blocks = encoder_conf.get("num_blocks", 6)
 
-    def fits(size: int, units: int) -> bool:
+    def fits(blocks: int, size: int, units: int) -> bool:
         small = replace(fixed, size=size, head_dim=size // heads)
         cost = Architecture.dense(size, heads, units, blocks).cost(small, frames)
         limits = budget.constraints
@@ -49,18 +51,26 @@ def small_encoder(
 
     best, misfit = None, math.inf
     step = math.lcm(heads, decoder_heads, 2)  # positions need an even dimension
-    for size in range(step, fixed.size + 1, step):
-        most = bisect_left(range(1, units + 1), True, key=lambda u: not fits(size, u))
-        off = abs(math.log((most or 1e-9) / size * fixed.size / units))
+    sizes = range(step, fixed.size + 1, step)
+    for blocks, size in itertools.product(range(1, most_blocks + 1), sizes):
+        shrink = fixed.size / size
+        most = bisect_left(
+            range(1, units + 1),
+            True,
+            key=lambda u, b=blocks, s=size: not fits(b, s, u),
+        )
+        shrinks = (units / (most or 1e-9), most_blocks / blocks)
+        off = math.hypot(*(math.log(other / shrink) for other in shrinks))
         if off < misfit:
-            best, misfit = {"output_size": size, "linear_units": most}, off
-    if best is None or not best["linear_units"]:
+            best, misfit = (blocks, size, most), off
+    if best is None or not best[2]:
         raise InputError(
             "sparsity target",
             "no dense Conformer is that small",
             "choose a lower target, or another method",
         )
-    return encoder_conf | best
+    names = ("num_blocks", "output_size", "linear_units")
+    return encoder_conf | dict(zip(names, best, strict=True))
 
 
 def small_training(teacher: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:

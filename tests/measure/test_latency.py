@@ -70,16 +70,16 @@ def test_larger_layers_are_predicted_and_measured_slower(encoder, tables):
 
 
 def test_table_can_be_repeated(encoder, tables):
-    """Two tables agree on what a whole encoder takes, half of it, and each group."""
+    """Two tables agree on what a whole encoder takes, and on each group's share."""
     counts = encoder.architecture.counts()
     for _ in range(ATTEMPTS - 1):
         first, second = (total(counts, table["prices"]) for table in tables)
-        if first == pytest.approx(second, rel=0.35):
+        if first == pytest.approx(second, rel=0.2):
             break
         # A slow spell falls on one of the tables as a whole.
         tables[first < second] = latency_table(encoder, FRAMES)
     first, second = (total(counts, table["prices"]) for table in tables)
-    assert first == pytest.approx(second, rel=0.35)
+    assert first == pytest.approx(second, rel=0.2)
     shares = [
         {
             group: total(
@@ -90,7 +90,7 @@ def test_table_can_be_repeated(encoder, tables):
         }
         for t in tables
     ]
-    assert shares[0] == pytest.approx(shares[1], abs=0.15)
+    assert shares[0] == pytest.approx(shares[1], abs=0.1)
 
 
 def test_latency_can_be_the_target(encoder, tables):

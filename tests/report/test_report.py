@@ -9,6 +9,7 @@ import torch
 from espnet_prune.bin import report, score
 from espnet_prune.errors import InputError
 from espnet_prune.report.collect import read_curves
+from espnet_prune.report.plots import pareto_figure
 from espnet_prune.report.tables import Table
 
 # The interface that others script against: a type, or a dict or list of such.
@@ -255,6 +256,7 @@ def test_baselines_stand_beside_the_pruned_models(with_baseline):
     text = (full / "out/report.md").read_text()
     assert "| random -75 % params | test | 50.00 |" in text
     assert "![Pareto of test](pareto_1.png)" in text
+    assert "magnitude, random and blocks are not" in text
     table = text[text.index("## Significance") :].splitlines()[2:7]
     assert "WER - L0's" in table[0] and "p MAPSSWE" in table[0]
     assert table[2].startswith("| compact -50 % params | test | +25.00 |")
@@ -278,6 +280,24 @@ def test_pruned_decoder_and_several_limits_are_shown(full):
     text = (full / "out/report.md").read_text()
     assert "| 1 | gone | 9/9 |" in text
     assert "(ffn params 40.00 %, others params 60.00 %)" in text
+
+
+def test_pareto_draws_every_system_where_its_cost_and_wer_are(with_baseline):
+    full, more = with_baseline
+    report.main(options(full, *more))
+    rows = check_report(full / "out/report.json")["rows"]
+    panels = pareto_figure(rows, "t").axes
+    drawn = {
+        (line.get_label(), float(x), float(y))
+        for line in panels[0].containers
+        for x, y in line.lines[0].get_xydata()
+    }
+    assert drawn == {
+        (row["method"], row["params"]["encoder"] / 1e6, 100 * row["wer"])
+        for row in rows
+        if row["wer"] is not None
+    }
+    assert len(panels) == 3 and len(drawn) == 4
 
 
 def test_pareto_needs_two_compact_systems(full):
