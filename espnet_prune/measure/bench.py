@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,8 @@ class System:
         run: (features, lengths) -> outputs.
         prunable: an encoder of these sizes, for its MACs.
         weight_bytes: of what it holds.
-        sparing: the same, freeing all memory after each call; None if ``run`` does.
+        fresh: makes another ``run`` that holds nothing of earlier calls, in which the
+            peak of memory is measured; None where it could not be told.
     """
 
     name: str
@@ -81,7 +83,7 @@ class System:
     run: Callable[[Tensor, Tensor], object]
     prunable: PrunableConformerEncoder
     weight_bytes: int
-    sparing: Callable[[Tensor, Tensor], object] | None = None
+    fresh: Callable[[], Callable[[Tensor, Tensor], object]] | None = None
 
     def macs(self, frames: int) -> int:
         """MACs of one utterance, by the formula of ESPnet's own layers."""
@@ -128,15 +130,19 @@ def systems(
             return stock(x, lengths)
 
     weights = held_bytes(dense, "fp32")
-    found = [System("stock_dense", "fp32", None, stock, dense, weights)]
+    espnets = [("stock_dense", "fp32", stock, weights)]
     if "bf16" in precisions:
-        found.append(System("stock_autocast", "bf16", None, autocast, dense, weights))
+        espnets.append(("stock_autocast", "bf16", autocast, weights))
     if "int8" in precisions:
         # What ESPnet's own decoder offers (quantize_asr_model).
         linear = torch.ao.quantization.quantize_dynamic(stock, {nn.Linear})
         products = (m.weight for m in stock.modules() if isinstance(m, nn.Linear))
         held = weights - 3 * sum(weight.numel() for weight in products)
-        found.append(System("stock_int8", "int8", None, linear, dense, held))
+        espnets.append(("stock_int8", "int8", linear, held))
+    found = [
+        System(name, precision, None, run, dense, held, lambda run=run: run)
+        for name, precision, run, held in espnets
+    ]
     ours = [("dense", None, dense)]
     for target, multiple in itertools.product(targets, multiples):
         name = "compact" if multiple == 1 else f"compact_r{multiple}"
@@ -144,11 +150,9 @@ def systems(
         ours.append((name, target, encoder))
     for name, target, encoder in ours:
         for precision in precisions:
-            run, held = (
-                InferenceEncoder(encoder, precision),
-                held_bytes(encoder, precision),
-            )
-            found.append(System(name, precision, target, run, encoder, held))
+            fresh = partial(InferenceEncoder, encoder, precision)
+            held = held_bytes(encoder, precision)
+            found.append(System(name, precision, target, fresh(), encoder, held, fresh))
     return found
 
 
@@ -168,6 +172,7 @@ def compiled(systems: Sequence[System], device: torch.device) -> list[System]:
             run=torch.compile(
                 system.run, dynamic=False, mode="reduce-overhead" if graphs else None
             ),
+            fresh=None,  # its first call compiles, too
         )
         for system in systems
         if graphs or system.precision == "fp32"
@@ -218,6 +223,18 @@ def stopwatch(device: torch.device) -> Callable[[Callable[[], object]], float]:
     return on_gpu
 
 
+def first_peak(
+    system: System, inputs: tuple[Tensor, Tensor], device: torch.device
+) -> int | None:
+    """Bytes of the weights and of all that the first call of a system takes."""
+    if system.fresh is None:
+        return None
+    system.run(*inputs)  # libraries load and generate code
+    run = system.fresh()
+    peak = peak_bytes(lambda: run(*inputs), device)
+    return None if peak is None else system.weight_bytes + peak
+
+
 @torch.no_grad()
 def time_systems(
     compared: list[System],
@@ -236,7 +253,8 @@ def time_systems(
     Returns:
         a row for each system: ``median_s`` and ``iqr_s`` per utterance and call,
         ``rtf``, ``macs`` of that call, ``peak_bytes`` (weights, and what the longest
-        utterance needs beyond them), and what the row is of.
+        utterance needs beyond them, what is kept for the next one included), and what
+        the row is of.
     """
     features = compared[0].prunable.fixed.features
     frames = [max(7, round(s * FRAMES_PER_SECOND)) for s in utterances]
@@ -249,13 +267,8 @@ def time_systems(
     ]
     clock, shuffle = stopwatch(device), random.Random(0).shuffle
     taken = np.zeros((len(compared), rounds))
-    peaks = []
     longest = max(inputs, key=lambda pair: pair[0].shape[1])
-    for system in compared:
-        run = system.sparing or system.run
-        run(*longest)
-        peak = peak_bytes(lambda r=run: r(*longest), device)
-        peaks.append(None if peak is None else system.weight_bytes + peak)
+    peaks = [first_peak(system, longest, device) for system in compared]
     order = list(range(len(compared)))
     keep_freed_memory()  # not above: it would count into the peaks
     try:

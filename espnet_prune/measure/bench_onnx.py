@@ -46,7 +46,7 @@ def onnx_systems(
                 system.prunable,
                 files[precision].stat().st_size,
                 # What its arena keeps would hide what a call needs.
-                Runner(files[precision], arena=False),
+                Runner(files[precision], arena=False).opened,
             )
             for precision in precisions
             if precision in files
@@ -59,6 +59,11 @@ class Runner:
 
     def __init__(self, path: Path, arena: bool = True):
         self.session = cache(lambda threads: open_onnx(path, threads, arena))
+
+    def opened(self) -> "Runner":
+        """This one, when it has loaded the file for as many threads as torch has."""
+        self.session(torch.get_num_threads())
+        return self
 
     def __call__(self, features: Tensor, lengths: Tensor) -> list[object]:
         session = self.session(torch.get_num_threads())

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -124,6 +125,36 @@ def test_peak_memory_is_what_a_call_had_in_use():
         pytest.skip("this system has no high-water mark")
     assert 75e6 < peak < 120e6
     assert peak_bytes(lambda: None, CPU) < 5e6
+
+
+class Keeping:
+    """Keeps 60 MB from its first call on."""
+
+    table = None
+
+    def __call__(self, x, lengths):
+        if self.table is None:
+            self.table = torch.ones(15_000_000)
+
+
+def test_what_a_system_keeps_counts_into_the_peak_of_every_table():
+    stock, ours, compact = systems(SIZES["tiny"], [0.5], ["fp32"], CPU)
+    keeping = replace(ours, run=Keeping(), fresh=Keeping, weight_bytes=10_000_000)
+    told_not = replace(ours, fresh=None)
+    for _ in range(2):
+        kept, *none = time_systems([keeping, told_not], [0.5], 1, 1, CPU)
+        if kept["peak_bytes"] is None:
+            pytest.skip("this system has no high-water mark")
+        assert 65e6 < kept["peak_bytes"] < 80e6
+        assert [row["peak_bytes"] for row in none] == [None]
+    assert stock.fresh() is stock.run  # ESPnet's keeps nothing
+    for system in (ours, compact):
+        assert type(system.fresh()) is type(system.run)
+        assert system.fresh() is not system.run
+    x, lengths = torch.randn(1, 90, 20), torch.tensor([90])
+    with torch.no_grad():
+        expected, actual = ours.run(x, lengths)[0], ours.fresh()(x, lengths)[0]
+    torch.testing.assert_close(actual, expected)
 
 
 def test_clock_counts_seconds():
