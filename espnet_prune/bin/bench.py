@@ -29,14 +29,9 @@ from espnet_prune.data.table import read_table
 from espnet_prune.errors import InputError, run_main
 from espnet_prune.files import write_json
 from espnet_prune.inference.precision import PRECISIONS, check_precision
-from espnet_prune.measure.bench import (
-    SIZES,
-    compiled,
-    gemm_rate,
-    systems,
-    time_systems,
-)
+from espnet_prune.measure.bench import gemm_rate, time_systems
 from espnet_prune.measure.bench_onnx import onnx_systems
+from espnet_prune.measure.bench_systems import SIZES, compiled, systems
 from espnet_prune.measure.bench_training import time_training
 from espnet_prune.measure.machine import describe, pin_threads
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from espnet_prune.layers.subsampling import Subsampling
-from espnet_prune.measure.bench import System
+from espnet_prune.measure.bench_systems import System
 from espnet_prune.onnx.export import open_onnx, write_int8, write_onnx
 from espnet_prune.onnx.graph import EncoderGraph
 
@@ -18,7 +18,7 @@ def onnx_systems(
     """Systems ``dense_onnx`` and ``compact_onnx`` for ours among those compared.
 
     Args:
-        compared: what :func:`~espnet_prune.measure.bench.systems` made.
+        compared: what :func:`~espnet_prune.measure.bench_systems.systems` made.
         precisions: those asked for; of them, fp32 and int8 exist here.
         folder: where the files are written; must outlive the systems.
     """

@@ -11,7 +11,8 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import ASRTask
 
 from espnet_prune.conversion import with_prunable_encoder
-from espnet_prune.measure.bench import FRAMES_PER_SECOND, Size, stopwatch
+from espnet_prune.measure.bench import stopwatch
+from espnet_prune.measure.bench_systems import FRAMES_PER_SECOND, Size
 from espnet_prune.measure.memory import peak_bytes
 from espnet_prune.task import PruneASRTask
 

@@ -10,15 +10,9 @@ import torch
 from espnet_prune.bin import bench
 from espnet_prune.errors import InputError
 from espnet_prune.inference.precision import PRECISIONS
-from espnet_prune.measure.bench import (
-    SIZES,
-    compiled,
-    gemm_rate,
-    stopwatch,
-    systems,
-    time_systems,
-)
+from espnet_prune.measure.bench import gemm_rate, stopwatch, time_systems
 from espnet_prune.measure.bench_onnx import onnx_systems
+from espnet_prune.measure.bench_systems import SIZES, compiled, systems
 from espnet_prune.measure.memory import peak_bytes
 
 CPU = torch.device("cpu")
