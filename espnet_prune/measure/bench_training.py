@@ -107,8 +107,9 @@ def time_training(
     """Time the steps in turns.
 
     Returns:
-        a row for each: ``system``, ``median_s``, ``iqr_s``, ``ratio`` to ``stock``,
-        ``peak_bytes`` beyond the model and its optimizer, ``batch``, ``seconds``.
+        a row for each, with the keys of the encoders' rows: ``rtf`` is time per second
+        of audio, ``peak_bytes`` are those beyond the model and its optimizer, ``macs``
+        is not known, ``ratio`` is that to ``stock``.
     """
     steps = training_steps(size, batch, seconds, device)
     clock, shuffle = stopwatch(device), random.Random(0).shuffle
@@ -127,10 +128,16 @@ def time_training(
         rows.append(
             {
                 "system": name,
-                "batch": batch,
+                "precision": "fp32",
+                "target": None,
+                "threads": torch.get_num_threads(),
                 "seconds": seconds,
+                "batch": batch,
                 "median_s": float(median),
                 "iqr_s": float(high - low),
+                "rtf": float(median / seconds / batch),
+                "macs": None,
+                "efficiency": None,
                 "ratio": float(median / np.median(taken["stock"])),
                 "peak_bytes": peaks[name],
             }
