@@ -4,6 +4,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -47,15 +48,18 @@ def stopwatch(device: torch.device) -> Callable[[Callable[[], object]], float]:
     return on_gpu
 
 
-def first_peak(
+def peak_of(
     system: System, inputs: tuple[Tensor, Tensor], device: torch.device
 ) -> int | None:
-    """Bytes of the weights and of all that the first call of a system takes."""
+    """Bytes of a system's weights, of what it keeps from call to call, and of a call.
+
+    The call is not the first one, in which onnxruntime only plans its memory.
+    """
     if system.fresh is None:
         return None
     system.run(*inputs)  # libraries load and generate code
-    run = system.fresh()
-    peak = peak_bytes(lambda: run(*inputs), device)
+    call = partial(system.fresh(), *inputs)
+    peak = peak_bytes(call, device, first=call)
     return None if peak is None else system.weight_bytes + peak
 
 
@@ -92,7 +96,7 @@ def time_systems(
     clock, shuffle = stopwatch(device), random.Random(0).shuffle
     taken = np.zeros((len(compared), rounds))
     longest = max(inputs, key=lambda pair: pair[0].shape[1])
-    peaks = [first_peak(system, longest, device) for system in compared]
+    peaks = [peak_of(system, longest, device) for system in compared]
     order = list(range(len(compared)))
     keep_freed_memory()  # not above: it would count into the peaks
     try:

@@ -68,7 +68,7 @@ class System:
         prunable: an encoder of these sizes, for its MACs.
         weight_bytes: of what it holds.
         fresh: makes another ``run`` that holds nothing of earlier calls, in which the
-            peak of memory is measured; None where it could not be told.
+            use of memory is measured; None where that could not be told.
     """
 
     name: str

@@ -192,6 +192,10 @@ def test_peak_memory_is_what_a_call_had_in_use():
         pytest.skip("this system has no high-water mark")
     assert 75e6 < peak < 120e6
     assert peak_bytes(lambda: None, CPU) < 5e6
+    assert peak_bytes(lambda: None, CPU, first=run) < 5e6
+    kept = []
+    peak = peak_bytes(run, CPU, first=lambda: kept.append(torch.ones(10_000_000)))
+    assert 115e6 < peak < 140e6
 
 
 class Keeping:
