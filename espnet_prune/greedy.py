@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_prune.errors import InputError
@@ -39,6 +39,7 @@ class GreedyDecoder:
             raise InputError("model", "has no CTC head", "decode it with a search")
         self.model = model.eval()
         self.device = next(model.ctc.parameters()).device
+        self.shortest = first_window(model.frontend)
 
     @torch.no_grad()
     def __call__(self, speech: Sequence[Tensor]) -> list[tuple[list[int], float]]:
@@ -48,32 +49,35 @@ class GreedyDecoder:
             speech: audio (sample,) of each utterance, in [-1, 1].
 
         Returns:
-            token ids and log probability of the best path, for each.
+            token ids and log probability of the best path, for each; of audio too
+            short for the encoder, no ids and 0.
         """
+        found: list[tuple[list[int], float]] = [([], 0.0)] * len(speech)
         # One by one: the last window of a padded utterance would see the padding.
-        features = [self._features(audio.to(self.device)) for audio in speech]
-        lengths = torch.tensor([len(x) for x in features], device=self.device)
-        if int(lengths.max()) < Subsampling.MIN_FRAMES:
-            return [([], 0.0) for _ in speech]  # too short to be heard
-        encoded, frames = self._encode(features, lengths)
+        features = {
+            index: self._features(audio.to(self.device))
+            for index, audio in enumerate(speech)
+            if len(audio) >= self.shortest
+        }
+        heard = [i for i, x in features.items() if len(x) >= Subsampling.MIN_FRAMES]
+        if not heard:
+            return found
+        encoded, frames = self._encode([features[index] for index in heard])
         scores, best = self.model.ctc.log_softmax(encoded).max(-1)
-        return [
-            (collapse(b[:n], self.model.blank_id), float(s[:n].sum()))
-            for b, s, n in zip(best, scores, frames.tolist(), strict=True)
-        ]
+        for index, b, s, n in zip(heard, best, scores, frames.tolist(), strict=True):
+            found[index] = collapse(b[:n], self.model.blank_id), float(s[:n].sum())
+        return found
 
-    def _encode(self, features: list[Tensor], lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def _encode(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Features of each -> (batch, time, channel), padded, and lengths (batch,)."""
         encoder = self.model.encoder
+        lengths = torch.tensor([len(x) for x in features], device=self.device)
         if isinstance(encoder, InferenceEncoder):
             padded = pad_sequence(features, batch_first=True)
             return encoder.fast(padded, lengths, apart=True)[:2]
-        long_enough = [len(x) >= Subsampling.MIN_FRAMES for x in features]
         outputs = [
             encoder(x[None], n[None])[0][0]
-            if fits
-            else x.new_zeros(0, encoder.output_size())
-            for x, n, fits in zip(features, lengths, long_enough, strict=True)
+            for x, n in zip(features, lengths, strict=True)
         ]
         frames = torch.tensor([len(x) for x in outputs], device=self.device)
         return pad_sequence(outputs, batch_first=True), frames
@@ -85,6 +89,15 @@ class GreedyDecoder:
         if self.model.normalize is not None:
             features = self.model.normalize(*features)
         return features[0][0]
+
+
+def first_window(frontend: nn.Module | None) -> int:
+    """The fewest samples that make a frame: torch's STFT takes no fewer, ESPnet's
+    other frontends no empty audio."""
+    stft = getattr(frontend, "stft", None)
+    if stft is None:
+        return 1
+    return stft.n_fft // 2 + 1 if stft.center else stft.n_fft  # it is reflected
 
 
 def batches(

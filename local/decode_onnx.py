@@ -12,41 +12,29 @@ import wave
 import numpy as np
 import onnxruntime
 
-
-def read(path: str, rate: int) -> np.ndarray:
-    """Mono 16-bit audio, (1, sample) in [-1, 1]."""
-    with wave.open(path) as f:
-        if (f.getnchannels(), f.getsampwidth(), f.getframerate()) != (1, 2, rate):
-            raise ValueError(f"must be mono, 16 bits, {rate} Hz")
-        samples = np.frombuffer(f.readframes(f.getnframes()), np.int16)
-    if len(samples) < rate // 5:
-        raise ValueError("is shorter than a fifth of a second")
-    return samples[None].astype(np.float32) / 32768
-
-
-def text_of(log_probs: np.ndarray, tokens: list[str], token_type: str) -> str:
-    """CTC's best path: the best token of each frame, repeats and blanks dropped."""
-    best = log_probs[0].argmax(-1)
-    changed = np.append(True, best[1:] != best[:-1])
-    path = [tokens[i] for i in best[changed & (best != 0)]]
-    gap = {"bpe": "▁", "char": "<space>"}.get(token_type)
-    return " ".join(path) if gap is None else "".join(path).replace(gap, " ").strip()
-
-
 if len(sys.argv) < 3:
     sys.exit(__doc__)
+model, *files = sys.argv[1:]
 try:
-    session = onnxruntime.InferenceSession(
-        sys.argv[1], providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map
-    rate = int(about["sampling_rate"])
+    rate, tokens = int(about["sampling_rate"]), json.loads(about["tokens"])
 except Exception as e:  # of onnxruntime, or another program's model
-    sys.exit(f"error: {sys.argv[1]}: is no model of export_onnx ({e})")
-for path in sys.argv[2:]:
+    sys.exit(f"error: {model}: is no model of export_onnx ({e})")
+joints = {"bpe": ("", "▁"), "char": ("", "<space>")}
+between, gap = joints.get(about["token_type"], (" ", " "))
+for path in files:
     try:
-        speech = read(path, rate)
+        with wave.open(path) as f:
+            if (f.getnchannels(), f.getsampwidth(), f.getframerate()) != (1, 2, rate):
+                raise ValueError(f"must be mono, 16 bits, {rate} Hz")
+            samples = np.frombuffer(f.readframes(f.getnframes()), np.int16)
+        if len(samples) < rate // 5:
+            raise ValueError("is shorter than a fifth of a second")
     except (OSError, EOFError, ValueError, wave.Error) as e:
         sys.exit(f"error: {path}: {str(e) or 'is no WAV file'}")
-    (log_probs,) = session.run(["log_probs"], {"speech": speech})
-    print(path, text_of(log_probs, json.loads(about["tokens"]), about["token_type"]))
+    speech = samples[None].astype(np.float32) / 32768  # (1, sample) in [-1, 1]
+    best = session.run(["log_probs"], {"speech": speech})[0][0].argmax(-1)
+    changed = np.append(True, best[1:] != best[:-1])  # CTC: repeats and blanks go
+    heard = (tokens[i] for i in best[changed & (best != 0)])
+    print(path, between.join(heard).replace(gap, " ").strip())

@@ -6,6 +6,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+from espnet2.asr.frontend.default import DefaultFrontend
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +14,7 @@ import espnet_prune
 from espnet_prune.bin import decode
 from espnet_prune.data.table import read_table
 from espnet_prune.errors import InputError
-from espnet_prune.greedy import GreedyDecoder, batches, collapse
+from espnet_prune.greedy import GreedyDecoder, batches, collapse, first_window
 from espnet_prune.measure.rtf import ctc_greedy
 
 
@@ -61,6 +62,31 @@ def test_a_batch_is_decoded_as_its_utterances_alone(decoder):
 
 def test_audio_too_short_for_the_encoder_gives_nothing(decoder):
     assert decoder([torch.randn(600)]) == [([], 0.0)]
+    assert decoder([]) == []
+
+
+@pytest.mark.parametrize("samples", [0, 1, 100, 128, 129])
+def test_audio_below_a_window_leaves_the_rest_of_the_batch_alone(decoder, samples):
+    assert decoder.model.frontend.stft.n_fft == 256
+    draw = torch.Generator().manual_seed(1)
+    audio = [torch.randn(n, generator=draw) for n in (9000, 16000, 700, 12345)]
+    alone = [decoder([each])[0] for each in audio]
+    short, *others = decoder([torch.randn(samples), *audio])
+    assert short == ([], 0.0)
+    assert [ids for ids, _ in others] == [ids for ids, _ in alone]
+    assert any(ids for ids, _ in alone)
+
+
+@pytest.mark.parametrize("center", [True, False])
+def test_first_window_is_the_shortest_that_espnet_takes(center):
+    frontend = DefaultFrontend(center=center)
+    fewest = first_window(frontend)
+    assert fewest == (257 if center else 512)
+    features, _ = frontend(torch.randn(1, fewest), torch.tensor([fewest]))
+    assert features.shape[1] > 0
+    with pytest.raises(RuntimeError):
+        frontend(torch.randn(1, fewest - 1), torch.tensor([fewest - 1]))
+    assert first_window(None) == 1
 
 
 def test_stage_15_decodes_greedily(data_dir, dense, tmp_path, monkeypatch):

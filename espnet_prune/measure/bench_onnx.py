@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from espnet_prune.layers.subsampling import Subsampling
-from espnet_prune.measure.bench import System
+from espnet_prune.measure.bench_systems import System
 from espnet_prune.onnx.export import open_onnx, write_int8, write_onnx
 from espnet_prune.onnx.graph import EncoderGraph
 
@@ -18,7 +18,7 @@ def onnx_systems(
     """Systems ``dense_onnx`` and ``compact_onnx`` for ours among those compared.
 
     Args:
-        compared: what :func:`~espnet_prune.measure.bench.systems` made.
+        compared: what :func:`~espnet_prune.measure.bench_systems.systems` made.
         precisions: those asked for; of them, fp32 and int8 exist here.
         folder: where the files are written; must outlive the systems.
     """
@@ -46,7 +46,7 @@ def onnx_systems(
                 system.prunable,
                 files[precision].stat().st_size,
                 # What its arena keeps would hide what a call needs.
-                Runner(files[precision], arena=False),
+                Runner(files[precision], arena=False).opened,
             )
             for precision in precisions
             if precision in files
@@ -59,6 +59,11 @@ class Runner:
 
     def __init__(self, path: Path, arena: bool = True):
         self.session = cache(lambda threads: open_onnx(path, threads, arena))
+
+    def opened(self) -> "Runner":
+        """This one, when it has loaded the file for as many threads as torch has."""
+        self.session(torch.get_num_threads())
+        return self
 
     def __call__(self, features: Tensor, lengths: Tensor) -> list[object]:
         session = self.session(torch.get_num_threads())

@@ -11,7 +11,8 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import ASRTask
 
 from espnet_prune.conversion import with_prunable_encoder
-from espnet_prune.measure.bench import FRAMES_PER_SECOND, Size, stopwatch
+from espnet_prune.measure.bench import stopwatch
+from espnet_prune.measure.bench_systems import FRAMES_PER_SECOND, Size
 from espnet_prune.measure.memory import peak_bytes
 from espnet_prune.task import PruneASRTask
 
@@ -106,8 +107,9 @@ def time_training(
     """Time the steps in turns.
 
     Returns:
-        a row for each: ``system``, ``median_s``, ``iqr_s``, ``ratio`` to ``stock``,
-        ``peak_bytes`` beyond the model and its optimizer, ``batch``, ``seconds``.
+        a row for each, with the keys of the encoders' rows: ``rtf`` is time per second
+        of audio, ``peak_bytes`` are those beyond the model and its optimizer, ``macs``
+        is not known, ``ratio`` is that to ``stock``.
     """
     steps = training_steps(size, batch, seconds, device)
     clock, shuffle = stopwatch(device), random.Random(0).shuffle
@@ -126,10 +128,16 @@ def time_training(
         rows.append(
             {
                 "system": name,
-                "batch": batch,
+                "precision": "fp32",
+                "target": None,
+                "threads": torch.get_num_threads(),
                 "seconds": seconds,
+                "batch": batch,
                 "median_s": float(median),
                 "iqr_s": float(high - low),
+                "rtf": float(median / seconds / batch),
+                "macs": None,
+                "efficiency": None,
                 "ratio": float(median / np.median(taken["stock"])),
                 "peak_bytes": peaks[name],
             }

@@ -54,18 +54,24 @@ def busy_cores(sample_seconds: float = 1.0) -> float | None:
     return round((after - before) / sample_seconds, 2)
 
 
+def busy_warning(busy: float | None) -> str | None:
+    """A sentence, if more cores were at work than times can bear."""
+    cores = os.cpu_count() or 1
+    if busy is None or busy <= 0.25 * cores:
+        return None
+    return f"other work kept {busy} of {cores} cores busy"
+
+
 def describe(sample_seconds: float = 1.0) -> dict[str, Any]:
     """Everything that must stand beside a measured time; call before measuring.
 
     ``warning`` is null on a quiet machine, else a sentence: times taken beside other
     work vary, above all on a machine of few cores.
     """
-    cores = os.cpu_count() or 1
     busy = busy_cores(sample_seconds)
-    loud = busy is not None and busy > 0.25 * cores
     return {
         **cpu(),
-        "cores": cores,
+        "cores": os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
         "interop_threads": torch.get_num_interop_threads(),
         "platform": platform.platform(),
@@ -73,7 +79,7 @@ def describe(sample_seconds: float = 1.0) -> dict[str, Any]:
         "torch": torch.__version__,
         "load_average": [round(x, 2) for x in os.getloadavg()],
         "busy_cores": busy,
-        "warning": f"other work kept {busy} of {cores} cores busy" if loud else None,
+        "warning": busy_warning(busy),
     }
 
 

@@ -7,22 +7,35 @@ from pathlib import Path
 import torch
 
 
-def peak_bytes(run: Callable[[], object], device: torch.device) -> int | None:
-    """Memory that ``run`` had in use at its peak, beyond what was in use before it.
+def peak_bytes(
+    run: Callable[[], object],
+    device: torch.device,
+    first: Callable[[], object] = lambda: None,
+) -> int | None:
+    """Memory that was in use at the peak of a call, beyond what was in use before.
 
     On a CPU by the kernel's high-water mark of resident memory, scratch buffers of the
     libraries included; None where the system has none (it takes Linux).
+
+    Args:
+        run: the call.
+        device: where it works.
+        first: called before it; what that leaves in use counts, its own peak does not.
     """
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
+        first()
         torch.cuda.reset_peak_memory_stats(device)
         run()
         return torch.cuda.max_memory_allocated(device) - before
     try:
-        # What was freed before must not serve this call unseen.
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # the mark starts anew
+        # What was freed before must not serve these calls unseen.
+        trim = ctypes.CDLL("libc.so.6").malloc_trim
+        trim(0)
         before = _status("VmRSS")
+        first()
+        trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the mark starts anew
         run()
         return max(0, _status("VmHWM") - before)
     except (OSError, AttributeError):

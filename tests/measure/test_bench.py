@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,20 +10,26 @@ import torch
 from espnet_prune.bin import bench
 from espnet_prune.errors import InputError
 from espnet_prune.inference.precision import PRECISIONS
-from espnet_prune.measure.bench import (
-    SIZES,
-    compiled,
-    gemm_rate,
-    stopwatch,
-    systems,
-    time_systems,
-)
+from espnet_prune.measure import bench_results
+from espnet_prune.measure.bench import gemm_rate, stopwatch, time_systems
 from espnet_prune.measure.bench_onnx import onnx_systems
+from espnet_prune.measure.bench_systems import SIZES, compiled, systems
 from espnet_prune.measure.memory import peak_bytes
 
 CPU = torch.device("cpu")
+KEYS = {  # of the documented interface
+    "model", "system", "precision", "target", "threads", "seconds", "batch",
+    "median_s", "iqr_s", "rtf", "macs", "efficiency", "peak_bytes",
+}  # fmt: skip
 NUMBERS = {"seconds", "rtf", "median_s", "iqr_s", "efficiency"}
 WHOLE = {"threads", "batch", "macs"}
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def test_command_line_writes_the_documented_rows(tmp_path, capsys):
@@ -31,14 +38,19 @@ def test_command_line_writes_the_documented_rows(tmp_path, capsys):
     (data / "utt2num_samples").write_text("a 8000\nb 24000\n")
     argv = ["--models", "tiny", "--targets", "0.5", "--seconds", "0.5", "--rounds", "3"]
     argv += ["--batch", "1", "2", "--data", str(data), "--json", str(tmp_path / "b")]
-    threads = torch.get_num_threads()
     bench.main(argv)
-    torch.set_num_threads(threads)
     found = json.loads((tmp_path / "b").read_text())
     assert found["machine"]["cpu"] and found["gemm_macs_per_second"] > 1e8
     rows = found["rows"]
     printed = capsys.readouterr().out
+    assert printed.startswith(found["machine"]["cpu"])
+    assert " ".join(found["machine"]["instruction_sets"]) in printed.splitlines()[0]
+    rate = f"{found['gemm_macs_per_second'] / 1e9:.1f}"
+    assert f"GMAC/s: {rate} on 1 thread(s)" in printed.splitlines()[1]
+    assert f"0.5 s, batch 2, 1 thread(s), product {rate} GMAC/s" in printed
+    assert "data (1 s on average), batch 1" in printed
     for row in rows:
+        assert set(row) == KEYS | {"data"}
         assert row["model"] == "tiny" and row["precision"] in PRECISIONS
         assert all(row[key] >= 0 for key in NUMBERS)
         assert all(isinstance(row[key], int) and row[key] > 0 for key in WHOLE)
@@ -54,8 +66,8 @@ def test_command_line_writes_the_documented_rows(tmp_path, capsys):
         ("stock_dense", None), ("dense", None), ("compact", 0.5),
         ("dense_onnx", None), ("compact_onnx", 0.5),
     }  # fmt: skip
-    assert {(r["seconds"], r["batch"]) for r in rows} == {
-        (0.5, 1), (0.5, 2), (1.0, 1), (1.0, 2)
+    assert {(r["data"], r["seconds"], r["batch"]) for r in rows} == {
+        (None, 0.5, 1), (None, 0.5, 2), ("data", 1.0, 1), ("data", 1.0, 2)
     }  # fmt: skip
 
 
@@ -77,12 +89,68 @@ def test_compiled_encoders_compute_the_same():
 def test_training_steps_are_timed_beside_espnets(tmp_path, capsys):
     argv = ["--training", "--models", "tiny", "--seconds", "0.5", "--batch", "2"]
     bench.main([*argv, "--rounds", "2", "--json", str(tmp_path / "b")])
-    rows = json.loads((tmp_path / "b").read_text())["rows"]
+    found = json.loads((tmp_path / "b").read_text())
+    rows = found["rows"]
     assert [row["system"] for row in rows] == ["stock", "gated", "pruning"]
     for row in rows:
+        assert set(row) == KEYS | {"data", "ratio"}
         ratio = row["median_s"] / rows[0]["median_s"]
         assert row["ratio"] == pytest.approx(ratio) and row["median_s"] > 0
-    assert "a step of 2 x 0.5 s" in capsys.readouterr().out
+        assert row["rtf"] == pytest.approx(row["median_s"] / 0.5 / 2)
+        assert row["precision"] == "fp32" and row["threads"] == 1
+        assert row["target"] is row["macs"] is row["efficiency"] is row["data"] is None
+    rate = f"{found['gemm_macs_per_second'] / 1e9:.1f}"
+    told = f"a step of 2 x 0.5 s, 1 thread(s), product {rate} GMAC/s"
+    assert told in capsys.readouterr().out
+
+
+def test_training_steps_are_timed_by_number_of_threads(tmp_path, monkeypatch):
+    def timed(*_):
+        row = dict.fromkeys(KEYS, 1) | {"threads": torch.get_num_threads(), "ratio": 1}
+        return [row]
+
+    monkeypatch.setattr(bench, "time_training", timed)
+    argv = ["--training", "--models", "tiny", "--threads", "2", "1"]
+    bench.main([*argv, "--json", str(tmp_path / "b")])
+    found = json.loads((tmp_path / "b").read_text())
+    assert [row["threads"] for row in found["rows"]] == [2, 1]
+    assert found["gemm_macs_per_second"] == found["gemm_by_threads"]["2"]
+
+
+def test_killed_run_leaves_the_tables_that_it_finished(tmp_path, monkeypatch, capsys):
+    argv = ["--models", "tiny", "--targets", "--precisions", "fp32", "--rounds", "1"]
+    argv += ["--runtimes", "torch", "--seconds", "0.1", "0.2"]
+
+    def stopped(compared, seconds, *more):
+        if seconds == [0.2]:
+            raise KeyboardInterrupt
+        return time_systems(compared, seconds, *more)
+
+    monkeypatch.setattr(bench, "time_systems", stopped)
+    monkeypatch.setattr(bench_results, "busy_cores", lambda _: 99.0)
+    with pytest.raises(KeyboardInterrupt):
+        bench.main([*argv, "--json", str(tmp_path / "b")])
+    found = json.loads((tmp_path / "b").read_text())
+    assert [(r["system"], r["seconds"]) for r in found["rows"]] == [
+        ("stock_dense", 0.1), ("dense", 0.1)
+    ]  # fmt: skip
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1].startswith("! other work kept 99.0 of ")
+    assert printed[-1][2:].partition(";")[0] in found["machine"]["warning"]
+
+
+def test_defaults_are_those_of_the_device(monkeypatch, caplog):
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    assert bench.supported(None, gpu) == ["fp32", "bf16"]
+    assert bench.batches(None, gpu) == [1, 16] and bench.batches(None, CPU) == [1]
+    assert bench.batches([3], gpu) == bench.batches([3], CPU) == [3]
+    caplog.set_level("INFO")
+    for there in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        with pytest.raises(InputError, match="--seconds"):
+            bench.main(["--seconds", "-1"])
+        assert ("--device cuda" in caplog.text) == there
 
 
 def test_utterance_too_short_to_encode_counts_as_the_one_that_was_timed():
@@ -124,6 +192,40 @@ def test_peak_memory_is_what_a_call_had_in_use():
         pytest.skip("this system has no high-water mark")
     assert 75e6 < peak < 120e6
     assert peak_bytes(lambda: None, CPU) < 5e6
+    assert peak_bytes(lambda: None, CPU, first=run) < 5e6
+    kept = []
+    peak = peak_bytes(run, CPU, first=lambda: kept.append(torch.ones(10_000_000)))
+    assert 115e6 < peak < 140e6
+
+
+class Keeping:
+    """Keeps 60 MB from its first call on."""
+
+    table = None
+
+    def __call__(self, x, lengths):
+        if self.table is None:
+            self.table = torch.ones(15_000_000)
+
+
+def test_what_a_system_keeps_counts_into_the_peak_of_every_table():
+    stock, ours, compact = systems(SIZES["tiny"], [0.5], ["fp32"], CPU)
+    keeping = replace(ours, run=Keeping(), fresh=Keeping, weight_bytes=10_000_000)
+    told_not = replace(ours, fresh=None)
+    for _ in range(2):
+        kept, *none = time_systems([keeping, told_not], [0.5], 1, 1, CPU)
+        if kept["peak_bytes"] is None:
+            pytest.skip("this system has no high-water mark")
+        assert 65e6 < kept["peak_bytes"] < 80e6
+        assert [row["peak_bytes"] for row in none] == [None]
+    assert stock.fresh() is stock.run  # ESPnet's keeps nothing
+    for system in (ours, compact):
+        assert type(system.fresh()) is type(system.run)
+        assert system.fresh() is not system.run
+    x, lengths = torch.randn(1, 90, 20), torch.tensor([90])
+    with torch.no_grad():
+        expected, actual = ours.run(x, lengths)[0], ours.fresh()(x, lengths)[0]
+    torch.testing.assert_close(actual, expected)
 
 
 def test_clock_counts_seconds():
@@ -144,9 +246,14 @@ def test_clock_counts_seconds():
         (["--device", "foo"], "--device"),
         (["--precisions", "int4"], "int4"),
         (["--compile", "--training"], "--compile"),
+        (["--training", "--data", "nope"], "--data: is not for --training"),
+        (["--training", "--seconds", "--data", "nope"], "--data: is not"),
+        (["--training", "--precisions", "bf16"], "--precisions: are not"),
+        (["--training", "--seconds"], "--seconds: gives no utterance"),
     ],
 )
 def test_wrong_options_are_named_before_anything_is_timed(argv, told, monkeypatch):
-    monkeypatch.delattr(bench, "systems")
+    for name in ("systems", "time_training"):
+        monkeypatch.delattr(bench, name)
     with pytest.raises(InputError, match=told):
         bench.main(["--models", "tiny", *argv])
