@@ -13,6 +13,12 @@ from types import ModuleType
 from typing import Any
 
 REGISTRY = "espnet2.tasks.asr"
+PREFIX = "prunable_"  # of all names that are ours
+
+
+def names_ours(config: dict[str, Any]) -> bool:
+    """Whether the encoder or the decoder of an ESPnet config is one of ours."""
+    return any(str(config.get(k)).startswith(PREFIX) for k in ("encoder", "decoder"))
 
 
 def register() -> None:

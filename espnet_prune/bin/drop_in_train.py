@@ -23,6 +23,7 @@ from espnet2.utils.types import str2bool
 from espnet_prune.bin import asr_train, prune_train
 from espnet_prune.errors import InputError, run_main
 from espnet_prune.files import read_yaml, write_text
+from espnet_prune.registration import names_ours
 from espnet_prune.student import model_config
 from espnet_prune.task import DenseASRTask
 
@@ -53,9 +54,8 @@ def main() -> None:
     args, rest = get_parser().parse_known_args()
     recipe = read_yaml(args.config) if args.config is not None else {}
     if not any(name in recipe for name in (*TEACHER, "compact")):
-        named = [args.encoder or recipe.get("encoder")]
-        named += [args.decoder or recipe.get("decoder")]
-        if any(str(name).startswith("prunable_") for name in named):
+        named = {"encoder": args.encoder, "decoder": args.decoder}
+        if names_ours(recipe | {k: v for k, v in named.items() if v is not None}):
             return asr_train.main()
         # Nothing of ours: ESPnet's program as it is.
         program = [sys.executable, "-m", "espnet2.bin.asr_train", *sys.argv[1:]]
