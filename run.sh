@@ -128,10 +128,10 @@ if [ -z "${cuda_cmd}" ] && { runs 11 || runs 12 || runs 14; }; then machine+=(--
 if [ "${executor}" = local ] && { runs 15 || runs 17; }; then
     machine+=(--precisions "${precisions}" --decode_ngpu "${decode_ngpu}")
 fi
-! runs 12 || machine+=(--methods "${method}")
+! runs 12 || machine+=(--methods "${method}" --target_kind "${target_kind}" --prune_config "${prune_config}")
 [ -n "${teacher_tag}" ] || machine+=(--config "${teacher_config:-${asr_config}}")
-[ "${ngpu}${precisions}${decode_ngpu}${method// /}" = 00l0 ] ||
-    python3 -m espnet_prune.bin.check_early "${machine[@]}"
+! runs 11 || machine+=("--asr_args=${asr_args}")
+python3 -m espnet_prune.bin.check_early "${machine[@]}"
 
 asr_args="--frontend_conf fs=${fs} ${seed:+--seed ${seed}} ${asr_args}"
 prune_args="${seed:+--seed ${seed}} ${prune_args}"

@@ -90,7 +90,8 @@ def prune(
         data += [option, f"{folder}/text,text,text"]
         data += [f"--{name}_shape_file", folder / "utt2num_samples"]
     data += ["--teacher_config", teacher, "--teacher_model", weights]
-    data += ["--ngpu", ngpu, "--resume", "true"]
+    data += ["--ngpu", ngpu, "--multiprocessing_distributed", "true"]
+    data += ["--resume", "true"]
     pruned, compact = out / "pruned", out / "compact"
     train_student(
         pruned,

@@ -56,7 +56,7 @@ class Executor:
             what: names the work in the progress lines.
 
         Raises:
-            InputError: jobs failed; names the log of the first, after all have ended.
+            InputError: jobs failed; names their logs, after all have ended.
         """
         jobs = self._jobs(function, items, logs, what)
         logging.info(f"{what}: {len(jobs)} jobs, the first is {jobs[0].job_id}")
@@ -72,14 +72,17 @@ class Executor:
             for job in jobs:
                 job.cancel(check=False)
             raise
-        for job in jobs:
-            error = job.exception()
-            if error is not None:
-                # submitit puts the traceback between two rules.
-                *_, trace = str(error).split(RULE)[:2]
-                last = trace.strip().splitlines()[-1]
-                mend = "mend it and run the stage again: what is done is not redone"
-                raise InputError(job.paths.stderr, f"this job failed: {last}", mend)
+        failed = [job for job in jobs if job.exception() is not None]
+        if failed:
+            # submitit puts the traceback between two rules.
+            *_, trace = str(failed[0].exception()).split(RULE)[:2]
+            last = trace.strip().splitlines()[-1]
+            first, *others = [job.paths.stderr for job in failed]
+            raise InputError(
+                first,
+                f"this job failed{failed_too(others)}: {last}",
+                "mend it and run the stage again: what is done is not redone",
+            )
         for job in jobs:
             yield job.result()
 
@@ -102,6 +105,11 @@ class Executor:
                 f"submits nothing: {lines[-1]}",
                 "check --executor_args, and that sbatch works here",
             ) from e
+
+
+def failed_too(logs: Sequence[Path]) -> str:
+    """What an error of the first part that failed says of the others."""
+    return f" (as did {', '.join(map(str, logs))})" if logs else ""
 
 
 def add_arguments(parser: argparse.ArgumentParser, nj: int = 2) -> None:

@@ -83,7 +83,28 @@ def refuse_wrong_rate(options: argparse.Namespace) -> None:
         *options.valid_data_path_and_name_and_type,
     ):
         if name == "speech" and kind in ("sound", "kaldi_ark"):
-            check_rate(Path(path), sampling_rate(options), "the model")
+            for table in pieces(path)[:1]:
+                check_rate(table, sampling_rate(options), "the model")
+
+
+def refuse_multiple_iterator(options: argparse.Namespace) -> None:
+    """Refuse split data for a student: it plans its run by the number of batches.
+
+    Raises:
+        InputError: ``--multiple_iterator`` was given.
+    """
+    if options.multiple_iterator:
+        raise InputError(
+            "--multiple_iterator",
+            "a student must know its number of batches, which split data do not tell",
+            "leave it out, or asr.sh's --num_splits_asr",
+        )
+
+
+def pieces(path: str | Path) -> list[Path]:
+    """A table of data, or those that asr.sh's ``--num_splits_asr`` made of it."""
+    path = Path(path)
+    return sorted(path.glob("split.*")) if path.is_dir() else [path]
 
 
 def options_digest(options: argparse.Namespace) -> str:
@@ -95,7 +116,7 @@ def options_digest(options: argparse.Namespace) -> str:
     }
     files = [options.token_list, options.bpemodel]
     files += [*options.train_shape_file, *options.valid_shape_file]
-    named = [f for f in files if isinstance(f, str) and Path(f).is_file()]
+    named = [p for f in files if isinstance(f, str) for p in pieces(f) if p.is_file()]
     text = json.dumps([kept, [fingerprint(f) for f in named]], default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 

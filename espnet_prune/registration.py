@@ -13,6 +13,12 @@ from types import ModuleType
 from typing import Any
 
 REGISTRY = "espnet2.tasks.asr"
+PREFIX = "prunable_"  # of all names that are ours
+
+
+def names_ours(config: dict[str, Any]) -> bool:
+    """Whether the encoder or the decoder of an ESPnet config is one of ours."""
+    return any(str(config.get(k)).startswith(PREFIX) for k in ("encoder", "decoder"))
 
 
 def register() -> None:
@@ -23,22 +29,28 @@ def register() -> None:
         sys.meta_path.insert(0, _AfterImport())
 
 
-def _add_to(registry: ModuleType) -> None:
+def encoders() -> dict[str, type]:
+    """Our encoders by their names, without ESPnet's tasks."""
     from espnet_prune.conformer import PrunableConformerEncoder
-    from espnet_prune.decoder import PrunableTransformerDecoder
     from espnet_prune.e_branchformer import PrunableEBranchformerEncoder
-    from espnet_prune.model import PruneASRModel
     from espnet_prune.transformer import PrunableTransformerEncoder
+
+    return {
+        "prunable_conformer": PrunableConformerEncoder,
+        "prunable_transformer": PrunableTransformerEncoder,
+        "prunable_e_branchformer": PrunableEBranchformerEncoder,
+    }
+
+
+def _add_to(registry: ModuleType) -> None:
+    from espnet_prune.decoder import PrunableTransformerDecoder
+    from espnet_prune.model import PruneASRModel
 
     registry.model_choices.classes["prune"] = PruneASRModel
     registry.decoder_choices.classes["prunable_transformer"] = (
         PrunableTransformerDecoder
     )
-    registry.encoder_choices.classes |= {
-        "prunable_conformer": PrunableConformerEncoder,
-        "prunable_transformer": PrunableTransformerEncoder,
-        "prunable_e_branchformer": PrunableEBranchformerEncoder,
-    }
+    registry.encoder_choices.classes |= encoders()
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_prune.errors import InputError
-from espnet_prune.executor import Executor
+from espnet_prune.executor import Executor, failed_too
 
 
 def split(keys: Sequence[str], parts: int) -> list[Sequence[str]]:
@@ -52,8 +52,8 @@ def run_shards(
         gpus: whether each uses a GPU; here they share all that there are.
 
     Raises:
-        InputError: a shard failed; names its log and shows its last lines. The others
-            run to their end before.
+        InputError: shards failed; names their logs, and shows the last lines of the
+            first. The others run to their end before.
     """
     marks = list(done) or [None] * len(commands)
     shards = [
@@ -87,18 +87,22 @@ class Shard:
         with self.log.open("w") as f:
             return subprocess.Popen(self.command, stdout=f, stderr=f, env=env)
 
-    def end(self, code: int) -> None:
-        """Note that it is done, or say what it said last."""
-        if code != 0:
-            tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-5:])
-            raise InputError(self.log, f"this job failed:\n{tail}")
+    def note_done(self) -> None:
         if self.done is not None:
             self.done.touch()
+
+    def error(self, others: Sequence["Shard"] = ()) -> InputError:
+        """What it said last, and where others that failed, too, said it."""
+        tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-5:])
+        also = failed_too([shard.log for shard in others])
+        return InputError(self.log, f"this job failed{also}:\n{tail}")
 
     def run(self) -> None:
         """Run it in a job of its own, with the cores that the job has."""
         cores = os.environ.get("SLURM_CPUS_PER_TASK", "1")
-        self.end(self.start(os.environ | {"OMP_NUM_THREADS": cores}).wait())
+        if self.start(os.environ | {"OMP_NUM_THREADS": cores}).wait():
+            raise self.error()
+        self.note_done()
 
 
 def visible_gpus() -> list[str]:
@@ -135,11 +139,11 @@ def run_here(
         for process in processes:
             if process.poll() is None:
                 process.terminate()
-    errors = []
+    failed = []
     for shard, process in zip(shards, processes, strict=True):
-        try:
-            shard.end(process.returncode)
-        except InputError as e:
-            errors.append(e)
-    if errors:
-        raise errors[0]
+        if process.returncode:
+            failed.append(shard)
+        else:
+            shard.note_done()
+    if failed:
+        raise failed[0].error(failed[1:])

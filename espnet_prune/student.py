@@ -14,17 +14,8 @@ from espnet_prune.budget import Budget
 from espnet_prune.checkpoint import sampling_rate
 from espnet_prune.encoder import PrunableEncoder
 from espnet_prune.errors import InputError
+from espnet_prune.prunable import ENCODERS, check_gates, check_student, encoder_options
 
-# ESPnet's name of an encoder, or ours -> ours.
-ENCODERS = {
-    "conformer": "prunable_conformer",
-    "prunable_conformer": "prunable_conformer",
-    "transformer": "prunable_transformer",
-    "prunable_transformer": "prunable_transformer",
-    "e_branchformer": "prunable_e_branchformer",
-    "prunable_e_branchformer": "prunable_e_branchformer",
-}
-DECODERS = ("transformer", "prunable_transformer")
 # Keys of a recipe, as conf/prune.yaml, that are the project's own.
 OWN_KEYS = ("gates", "sparsity", "distill", "prune_decoder", "compact")
 
@@ -49,34 +40,15 @@ def model_config(teacher: dict[str, Any], source: str | Path) -> dict[str, Any]:
         InputError: the model is of a kind that cannot be pruned, by name.
     """
     config = {k: teacher.get(k, v) for k, v in model_defaults().items()}
-    encoder = config.get("encoder")
-    if encoder not in ENCODERS:
-        raise InputError(
-            source,
-            f"encoder {encoder!r} cannot be pruned",
-            f"use a model whose encoder is one of {tuple(ENCODERS)}",
-        )
-    if config.get("model") not in (None, "espnet"):
-        raise InputError(source, f"model {config['model']!r} cannot be pruned")
-    unsupported = ("preencoder", "postencoder", "joint_net_conf")
-    given = [k for k in unsupported if config.get(k) is not None]
-    if config.get("decoder") == "transducer" or given:
-        raise InputError(
-            source,
-            f"cannot be distilled: {given or 'a transducer decoder'}",
-            "use a CTC, attention or CTC/attention model",
-        )
+    check_student(config, source)
     if not isinstance(config.get("token_list"), list):
         raise InputError(
             source,
             "has no token list in it",
             "give the config.yaml of a trained experiment, not a training config",
         )
-    encoder_conf = dict(config.get("encoder_conf") or {})
-    # Regularisers of the teacher's training; the gates are the student's.
-    for name in ("stochastic_depth_rate", "layer_drop_rate"):
-        encoder_conf.pop(name, None)
-    config |= {"encoder": ENCODERS[encoder], "encoder_conf": encoder_conf}
+    config["encoder_conf"] = encoder_options(config)
+    config["encoder"] = ENCODERS[config["encoder"]]
     config["model_conf"] = dict(config.get("model_conf") or {})
     config["init"] = None  # the weights are the teacher's; gates have their own start
     return config
@@ -105,16 +77,9 @@ def pruning_config(
         frames: feature frames of ``sparsity.macs_seconds`` of audio.
     """
     config = model_config(teacher, source)
-    if config["encoder_conf"].get("architecture") is not None:
-        raise InputError(source, "is compact already", "prune its dense teacher again")
+    check_gates(config, source, bool(recipe.get("prune_decoder")))
     config["encoder_conf"]["gates"] = recipe.get("gates") or {}
     if recipe.get("prune_decoder"):
-        if config["decoder"] not in DECODERS:
-            raise InputError(
-                source,
-                f"decoder {config['decoder']!r} cannot be pruned",
-                f"leave out prune_decoder, or use one of {DECODERS}",
-            )
         config["decoder"] = "prunable_transformer"
         gates = {"gates": config["encoder_conf"]["gates"]}
         config["decoder_conf"] = dict(config["decoder_conf"] or {}) | gates

@@ -7,6 +7,7 @@ import pytest
 import soundfile
 
 import espnet_prune
+from espnet_prune import api
 from espnet_prune.api import hold_out
 from espnet_prune.data.kaldi_dir import read_data_dir
 from espnet_prune.data.table import read_table, write_table
@@ -67,3 +68,16 @@ def test_held_out_utterances_are_not_trained_on(kaldi, tmp_path):
     assert parts["valid"].text.keys() | parts["train"].text.keys() == set(names)
     assert not parts["valid"].text.keys() & parts["train"].text.keys()
     assert parts["valid"].segments.keys() == parts["valid"].text.keys() == {names[0]}
+
+
+def test_several_gpus_train_with_ddp(dense, kaldi, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(api, "call", lambda *options: calls.append(options))
+    monkeypatch.setattr("espnet_prune.serving.load", lambda *paths: None)
+    espnet_prune.prune(dense, kaldi, tmp_path / "out", ngpu=2)
+    students = [c for c in calls if "espnet_prune.bin.prune_train" in c]
+    assert len(students) == 2
+    for command in students:
+        given = dict(zip(command, command[1:], strict=False))
+        assert given["--ngpu"] == 2
+        assert given["--multiprocessing_distributed"] == "true"

@@ -110,8 +110,10 @@ def test_stage_15_decodes_greedily(data_dir, dense, tmp_path, monkeypatch):
         assert ids[key] == " ".join(map(str, decoder([samples])[0][0]))
     text = read_table(tmp_path / "out/text")
     assert all(bool(text[key].strip()) == bool(ids[key]) for key in scp)
-    # Again, nothing is decoded, unless the model is another.
+    # Again, nothing is decoded, in any number of parts, unless the model is another.
     monkeypatch.setattr(decode.sys, "executable", "false")
+    decode.main()
+    argv[argv.index("--nj") + 1] = "3"
     decode.main()
     torch.save({"x": torch.zeros(1)}, tmp_path / "model.pth")
     with pytest.raises(InputError):

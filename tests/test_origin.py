@@ -1,11 +1,13 @@
 """What is checked before a training: its audio, and what its directory holds."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from espnet_prune.bin import prune_train
 from espnet_prune.errors import InputError
 from espnet_prune.origin import (
     refuse_another_run,
@@ -93,3 +95,52 @@ def test_audio_of_another_rate_is_refused(student_command, tmp_path):
     command += ["--frontend_conf", "fs=8000"]
     with pytest.raises(InputError, match="wav.scp: holds audio of 16000 Hz.* 8000 Hz"):
         refuse_wrong_rate(PruneASRTask.get_parser().parse_args(command))
+
+
+@pytest.fixture
+def halves(data_dir, tmp_path):
+    """``halves(name)``: a table of the data, cut as ``--num_splits_asr 2`` does."""
+
+    def cut(name):
+        lines = (data_dir / name).read_text().splitlines(keepends=True)
+        folder = tmp_path / "splits2" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "num_splits").write_text("2")
+        for i in range(2):
+            (folder / f"split.{i}").write_text("".join(lines[i::2]))
+        return str(folder)
+
+    return cut
+
+
+def test_rate_of_split_data_is_that_of_the_first_part(
+    student_command, halves, tmp_path
+):
+    options = PruneASRTask.get_parser().parse_args(student_command(tmp_path / "run"))
+    options.train_data_path_and_name_and_type = [(halves("wav.scp"), "speech", "sound")]
+    refuse_wrong_rate(options)
+    options.frontend_conf["fs"] = 8000
+    with pytest.raises(InputError, match="split.0: holds audio of 16000 Hz"):
+        refuse_wrong_rate(options)
+
+
+def test_split_data_are_refused_by_name_for_students(dense, data_options, tmp_path):
+    (tmp_path / "prune.yaml").write_text("optim_conf: {lr: 0.001}\n")
+    model = ["--model_config", dense / "config.yaml", "--model_file"]
+    model += [dense / "model.pth", "--recipe", tmp_path / "prune.yaml"]
+    options = ["--phase", "prune", "--target", 0.5, "--output_dir", tmp_path / "run"]
+    options += [*model, *data_options, "--multiple_iterator", "true"]
+    with pytest.raises(InputError, match="^--multiple_iterator: .*--num_splits_asr"):
+        prune_train.main(list(map(str, options)))
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_other_split_data_under_the_same_name_are_refused(begun, halves, tmp_path):
+    lengths = Path(halves("utt2num_samples"))
+    (tmp_path / "run" / "checkpoint.pth").unlink()
+    begun("--train_shape_file", str(lengths))
+    (tmp_path / "run" / "checkpoint.pth").touch()
+    begun("--train_shape_file", str(lengths))
+    (lengths / "split.1").write_text("c 1")
+    with pytest.raises(InputError, match="other options"):
+        begun("--train_shape_file", str(lengths))

@@ -148,7 +148,7 @@ def test_stage_without_its_input_names_the_stage_that_makes_it(
 @pytest.mark.parametrize("preset", ["default", "quick", "thorough"])
 def test_every_corpus_and_preset_can_be_entered(run, corpus, preset):
     options = ("--corpus", corpus, "--preset", preset, "--stage", "5")
-    result = run(*options)
+    result = run(*options, "--stop_stage", "5")
     assert result.returncode == 2
     assert "run stage 4 " in result.stderr
 
@@ -191,6 +191,7 @@ def test_model_before_finetuning_can_be_decoded_and_is_asked_of_stage_13(run, re
     [
         (("--precisions", "int8"), "runs in fp32 only -> leave out int8"),
         (("--method", "l0 small"), "--method small is for Conformers -> leave it out"),
+        (("--target_kind", "latency"), "its latency cannot be measured yet"),
     ],
 )
 def test_what_is_for_conformers_only_is_refused_before_the_training(
@@ -202,6 +203,54 @@ def test_what_is_for_conformers_only_is_refused_before_the_training(
     result = run("--asr_config", "conf/transformer.yaml", *options)
     assert result.returncode == 2 and not (recipe / "data").exists()
     assert f"conf/transformer.yaml: encoder transformer: {message}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "other", "message"),
+    [
+        (
+            "encoder: conformer",
+            "encoder: contextual_block_conformer",
+            "encoder 'contextual_block_conformer' cannot be pruned",
+        ),
+        ("rel_pos_type: latest", "rel_pos_type: legacy", "it must be 'latest'"),
+        ("output_size: 96", "output_size: 98", "is no multiple of attention_heads"),
+        ("output_size: 96", "architecture: {}", "is compact already"),
+        ("decoder: transformer", "decoder: transducer", "cannot be distilled"),
+    ],
+)
+def test_model_that_cannot_be_pruned_is_refused_before_its_training(
+    run, recipe, line, other, message
+):
+    config = (recipe / "conf/train_small.yaml").read_text()
+    assert line in config
+    (recipe / "conf/other.yaml").write_text(config.replace(line, other))
+    result = run("--asr_config", "conf/other.yaml")
+    assert result.returncode == 2 and not (recipe / "data").exists()
+    (told,) = result.stderr.splitlines()
+    assert told.startswith("error: conf/other.yaml: ") and message in told
+
+
+def test_options_beside_the_config_count_in_that_check(run, recipe):
+    config = (recipe / "conf/train_small.yaml").read_text()
+    config = config.replace("rel_pos_type: latest", "rel_pos_type: legacy")
+    (recipe / "conf/other.yaml").write_text(config)
+    mended = ("--asr_config", "conf/other.yaml", "--asr_args")
+    result = run(*mended, "--encoder_conf rel_pos_type=latest", "--stage", "5")
+    assert "run stage 4 " in result.stderr
+    result = run("--asr_args", "--encoder contextual_block_conformer")
+    assert "'contextual_block_conformer' cannot be pruned" in result.stderr
+
+
+def test_decoder_that_cannot_be_pruned_is_refused_before_its_training(run, recipe):
+    config = (recipe / "conf/train_small.yaml").read_text()
+    config = config.replace("decoder: transformer", "decoder: rnn")
+    (recipe / "conf/other.yaml").write_text(config)
+    (recipe / "conf/both.yaml").write_text("prune_decoder: true\n")
+    options = ("--asr_config", "conf/other.yaml", "--prune_config", "conf/both.yaml")
+    result = run(*options)
+    assert result.returncode == 2 and not (recipe / "data").exists()
+    assert "decoder 'rnn' cannot be pruned -> leave out prune_decoder" in result.stderr
 
 
 def test_misspelled_test_set_is_refused_before_the_training(run, recipe):

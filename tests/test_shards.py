@@ -1,6 +1,8 @@
+import re
 import sys
 
 import pytest
+import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,6 +43,19 @@ def test_failing_shard_names_its_log_and_shows_its_end(tmp_path):
     commands, logs = jobs(tmp_path, "print(1)", "print('x'); raise SystemExit('why')")
     with pytest.raises(InputError, match=r"job\.1\.log(.|\n)*why"):
         run_shards(commands, logs, lambda: "")
+
+
+def test_every_failing_shard_is_named(tmp_path, jobs_here):
+    commands, logs = jobs(tmp_path, *["raise SystemExit('why')", "print(1)"] * 2)
+    with pytest.raises(InputError) as here:
+        run_shards(commands, logs, lambda: "")
+    told = f"{logs[0]}: this job failed (as did {logs[2]}):\nwhy"
+    assert str(here.value) == told
+    with pytest.raises(InputError) as there:
+        run_shards(commands, logs, lambda: "", Executor("slurm", 2))
+    told = r"(\d+)_0_log.err: this job failed \(as did .*/(\d+)_0_log.err\): why -> "
+    first, other = re.search(told, str(there.value)).groups()
+    assert first != other
 
 
 def test_only_the_failed_shard_is_run_again(tmp_path):
@@ -218,3 +233,33 @@ def test_language_model_of_other_tokens_is_refused(tmp_path):
     check_lm(options, Namespace(token_list=["a", "b"]), "decode.yaml")
     with pytest.raises(InputError, match="other tokens"):
         check_lm(options, Namespace(token_list=["a", "c"]), "decode.yaml")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("search", ["beam_size: 2", "ctc_greedy: true"])
+def test_outputs_are_the_same_whatever_the_number_of_parts(
+    dense, data_dir, tmp_path, monkeypatch, search
+):
+    from espnet_prune.bin import decode
+
+    (tmp_path / "decode.yaml").write_text(f"{search}\n")
+    weights = torch.load(dense / "model.pth")
+    weights["ctc.ctc_lo.bias"][0] -= 5  # a random model says nothing but blank
+    torch.save(weights, tmp_path / "model.pth")
+    command = ["decode", "--config", dense / "config.yaml", "--data", data_dir]
+    command += ["--model", tmp_path / "model.pth"]
+    command += ["--inference_config", tmp_path / "decode.yaml"]
+    for nj in (1, 3):
+        argv = [*command, "--out", tmp_path / f"{nj}", "--nj", nj]
+        monkeypatch.setattr(sys, "argv", list(map(str, argv)))
+        decode.main()
+    whole, parts = tmp_path / "1", tmp_path / "3"
+    assert len(set((whole / "text").read_text().split())) > 12
+    for table in ("text", "token", "token_int"):
+        assert (whole / table).read_bytes() == (parts / table).read_bytes(), table
+    # Batches of other utterances may round otherwise.
+    one, three = (
+        [float(x) for x in re.findall(r"-\d+\.\d+", (folder / "score").read_text())]
+        for folder in (whole, parts)
+    )
+    assert len(one) == 12 and three == pytest.approx(one, rel=1e-5)

@@ -1,6 +1,7 @@
 """``espnet2.bin.asr_inference`` with the prunable encoder registered (stage 15).
 
-ESPnet would decode with random weights where a checkpoint misses some: it is checked.
+ESPnet would decode with random weights where a checkpoint misses some: those of our
+models are checked. Others are ESPnet's, which reads more kinds of files than we do.
 One option more than ESPnet's: ``--precision`` of the encoder, fp32, bf16 or int8.
 """
 
@@ -16,6 +17,8 @@ from espnet2.bin import asr_inference as espnet
 
 from espnet_prune.checkpoint import load_model
 from espnet_prune.errors import run_main
+from espnet_prune.files import read_yaml
+from espnet_prune.registration import names_ours
 from espnet_prune.serving import set_precision
 
 
@@ -25,15 +28,16 @@ def main() -> None:
     parser.add_argument("--asr_model_file", type=Path)
     parser.add_argument("--precision", default="fp32")
     args, rest = parser.parse_known_args()
-    if args.asr_train_config and args.asr_model_file:
+    given = args.asr_train_config and args.asr_model_file
+    if given and names_ours(read_yaml(args.asr_train_config)):
         load_model(args.asr_train_config, args.asr_model_file)
     if args.precision != "fp32":
         espnet.Speech2Text = in_precision(args.precision, args.asr_train_config)
     options = {"--asr_train_config": args.asr_train_config}
     options["--asr_model_file"] = args.asr_model_file
-    given = [str(x) for pair in options.items() if pair[1] for x in pair]
+    files = [str(x) for pair in options.items() if pair[1] for x in pair]
     hand_logging_to_espnet()
-    espnet.main([*given, *rest])
+    espnet.main([*files, *rest])
 
 
 def in_precision(precision: str, config: Path) -> type:

@@ -70,12 +70,12 @@ def main() -> None:
     named += [args.data / "utt2num_samples", *resources(vars(model)).values()]
     named += [value for value in options.values() if isinstance(value, str)]
     named = [path for path in named if Path(path).is_file()]
-    made_of = [args.nj, args.precision, keys, long_enough, *map(fingerprint, named)]
-    stamp = json.dumps(made_of)
+    stamp = json.dumps([args.precision, keys, long_enough, *map(fingerprint, named)])
     if is_made_of(args.out, stamp):
         logging.info(f"{args.out}: decoded before, from the same files")
         return
-    with resumable_dir(args.out, stamp) as folder:
+    # Whole results are the same for any number of parts; the parts are not.
+    with resumable_dir(args.out, f"{args.nj} {stamp}") as folder:
         jobs = []
         for n, part in enumerate(split(long_enough, args.nj), start=1):
             job = folder / f"output.{n}"

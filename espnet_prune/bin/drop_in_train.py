@@ -1,9 +1,8 @@
 """``espnet2.bin.asr_train`` as ``asr.sh`` calls it (its stages 10 and 11), and pruning.
 
 A config with ``teacher_config`` and ``teacher_model`` in it prunes that model
-(``sparsity``, ``gates``, ``distill`` as in ``conf/prune.yaml``) or, with
-``compact: DIR``, fine-tunes what was exported to that directory. Every other config
-trains as in ESPnet.
+(``conf/prune_asr_sh.yaml``) or, with ``compact: DIR``, fine-tunes what was exported to
+that directory (``conf/finetune_asr_sh.yaml``). Every other config trains as in ESPnet.
 """
 
 import argparse
@@ -23,7 +22,8 @@ from espnet2.utils.types import str2bool
 from espnet_prune.bin import asr_train, prune_train
 from espnet_prune.errors import InputError, run_main
 from espnet_prune.files import read_yaml, write_text
-from espnet_prune.student import model_config
+from espnet_prune.registration import names_ours
+from espnet_prune.student import OWN_KEYS, model_config
 from espnet_prune.task import DenseASRTask
 
 TEACHER = ("teacher_config", "teacher_model")
@@ -52,10 +52,9 @@ def get_parser() -> argparse.ArgumentParser:
 def main() -> None:
     args, rest = get_parser().parse_known_args()
     recipe = read_yaml(args.config) if args.config is not None else {}
-    if not any(name in recipe for name in (*TEACHER, "compact")):
-        named = [args.encoder or recipe.get("encoder")]
-        named += [args.decoder or recipe.get("decoder")]
-        if any(str(name).startswith("prunable_") for name in named):
+    if not recipe.keys() & {*TEACHER, *OWN_KEYS}:
+        named = {"encoder": args.encoder, "decoder": args.decoder}
+        if names_ours(recipe | {k: v for k, v in named.items() if v is not None}):
             return asr_train.main()
         # Nothing of ours: ESPnet's program as it is.
         program = [sys.executable, "-m", "espnet2.bin.asr_train", *sys.argv[1:]]

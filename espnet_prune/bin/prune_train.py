@@ -37,6 +37,7 @@ from espnet_prune.options import make_options
 from espnet_prune.origin import (
     refuse_another_run,
     refuse_missing_gpus,
+    refuse_multiple_iterator,
     refuse_wrong_rate,
 )
 from espnet_prune.projection import check_reachable
@@ -130,6 +131,7 @@ def settle_plan(
             ["--config", str(candidate), *command]
         )
         refuse_planned(options, student)
+        refuse_multiple_iterator(options)
         refuse_missing_gpus(options.ngpu)
         refuse_wrong_rate(options)
         refuse_another_run(options)

@@ -7,19 +7,23 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from espnet_prune.data.table import read_table, write_table
+from espnet_prune.files import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_PL = Path(__file__).with_name("run.pl")
 PYTHON = [sys.executable, "-m", "espnet_prune"]
 NO_TEXT = ["--non_linguistic_symbols", "none", "--cleaner", "none", "--g2p", "none"]
-TRAINING = {
+SHORT = {
     "batch_type": "numel", "batch_bins": 40000, "num_workers": 0, "max_epoch": 1,
     "num_att_plot": 0, "use_matplotlib": False, "use_tensorboard": False,
+}  # fmt: skip
+TRAINING = SHORT | {
     "keep_nbest_models": 1, "best_model_criterion": [["valid", "acc", "max"]],
 }  # fmt: skip
 MODEL = {
@@ -68,6 +72,15 @@ class Recipe:
         path.write_text(yaml.safe_dump(values))
         return f"conf/{name}"
 
+    def shipped(self, name: str, **changed: Any) -> str:
+        """A config of the project, edited for a model of two blocks and little data."""
+        config = read_yaml(ROOT / "conf" / name) | SHORT
+        config["teacher_config"] = "exp/asr_dense/config.yaml"
+        config["teacher_model"] = "exp/asr_dense/valid.acc.ave.pth"
+        for key, value in ({"distill": {"layers": 2}} | changed).items():
+            config[key] = value if isinstance(value, str) else config[key] | value
+        return self.config(name, config)
+
     def data(self, name: str) -> list[str]:
         option = f"--{name}_data_path_and_name_and_type"
         return [
@@ -86,7 +99,8 @@ class Recipe:
         for name in ("train", "valid"):
             table = (self.folder / f"dump/raw/{name}/wav.scp").read_text().splitlines()
             for job in range(jobs):
-                part = "".join(f"{line}\n" for line in table[job::jobs])
+                first, end = (j * len(table) // jobs for j in (job, job + 1))
+                part = "".join(f"{line}\n" for line in table[first:end])
                 (self.folder / logdir / f"{name}.{job + 1}.scp").write_text(part)
         self.call(
             *(RUN_PL, f"JOB=1:{jobs}", f"{logdir}/stats.JOB.log"),
@@ -109,18 +123,14 @@ class Recipe:
             write_table(self.folder / stats / name / "text_shape.char", shapes)
 
     def stage11(
-        self, config: str, exp: str, *more: str, stats: str = "exp/asr_stats_raw_char"
+        self,
+        config: str,
+        exp: str,
+        *more: str,
+        stats: str = "exp/asr_stats_raw_char",
+        splits: str | None = None,
     ) -> None:
         (self.folder / exp).mkdir(parents=True, exist_ok=True)
-        shapes = [
-            f(part)
-            for part in ("train", "valid")
-            for kind in ("speech_shape", "text_shape.char")
-            for f in (
-                lambda p: f"--{p}_shape_file",
-                lambda p, kind=kind: f"{stats}/{p}/{kind}",
-            )
-        ]
         self.call(
             *(*PYTHON, "-m", "espnet2.bin.launch"),
             *("--cmd", f"{shlex.quote(str(RUN_PL))} --name {exp}/train.log"),
@@ -128,13 +138,32 @@ class Recipe:
             *("--init_file_prefix", f"{exp}/.dist_init_"),
             *("--multiprocessing_distributed", "true", "--"),
             *(*PYTHON, "-m", "espnet2.bin.asr_train"),
-            *(*self.text(), *self.data("valid"), *self.data("train"), *shapes),
+            *(*self.text(), *self.data("valid"), *self.training_data(stats, splits)),
+            *("--valid_shape_file", f"{stats}/valid/speech_shape"),
+            *("--valid_shape_file", f"{stats}/valid/text_shape.char"),
             *("--resume", "true", "--init_param", "--ignore_init_mismatch", "false"),
             *("--fold_length", 80000, "--fold_length", 150, "--output_dir", exp),
             *("--config", config, "--frontend_conf", "fs=16k"),
             *("--normalize=global_mvn", "--normalize_conf"),
             *(f"stats_file={stats}/train/feats_stats.npz", *more),
         )
+
+    def training_data(self, stats: str, splits: str | None) -> list[str]:
+        """Options that name it, cut in two if a directory for ``splits`` is given."""
+        tables = ["dump/raw/train/wav.scp", "dump/raw/train/text"]
+        tables += [f"{stats}/train/speech_shape", f"{stats}/train/text_shape.char"]
+        options = []
+        if splits is not None:
+            program = [*PYTHON, "-m", "espnet2.bin.split_scps", "--num_splits", 2]
+            self.call(*program, "--scps", *tables, "--output_dir", splits)
+            tables = [f"{splits}/{Path(table).name}" for table in tables]
+            options = ["--multiple_iterator", "true"]
+        wav, text, *shapes = tables
+        for table in (f"{wav},speech,sound", f"{text},text,text"):
+            options += ["--train_data_path_and_name_and_type", table]
+        for table in shapes:
+            options += ["--train_shape_file", table]
+        return options
 
     def stage12(self, exp: str, model: str) -> dict[str, str]:
         out = f"{exp}/decode_asr_model_{Path(model).stem}/test"
@@ -180,25 +209,12 @@ def test_a_stock_model_is_trained_and_decoded(recipe):
 
 
 def test_a_config_with_a_teacher_prunes_and_another_fine_tunes(recipe):
-    teacher = {
-        "teacher_config": "exp/asr_dense/config.yaml",
-        "teacher_model": "exp/asr_dense/valid.acc.ave.pth",
-    }
-    common = TRAINING | teacher | {"optim_conf": {"lr": 0.0005}}
-    prune = recipe.config(
-        "prune.yaml",
-        common
-        | {
-            "sparsity": {"kind": "params", "target": 0.5, "macs_seconds": 1.0},
-            "distill": {"layers": 2},
-            "best_model_criterion": [["valid", "sparsity_realised", "max"]],
-        },
-    )
+    prune = recipe.shipped("prune_asr_sh.yaml", sparsity={"macs_seconds": 1.0})
     recipe.stage10(prune, "exp/asr_stats_of_pruning")
     recipe.stage11(prune, "exp/asr_prune", stats="exp/asr_stats_of_pruning")
     export = [sys.executable, "-m", "espnet_prune.bin.export"]
     recipe.call(*export, "--pruned", "exp/asr_prune", "--out", "exp/asr_compact")
-    tune = recipe.config("finetune.yaml", common | {"compact": "exp/asr_compact"})
+    tune = recipe.shipped("finetune_asr_sh.yaml", compact="exp/asr_compact")
     recipe.stage11(tune, "exp/asr_compact/finetune", "--max_epoch", "2")
     pruning = json.loads((recipe.folder / "exp/asr_compact/pruning.json").read_text())
     assert 0.5 <= pruning["removed"]["params"] < 0.53
@@ -219,6 +235,9 @@ def test_a_compact_architecture_is_trained_from_scratch(recipe):
     config = recipe.config("small.yaml", MODEL | TRAINING | encoder)
     recipe.stage11(config, "exp/asr_small")
     assert len(recipe.stage12("exp/asr_small", "valid.acc.ave.pth")) == 12
+    # As with asr.sh's --num_splits_asr 2.
+    recipe.stage11(config, "exp/asr_split", splits="exp/asr_stats_raw_char/splits2")
+    assert (recipe.folder / "exp/asr_split/valid.acc.ave.pth").exists()
 
 
 def test_what_is_not_ours_is_espnets(python):
