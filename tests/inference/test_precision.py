@@ -44,6 +44,16 @@ def test_outputs_are_near_those_of_fp32(make_encoder, batch, precision, lengths)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
+def test_an_empty_batch_stays_empty(make_encoder, precision):
+    runnable(precision)
+    encoder = make_encoder().eval()
+    inputs = torch.randn(0, 61, 20), torch.zeros(0, dtype=torch.long)
+    expected, olens, _ = encoder(*inputs)  # with gradients: the layers' own forward
+    actual, own, _ = InferenceEncoder(encoder, precision)(*inputs)
+    assert actual.shape == expected.shape and torch.equal(own, olens)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_compact_models_of_unequal_widths_run(
     make_encoder, compact_of, random_masks, batch, precision
 ):
