@@ -26,6 +26,7 @@ import espnet_prune.quiet  # noqa: F401  (before anything of ESPnet)
 import torch
 
 from espnet_prune.data.table import read_table
+from espnet_prune.device import find_device
 from espnet_prune.errors import InputError, run_main
 from espnet_prune.files import write_json
 from espnet_prune.inference.precision import PRECISIONS, check_precision
@@ -119,13 +120,7 @@ def check(args: argparse.Namespace) -> torch.device:
             "compiles for each length anew, and no training",
             "leave out --data and --training",
         )
-    try:
-        device = torch.device(args.device)
-    except RuntimeError as e:
-        raise InputError("--device", f"{args.device!r} is none", "cpu or cuda") from e
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError("--device", f"{args.device}: there is no such GPU")
-    return device
+    return find_device(args.device, "--device")
 
 
 def time_inference(
