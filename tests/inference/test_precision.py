@@ -104,6 +104,20 @@ def test_emulated_bf16_is_refused(monkeypatch):
         check_precision("bf16", torch.device("cpu"))
 
 
+@pytest.mark.parametrize(
+    "vnni, engine, told",
+    [(True, "onednn", None), (False, "fbgemm", "VNNI"), (True, "qnnpack", "QNNPACK")],
+)
+def test_slow_int8_is_warned_of_once(monkeypatch, caplog, vnni, engine, told):
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: vnni)
+    monkeypatch.setattr(precisions.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(precisions, "quantized_engine", lambda: engine)
+    precisions._warn_of_slow_int8.cache_clear()
+    for _ in range(2):
+        check_precision("int8", torch.device("cpu"))
+    assert [told in r.message for r in caplog.records] == [True] * bool(told)
+
+
 def test_dropout_and_autocast_leave_the_positions_alone(make_encoder, batch):
     encoder = make_encoder(positional_dropout_rate=0.5).eval()
     x, lengths = batch()
