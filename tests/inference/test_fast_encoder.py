@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from espnet_prune.inference import attention
+from espnet_prune.inference import encoder as fast_encoders
 from espnet_prune.inference.attention import BLOCK_BYTES
 from espnet_prune.inference.encoder import SHORTEST_TABLE
 
@@ -36,19 +38,37 @@ def plain(encoder, x, lengths):
     data=st.data(),
     lengths=st.lists(st.integers(1, 150), min_size=1, max_size=3),
     features=st.integers(7, 30),
+    queries=st.integers(1, 40),
+    shortest=st.integers(1, 40),
     seed=st.integers(0, 99),
 )
 @settings(deadline=None, max_examples=30)
 def test_it_is_espnets_encoder_at_any_size(
-    make_stock, make_encoder, batch, drawn_sizes, data, lengths, features, seed
+    make_stock,
+    make_encoder,
+    batch,
+    drawn_sizes,
+    data,
+    lengths,
+    features,
+    queries,
+    shortest,
+    seed,
 ):
+    """In blocks of so many queries, with tables of many sizes, kept or not."""
     sizes = data.draw(drawn_sizes)
     torch.manual_seed(seed)
     stock = make_stock(features, **sizes).eval()
     ours = make_encoder(features, **sizes)
     ours.load_state_dict(stock.state_dict())
     x, lengths = batch([*lengths, 7][: len(lengths) + (max(lengths) < 7)], features)
-    assert_close(fast(ours, x, lengths), stock(x, lengths)[0].detach())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "BLOCK_BYTES", 4 * queries)
+        patch.setattr(fast_encoders, "SHORTEST_TABLE", shortest)
+        patch.setattr(fast_encoders, "LONGEST_TABLE", 32)
+        actual = [fast(ours, x, lengths) for _ in ("tables made", "tables kept")]
+    for out in actual:
+        assert_close(out, stock(x, lengths)[0].detach())
 
 
 @given(seed=st.integers(0, 10_000), rate=st.floats(0.05, 1.0))
