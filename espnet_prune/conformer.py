@@ -1,6 +1,6 @@
 """ESPnet's Conformer encoder in its dense, its gated or its compact life."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from espnet_prune.architecture import Architecture, Fixed
 from espnet_prune.encoder import COMMON, PrunableEncoder, Rules, head_dim
 from espnet_prune.inference.encoder import FastEncoder
+from espnet_prune.inference.source import Source
 from espnet_prune.layers.block import ConformerBlock
 
 RULES = Rules(
@@ -41,11 +42,32 @@ RULES = Rules(
 )
 
 
+@dataclass(frozen=True)
+class Derived:
+    """A fast encoder and what tells whether it still is that of its layers.
+
+    Args:
+        encoder: made of the layers.
+        marks, held: of their :class:`Source`.
+    """
+
+    encoder: FastEncoder
+    marks: list[int]
+    held: list[object]
+
+
 class PrunableConformerEncoder(PrunableEncoder):
     """Conformer encoder, registered with ESPnet as ``prunable_conformer``.
 
     Loads every checkpoint of ESPnet's ``conformer`` with relative positions: same
-    parameter names, same outputs. At inference it takes a faster forward.
+    parameter names, same outputs.
+
+    It takes a faster forward in ``eval()`` where no gradient can be asked for: under
+    ``torch.no_grad()``, or if neither the input nor a weight requires one. What that
+    derives from the weights is made anew when they change; writes through ``.data``
+    (``weight.data.mul_(2)``) cannot be seen: write under ``torch.no_grad()`` instead.
+    Layers with hooks, in train mode or of another type than they were built with are
+    computed by their own forward.
 
     Args:
         input_size: features per frame.
@@ -97,10 +119,7 @@ class PrunableConformerEncoder(PrunableEncoder):
                 sizes, fixed, rates, lambda: get_activation(activation_type), options
             ),
         )
-        self._fast: FastEncoder | None = None
-        self._fast_of: list[Tensor] = []  # the weights it was made of
-        self._fingerprint = 0
-        self._hooks: list[dict[int, Callable[..., Any]]] = []
+        self._derived: Derived | None = None
 
     def forward(
         self,
@@ -112,51 +131,43 @@ class PrunableConformerEncoder(PrunableEncoder):
         return_all_hs: bool = False,
     ) -> tuple[Any, Tensor, None]:
         """As that of :class:`PrunableEncoder`."""
-        fast = self._fast_forward()
+        fast = self._fast_forward(xs_pad)
         if fast is not None:
             return fast(xs_pad, ilens, masks, return_all_hs)
         return super().forward(xs_pad, ilens, prev_states, masks, ctc, return_all_hs)
 
-    def _fast_forward(self) -> FastEncoder | None:
+    @property
+    def layers(self) -> tuple[nn.Module, nn.ModuleList, nn.Module]:
+        """What a :class:`FastEncoder` is made of."""
+        return self.embed, self.encoders, self.after_norm
+
+    def _fast_forward(self, x: Tensor) -> FastEncoder | None:
         """The forward for when only outputs are asked for, of the weights as they are.
 
-        None if gradients are, if a graph is traced, if hooks listen to the layers, or
-        if these are not as they were built (gates, others put there by quantization).
+        None if gradients are, if a graph is traced, or if the layers compute anything
+        else than they were built for.
         """
-        if self.training or self.gated or torch.is_grad_enabled():
+        if self.training or torch.jit.is_tracing() or torch.compiler.is_compiling():
             return None
-        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        source = Source(*self.layers)
+        if source.is_in_training() or source.is_differentiated(x):
             return None
-        if self._fast is None or fingerprint(self._fast_of) != self._fingerprint:
-            if any(type(m).__module__.startswith("torch.ao") for m in self.modules()):
-                return None
-            self._fast_of = [*self.parameters(), *self.buffers()]
-            inner = [m for part in self.children() for m in part.modules()]
-            self._hooks = [m._forward_hooks for m in inner]
-            self._hooks += [m._forward_pre_hooks for m in inner]
-            self._fingerprint = fingerprint(self._fast_of)
-            self._fast = FastEncoder(self.embed, self.encoders, self.after_norm)
-        return None if any(self._hooks) else self._fast
+        if not source.is_known():
+            return None
+        # Read once and set once: several threads may be here.
+        derived, marks = self._derived, source.marks()
+        if derived is None or derived.marks != marks:
+            derived = Derived(FastEncoder(*self.layers), marks, source.hold())
+            self._derived = derived
+        return derived.encoder
 
     def train(self, mode: bool = True) -> "PrunableConformerEncoder":
-        self._fast = None
+        self._derived = None  # no copies of the weights while they are trained
         return super().train(mode)
 
     def _apply(self, *args: Any, **options: Any) -> "PrunableConformerEncoder":
-        self._fast = None  # moved to another device or data type
+        self._derived = None  # none on the device that is left
         return super()._apply(*args, **options)
 
-    def _load_from_state_dict(self, *args: Any) -> None:
-        self._fast = None  # assign=True replaces parameters
-        super()._load_from_state_dict(*args)
-
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_fast": None, "_fast_of": []}
-
-
-def fingerprint(tensors: list[Tensor]) -> int:
-    """Changes when one is written to (other than through ``.data``) or replaced."""
-    # Tensors made in inference mode count no versions, and cannot be written to.
-    return hash(
-        tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
-    )
+        return self.__dict__ | {"_derived": None}

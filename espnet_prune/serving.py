@@ -11,9 +11,11 @@ from torch import Tensor
 from espnet_prune.checkpoint import load_model
 from espnet_prune.conformer import PrunableConformerEncoder
 from espnet_prune.conversion import with_prunable_encoder
+from espnet_prune.device import find_device
 from espnet_prune.errors import InputError
 from espnet_prune.inference.encoder import FastEncoder
-from espnet_prune.inference.precision import check_precision
+from espnet_prune.inference.precision import check_precision, data_type
+from espnet_prune.inference.source import Source
 
 
 class InferenceEncoder(AbsEncoder):
@@ -24,10 +26,8 @@ class InferenceEncoder(AbsEncoder):
 
     def __init__(self, encoder: PrunableConformerEncoder, precision: str):
         super().__init__()
-        self.size = encoder.output_size()
-        self.fast = FastEncoder(
-            encoder.embed, encoder.encoders, encoder.after_norm, precision
-        )
+        self.size, self.precision = encoder.output_size(), precision
+        self.fast = FastEncoder(*encoder.layers, precision)
 
     def output_size(self) -> int:
         return self.size
@@ -58,17 +58,19 @@ def load(
     Args:
         config: the model's ``config.yaml``.
         checkpoint: its weights.
-        precision: of the encoder's products: ``fp32``, ``bf16`` (weights held so;
-            norms, softmax and residuals in fp32), or ``int8`` (weights, and inputs as
-            they come; CPU only).
+        precision: of the encoder's products: ``fp32``, ``bf16`` (weights and the
+            residual stream held so; norms and softmax computed in fp32), or ``int8``
+            (weights, and inputs as they come; CPU only).
         device: "cpu" or "cuda".
         decoding: further arguments of ESPnet's ``Speech2Text``, such as ``beam_size``.
 
     Raises:
         InputError: a file is missing or does not fit the other, this encoder cannot be
-            run by ours, or the hardware has no fast products in that precision.
+            run by ours, there is no such device, it has no fast products in that
+            precision, or the model's own format (``dtype``, ``quantize_asr_model``)
+            does not go with it.
     """
-    check_precision(precision, torch.device(device))
+    check_precision(precision, find_device(device))
     load_model(config, checkpoint)  # strictly, unlike ESPnet
     decoder = Speech2Text(str(config), str(checkpoint), device=device, **decoding)
     set_precision(decoder, precision, config)
@@ -85,15 +87,40 @@ def set_precision(
     Raises:
         InputError: as for :func:`load`; ``config`` is named in it.
     """
+    encoder = decoder.asr_model.encoder
+    if isinstance(encoder, InferenceEncoder):
+        raise InputError(
+            config,
+            f"its encoder is already in {encoder.precision}",
+            "load the model again",
+        )
+    if any(type(m).__module__.startswith("torch.ao") for m in encoder.modules()):
+        raise InputError(
+            "quantize_asr_model",
+            "replaces the layers that ours are made of",
+            'leave it out; precision "int8" quantizes the encoder',
+        )
     model = with_prunable_encoder(decoder.asr_model, decoder.asr_train_args)
-    if not isinstance(model.encoder, PrunableConformerEncoder):
+    if not _can_run(model.encoder):
         if precision == "fp32":
             return
         raise InputError(
             config,
             f"its encoder ({decoder.asr_train_args.encoder}) is not one that can run "
             f"in {precision} here",
-            "use a Conformer that could be pruned",
+            "use a Conformer that could be pruned, or a pruned one once it is exported",
         )
-    check_precision(precision, next(model.encoder.parameters()).device)
+    weight = next(model.encoder.parameters())
+    check_precision(precision, weight.device)
+    possible = torch.float32, data_type(precision)
+    if precision != "fp32" and weight.dtype not in possible:
+        raise InputError(
+            "dtype", f"{weight.dtype} does not go with {precision}", "use float32"
+        )
     model.encoder = InferenceEncoder(model.encoder, precision)
+
+
+def _can_run(encoder: AbsEncoder) -> bool:
+    """Whether ours computes what this one does: not gates, not adapters."""
+    ours = isinstance(encoder, PrunableConformerEncoder)
+    return ours and Source(*encoder.layers).is_known()

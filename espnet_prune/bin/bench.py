@@ -27,6 +27,7 @@ import espnet_prune.quiet  # noqa: F401  (before anything of ESPnet)
 import torch
 
 from espnet_prune.data.table import read_table
+from espnet_prune.device import find_device
 from espnet_prune.errors import InputError, run_main
 from espnet_prune.inference.precision import PRECISIONS, check_precision
 from espnet_prune.measure.bench import gemm_rate, time_systems
@@ -133,13 +134,7 @@ def check(args: argparse.Namespace) -> torch.device:
         raise InputError("--data", "is not for --training", "give lengths by --seconds")
     if args.training and args.precisions is not None:
         raise InputError("--precisions", "are not for --training", "leave them out")
-    try:
-        device = torch.device(args.device)
-    except RuntimeError as e:
-        raise InputError("--device", f"{args.device!r} is none", "cpu or cuda") from e
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError("--device", f"{args.device}: there is no such GPU")
-    return device
+    return find_device(args.device, "--device")
 
 
 def batches(asked: list[int] | None, device: torch.device) -> list[int]:

@@ -20,9 +20,9 @@ class FastAttention:
     """Same function as a :class:`RelPositionAttention` without gates, in eval mode.
 
     Query, key and value are one product; the softmax scale is in the query's weights;
-    projected positions do not depend on the audio and are made once, by
-    :meth:`prepare`. Query/key and value dimensions are padded with zeros to one width,
-    which the fused kernels want.
+    projected positions do not depend on the audio: one :meth:`table` serves many
+    calls. Query/key and value dimensions are padded with zeros to one width, which the
+    fused kernels want.
     """
 
     def __init__(self, layer: RelPositionAttention, precision: str = "fp32"):
@@ -45,28 +45,31 @@ class FastAttention:
         out = layer.linear_out
         self.out = linear(self._padded(out.weight.t()).t(), out.bias, precision)
         self.positions = self._padded(layer.linear_pos.weight)
-        self.table = self.content_bias.new_empty(self.heads, self.width, 1)
 
     def _padded(self, x: Tensor) -> Tensor:
         """Rows (head * dimension, ...) with zeros up to the common width."""
         return fill(x.unflatten(0, (self.heads, -1)), 1, self.width).flatten(0, 1)
 
-    def prepare(self, pos_emb: Tensor) -> None:
-        """Project the positions of the longest utterance to come.
+    def table(self, pos_emb: Tensor) -> Tensor:
+        """Project positions.
 
         Args:
             pos_emb: (1, 2 * longest - 1, channel), from offset longest - 1 down.
-        """
-        projected = F.linear(pos_emb.to(self.positions.dtype), self.positions)
-        projected = projected.view(-1, self.heads, self.width).permute(1, 2, 0)
-        self.table = projected.to(self.table.dtype).contiguous()
 
-    def __call__(self, x: Tensor, hidden: Tensor | None) -> Tensor:
+        Returns:
+            (head, dimension, 2 * longest - 1), for utterances up to ``longest``.
+        """
+        projected = F.linear(pos_emb.to(self.positions), self.positions)
+        projected = projected.view(-1, self.heads, self.width).permute(1, 2, 0)
+        return projected.to(self.position_bias.dtype).contiguous()
+
+    def __call__(self, x: Tensor, hidden: Tensor | None, table: Tensor) -> Tensor:
         """Attend within each utterance.
 
         Args:
             x: (batch, time, channel).
             hidden: (batch, 1, 1, time), -inf at padded keys, else 0; or None.
+            table: projected positions of this layer.
 
         Returns:
             (batch, time, channel).
@@ -75,7 +78,7 @@ class FastAttention:
         heads = self.project(x).view(batch, time, 3, self.heads, self.width)
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (batch, head, time, dimension)
         by_content, by_position = q + self.content_bias, q + self.position_bias
-        middle = self.table.shape[2] // 2  # offset 0
+        middle = table.shape[2] // 2  # offset 0
         context = x.new_empty(batch, time, self.heads, self.width, dtype=q.dtype)
         count = -(-time * q.itemsize // BLOCK_BYTES)
         step = -(-time // count)
@@ -84,8 +87,8 @@ class FastAttention:
             size = rows.stop - rows.start
             # All offsets that the block needs, from that of its last query to key 0.
             first = middle - rows.stop + 1
-            table = self.table[:, :, first : first + time + size - 1]
-            scores = shifted(by_position[:, :, rows] @ table, time)
+            offsets = table[:, :, first : first + time + size - 1]
+            scores = shifted(by_position[:, :, rows] @ offsets, time)
             if not scores.is_cpu:  # kernels of GPUs want an aligned mask
                 scores = scores.contiguous()
             if hidden is not None:

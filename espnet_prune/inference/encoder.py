@@ -1,9 +1,11 @@
 """The whole encoder at inference, made from the layers of a trained one."""
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from espnet.nets.pytorch_backend.transformer.embedding import RelPositionalEncoding
 from torch import Tensor, nn
 
 from espnet_prune.inference.attention import FastAttention
@@ -22,7 +24,9 @@ FAST = {
     "conv_module": (FastConvolution, 1.0),
     "feed_forward": (FastFeedForward, 0.5),
 }
-SHORTEST_TABLE = 256  # frames for which positions are projected at least
+# Frames for which projected positions are kept: at least, and at most (10 s and 160 s
+# of audio). Those of 10 minutes would take more memory than the weights.
+SHORTEST_TABLE, LONGEST_TABLE = 256, 4096
 
 
 class Norm:
@@ -60,16 +64,20 @@ class FastBlock:
         return layers.get("self_attn")
 
     def __call__(
-        self, x: Tensor, hidden: Tensor | None, real: Tensor | None = None
+        self,
+        x: Tensor,
+        hidden: Tensor | None,
+        table: Tensor | None,
+        real: Tensor | None,
     ) -> Tensor:
         """(batch, time, channel) -> (batch, time, channel).
 
         Args:
             x: the input.
-            hidden: of :class:`FastAttention`.
+            hidden, table: of :class:`FastAttention`.
             real: of :class:`FastConvolution`.
         """
-        more = {"self_attn": (hidden,), "conv_module": (real,)}
+        more = {"self_attn": (hidden, table), "conv_module": (real,)}
         for name, norm, layer, share in self.branches:
             x = torch.add(x, layer(norm(x), *more.get(name, ())), alpha=share)
         return self.norm_final(x)
@@ -82,7 +90,7 @@ class FastEncoder:
     be derived): make a new one when they change. In bf16 the residual stream is bf16:
     conversions would take more time than the products of small layers. Norms and
     softmax are computed in fp32 inside. On CPUs bf16 is computed in lengths that many
-    utterances share (:func:`bucket`).
+    utterances share (:func:`bucket`). Several threads may call it at once.
 
     Args:
         embed, blocks, after_norm: layers without gates.
@@ -98,12 +106,13 @@ class FastEncoder:
         precision: str = "fp32",
     ):
         self.embed = FastSubsampling(embed, precision)
-        self.pos_enc = embed.out[1]
         self.blocks = [FastBlock(block, precision) for block in blocks]
         self.after_norm = Norm(after_norm, data_type(precision))
         self.working = data_type(precision) or after_norm.weight.dtype
         self.in_buckets = packs(data_type(precision), after_norm.weight.device)
-        self.longest = 0
+        self.size = after_norm.weight.shape[0]
+        # Length and tables, replaced at once: other threads may be about to read them.
+        self.kept: tuple[int, list[Tensor | None]] = 0, []
 
     def __call__(
         self,
@@ -129,7 +138,7 @@ class FastEncoder:
             )
             real = mask.transpose(1, 2).to(self.working)
         olens, time = mask.squeeze(1).sum(1), mask.shape[2]
-        padded = masks is not None or int(ilens.min()) < xs_pad.shape[1]
+        padded = masks is not None or bool((ilens < xs_pad.shape[1]).any())
         more = bucket(time) - time if self.in_buckets else 0
         if more:
             # What is put behind must not reach the rest: as if apart, but for the
@@ -141,29 +150,39 @@ class FastEncoder:
             frames = 4 * (time + more) + 3  # the fewest that become so many
             xs_pad = F.pad(xs_pad, (0, 0, 0, frames - xs_pad.shape[1]))
         x = self.embed(xs_pad)
-        if x.shape[1] > self.longest:
-            self._prepare(xs_pad, x.shape[1:])
         hidden = None
         if padded:
             hidden = torch.zeros_like(mask, dtype=self.working)
             hidden = hidden.masked_fill_(~mask, -torch.inf).unsqueeze(1)
         outputs = []
-        for block in self.blocks:
-            x = block(x, hidden, real)
+        for block, table in zip(self.blocks, self._tables(x.shape[1]), strict=True):
+            x = block(x, hidden, table, real)
             if return_all_hs:
                 outputs.append(x[:, :time].to(xs_pad.dtype))
         out = self.after_norm(x[:, :time]).to(xs_pad.dtype)
         return ((out, outputs) if return_all_hs else out), olens, None
 
-    def _prepare(self, x: Tensor, size: torch.Size) -> None:
-        time, channels = size
+    def _tables(self, time: int) -> Iterable[Tensor | None]:
+        """Projected positions for each block, for at least so many frames."""
+        longest, tables = self.kept
+        if time <= longest:
+            return tables
         # By doubling: audio of many lengths must not project positions each time.
-        self.longest = max(SHORTEST_TABLE, 1 << (time - 1).bit_length())
-        self.pos_enc.extend_pe(x.new_empty(1, self.longest, channels))
-        middle = self.pos_enc.pe.shape[1] // 2  # offset 0
-        offsets = slice(middle - self.longest + 1, middle + self.longest)
-        # Kept for calls without autocast, too.
-        with torch.autocast(x.device.type, enabled=False):
-            for block in self.blocks:
-                if block.attention is not None:
-                    block.attention.prepare(self.pos_enc.pe[:, offsets])
+        longest = max(SHORTEST_TABLE, 1 << (time - 1).bit_length())
+        if longest > LONGEST_TABLE:
+            return self._project(time)  # one after the other, and let go
+        tables = list(self._project(longest))
+        self.kept = longest, tables
+        return tables
+
+    def _project(self, longest: int) -> Iterator[Tensor | None]:
+        # A new one: that of the layers is shared, and replaced as it grows.
+        positions = RelPositionalEncoding(self.size, 0.0, longest).pe
+        device = self.after_norm.weight.device.type
+        for block in self.blocks:
+            table = None
+            if block.attention is not None:
+                # Kept for calls without autocast, too.
+                with torch.autocast(device, enabled=False):
+                    table = block.attention.table(positions)
+            yield table

@@ -1,5 +1,6 @@
 """Linear layers prepared for inference in one precision."""
 
+import math
 from typing import Any
 
 import torch
@@ -62,13 +63,13 @@ class PackedLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(..., in) of any data type -> (..., out), bf16."""
-        fused, shape = self.activation.fused, x.shape[:-1]
-        rows = shape.numel()
-        x = x.bfloat16().reshape(rows, -1)
+        fused, (*shape, columns) = self.activation.fused, x.shape
+        rows = math.prod(shape)
+        x = x.bfloat16().reshape(rows, columns)
         if more := bucket(rows) - rows:
             x = F.pad(x, (0, 0, 0, more))
         x = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, fused, [], "")
-        x = x[:rows].view(*shape, -1)
+        x = x[:rows].view(*shape, len(self.bias))
         return x if fused != "none" else self.activation.function(x)
 
 
@@ -103,10 +104,10 @@ class Int8Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(..., in) of any data type -> (..., out), float32."""
-        x = torch.ops.quantized.linear_dynamic(
-            x.float(), self.packed, self.reduce_range
-        )
-        return self.activation.function(x)
+        *shape, columns = x.shape
+        rows = x.float().reshape(math.prod(shape), columns)
+        x = torch.ops.quantized.linear_dynamic(rows, self.packed, self.reduce_range)
+        return self.activation.function(x.view(*shape, x.shape[1]))
 
     def _arrange(self, quantized: Tensor, bias: Tensor) -> None:
         engine = torch.backends.quantized.engine

@@ -1,5 +1,7 @@
 """In which number format an encoder computes its products."""
 
+import functools
+import logging
 import platform
 
 import torch
@@ -16,6 +18,8 @@ def data_type(precision: str) -> torch.dtype | None:
 
 def check_precision(precision: str, device: torch.device) -> None:
     """Refuse what the hardware would do slowly, or not at all.
+
+    int8 that is hardly faster, but still small, is warned of.
 
     Raises:
         InputError: unknown, or without the instructions that make it fast.
@@ -36,6 +40,16 @@ def check_precision(precision: str, device: torch.device) -> None:
         raise InputError(
             "precision", "this build of torch has no int8 products", "use fp32 or bf16"
         )
+    if precision == "int8":
+        _warn_of_slow_int8()
+
+
+@functools.cache  # once
+def _warn_of_slow_int8() -> None:
+    emulated = platform.machine() == "x86_64" and not torch.cpu._is_vnni_supported()
+    if emulated or quantized_engine() == "qnnpack":
+        why = "this CPU has no VNNI" if emulated else "torch has only QNNPACK for it"
+        logging.warning(f"int8 will hardly be faster than fp32 here: {why}")
 
 
 def packs(dtype: torch.dtype, device: torch.device) -> bool:

@@ -51,7 +51,7 @@ class FastSubsampling:
         time = halved(halved(frames))
         step = time
         if x.device.type == "cpu":
-            row = batch * halved(features) * self.first.bias.nbytes
+            row = max(1, batch) * halved(features) * self.first.bias.nbytes
             step = max(1, math.ceil(PIECE / row) // 2)
         pieces = [
             self._convolve(x[:, 4 * start : 4 * min(start + step, time) + 3])

@@ -72,7 +72,7 @@ def count_macs(
     # With gradients the prunable encoder runs its layers one by one as ESPnet's does;
     # without, it leaves out work (positions of an utterance) that the figure includes.
     with counter, torch.enable_grad():
-        model.encoder(features, n_frames)
+        model.encoder(features.requires_grad_(), n_frames)
     flops = counter.get_flop_counts()
     name = type(model.encoder).__name__
     embed = sum(flops.get(f"{name}.embed", {}).values())

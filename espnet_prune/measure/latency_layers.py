@@ -100,7 +100,7 @@ def encoder_points(encoder: PrunableConformerEncoder, frames: int) -> Iterator[P
     x, pos_emb = pos_enc.eval()(torch.randn(1, halved(halved(frames)), fixed.size))
     norm = layer_norm(fixed.size).eval()
 
-    def point(counts: Counts, layer: Callable[..., object], *more: None) -> Point:
+    def point(counts: Counts, layer: Callable[..., object], *more: object) -> Point:
         return Point(counts, lambda: layer(norm(x), *more))
 
     for units in _shares(dense.ffn1):
@@ -117,8 +117,8 @@ def encoder_points(encoder: PrunableConformerEncoder, frames: int) -> Iterator[P
         sizes = {"heads": kept, "qk_dim": qk, "v_dim": v, "scale_dim": fixed.head_dim}
         layer = RelPositionAttention(fixed.size, **sizes, dropout_rate=0.0)
         fast = FastAttention(layer.eval())
-        fast.prepare(pos_emb)
-        yield point(RelPositionAttention.counts(kept, qk, v), fast, None)
+        counts = RelPositionAttention.counts(kept, qk, v)
+        yield point(counts, fast, None, fast.table(pos_emb))
     first, second = encoder.architecture.subsampling
     for channels in itertools.product(_shares(first), _shares(second)):
         layer = Subsampling(fixed.features, fixed.size, channels, pos_enc)

@@ -44,6 +44,16 @@ def test_outputs_are_near_those_of_fp32(make_encoder, batch, precision, lengths)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
+def test_an_empty_batch_stays_empty(make_encoder, precision):
+    runnable(precision)
+    encoder = make_encoder().eval()
+    inputs = torch.randn(0, 61, 20), torch.zeros(0, dtype=torch.long)
+    expected, olens, _ = encoder(*inputs)  # with gradients: the layers' own forward
+    actual, own, _ = InferenceEncoder(encoder, precision)(*inputs)
+    assert actual.shape == expected.shape and torch.equal(own, olens)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_compact_models_of_unequal_widths_run(
     make_encoder, compact_of, random_masks, batch, precision
 ):
@@ -92,6 +102,20 @@ def test_emulated_bf16_is_refused(monkeypatch):
     monkeypatch.setattr(precisions.platform, "machine", lambda: "x86_64")
     with pytest.raises(InputError, match="bf16 has no fast products"):
         check_precision("bf16", torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "vnni, engine, told",
+    [(True, "onednn", None), (False, "fbgemm", "VNNI"), (True, "qnnpack", "QNNPACK")],
+)
+def test_slow_int8_is_warned_of_once(monkeypatch, caplog, vnni, engine, told):
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: vnni)
+    monkeypatch.setattr(precisions.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(precisions, "quantized_engine", lambda: engine)
+    precisions._warn_of_slow_int8.cache_clear()
+    for _ in range(2):
+        check_precision("int8", torch.device("cpu"))
+    assert [told in r.message for r in caplog.records] == [True] * bool(told)
 
 
 def test_dropout_and_autocast_leave_the_positions_alone(make_encoder, batch):

@@ -48,6 +48,8 @@ def test_prunable_encoder_counts_like_espnets(dense, tiny_models):
     conf = {k: v for k, v in args.encoder_conf.items() if k != "input_size"}
     model.encoder = PrunableConformerEncoder(model.frontend.output_size(), **conf)
     assert count_macs(model, args) == expected
+    model.requires_grad_(False)
+    assert count_macs(model, args) == expected
 
 
 def test_sampling_rate_is_that_of_the_frontend(dense):
