@@ -21,7 +21,7 @@ from espnet_prune.measure.significance import compare, pool
 from espnet_prune.report.tables import Table
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
+def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for option, of in (("--of", "the system"), ("--with", "the other one")):
         parser.add_argument(
@@ -32,7 +32,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
             required=True,
             help=f"result.json of each run of {of}",
         )
-    return parser.parse_args(argv)
+    return parser
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parse(argv)
+    args = get_parser().parse_args(argv)
     sides = {"--of": args.of_runs, "--with": args.with_runs}
     runs = {side: [read_result(path) for path in sides[side]] for side in sides}
     test = compare(*(pool(runs[side], side) for side in sides), vs="--with")

@@ -163,7 +163,7 @@ def quiet_date(
     return found["date"] if len(sessions) == 1 else None
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
+def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--system", action="append", required=True)
     parser.add_argument("--data", type=Path, required=True, help="has a wav.scp")
@@ -175,11 +175,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--precisions", default="", help="further formats of the encoder: bf16 int8"
     )
-    return parser.parse_args(argv)
+    return parser
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parse(argv)
+    args = get_parser().parse_args(argv)
     # Speech2Text logs every utterance on the root logger; only our lines are wanted.
     logging.getLogger().setLevel(logging.ERROR)
     logging.getLogger("espnet_prune").setLevel(logging.INFO)

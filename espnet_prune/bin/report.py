@@ -23,7 +23,7 @@ from espnet_prune.report.tables import main_table
 logger = logging.getLogger("espnet_prune.report")
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
+def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", required=True)
     parser.add_argument("--dense", type=Path, required=True)
@@ -34,11 +34,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--test_sets", required=True, help="names, blanks between")
     parser.add_argument("--out", type=Path, default=Path("exp/report"))
     parser.add_argument("--note", default="", help="text shown on top")
-    return parser.parse_args(argv)
+    return parser
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parse(argv)
+    args = get_parser().parse_args(argv)
     test_sets = args.test_sets.split()
     if not test_sets:
         raise InputError("--test_sets", "names no test set")

@@ -22,7 +22,7 @@ from espnet_prune.measure.wer import UNITS, read_pairs, score
 logger = logging.getLogger("espnet_prune.score")
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
+def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ref", type=Path, required=True, help="Kaldi text")
     parser.add_argument("--hyp", type=Path, required=True, help="Kaldi text")
@@ -33,7 +33,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="[NAME=]DIR",
         help="scored directory of a system to compare with; several need names",
     )
-    return parser.parse_args(argv)
+    return parser
 
 
 def read_result(path: Path) -> dict:
@@ -51,7 +51,7 @@ def weights_of(decode: Path) -> str | None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parse(argv)
+    args = get_parser().parse_args(argv)
     out = args.hyp.parent
     pairs = read_pairs(args.ref, args.hyp)
     for kind, unit in UNITS.items():

@@ -19,10 +19,10 @@ from espnet_prune.report.tables import DASH, Table, label
 Key = tuple[str, str]  # system, test set
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
+def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("reports", type=Path, nargs="+", help="report.json of each run")
-    return parser.parse_args(argv)
+    return parser
 
 
 def read_rows(path: Path) -> dict[Key, dict[str, Any]]:
@@ -108,7 +108,9 @@ def summary(runs: list[dict[Key, dict[str, Any]]]) -> Table:
 
 
 def main(argv: list[str] | None = None) -> None:
-    runs = same_sets([read_rows(path) for path in parse(argv).reports])
+    runs = same_sets(
+        [read_rows(path) for path in get_parser().parse_args(argv).reports]
+    )
     sys.stdout.write(summary(runs).markdown())
 
 
