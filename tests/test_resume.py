@@ -226,19 +226,3 @@ def test_process_leaves_its_group_after_the_training(tmp_path, monkeypatch):
     for task in (DenseASRTask, PruneASRTask):
         task.main_worker(argparse.Namespace())
         assert not dist.is_initialized(), task
-
-
-@pytest.mark.slow
-def test_two_processes_train_together_under_ddp(student_command, tmp_path):
-    # DDP on the CPU: ESPnet's own distributed options with the gloo backend.
-    log = tmp_path / "log"
-    command = student_command(tmp_path / "run")
-    options = ["--ngpu", "0", "--dist_backend", "gloo", "--dist_world_size", "2"]
-    options += ["--dist_init_method", f"file://{tmp_path}/init"]
-    workers = [
-        start(command, log, *options, "--dist_rank", str(rank)) for rank in range(2)
-    ]
-    assert [w.wait() for w in workers] == [0, 0], log.read_text()[-3000:]
-    end = torch.load(tmp_path / "run" / "latest.pth")
-    assert all(value.isfinite().all() for value in end.values())
-    assert end["sparsity.step"] > 0
