@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -425,11 +426,29 @@ def jobs_here(monkeypatch) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def python() -> Callable[..., subprocess.CompletedProcess]:
-    """``python(*arguments)``: run this interpreter in a process of its own."""
+    """``python(*arguments)``: run this interpreter in a process of its own.
 
-    def run(*arguments: object) -> subprocess.CompletedProcess:
-        env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    It imports the package from the checkout, or from what stands in ``path``.
+    """
+
+    def run(*arguments: object, path: str = str(ROOT)) -> subprocess.CompletedProcess:
+        env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, env=env)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory) -> Path:
+    """A directory that holds the package as pip installs it, and nothing else."""
+    folder = tmp_path_factory.mktemp("installed")
+    # A copy: setuptools leaves its notes beside pyproject.toml.
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    for name in ("espnet_prune", "conf"):
+        shutil.copytree(ROOT / name, folder / name, symlinks=True)
+    build = ["-c", "import setuptools; setuptools.setup()", "build_py", "--build-lib"]
+    command = [sys.executable, *build, "site"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return folder / "site"
