@@ -1,6 +1,5 @@
-"""A packed model, unpacked where nothing else of the recipe is; a fetched teacher."""
+"""A packed model, unpacked where nothing else of the recipe is."""
 
-import contextlib
 import re
 import shutil
 import sys
@@ -10,12 +9,9 @@ from pathlib import Path
 import espnet_model_zoo
 import pytest
 import soundfile
-import torch
 import yaml
 from espnet2.bin.asr_inference import Speech2Text
-from espnet2.main_funcs import pack_funcs
 
-from espnet_prune.bin import fetch_teacher
 from espnet_prune.bin import pack as program
 from espnet_prune.errors import InputError
 
@@ -93,70 +89,3 @@ def test_nothing_is_left_of_what_cannot_be_packed(pack, tmp_path, options, told)
     with pytest.raises(InputError, match=told):
         pack(**{"out": tmp_path / "model.zip"} | options)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture
-def published(dense, tmp_path):
-    """A zip of the dense model, as ESPnet's own stage 14 packs it."""
-
-    def make(name="published.zip"):
-        with contextlib.chdir(dense):
-            pack_funcs.pack(
-                {"asr_model_file": "model.pth"},
-                {"asr_train_config": "config.yaml"},
-                tmp_path / name,
-                [str(dense / "feats_stats.npz")],
-            )
-        return tmp_path / name
-
-    return make
-
-
-def fetch(monkeypatch, tag, out):
-    monkeypatch.setattr(sys, "argv", ["fetch", "--tag", str(tag), "--out", str(out)])
-    fetch_teacher.main()
-
-
-def test_a_fetched_teacher_is_the_published_one_also_when_it_changed(
-    published, dense, tmp_path, monkeypatch
-):
-    out = tmp_path / "exp/teacher"
-    fetch(monkeypatch, published(), out)
-    weights = torch.load(dense / "model.pth")
-    fetched = torch.load(out / "model.pth")
-    assert fetched.keys() == weights.keys()
-    assert all(fetched[key].equal(value) for key, value in weights.items())
-    changed = {key: value + 1 for key, value in weights.items()}
-    torch.save(changed, dense / "model.pth")
-    try:
-        fetch(monkeypatch, published(), out)
-    finally:
-        torch.save(weights, dense / "model.pth")
-    again = torch.load(out / "model.pth")
-    assert all(again[key].equal(value) for key, value in changed.items())
-
-
-def test_a_damaged_zip_leaves_the_teacher_that_was_fetched(
-    published, tmp_path, monkeypatch
-):
-    out, zipped = tmp_path / "exp/teacher", published()
-    fetch(monkeypatch, zipped, out)
-    before = (out / "model.pth").read_bytes()
-    whole = zipfile.ZipFile(zipped)
-    with zipfile.ZipFile(tmp_path / "other.zip", "w") as damaged:
-        for name in whole.namelist():
-            data = whole.read(name)
-            damaged.writestr(name, b"no weights" if name == "model.pth" else data)
-    (tmp_path / "other.zip").replace(zipped)
-    with pytest.raises(InputError):
-        fetch(monkeypatch, zipped, out)
-    assert (out / "model.pth").read_bytes() == before
-
-
-def test_what_cannot_be_fetched_is_one_clear_error(tmp_path, monkeypatch):
-    (tmp_path / "broken.zip").write_bytes(b"no zip")
-    with pytest.raises(InputError, match="cannot be had"):
-        fetch(monkeypatch, tmp_path / "broken.zip", tmp_path / "out")
-    with pytest.raises(InputError, match="does not exist"):
-        fetch(monkeypatch, tmp_path / "missing.zip", tmp_path / "out")
-    assert not (tmp_path / "out/config.yaml").exists()

@@ -42,9 +42,10 @@ def fetch(tag: str, folder: Path) -> dict[str, str]:
             warnings.simplefilter("ignore")
             files = ModelDownloader(folder).download_and_unpack(tag)
     except Exception as e:  # of requests, of Hugging Face, of the archive
+        reason = ": ".join([type(e).__name__, *str(e).strip().splitlines()[:1]])
         raise InputError(
             f"--teacher_tag {tag}",
-            f"cannot be had ({type(e).__name__}: {str(e).splitlines()[0]})",
+            f"cannot be had ({reason})",
             "check the tag and the network; or download the model where there is one, "
             "and give its zip as --teacher_tag",
         ) from e
