@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sentencepiece
 import yaml
 
 from espnet_prune.data.table import read_table, write_table
@@ -18,6 +19,9 @@ from espnet_prune.files import read_yaml
 ROOT = Path(__file__).resolve().parents[2]
 RUN_PL = Path(__file__).with_name("run.pl")
 PYTHON = [sys.executable, "-m", "espnet_prune"]
+NBPE, JOBS = 9, 2
+BPE = f"data/token_list/bpe_unigram{NBPE}"
+STATS = f"exp/asr_stats_raw_bpe{NBPE}"
 NO_TEXT = ["--non_linguistic_symbols", "none", "--cleaner", "none", "--g2p", "none"]
 SHORT = {
     "batch_type": "numel", "batch_bins": 40000, "num_workers": 0, "max_epoch": 1,
@@ -50,10 +54,18 @@ class Recipe:
             shutil.copytree(data, folder / "dump/raw" / name)
             keys = read_table(data / "wav.scp")
             write_table(folder / "dump/raw" / name / "utt2spk", {k: "s" for k in keys})
-        tokens = ["<blank>", "<unk>", *"ABC", "<sos/eos>"]
-        self.tokens = folder / "data/token_list/char/tokens.txt"
-        self.tokens.parent.mkdir(parents=True)
-        self.tokens.write_text("".join(f"{t}\n" for t in tokens))
+        (folder / BPE).mkdir(parents=True)
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(read_table(data / "text").values()),
+            model_prefix=folder / BPE / "bpe",
+            vocab_size=NBPE,
+            model_type="unigram",
+            minloglevel=2,
+        )
+        pieces = (folder / BPE / "bpe.vocab").read_text().splitlines()[3:]
+        pieces = [piece.split("\t")[0] for piece in pieces]
+        self.tokens = ["<blank>", "<unk>", *pieces, "<sos/eos>"]
+        (folder / BPE / "tokens.txt").write_text("".join(f"{t}\n" for t in self.tokens))
 
     def call(self, *command: object, stdin: str | None = None) -> str:
         env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -89,21 +101,25 @@ class Recipe:
         ]
 
     def text(self) -> list[str]:
-        options = ["--use_preprocessor", "true", "--bpemodel", "none"]
-        options += ["--token_type", "char", "--token_list"]
-        return [*options, "data/token_list/char/tokens.txt", *NO_TEXT]
+        options = ["--use_preprocessor", "true", "--bpemodel", f"{BPE}/bpe.model"]
+        options += ["--token_type", "bpe", "--token_list", f"{BPE}/tokens.txt"]
+        return [*options, *NO_TEXT]
 
-    def stage10(self, config: str, stats: str = "exp/asr_stats_raw_char") -> None:
-        logdir, jobs = f"{stats}/logdir", 2
+    def split(self, table: str, parts: str) -> None:
+        """As utils/split_scp.pl: consecutive lines for each job, in {parts}.N.scp."""
+        lines = (self.folder / table).read_text().splitlines(keepends=True)
+        for job in range(JOBS):
+            first, end = (j * len(lines) // JOBS for j in (job, job + 1))
+            path = self.folder / f"{parts}.{job + 1}.scp"
+            path.write_text("".join(lines[first:end]))
+
+    def stage10(self, config: str, stats: str = STATS) -> None:
+        logdir = f"{stats}/logdir"
         (self.folder / logdir).mkdir(parents=True)
         for name in ("train", "valid"):
-            table = (self.folder / f"dump/raw/{name}/wav.scp").read_text().splitlines()
-            for job in range(jobs):
-                first, end = (j * len(table) // jobs for j in (job, job + 1))
-                part = "".join(f"{line}\n" for line in table[first:end])
-                (self.folder / logdir / f"{name}.{job + 1}.scp").write_text(part)
+            self.split(f"dump/raw/{name}/wav.scp", f"{logdir}/{name}")
         self.call(
-            *(RUN_PL, f"JOB=1:{jobs}", f"{logdir}/stats.JOB.log"),
+            *(RUN_PL, f"JOB=1:{JOBS}", f"{logdir}/stats.JOB.log"),
             *(*PYTHON, "-m", "espnet2.bin.asr_train", "--collect_stats", "true"),
             *(*self.text(), *self.data("train"), *self.data("valid")),
             *("--train_shape_file", f"{logdir}/train.JOB.scp"),
@@ -112,22 +128,21 @@ class Recipe:
             *("--config", config, "--frontend_conf", "fs=16k"),
         )
         dirs = [
-            x for i in range(jobs) for x in ("--input_dir", f"{logdir}/stats.{i + 1}")
+            x for i in range(JOBS) for x in ("--input_dir", f"{logdir}/stats.{i + 1}")
         ]
         aggregate = [*PYTHON, "-m", "espnet2.bin.aggregate_stats_dirs"]
         self.call(*aggregate, *dirs, "--output_dir", stats)
-        size = len(self.tokens.read_text().splitlines())
         for name in ("train", "valid"):
             shapes = read_table(self.folder / stats / name / "text_shape")
-            shapes = {k: f"{n},{size}" for k, n in shapes.items()}
-            write_table(self.folder / stats / name / "text_shape.char", shapes)
+            shapes = {k: f"{n},{len(self.tokens)}" for k, n in shapes.items()}
+            write_table(self.folder / stats / name / "text_shape.bpe", shapes)
 
     def stage11(
         self,
         config: str,
         exp: str,
         *more: str,
-        stats: str = "exp/asr_stats_raw_char",
+        stats: str = STATS,
         splits: str | None = None,
     ) -> None:
         (self.folder / exp).mkdir(parents=True, exist_ok=True)
@@ -140,7 +155,7 @@ class Recipe:
             *(*PYTHON, "-m", "espnet2.bin.asr_train"),
             *(*self.text(), *self.data("valid"), *self.training_data(stats, splits)),
             *("--valid_shape_file", f"{stats}/valid/speech_shape"),
-            *("--valid_shape_file", f"{stats}/valid/text_shape.char"),
+            *("--valid_shape_file", f"{stats}/valid/text_shape.bpe"),
             *("--resume", "true", "--init_param", "--ignore_init_mismatch", "false"),
             *("--fold_length", 80000, "--fold_length", 150, "--output_dir", exp),
             *("--config", config, "--frontend_conf", "fs=16k"),
@@ -151,7 +166,7 @@ class Recipe:
     def training_data(self, stats: str, splits: str | None) -> list[str]:
         """Options that name it, cut in two if a directory for ``splits`` is given."""
         tables = ["dump/raw/train/wav.scp", "dump/raw/train/text"]
-        tables += [f"{stats}/train/speech_shape", f"{stats}/train/text_shape.char"]
+        tables += [f"{stats}/train/speech_shape", f"{stats}/train/text_shape.bpe"]
         options = []
         if splits is not None:
             program = [*PYTHON, "-m", "espnet2.bin.split_scps", "--num_splits", 2]
@@ -166,31 +181,48 @@ class Recipe:
         return options
 
     def stage12(self, exp: str, model: str) -> dict[str, str]:
-        out = f"{exp}/decode_asr_model_{Path(model).stem}/test"
+        """Leaves exp/decode/test/text, which it returns; decoded by two jobs."""
+        out = f"{exp}/decode/test"
         logdir = f"{out}/logdir"
         (self.folder / logdir).mkdir(parents=True)
-        shutil.copy(
-            self.folder / "dump/raw/test/wav.scp", self.folder / logdir / "keys.1.scp"
-        )
+        self.split("dump/raw/test/wav.scp", f"{logdir}/keys")
         self.call(
-            *(RUN_PL, "--gpu", 0, "JOB=1:1", f"{logdir}/asr_inference.JOB.log"),
+            *(RUN_PL, "--gpu", 0, f"JOB=1:{JOBS}", f"{logdir}/asr_inference.JOB.log"),
             *(*PYTHON, "-m", "espnet2.bin.asr_inference"),
             *("--batch_size", 1, "--ngpu", 0, "--data_path_and_name_and_type"),
             *("dump/raw/test/wav.scp,speech,sound", "--key_file"),
             *(f"{logdir}/keys.JOB.scp", "--asr_train_config", f"{exp}/config.yaml"),
             *("--asr_model_file", f"{exp}/{model}"),
-            *("--output_dir", f"{logdir}/output.JOB", "--beam_size", 2),
+            *("--output_dir", f"{logdir}/output.JOB"),
+            *("--config", self.config("decode.yaml", {"beam_size": 2})),
         )
-        text = self.folder / logdir / "output.1/1best_recog/text"
-        return read_table(text)
+        for name in ("token", "token_int", "score", "text"):
+            lines = []
+            for job in range(JOBS):
+                part = self.folder / logdir / f"output.{job + 1}/1best_recog" / name
+                lines += part.read_text().splitlines(keepends=True)
+            (self.folder / out / name).write_text("".join(sorted(lines)))
+        return read_table(self.folder / out / "text")
 
-    def stage13(self) -> str:
-        return self.call(
-            *(*PYTHON, "-m", "espnet2.bin.tokenize_text", "-f", "2-", "--input", "-"),
-            *("--output", "-", "--token_type", "word", "--non_linguistic_symbols"),
-            *("none", "--remove_non_linguistic_symbols", "true", "--cleaner", "none"),
-            stdin=(self.folder / "dump/raw/test/text").read_text(),
-        )
+    def stage13(self, exp: str, token_type: str) -> list[list[str]]:
+        """Lines of ref.trn and hyp.trn, which sclite would take."""
+        more = ["--non_linguistic_symbols", "none"]
+        more += ["--remove_non_linguistic_symbols", "true"]
+        if token_type == "bpe":
+            more = ["--bpemodel", f"{BPE}/bpe.model"]
+        told = []
+        for text in ("dump/raw/test/text", f"{exp}/decode/test/text"):
+            cleaner = ["--cleaner", "none"] if text.startswith("dump") else []
+            lines = self.call(
+                *(*PYTHON, "-m", "espnet2.bin.tokenize_text", "-f", "2-", "--input"),
+                *("-", "--output", "-", "--token_type", token_type, *more, *cleaner),
+                stdin=(self.folder / text).read_text(),
+            ).splitlines()
+            speakers = read_table(self.folder / "dump/raw/test/utt2spk").items()
+            told.append(
+                [f"{x}\t({s}-{k})" for x, (k, s) in zip(lines, speakers, strict=True)]
+            )
+        return told
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +237,6 @@ def recipe(tmp_path_factory, data_dir):
 
 def test_a_stock_model_is_trained_and_decoded(recipe):
     assert len(recipe.stage12("exp/asr_dense", "valid.acc.ave.pth")) == 12
-    assert recipe.stage13().splitlines()[0] == "A"
 
 
 def test_a_config_with_a_teacher_prunes_and_another_fine_tunes(recipe):
@@ -219,12 +250,14 @@ def test_a_config_with_a_teacher_prunes_and_another_fine_tunes(recipe):
     pruning = json.loads((recipe.folder / "exp/asr_compact/pruning.json").read_text())
     assert 0.5 <= pruning["removed"]["params"] < 0.53
     assert (recipe.folder / "exp/asr_compact/finetune/2epoch.pth").exists()
-    assert len(recipe.stage12("exp/asr_compact", "finetuned.pth")) == 12
-    tuned = recipe.stage12("exp/asr_compact/finetune", "valid.acc.ave.pth")
-    assert tuned == read_table(
-        recipe.folder / "exp/asr_compact/decode_asr_model_finetuned/test/logdir"
-        "/output.1/1best_recog/text"
-    )
+    heard = recipe.stage12("exp/asr_compact", "finetuned.pth")
+    assert heard == recipe.stage12("exp/asr_compact/finetune", "valid.acc.ave.pth")
+    for token_type, first in {"word": "A", "char": "A", "bpe": "▁A"}.items():
+        ref, hyp = recipe.stage13("exp/asr_compact", token_type)
+        assert ref[0] == f"{first}\t(s-utt00)"
+        assert len(hyp) == 12
+        if token_type == "word":
+            assert hyp == [f"{text}\t(s-{key})" for key, text in heard.items()]
 
 
 def test_a_compact_architecture_is_trained_from_scratch(recipe):
@@ -236,7 +269,7 @@ def test_a_compact_architecture_is_trained_from_scratch(recipe):
     recipe.stage11(config, "exp/asr_small")
     assert len(recipe.stage12("exp/asr_small", "valid.acc.ave.pth")) == 12
     # As with asr.sh's --num_splits_asr 2.
-    recipe.stage11(config, "exp/asr_split", splits="exp/asr_stats_raw_char/splits2")
+    recipe.stage11(config, "exp/asr_split", splits=f"{STATS}/splits2")
     assert (recipe.folder / "exp/asr_split/valid.acc.ave.pth").exists()
 
 
