@@ -1,4 +1,4 @@
-"""Links in the documentation lead somewhere, and the Python page runs."""
+"""Links lead somewhere, the reference holds all modules, and the Python page runs."""
 
 import re
 import shutil
@@ -14,6 +14,17 @@ def test_files_that_a_page_links_to_exist(page):
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_reference_holds_all_modules():
+    """But for the programs, and what nobody calls."""
+    page = (ROOT / "docs/reference.md").read_text()
+    listed = set(re.findall(r"^::: espnet_prune\.(\S+)$", page, re.MULTILINE))
+    package = ROOT / "espnet_prune"
+    for path in package.rglob("*.py"):
+        name = ".".join(path.relative_to(package).with_suffix("").parts)
+        if not name.startswith("bin.") and "__" not in name:
+            assert name in listed | {"quiet", "version"}, name
 
 
 @pytest.mark.slow
