@@ -20,6 +20,21 @@ from espnet_prune.layers.outputs import kept_channels
 from espnet_prune.layers.residual import PrunableBlock, layer_norm
 
 
+class Constant(nn.Module):
+    """What is left of a linear layer without inputs: its bias.
+
+    No ``nn.Linear``: quantized by torch, one without inputs computes garbage.
+    """
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(size))
+
+    def forward(self, like: Tensor) -> Tensor:
+        """A tensor (..., channel) -> one of its shape."""
+        return self.bias.expand_as(like)
+
+
 class EBranchformerBlock(PrunableBlock):
     """FFN, self-attention beside a convolutional gating MLP, FFN, final norm.
 
@@ -96,7 +111,7 @@ class EBranchformerBlock(PrunableBlock):
             self.depthwise_conv_fusion = nn.Conv1d(
                 merged, merged, width, padding=(width - 1) // 2, groups=merged
             )
-        self.merge_proj = nn.Linear(merged, size)
+        self.merge_proj = nn.Linear(merged, size) if merged else Constant(size)
         self.norm_final = layer_norm(size)
 
     def forward(
@@ -121,8 +136,8 @@ class EBranchformerBlock(PrunableBlock):
 
     def _merge(self, branches: list[Tensor], like: Tensor) -> Tensor:
         """(batch, time, channel out) of each branch -> (batch, time, channel)."""
-        if not branches:  # what is left of both is a constant: the bias
-            return self.merge_proj(like[..., :0])
+        if not branches:
+            return self.merge_proj(like)
         merged = torch.cat(branches, -1)
         near = self.depthwise_conv_fusion(merged.transpose(1, 2)).transpose(1, 2)
         return self.merge_proj(merged + near)
@@ -150,11 +165,9 @@ class EBranchformerBlock(PrunableBlock):
         gone = conv.bias.clone()
         gone[keep] = 0
         constant = F.linear(gone, linear.weight)
-        state = {
-            "merge_proj.weight": linear.weight[:, keep],
-            "merge_proj.bias": linear.bias + constant,
-        }
+        state = {"merge_proj.bias": linear.bias + constant}
         if len(keep):
+            state["merge_proj.weight"] = linear.weight[:, keep]
             state["depthwise_conv_fusion.weight"] = conv.weight[keep]
             state["depthwise_conv_fusion.bias"] = conv.bias[keep]
         for name, value in self.norm_final.state_dict().items():
