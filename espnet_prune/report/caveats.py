@@ -26,11 +26,12 @@ def caveats(report: dict[str, Any]) -> list[str]:
     methods = {row["method"] for row in report["rows"]} - {"dense", "l0", None}
     if methods:
         sizes = {row["target"]["value"] for row in report["rows"]} - {None}
-        ladder = ", and go on from the size before," if len(sizes) > 1 else ""
+        ladder = ", and go on from the size before" if len(sizes) > 1 else ""
         found.append(
-            f"All methods are fine-tuned alike, but l0, l0_alone and iterative{ladder} "
-            "are trained while they are pruned; magnitude, random and blocks are not, "
-            "and small models train for the dense model's epochs and those of pruning."
+            "All methods are fine-tuned alike, but l0, l0_alone and iterative are "
+            f"trained while they are pruned{ladder}; magnitude, random and blocks are "
+            "not, and small models train for the dense model's epochs and those of "
+            "pruning."
         )
     return found
 
