@@ -2,32 +2,25 @@
 
 import os
 import shutil
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
+from recipe_copy import ROOT, copy_recipe, start
 
-ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted(path.parent for path in ROOT.glob("egs2/*/*/run.sh"))
 NAMES = ["/".join(recipe.parts[-2:]) for recipe in RECIPES]
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Path:
-    """A copy without data or experiments, content with this Python."""
-    copy = tmp_path_factory.mktemp("checkout")
-    for name in ("run.sh", "path.sh"):
-        shutil.copy(ROOT / name, copy)
-    for name in ("conf", "local"):
-        shutil.copytree(ROOT / name, copy / name)
+    """A copy of it, recipes included."""
+    copy = copy_recipe(tmp_path_factory.mktemp("checkout"))
     for name, recipe in zip(NAMES, RECIPES, strict=True):
         (copy / "egs2" / name).mkdir(parents=True)
         for file in (recipe / "run.sh", *links(recipe)):
             shutil.copy(file, copy / "egs2" / name, follow_symlinks=False)
-    (copy / "espnet_prune").symlink_to(ROOT / "espnet_prune")
-    (copy / "requirements.txt").write_text("")
     return copy
 
 
@@ -35,18 +28,7 @@ def checkout(tmp_path_factory) -> Path:
 def run(request, checkout):
     """``run(*options)``: one of the recipes, started from elsewhere."""
 
-    def call(*options: str) -> subprocess.CompletedProcess:
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        return subprocess.run(
-            ["bash", checkout / "egs2" / request.param / "run.sh", *options],
-            env=os.environ | {"PATH": path},
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=60,
-        )
-
-    return call
+    return partial(start, checkout / "egs2" / request.param / "run.sh")
 
 
 def links(recipe: Path) -> list[Path]:

@@ -158,3 +158,23 @@ def test_no_projection_without_a_layer_term(make_model, student_options):
         conf["distill"] = {"layer_weight": weight, "output_weight": 0.0}
         model = make_model(**options)
         assert (model.projection is not None) == built
+
+
+@pytest.mark.parametrize("match", ["fixed", "min_distance"])
+def test_only_blocks_that_are_left_are_matched_by_distance(
+    student, speech_batch, monkeypatch, match
+):
+    student.distill = DistillOptions(match=match, layers=1)
+    block, asked = student.encoder.encoders[0], []
+    with torch.no_grad():
+        for layer in block.submodules().values():
+            layer.module_gate.log_alpha.fill_(-1.0)
+    others = list(range(1, len(student.encoder.encoders)))
+
+    def spy(*args):
+        asked.append(args[-1])
+        return torch.zeros(())
+
+    monkeypatch.setattr("espnet_prune.model.layer_loss", spy)
+    student.train()(**speech_batch())
+    assert asked == [others if match == "min_distance" else None]

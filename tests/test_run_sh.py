@@ -1,44 +1,21 @@
 """The surface of run.sh: what is wrong is said in one line, before any work."""
 
-import os
 import shutil
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
+from recipe_copy import ROOT, copy_recipe, start
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory) -> Path:
-    """A copy of the recipe without data or experiments, content with this Python."""
-    copy = tmp_path_factory.mktemp("recipe")
-    for name in ("run.sh", "path.sh"):
-        shutil.copy(ROOT / name, copy)
-    for name in ("conf", "local"):
-        shutil.copytree(ROOT / name, copy / name)
-    (copy / "espnet_prune").symlink_to(ROOT / "espnet_prune")
-    (copy / "requirements.txt").write_text("")
-    return copy
+    return copy_recipe(tmp_path_factory.mktemp("recipe"))
 
 
 @pytest.fixture
 def run(recipe):
-    def call(*options: str) -> subprocess.CompletedProcess:
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        return subprocess.run(
-            ["bash", "run.sh", *options],
-            cwd=recipe,
-            env=os.environ | {"PATH": path},
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=60,
-        )
-
-    return call
+    return partial(start, recipe / "run.sh")
 
 
 @pytest.mark.parametrize(

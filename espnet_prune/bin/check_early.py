@@ -79,7 +79,9 @@ def refuse_for_others(where: str, args: argparse.Namespace) -> None:
     for method in set(SCRATCH) & set(args.methods.split()):
         raise InputError(where, f"--method {method} is for Conformers", "leave it out")
     if "latency" in args.target_kind:
-        raise InputError(where, "its latency cannot be measured yet", "--target_kind")
+        raise InputError(
+            where, "its latency cannot be measured yet", "--target_kind params or macs"
+        )
 
 
 def check_prunable(config: dict[str, Any], source: Path, decoder: bool) -> None:

@@ -1,0 +1,33 @@
+"""A copy of the recipe to start without touching the checkout's data."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def copy_recipe(folder: Path) -> Path:
+    """Without data or experiments, content with this Python."""
+    for name in ("run.sh", "path.sh"):
+        shutil.copy(ROOT / name, folder)
+    for name in ("conf", "local"):
+        shutil.copytree(ROOT / name, folder / name)
+    (folder / "espnet_prune").symlink_to(ROOT / "espnet_prune")
+    (folder / "requirements.txt").write_text("")
+    return folder
+
+
+def start(script: Path, *options: str) -> subprocess.CompletedProcess:
+    """Run a script of it as someone would who has this Python active."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", script, *options],
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+    )
