@@ -22,7 +22,7 @@ class Fixed:
 
     Args:
         features: input features per frame (mel bins).
-        size: model dimension.
+        size: model dimension of the dense model, and of the positions.
         head_dim: dimensions per head of the dense model (sets the softmax scale).
         kernel_size: width of the depthwise convolution; 0 where there is none.
         merge_kernel: that of an E-Branchformer's convolution of both branches.
@@ -110,11 +110,13 @@ class Architecture:
         subsampling: channels of the two subsampling convolutions.
         blocks: the blocks, first to last.
         kind: of :data:`BLOCKS`.
+        size: model dimension; None for that of the dense model.
     """
 
     subsampling: tuple[int, int]
     blocks: tuple[Block, ...] | tuple[BranchBlock, ...]
     kind: str = "conformer"
+    size: int | None = None
 
     @classmethod
     def dense(
@@ -154,21 +156,30 @@ class Architecture:
                 f"encoder_conf.architecture: {e}; expected `subsampling: [c1, c2]` and "
                 f"`blocks:` with {[f.name for f in fields(sizes)]} each"
             ) from e
-        counts = [first, second, *(n for b in blocks for n in asdict(b).values())]
+        size = data.get("size")
+        least = [first, second, 1 if size is None else size]
+        counts = [*least, *(n for b in blocks for n in asdict(b).values())]
         if any(not isinstance(n, int) or n < 0 for n in counts) or not (
-            first and second and all(block.is_whole() for block in blocks)
+            all(least) and all(block.is_whole() for block in blocks)
         ):
             raise ValueError(
                 "encoder_conf.architecture: sizes must be integers >= 0, each "
-                "convolution of the subsampling must keep a channel, heads need qk_dim "
-                "and v_dim, and a branch needs its channels out"
+                "convolution of the subsampling and the model dimension must keep a "
+                "channel, heads need qk_dim and v_dim, and a branch needs its channels "
+                "out"
             )
-        return cls((first, second), blocks, kind)
+        if size is not None and kind != "conformer":
+            raise ValueError(
+                f"encoder_conf.architecture: size can be given for a conformer only, "
+                f"not for {kind!r}"
+            )
+        return cls((first, second), blocks, kind, size)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and dicts, for YAML and JSON."""
         kind = {} if self.kind == "conformer" else {"kind": self.kind}
-        return kind | {
+        size = {} if self.size is None else {"size": self.size}
+        return kind | size | {
             "subsampling": list(self.subsampling),
             "blocks": [asdict(block) for block in self.blocks],
         }
@@ -203,13 +214,22 @@ class Architecture:
         for name, number in counts.items():
             front = group_of(name) == "subsampling"
             parts["subsampling" if front else "blocks"][name] = number
-        table = prices(fixed, frames, self.kind)
+        table = prices(fixed, frames, self.kind, self.size)
         return {n: cost(c, table) for n, c in (parts | {"encoder": counts}).items()}
 
 
-def prices(fixed: Fixed, frames: int, kind: str = "conformer") -> Prices:
-    """What each thing in an encoder costs; ``frames`` are feature frames."""
-    size, time = fixed.size, halved(halved(frames))
+def prices(
+    fixed: Fixed, frames: int, kind: str = "conformer", size: int | None = None
+) -> Prices:
+    """What each thing in an encoder costs.
+
+    Args:
+        fixed: what pruning leaves alone.
+        frames: feature frames.
+        kind: of :data:`BLOCKS`.
+        size: model dimension; None for that of the dense model.
+    """
+    size, time = fixed.size if size is None else size, halved(halved(frames))
     table = {
         **Subsampling.prices(fixed.features, size, frames),
         **FeedForward.prices(size, time),
@@ -219,11 +239,11 @@ def prices(fixed: Fixed, frames: int, kind: str = "conformer") -> Prices:
         macs = time * (size + fixed.merge_kernel)
         merging = Cost(size + fixed.merge_kernel + 1, macs)
         return table | {
-            **RelPositionAttention.prices(size, time, merging),
+            **RelPositionAttention.prices(size, fixed.size, time, merging),
             **ConvolutionalGatingMLP.prices(size, fixed.kernel_size, time, merging),
             "norm.merge": Cost(size, 0),
         }
     table |= Convolution.prices(size, fixed.kernel_size, time)
     if kind == "transformer":
         return table | PlainAttention.prices(size, time, time, GROUP)
-    return table | RelPositionAttention.prices(size, time)
+    return table | RelPositionAttention.prices(size, fixed.size, time)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_prune.gates import Gate
-from espnet_prune.layers.cost import Counts, group_of, total
+from espnet_prune.layers.cost import Counts, group_of, per_dim, prices_at, total
 from espnet_prune.layers.structures import gated_counts
 
 KINDS = ("params", "macs", "latency")
@@ -61,6 +61,22 @@ class Constraint:
         """Fraction of ``dense`` that is gone when this is what is left."""
         return 1 - (self.fixed + self.cost(counts)) / self.dense
 
+    def of_dim(self, dim: int, norms: Counts) -> "Constraint":
+        """The limit on what is left to choose once the model dimension is chosen.
+
+        Args:
+            dim: channels that are kept.
+            norms: what they cost wherever nothing else is.
+        """
+        table = prices_at(self.prices, dim)
+        fixed = self.fixed
+        if group_of(next(iter(norms))) in self.groups:
+            fixed += total(norms, table)
+        others = self.prices.keys() - {*table, *map(per_dim, table)}
+        table |= {name: self.prices[name] for name in others}  # of the decoder
+        groups = self.groups - set(map(group_of, norms))
+        return replace(self, prices=table, fixed=fixed, groups=groups)
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -83,6 +99,10 @@ class Budget:
         """
         counts = gated_counts(model, openness)
         return torch.stack([c.removed(counts) for c in self.constraints])
+
+    def of_dim(self, dim: int, norms: Counts) -> "Budget":
+        """That of a model dimension that is chosen (:meth:`Constraint.of_dim`)."""
+        return Budget(tuple(c.of_dim(dim, norms) for c in self.constraints))
 
     def share(self, group: str) -> float:
         """Fraction of what can go of a group that its tightest constraint lets stay."""

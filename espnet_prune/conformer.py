@@ -116,7 +116,8 @@ class PrunableConformerEncoder(PrunableEncoder):
                 output_size, positional_dropout_rate, max_pos_emb_len
             ),
             lambda sizes, options: ConformerBlock(
-                sizes, fixed, rates, lambda: get_activation(activation_type), options
+                sizes, fixed, rates, lambda: get_activation(activation_type), options,
+                self.size,
             ),
         )
         self._derived: Derived | None = None
@@ -137,9 +138,9 @@ class PrunableConformerEncoder(PrunableEncoder):
         return super().forward(xs_pad, ilens, prev_states, masks, ctc, return_all_hs)
 
     @property
-    def layers(self) -> tuple[nn.Module, nn.ModuleList, nn.Module]:
+    def layers(self) -> tuple[nn.Module, nn.ModuleList, nn.Module, nn.Module]:
         """What a :class:`FastEncoder` is made of."""
-        return self.embed, self.encoders, self.after_norm
+        return self.embed, self.encoders, self.after_norm, self.spread
 
     def _fast_forward(self, x: Tensor) -> FastEncoder | None:
         """The forward for when only outputs are asked for, of the weights as they are.

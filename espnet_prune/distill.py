@@ -98,6 +98,8 @@ def record(model: ESPnetASRModel) -> Iterator[Record]:
     its forward.
     """
     rec = Record()
+    # Blocks of a narrow encoder: to where their channels were. ESPnet's are never so.
+    spread = getattr(model.encoder, "spread", nn.Identity())
 
     def on_encoder(_module, args, output):
         rec.features, rec.encoded = args[:2], output[:2]
@@ -107,7 +109,7 @@ def record(model: ESPnetASRModel) -> Iterator[Record]:
 
     def on_block(index):
         def hook(_module, _args, output):
-            rec.hidden[index] = content(output[0])
+            rec.hidden[index] = spread(content(output[0]))
 
         return hook
 

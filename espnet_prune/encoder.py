@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 
 from espnet_prune.architecture import Architecture, Block, Fixed, prices
 from espnet_prune.gates import Gate, GateOptions
-from espnet_prune.layers.cost import Cost, Prices, add, cost
+from espnet_prune.layers.cost import Cost, Prices, cost, split_prices
+from espnet_prune.layers.open_norm import gated_norm
 from espnet_prune.layers.padding import real_frames
-from espnet_prune.layers.residual import layer_norm
+from espnet_prune.layers.residual import layer_norm, narrowed, sliced_norm
+from espnet_prune.layers.spread import Spread
 from espnet_prune.layers.structures import gated_counts, set_masks
 from espnet_prune.layers.subsampling import Subsampling
 from espnet_prune.options import make_options
@@ -111,12 +114,18 @@ class PrunableEncoder(StrictLoading, AbsEncoder):
                 "a compact architecture cannot be gated"
             )
         self.fixed = fixed
-        options = None
+        options = self.dim_gate = None
         if gates is not None:
             options = make_options(GateOptions, "gates", gates)
+            self.dim_gate = options.build_dims(fixed.size)
+        if self.dim_gate is not None and dense.kind != "conformer":
+            raise ValueError(
+                f"gates: model_dim is not possible for a {dense.kind}, only for a "
+                f"conformer"
+            )
         self.embed = Subsampling(
             fixed.features,
-            fixed.size,
+            self.size,
             self.architecture.subsampling,
             positions,
             options,
@@ -124,7 +133,13 @@ class PrunableEncoder(StrictLoading, AbsEncoder):
         self.encoders = nn.ModuleList(
             make_block(sizes, options) for sizes in self.architecture.blocks
         )
-        self.after_norm = layer_norm(fixed.size)
+        self.after_norm = layer_norm(self.size)
+        self.spread = Spread(self.size, fixed.size)
+
+    @property
+    def size(self) -> int:
+        """Model dimension: channels between its layers."""
+        return self.architecture.size or self.fixed.size
 
     def output_size(self) -> int:
         return self.fixed.size
@@ -161,16 +176,20 @@ class PrunableEncoder(StrictLoading, AbsEncoder):
         """
         mask = real_frames(xs_pad, ilens, masks)
         x = self.embed(xs_pad)
-        hidden = []
+        # Drawn once: what one layer writes the others must read.
+        dims = None if self.dim_gate is None else self.dim_gate()
+        hidden, more = [], () if dims is None else (dims,)
         for block in self.encoders:
-            x, _ = block(x, mask)
-            hidden.append(content(x))
-        out, olens = self.after_norm(content(x)), mask.squeeze(1).sum(1)
+            x, _ = block(x, mask, *more)
+            hidden.append(self.spread(content(x)))
+        out = self.spread(gated_norm(self.after_norm, content(x), dims))
+        olens = mask.squeeze(1).sum(1)
         return ((out, hidden) if return_all_hs else out), olens, None
 
     def prices(self, frames: int) -> Prices:
         """What each thing in it costs; ``frames`` are feature frames."""
-        return prices(self.fixed, frames, self.architecture.kind)
+        table = partial(prices, self.fixed, frames, self.architecture.kind)
+        return table() if self.dim_gate is None else split_prices(table)
 
     def gated_cost(
         self, frames: int, openness: Callable[[Gate], Tensor] = Gate.openness
@@ -182,8 +201,10 @@ class PrunableEncoder(StrictLoading, AbsEncoder):
             openness: what a gate contributes: its probability of being open, or
                 (``Gate.is_open``) whether it counts as kept.
         """
-        counts = [gated_counts(self, openness), self.architecture.norm_counts()]
-        return cost(add(counts), self.prices(frames))
+        counts = gated_counts(self, openness)
+        if self.dim_gate is None:
+            counts |= self.architecture.norm_counts()
+        return cost(counts, self.prices(frames))
 
     def set_masks(self, masks: dict[str, Tensor] | None) -> None:
         """Fix all gates to final values (by gate name), or set them free again."""
@@ -192,17 +213,24 @@ class PrunableEncoder(StrictLoading, AbsEncoder):
     def kept(self) -> Architecture:
         """The architecture that the masks leave."""
         blocks = tuple(block.kept() for block in self.encoders)
-        return Architecture(self.embed.kept(), blocks, self.architecture.kind)
+        size = None
+        if self.dim_gate is not None:
+            left = int((self.dim_gate.mask != 0).sum())
+            size = left if left < self.fixed.size else None
+        return Architecture(self.embed.kept(), blocks, self.architecture.kind, size)
 
     @torch.no_grad()
     def sliced_state(self) -> dict[str, Tensor]:
         """State dict of the compact encoder of architecture :meth:`kept`."""
-        state = {f"embed.{k}": v for k, v in self.embed.sliced_state().items()}
+        dims = None if self.dim_gate is None else self.dim_gate()
+        state = {f"embed.{k}": v for k, v in narrowed(self.embed, dims).items()}
         for i, block in enumerate(self.encoders):
-            for key, value in block.sliced_state().items():
+            for key, value in block.sliced_state(dims).items():
                 state[f"encoders.{i}.{key}"] = value
-        for key, value in self.after_norm.state_dict().items():
+        for key, value in sliced_norm(self.after_norm, dims).items():
             state[f"after_norm.{key}"] = value
+        if self.kept().size is not None:
+            state["spread.source"] = Spread.of(dims > 0)
         return {k: v.detach().clone().contiguous() for k, v in state.items()}
 
 

@@ -25,7 +25,7 @@ from espnet_prune.encoder import PrunableEncoder
 from espnet_prune.errors import InputError
 from espnet_prune.files import atomic_dir, read_yaml, retire, write_json
 from espnet_prune.gates import gates_of
-from espnet_prune.layers.cost import Counts, add
+from espnet_prune.layers.cost import Counts, add, times_dim
 from espnet_prune.layers.structures import set_masks
 from espnet_prune.model import OWN_OPTIONS
 from espnet_prune.projection import project
@@ -72,7 +72,10 @@ def export(
     projection = project(model, budget, multiple)
     set_masks(model, projection.masks)
     architecture, decoder = encoder.kept(), kept_decoder(model)
-    counts = add([architecture.counts(), decoder_counts(decoder or [])])
+    counts = architecture.counts()
+    if encoder.dim_gate is not None:
+        counts = times_dim(counts, architecture.size or encoder.fixed.size)
+    counts = add([counts, decoder_counts(decoder or [])])
     check_budget(budget, counts, projection.slack)
 
     def mean(fractions: list[float]) -> float:

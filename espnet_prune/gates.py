@@ -7,7 +7,7 @@ open, :meth:`Gate.openness`, is a differentiable stand-in for the L0 norm.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ BETA = 2 / 3  # temperature; closer to 0 the gates get almost no gradient
 LOW, HIGH = -0.1, 1.1  # stretch, so that clipping gives exact zeros and ones
 EPS = 1e-6  # keeps log(u) finite; must be sampled in fp32 (1 - 1e-6 is 1 in fp16)
 CLAMP = math.log(100)  # beyond it a gate would be too far gone to come back
+DIM_DROP_RATE = 0.01  # at the start, at most, of the channels between the layers
 MODES = ("hard_concrete", "straight_through")
 
 
@@ -30,6 +31,8 @@ class GateOptions:
         drop_rate_init: probability that a gate's underlying coin says "drop" at the
             start; small, since the student starts as the teacher.
         fine_heads: also gate the dimensions inside each attention head.
+        model_dim: also gate the channels between the layers (CoFi's hidden dimensions,
+            Xia et al. 2022, arXiv 2204.00408); one gate closes a channel in all blocks.
 
     Raises:
         ValueError: unknown mode, or a rate outside (0, 1).
@@ -38,6 +41,7 @@ class GateOptions:
     mode: str = "straight_through"
     drop_rate_init: float = 0.05
     fine_heads: bool = True
+    model_dim: bool = False
 
     def __post_init__(self):
         if self.mode not in MODES:
@@ -49,6 +53,12 @@ class GateOptions:
 
     def build(self, size: int) -> "Gate":
         return Gate(size, self)
+
+    def build_dims(self, size: int) -> "Gate | None":
+        """Gates of the model dimension, if it has any. They start wider open than the
+        others: each of them closes something in every layer."""
+        rate = min(self.drop_rate_init, DIM_DROP_RATE)
+        return Gate(size, replace(self, drop_rate_init=rate)) if self.model_dim else None
 
 
 class Gate(nn.Module):

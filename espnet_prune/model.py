@@ -69,6 +69,8 @@ class PruneASRModel(ESPnetASRModel):
         self.distill = make_options(DistillOptions, "distill", distill)
         size = self.encoder.output_size()
         other = teacher_size not in (None, size)
+        # What is gone of a block's output must be found in the rest of it.
+        other |= size != self.encoder.size or self.encoder.dim_gate is not None
         # Without a layer term it would have no gradient, which DDP does not take.
         if self.distill.layer_weight > 0 and (self.distill.projection or other):
             self.projection = identity_projection(size, teacher_size or size)

@@ -1,7 +1,8 @@
 """From learned gates to final masks that meet the budget.
 
 Units are kept in the order of their log_alpha as long as they fit: the Lagrangian has
-already priced every one, so that order needs no cost in it.
+already priced every one, so that order needs no cost in it. The model dimension, which
+is a factor of every price, is chosen first, and is what was learned.
 """
 
 import logging
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 from espnet_prune.budget import Budget, Constraint, is_kept
 from espnet_prune.errors import InputError
 from espnet_prune.gates import Gate, gates_of
-from espnet_prune.layers.cost import group_of
-from espnet_prune.layers.structures import gated_counts, structures
+from espnet_prune.layers.cost import add, group_of
+from espnet_prune.layers.structures import dim_gate_of, structures
 from espnet_prune.unit_prices import UnitPrices
 from espnet_prune.units import in_effect, scores_of, units_of
 
@@ -39,8 +40,7 @@ def check_reachable(model: nn.Module, budget: Budget) -> None:
     Raises:
         InputError: what pruning must leave alone already costs more than the budget.
     """
-    chooser = _Chooser(model, budget)
-    chooser._left_at_most(chooser._least())
+    _Chooser(model, budget)
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ def project(model: nn.Module, budget: Budget, multiple: int = 1) -> Projection:
         keep = chooser.choose()
         before = budget.removed(model, is_kept).tolist()
         after = budget.removed(model, lambda gate: keep[gate].double()).tolist()
+    budget = chooser.budget
     for constraint, old, new in zip(budget.constraints, before, after, strict=True):
         large = abs(new - old) > LARGE_CHANGE
         (logging.warning if large else logging.info)(
@@ -92,6 +93,9 @@ def project(model: nn.Module, budget: Budget, multiple: int = 1) -> Projection:
     # Equal costs may hide it: heads are made equally wide, for one. What is under a
     # closed gate does not count, however it was learned.
     flips = []
+    if chooser.dims is not None:
+        changed = chooser.dims.is_open().cpu() != keep[chooser.dims]
+        flips.append(changed.float())
     for layer in chooser.layers:
         learned = in_effect(layer, lambda gate: gate.is_open().cpu())
         final = in_effect(layer, lambda gate: keep[gate])
@@ -118,9 +122,29 @@ class _Chooser:
         self.layers = list(structures(model))
         gates = gates_of(model).values()
         self.all_open = {g: torch.ones(len(g), dtype=torch.bool) for g in gates}
+        self.dims, self.kept_dims = dim_gate_of(model), None
+        if self.dims is not None:
+            self._choose_dims(budget)
+        self._left_at_most(self._least())
         self.constraints = {layer: self._constraints(layer) for layer in self.layers}
         prices = {layer: self._unit_prices(layer) for layer in self.layers}
         self.slack = {c: self._slack(c, prices) for c in budget.constraints}
+
+    def _choose_dims(self, budget: Budget) -> None:
+        """The channels between the layers, and the budget that they leave: as many as
+        were learned, or fewer where so many would leave nothing."""
+        norms = getattr(self.model, "encoder", self.model).architecture.norm_counts()
+        scores, step = scores_of(self.dims), self.multiple
+        number = round(int(self.dims.is_open().sum()) / step) * step
+        number = min(max(number, step), len(scores))
+        while True:
+            self.kept_dims = torch.zeros(len(scores), dtype=torch.bool)
+            self.kept_dims[scores.topk(number).indices] = True
+            self.budget = budget.of_dim(number, norms)
+            left = self._left(self._least())
+            if number <= step or min(left.values()) >= 0:
+                return
+            number = max(number - step, step)
 
     def _constraints(self, layer: nn.Module) -> list[Constraint]:
         group = group_of(next(iter(layer.gated_counts(lambda g: self.all_open[g]))))
@@ -208,8 +232,10 @@ class _Chooser:
         return keep, left
 
     def _least(self) -> dict[Gate, Tensor]:
-        """What must stay."""
+        """What must stay, and the channels between the layers that do."""
         keep = {gate: torch.zeros_like(m) for gate, m in self.all_open.items()}
+        if self.kept_dims is not None:
+            keep[self.dims] = self.kept_dims
         for layer in self.layers:  # a convolution without channels computes nothing
             if not hasattr(layer, "module_gate"):
                 for gate in (layer.gate1, layer.gate2):
@@ -218,11 +244,9 @@ class _Chooser:
 
     def _left_at_most(self, keep: dict[Gate, Tensor]) -> dict[Constraint, float]:
         """What the limits leave to units when only what must stay is kept."""
-        counts = gated_counts(self.model, lambda gate: keep[gate].double())
-        left = {}
-        for c in self.budget.constraints:
-            left[c] = c.limit - c.fixed - float(c.cost(counts))
-            if left[c] < 0:
+        left = self._left(keep)
+        for c, rest in left.items():
+            if rest < 0:
                 stays, mend = "norms, biases, a subsampling channel", ""
                 if c.name == "model" and "decoder" in c.groups:
                     stays += "; all but heads and units of the decoder"
@@ -233,10 +257,18 @@ class _Chooser:
                     "sparsity target",
                     f"{c.target:.1%} of the {c.name}'s {c.kind} cannot be removed: "
                     f"what must stay ({stays}) costs "
-                    f"{1 - float(c.removed(counts)):.1%}",
+                    f"{(c.limit - rest) / c.dense:.1%}",
                     f"choose a lower target{mend}",
                 )
         return left
+
+    def _left(self, keep: dict[Gate, Tensor]) -> dict[Constraint, float]:
+        """What a choice leaves of each limit."""
+        layers = [layer.gated_counts(lambda g: keep[g].double()) for layer in self.layers]
+        counts = add(layers)
+        return {
+            c: c.limit - c.fixed - float(c.cost(counts)) for c in self.budget.constraints
+        }
 
     def _costs(self, layer: nn.Module, keep: dict[Gate, Tensor]) -> list[float]:
         """Of a layer, for each of its constraints."""

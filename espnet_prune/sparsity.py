@@ -27,6 +27,7 @@ from espnet_prune.decoder import PrunableTransformerDecoder
 from espnet_prune.encoder import PrunableEncoder
 from espnet_prune.gates import gates_of
 from espnet_prune.layers.cost import group_of, total
+from espnet_prune.layers.structures import dim_gate_of
 from espnet_prune.layers.subsampling import halved
 
 # log_alpha has to travel this far, in units of the learning rate, within a run: Adam
@@ -143,9 +144,14 @@ def make_budget(
         decoder: the model's, if it has gates, too.
 
     Raises:
-        ValueError: targets of groups that contradict each other, or a decoder that is
-            pruned without counting.
+        ValueError: targets of groups that contradict each other, a decoder that is
+            pruned without counting, or the latency of a model dimension with gates.
     """
+    if "latency" in options.kinds and dim_gate_of(encoder) is not None:
+        raise ValueError(
+            "sparsity: the latency of a layer is not measured by model dimension; "
+            "set model_dim: false in gates"
+        )
     prices, dense = encoder.prices(frames), dense_counts(encoder)
     if decoder is not None:
         if options.denominator != "model":
@@ -161,7 +167,9 @@ def make_budget(
             table = latency or {}
         else:
             table = {name: getattr(price, kind) for name, price in prices.items()}
-        fixed = total(encoder.architecture.norm_counts(), table)
+        fixed = 0.0  # norms can go with the model dimension, and with nothing else
+        if dim_gate_of(encoder) is None:
+            fixed = total(encoder.architecture.norm_counts(), table)
         if options.denominator == "model":
             in_decoder = {n: c for n, c in dense.items() if group_of(n) == "decoder"}
             # Exact but for latency, whose parts and whole are measured each by itself.

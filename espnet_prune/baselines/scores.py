@@ -16,7 +16,7 @@ from espnet_prune.layers.convolution import Convolution
 from espnet_prune.layers.cost import group_of
 from espnet_prune.layers.feed_forward import FeedForward
 from espnet_prune.layers.heads import PrunableHeads
-from espnet_prune.layers.structures import structures
+from espnet_prune.layers.structures import dim_gate_of, structures
 from espnet_prune.layers.subsampling import Subsampling
 
 ALWAYS, NEVER = 100.0, -100.0
@@ -82,6 +82,32 @@ def magnitude(model: nn.Module, share: Share) -> Scores:
         if hasattr(layer, "module_gate"):
             scores[layer.module_gate] = torch.full((1,), ALWAYS)
     close_heads(model, scores, share)
+    if (dims := dim_gate_of(model)) is not None:
+        norm = channel_weights(model).double().square().mean(1)
+        scores[dims] = narrowed(norm.argsort().argsort(), share)
+    return scores
+
+
+def channel_weights(model: nn.Module) -> Tensor:
+    """The weights that read or write each channel between the layers, (channel, weight)."""
+    found = []
+    for layer in structures(getattr(model, "encoder", model)):
+        state = layer.state_dict()
+        found += [state[name].transpose(0, 1) for name in layer.READS]
+        found += [state[name] for name in layer.WRITES]
+    return torch.cat([weights.flatten(1) for weights in found], 1)
+
+
+def narrowed(order: Tensor, share: Share) -> Tensor:
+    """Scores that keep the model dimension which leaves as much of the units in it.
+
+    Args:
+        order: the higher, the sooner a channel is kept.
+        share: what may be kept of a group of structures.
+    """
+    kept = max(1, round(math.sqrt(share("ffn")) * len(order)))
+    scores = torch.full((len(order),), NEVER)
+    scores[order.topk(kept).indices] = ALWAYS
     return scores
 
 
@@ -118,6 +144,8 @@ def random(model: nn.Module, seed: int, share: Share) -> Scores:
         else:
             scores[gate] = torch.rand(len(gate), generator=draw)
     close_heads(model, scores, share)
+    if (dims := dim_gate_of(model)) is not None:
+        scores[dims] = narrowed(scores[dims], share)
     return scores
 
 
@@ -127,6 +155,9 @@ def blocks(encoder: PrunableEncoder, budget: Budget) -> Scores:
     The subsampling, which is no block, loses its weakest channels down to its share of
     the budget.
     """
+    if encoder.dim_gate is not None:  # blocks go whole, and nothing of the others
+        norms = encoder.architecture.norm_counts()
+        budget = budget.of_dim(len(encoder.dim_gate), norms)
     scores, total = magnitude(encoder, lambda group: 1.0), len(encoder.encoders)
     channels = _affordable_channels(encoder, budget)
     for gate in (encoder.embed.gate1, encoder.embed.gate2):

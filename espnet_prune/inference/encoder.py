@@ -16,6 +16,7 @@ from espnet_prune.inference.precision import data_type, packs
 from espnet_prune.inference.subsampling import FastSubsampling
 from espnet_prune.layers.block import ConformerBlock
 from espnet_prune.layers.padding import real_frames
+from espnet_prune.layers.spread import Spread
 from espnet_prune.layers.subsampling import Subsampling, halved
 
 FAST = {
@@ -93,7 +94,7 @@ class FastEncoder:
     utterances share (:func:`bucket`). Several threads may call it at once.
 
     Args:
-        embed, blocks, after_norm: layers without gates.
+        embed, blocks, after_norm, spread: layers without gates.
         precision: of :data:`PRECISIONS`, in which products are held and computed; fp32
             means the data type of the layers, whatever that is.
     """
@@ -103,14 +104,16 @@ class FastEncoder:
         embed: Subsampling,
         blocks: nn.ModuleList,
         after_norm: nn.LayerNorm,
+        spread: Spread,
         precision: str = "fp32",
     ):
         self.embed = FastSubsampling(embed, precision)
         self.blocks = [FastBlock(block, precision) for block in blocks]
+        self.spread = spread
         self.after_norm = Norm(after_norm, data_type(precision))
         self.working = data_type(precision) or after_norm.weight.dtype
         self.in_buckets = packs(data_type(precision), after_norm.weight.device)
-        self.size = after_norm.weight.shape[0]
+        self.size = embed.out[1].d_model  # of the positions
         # Length and tables, replaced at once: other threads may be about to read them.
         self.kept: tuple[int, list[Tensor | None]] = 0, []
 
@@ -158,8 +161,8 @@ class FastEncoder:
         for block, table in zip(self.blocks, self._tables(x.shape[1]), strict=True):
             x = block(x, hidden, table, real)
             if return_all_hs:
-                outputs.append(x[:, :time].to(xs_pad.dtype))
-        out = self.after_norm(x[:, :time]).to(xs_pad.dtype)
+                outputs.append(self.spread(x[:, :time]).to(xs_pad.dtype))
+        out = self.spread(self.after_norm(x[:, :time])).to(xs_pad.dtype)
         return ((out, outputs) if return_all_hs else out), olens, None
 
     def _tables(self, time: int) -> Iterable[Tensor | None]:

@@ -10,6 +10,7 @@ from espnet_prune.layers.attention import RelPositionAttention
 from espnet_prune.layers.block import ConformerBlock
 from espnet_prune.layers.convolution import Convolution
 from espnet_prune.layers.feed_forward import FeedForward
+from espnet_prune.layers.spread import Spread
 from espnet_prune.layers.subsampling import Subsampling
 
 # Exactly these: a subclass may compute something else (adapters, quantized layers,
@@ -17,7 +18,7 @@ from espnet_prune.layers.subsampling import Subsampling
 KNOWN = {
     *(Subsampling, ConformerBlock, FeedForward, RelPositionAttention, Convolution),
     *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.LayerNorm, nn.Dropout),
-    *(RelPositionalEncoding, nn.ModuleList, nn.Sequential),
+    *(RelPositionalEncoding, Spread, nn.ModuleList, nn.Sequential),
     *(Swish, nn.SiLU, nn.ReLU, nn.Tanh, nn.SELU, nn.Hardtanh),  # activations
 }
 # What a layer has of its class or as a parameter, unless something was put before that:

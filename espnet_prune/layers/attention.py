@@ -35,12 +35,13 @@ class RelPositionAttention(heads.PrunableHeads):
 
     Args:
         size, options: those of :class:`PrunableHeads`.
+        positions: channels of the positions; None for those of the model.
     """
 
-    def __init__(self, size: int, **options: Any):
+    def __init__(self, size: int, positions: int | None = None, **options: Any):
         super().__init__(size, **options, group=GROUP)
         dims = self.heads, self.qk_dim
-        self.linear_pos = nn.Linear(size, self.heads * self.qk_dim, bias=False)
+        self.linear_pos = nn.Linear(positions or size, self.heads * self.qk_dim, bias=False)
         self.pos_bias_u = nn.Parameter(torch.empty(dims))
         self.pos_bias_v = nn.Parameter(torch.empty(dims))
         nn.init.xavier_uniform_(self.pos_bias_u)
@@ -127,20 +128,23 @@ class RelPositionAttention(heads.PrunableHeads):
         return found | outputs.counts(v * channels, channels, GROUP)
 
     @staticmethod
-    def prices(size: int, frames: int, merging: Cost | None = None) -> Prices:
+    def prices(
+        size: int, positions: int, frames: int, merging: Cost | None = None
+    ) -> Prices:
         """Cost of each with its LayerNorm.
 
         Args:
             size: model dimension.
+            positions: channels of the positions.
             frames: of the encoder.
             merging: cost of an output channel where it goes on, if it can go.
         """
         offsets = 2 * frames - 1
-        qk = 2 * frames * size + offsets * size + frames * (frames + offsets)
+        qk = 2 * frames * size + offsets * positions + frames * (frames + offsets)
         table = {
             f"{GROUP}.module": Cost(3 * size, 0),
             f"{GROUP}.head": Cost(0, 0),
-            f"{GROUP}.qk": Cost(3 * size + 4, qk),
+            f"{GROUP}.qk": Cost(2 * size + positions + 4, qk),
             f"{GROUP}.v": Cost(2 * size + 1, 2 * frames * size + frames * frames),
         }
         if merging is None:

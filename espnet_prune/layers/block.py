@@ -10,8 +10,9 @@ from espnet_prune.gates import GateOptions
 from espnet_prune.layers.attention import GROUP, RelPositionAttention
 from espnet_prune.layers.convolution import Convolution
 from espnet_prune.layers.feed_forward import FeedForward
+from espnet_prune.layers.open_norm import gated_norm
 from espnet_prune.layers.plain_attention import PlainAttention
-from espnet_prune.layers.residual import PrunableBlock, layer_norm
+from espnet_prune.layers.residual import PrunableBlock, layer_norm, sliced_norm
 
 # submodule -> the field of the sizes that counts its units
 UNITS = {
@@ -31,6 +32,7 @@ class EncoderBlock(PrunableBlock):
         dropout: rates (residual and hidden, attention).
         activation: makes the nonlinearity module.
         gates: None for the dense and the compact life.
+        size: model dimension; None for that of the dense model.
     """
 
     def __init__(
@@ -40,12 +42,14 @@ class EncoderBlock(PrunableBlock):
         dropout: tuple[float, float],
         activation: Callable[[], nn.Module],
         gates: GateOptions | None = None,
+        size: int | None = None,
     ):
         super().__init__()
+        size = size or fixed.size
         self.dropout = nn.Dropout(dropout[0])
 
         def feed_forward(units: int) -> FeedForward:
-            return FeedForward(fixed.size, units, dropout[0], activation(), gates)
+            return FeedForward(size, units, dropout[0], activation(), gates)
 
         attention = {
             "heads": sizes.heads,
@@ -57,14 +61,14 @@ class EncoderBlock(PrunableBlock):
         }
         make = {
             "feed_forward_macaron": lambda: feed_forward(sizes.ffn1),
-            "self_attn": lambda: self.attention(fixed.size, **attention),
+            "self_attn": lambda: self.attention(size, fixed.size, **attention),
             "conv_module": lambda: Convolution(
-                fixed.size, sizes.conv, fixed.kernel_size, activation(), gates
+                size, sizes.conv, fixed.kernel_size, activation(), gates
             ),
             "feed_forward": lambda: feed_forward(sizes.ffn2),
         }
         self.add_submodules(
-            fixed.size,
+            size,
             {
                 name: make[name]() if getattr(sizes, UNITS[name]) > 0 else None
                 for name in self.NORMS
@@ -72,7 +76,7 @@ class EncoderBlock(PrunableBlock):
         )
 
     @staticmethod
-    def attention(size: int, **options) -> nn.Module:
+    def attention(size: int, positions: int, **options) -> nn.Module:
         """The self-attention of this kind."""
         raise NotImplementedError
 
@@ -106,34 +110,47 @@ class ConformerBlock(EncoderBlock):
         dropout: tuple[float, float],
         activation: Callable[[], nn.Module],
         gates: GateOptions | None = None,
+        size: int | None = None,
     ):
-        super().__init__(sizes, fixed, dropout, activation, gates)
-        self.norm_final = layer_norm(fixed.size)
+        super().__init__(sizes, fixed, dropout, activation, gates, size)
+        self.norm_final = layer_norm(size or fixed.size)
 
     @staticmethod
-    def attention(size: int, **options) -> nn.Module:
-        return RelPositionAttention(size, **options)
+    def attention(size: int, positions: int, **options) -> nn.Module:
+        return RelPositionAttention(size, positions, **options)
 
     def forward(
-        self, x_input: tuple[Tensor, Tensor], mask: Tensor | None
+        self,
+        x_input: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        dims: Tensor | None = None,
     ) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
-        """((batch, time, channel), pos_emb), (batch, 1, time) -> the same."""
+        """((batch, time, channel), pos_emb), (batch, 1, time) -> the same.
+
+        Args:
+            x_input: content, positions.
+            mask: True for real frames.
+            dims: (channel,) values of the gates of the model dimension, if it has any.
+        """
         x, pos_emb = x_input
         if self.feed_forward_macaron is not None:
-            branch = self.feed_forward_macaron(self.norm_ff_macaron(x))
-            x = x + 0.5 * self.dropout(branch)
+            normed = gated_norm(self.norm_ff_macaron, x, dims)
+            x = x + 0.5 * self.dropout(self.feed_forward_macaron(normed))
         if self.self_attn is not None:
-            branch = self.self_attn(self.norm_mha(x), pos_emb, mask)
-            x = x + self.dropout(branch)
+            normed = gated_norm(self.norm_mha, x, dims)
+            x = x + self.dropout(self.self_attn(normed, pos_emb, mask))
         if self.conv_module is not None:
-            x = x + self.dropout(self.conv_module(self.norm_conv(x)))
+            normed = gated_norm(self.norm_conv, x, dims)
+            x = x + self.dropout(self.conv_module(normed))
         if self.feed_forward is not None:
-            x = x + 0.5 * self.dropout(self.feed_forward(self.norm_ff(x)))
-        return (self.norm_final(x), pos_emb), mask
+            normed = gated_norm(self.norm_ff, x, dims)
+            x = x + 0.5 * self.dropout(self.feed_forward(normed))
+        return (gated_norm(self.norm_final, x, dims), pos_emb), mask
 
-    def sliced_state(self) -> dict[str, Tensor]:
-        own = {f"norm_final.{k}": v for k, v in self.norm_final.state_dict().items()}
-        return own | super().sliced_state()
+    def sliced_state(self, dims: Tensor | None = None) -> dict[str, Tensor]:
+        norm = sliced_norm(self.norm_final, dims)
+        own = {f"norm_final.{k}": v for k, v in norm.items()}
+        return own | super().sliced_state(dims)
 
 
 class TransformerBlock(EncoderBlock):
@@ -142,7 +159,7 @@ class TransformerBlock(EncoderBlock):
     NORMS = {"self_attn": "norm1", "feed_forward": "norm2"}
 
     @staticmethod
-    def attention(size: int, **options) -> nn.Module:
+    def attention(size: int, positions: int, **options) -> nn.Module:
         return PlainAttention(size, **options, group=GROUP)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:

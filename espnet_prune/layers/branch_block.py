@@ -157,7 +157,7 @@ class EBranchformerBlock(PrunableBlock):
             ffn2=left.get("feed_forward", 0),
         )
 
-    def sliced_state(self) -> dict[str, Tensor]:
+    def sliced_state(self, dims: Tensor | None = None) -> dict[str, Tensor]:
         conv, linear = self.depthwise_conv_fusion, self.merge_proj
         first = kept_channels(self.attn)
         second = kept_channels(self.cgmlp) + len(self.attn.out_gate)
@@ -172,4 +172,4 @@ class EBranchformerBlock(PrunableBlock):
             state["depthwise_conv_fusion.bias"] = conv.bias[keep]
         for name, value in self.norm_final.state_dict().items():
             state[f"norm_final.{name}"] = value
-        return state | super().sliced_state()
+        return state | super().sliced_state(dims)

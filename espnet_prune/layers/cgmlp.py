@@ -5,7 +5,6 @@ speech recognition", in the form of ESPnet's ``ConvolutionalGatingMLP``. (Its ga
 part of the function; the gates that prune are another matter.)
 """
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from espnet_prune.gates import Gate, GateOptions
 from espnet_prune.layers import outputs
 from espnet_prune.layers.cost import Cost, Counts, Prices
+from espnet_prune.layers.open_norm import open_norm
 from espnet_prune.layers.residual import layer_norm
 
 GROUP = "cgmlp"
@@ -53,25 +53,9 @@ class SpatialGating(nn.Module):
             kept: (unit,) 1 where a unit is open, else 0; None: all are.
         """
         x, other = x.chunk(2, -1)
-        other = self.norm(other) if kept is None else self._norm_of(other, kept)
+        other = self.norm(other) if kept is None else open_norm(self.norm, other, kept)
         other = self.conv(other.transpose(1, 2)).transpose(1, 2)
         return self.dropout(x * self.act(other))
-
-    def _norm_of(self, x: Tensor, kept: Tensor) -> Tensor:
-        """The norm over the units that are open: what the compact layer's will be."""
-        # If all are closed the output is closed, too; only the gradient must be finite.
-        weight = torch.where(kept.any(), kept, torch.ones_like(kept))
-        with torch.autocast(x.device.type, enabled=False):
-            x = x.to(torch.promote_types(x.dtype, torch.float32))
-            weight = weight / weight.sum()
-            x = x - (x * weight).sum(-1, keepdim=True)
-            variance = (x.square() * weight).sum(-1, keepdim=True)
-            x = x * torch.rsqrt(variance + self.norm.eps)
-            # No open unit can exceed it. Closed ones can, without any bound where few
-            # are open: they would become infinite, or their gates' gradients huge.
-            bound = math.sqrt(len(weight))
-            x = x.clamp(-bound, bound)
-            return x * self.norm.weight + self.norm.bias
 
 
 class ConvolutionalGatingMLP(nn.Module):

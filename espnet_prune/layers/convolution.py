@@ -24,6 +24,9 @@ class Convolution(nn.Module):
         gates: None for the dense and the compact life.
     """
 
+    READS = ("pointwise_conv1.weight",)
+    WRITES = ("pointwise_conv2.weight", "pointwise_conv2.bias")
+
     def __init__(
         self,
         size: int,

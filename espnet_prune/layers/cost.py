@@ -7,7 +7,7 @@ once, with a gradient, under its gates; what is counted *for* is a matter of pri
 A count is called ``group.thing``; the group is what can be given a target of its own.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from torch import Tensor
@@ -51,6 +51,40 @@ def cost(counts: Counts, prices: Prices) -> Cost:
             for kind in Cost._fields
         )
     )
+
+
+def per_dim(name: str) -> str:
+    """The name of a thing times the model dimension."""
+    return f"{name} x dim"
+
+
+def split_prices(prices: Callable[[int], Prices]) -> Prices:
+    """Prices of things, and of things times the model dimension, where that has gates.
+
+    Args:
+        prices: by model dimension, in which they are linear.
+    """
+    table: Prices = {}
+    for (name, offset), other in zip(
+        prices(0).items(), prices(1).values(), strict=True
+    ):
+        slope = Cost(*(b - a for a, b in zip(offset, other, strict=True)))
+        table |= {name: offset, per_dim(name): slope}
+    return table
+
+
+def times_dim(counts: Counts, dim: Number) -> Counts:
+    """With the counts that go with prices of :func:`split_prices`."""
+    return counts | {per_dim(name): number * dim for name, number in counts.items()}
+
+
+def prices_at(prices: dict[str, float], dim: int) -> dict[str, float]:
+    """Prices of things for a known model dimension, from those that are split."""
+    return {
+        name: price + dim * prices[per_dim(name)]
+        for name, price in prices.items()
+        if per_dim(name) in prices
+    }
 
 
 def group_of(name: str) -> str:

@@ -23,6 +23,8 @@ class FeedForward(nn.Module):
         group: under which it is counted.
     """
 
+    READS, WRITES = ("w_1.weight",), ("w_2.weight", "w_2.bias")
+
     def __init__(
         self,
         size: int,

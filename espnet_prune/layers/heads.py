@@ -33,6 +33,9 @@ class PrunableHeads(nn.Module):
             of the model, which always stay.
     """
 
+    READS = ("linear_q.weight", "linear_k.weight", "linear_v.weight")
+    WRITES = ("linear_out.weight", "linear_out.bias")
+
     def __init__(
         self,
         size: int,

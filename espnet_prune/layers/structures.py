@@ -6,19 +6,33 @@ import torch
 from torch import Tensor, nn
 
 from espnet_prune.gates import Gate, gates_of
-from espnet_prune.layers.cost import Counts, add
+from espnet_prune.layers.cost import Counts, add, times_dim
 
 
 def structures(model: nn.Module) -> Iterator[nn.Module]:
     """The layers that own gates."""
     for module in model.modules():
-        if any(isinstance(child, Gate) for child in module.children()):
+        gated = any(isinstance(child, Gate) for child in module.children())
+        if gated and not hasattr(module, "dim_gate"):
             yield module
+
+
+def dim_gate_of(model: nn.Module) -> Gate | None:
+    """The gates of its encoder's model dimension, if it has any."""
+    return getattr(getattr(model, "encoder", model), "dim_gate", None)
 
 
 def gated_counts(model: nn.Module, openness: Callable[[Gate], Tensor]) -> Counts:
     """What there is of all that can go, under the gates."""
-    return add(layer.gated_counts(openness) for layer in structures(model))
+    encoder = getattr(model, "encoder", model)
+    dims = dim_gate_of(encoder)
+    if dims is None:
+        return add(layer.gated_counts(openness) for layer in structures(model))
+    inside = list(structures(encoder))
+    own = add(layer.gated_counts(openness) for layer in inside)
+    own = times_dim(own | encoder.architecture.norm_counts(), openness(dims).sum())
+    others = [layer for layer in structures(model) if layer not in inside]
+    return add([own, *(layer.gated_counts(openness) for layer in others)])
 
 
 def set_masks(model: nn.Module, masks: dict[str, Tensor] | None) -> None:

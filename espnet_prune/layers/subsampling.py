@@ -33,6 +33,7 @@ class Subsampling(nn.Module):
         gates: None for the dense and the compact life.
     """
 
+    READS, WRITES = (), ("out.0.weight", "out.0.bias")
     MIN_FRAMES = 7  # fewer leave no frame after the two convolutions
 
     def __init__(

@@ -162,14 +162,14 @@ class EncoderGraph(nn.Module):
         for block in self.blocks:
             if block.conv_module is not None:
                 block.conv_module = GraphConvolution(block.conv_module)
-        self.after_norm = encoder.after_norm
+        self.after_norm, self.spread = encoder.after_norm, encoder.spread
 
     def forward(self, features: Tensor) -> Tensor:
         """(batch, frame, feature) -> (batch, time, channel)."""
         x = self.embed(features)
         for block in self.blocks:
             x, _ = block(x, None)
-        return self.after_norm(x[0])
+        return self.spread(self.after_norm(x[0]))
 
 
 class Recognizer(nn.Module):
