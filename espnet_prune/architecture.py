@@ -179,10 +179,14 @@ class Architecture:
         """Plain lists and dicts, for YAML and JSON."""
         kind = {} if self.kind == "conformer" else {"kind": self.kind}
         size = {} if self.size is None else {"size": self.size}
-        return kind | size | {
-            "subsampling": list(self.subsampling),
-            "blocks": [asdict(block) for block in self.blocks],
-        }
+        return (
+            kind
+            | size
+            | {
+                "subsampling": list(self.subsampling),
+                "blocks": [asdict(block) for block in self.blocks],
+            }
+        )
 
     def counts(self) -> Counts:
         """What there is, by name: everything that has a price in :func:`prices`."""

@@ -116,7 +116,11 @@ class PrunableConformerEncoder(PrunableEncoder):
                 output_size, positional_dropout_rate, max_pos_emb_len
             ),
             lambda sizes, options: ConformerBlock(
-                sizes, fixed, rates, lambda: get_activation(activation_type), options,
+                sizes,
+                fixed,
+                rates,
+                lambda: get_activation(activation_type),
+                options,
                 self.size,
             ),
         )

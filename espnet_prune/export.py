@@ -108,6 +108,7 @@ def export(
         "removed": removed(encoder, architecture, model.macs_frames),
         "architecture": architecture.to_dict(),
         "dense_architecture": encoder.architecture.to_dict(),
+        "model_dim": [architecture.size or encoder.fixed.size, encoder.fixed.size],
     }
     if decoder is not None:
         summary["decoder"] = to_dicts(decoder)
@@ -141,6 +142,7 @@ def trained_small(model: ESPnetASRModel, plan: dict[str, Any]) -> dict[str, Any]
         "removed": gone,
         "realised": min(gone[kind] for kind in plan["target"]["kind"].split("+")),
         "architecture": encoder.architecture.to_dict(),
+        "model_dim": [encoder.fixed.size, plan["dense_dim"]],
     }
 
 

@@ -57,8 +57,10 @@ class GateOptions:
     def build_dims(self, size: int) -> "Gate | None":
         """Gates of the model dimension, if it has any. They start wider open than the
         others: each of them closes something in every layer."""
+        if not self.model_dim:
+            return None
         rate = min(self.drop_rate_init, DIM_DROP_RATE)
-        return Gate(size, replace(self, drop_rate_init=rate)) if self.model_dim else None
+        return Gate(size, replace(self, drop_rate_init=rate))
 
 
 class Gate(nn.Module):

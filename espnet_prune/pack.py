@@ -24,9 +24,9 @@ from espnet_prune.checkpoint import (
 from espnet_prune.files import atomic_path, read_yaml, write_text
 from espnet_prune.report.caveats import caveats
 from espnet_prune.report.tables import (
+    channels_sentence,
     main_table,
     pruning_sentence,
-    subsampling_sentence,
 )
 from espnet_prune.version import __version__
 
@@ -138,7 +138,7 @@ def card(
     machine = (report["environment"]["measured_on"] or {}).get("cpu", "no machine yet")
     pruned = pruning_sentence(pruning)
     if pruning["method"] not in SCRATCH:
-        pruned += f" {subsampling_sentence(pruning)}"
+        pruned += f" {channels_sentence(pruning)}"
     return CARD.format(
         license=license,
         name=compact.name,

@@ -6,6 +6,7 @@ is a factor of every price, is chosen first, and is what was learned.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -128,23 +129,29 @@ class _Chooser:
         self._left_at_most(self._least())
         self.constraints = {layer: self._constraints(layer) for layer in self.layers}
         prices = {layer: self._unit_prices(layer) for layer in self.layers}
-        self.slack = {c: self._slack(c, prices) for c in budget.constraints}
+        self.slack = {c: self._slack(c, prices) for c in self.budget.constraints}
 
     def _choose_dims(self, budget: Budget) -> None:
         """The channels between the layers, and the budget that they leave: as many as
-        were learned, or fewer where so many would leave nothing."""
+        were learned; fewer where so many leave nothing to all else, more where all else
+        does not use what so few leave."""
         norms = getattr(self.model, "encoder", self.model).architecture.norm_counts()
         scores, step = scores_of(self.dims), self.multiple
-        number = round(int(self.dims.is_open().sum()) / step) * step
-        number = min(max(number, step), len(scores))
-        while True:
+        numbers = [*range(step, len(scores), step), len(scores)]
+
+        def left(number: int, keep: Callable[[], dict[Gate, Tensor]]) -> float:
             self.kept_dims = torch.zeros(len(scores), dtype=torch.bool)
             self.kept_dims[scores.topk(number).indices] = True
             self.budget = budget.of_dim(number, norms)
-            left = self._left(self._least())
-            if number <= step or min(left.values()) >= 0:
-                return
-            number = max(number - step, step)
+            return min(self._left(keep()).values())
+
+        learned = int(self.dims.is_open().sum())
+        at = min(range(len(numbers)), key=lambda i: abs(numbers[i] - learned))
+        while at > 0 and left(numbers[at], self._least) < 0:
+            at -= 1
+        while at < len(numbers) - 1 and left(numbers[at], lambda: self.all_open) > 0:
+            at += 1
+        left(numbers[at], self._least)
 
     def _constraints(self, layer: nn.Module) -> list[Constraint]:
         group = group_of(next(iter(layer.gated_counts(lambda g: self.all_open[g]))))
@@ -264,11 +271,12 @@ class _Chooser:
 
     def _left(self, keep: dict[Gate, Tensor]) -> dict[Constraint, float]:
         """What a choice leaves of each limit."""
-        layers = [layer.gated_counts(lambda g: keep[g].double()) for layer in self.layers]
-        counts = add(layers)
-        return {
-            c: c.limit - c.fixed - float(c.cost(counts)) for c in self.budget.constraints
-        }
+        counts = add(
+            layer.gated_counts(lambda gate: keep[gate].double())
+            for layer in self.layers
+        )
+        limits = self.budget.constraints
+        return {c: c.limit - c.fixed - float(c.cost(counts)) for c in limits}
 
     def _costs(self, layer: nn.Module, keep: dict[Gate, Tensor]) -> list[float]:
         """Of a layer, for each of its constraints."""

@@ -89,12 +89,12 @@ def magnitude(model: nn.Module, share: Share) -> Scores:
 
 
 def channel_weights(model: nn.Module) -> Tensor:
-    """The weights that read or write each channel between the layers, (channel, weight)."""
+    """Weights that read or write a channel between the layers, (channel, weight)."""
     found = []
     for layer in structures(getattr(model, "encoder", model)):
         state = layer.state_dict()
         found += [state[name].transpose(0, 1) for name in layer.READS]
-        found += [state[name] for name in layer.WRITES]
+        found += [state[name] for name in layer.WRITES if name.endswith("weight")]
     return torch.cat([weights.flatten(1) for weights in found], 1)
 
 

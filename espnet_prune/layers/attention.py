@@ -41,7 +41,8 @@ class RelPositionAttention(heads.PrunableHeads):
     def __init__(self, size: int, positions: int | None = None, **options: Any):
         super().__init__(size, **options, group=GROUP)
         dims = self.heads, self.qk_dim
-        self.linear_pos = nn.Linear(positions or size, self.heads * self.qk_dim, bias=False)
+        rows = self.heads * self.qk_dim
+        self.linear_pos = nn.Linear(positions or size, rows, bias=False)
         self.pos_bias_u = nn.Parameter(torch.empty(dims))
         self.pos_bias_v = nn.Parameter(torch.empty(dims))
         nn.init.xavier_uniform_(self.pos_bias_u)

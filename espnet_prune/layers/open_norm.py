@@ -21,7 +21,8 @@ def open_norm(norm: nn.LayerNorm, x: Tensor, kept: Tensor) -> Tensor:
     weight = torch.where(kept.any(), kept, torch.ones_like(kept))
     with torch.autocast(x.device.type, enabled=False):
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        weight = (weight / weight.sum()).to(x.dtype)
+        weight = weight.to(x.dtype)
+        weight = weight / weight.sum()
         x = x - (x @ weight)[..., None]
         variance = x.square() @ weight
         x = x * torch.rsqrt(variance + norm.eps)[..., None]

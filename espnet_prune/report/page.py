@@ -93,7 +93,7 @@ def build(found: Collected, note: str) -> list[Part]:
         parts += [
             Paragraph(f"{exp}: {tables.pruning_sentence(pruning)}"),
             Picture(f"kept_{number}.png", f"Kept units of {exp}", picture),
-            Paragraph(tables.subsampling_sentence(pruning)),
+            Paragraph(tables.channels_sentence(pruning)),
             tables.kept_table(pruning),
         ]
         if decoder := tables.decoder_table(pruning):

@@ -192,12 +192,17 @@ def decoder_table(pruning: dict[str, Any]) -> Table | None:
     return Table(["decoder layer", *pruning["dense_decoder"][0]], rows)
 
 
-def subsampling_sentence(pruning: dict[str, Any]) -> str:
-    """Channels of the two subsampling convolutions, kept of dense."""
+def channels_sentence(pruning: dict[str, Any]) -> str:
+    """Channels kept of dense: of the subsampling's two convolutions, and those between
+    the layers."""
     small, large = pruning["architecture"], pruning["dense_architecture"]
     pairs = zip(small["subsampling"], large["subsampling"], strict=True)
     kept = ", ".join(f"{kept}/{dense}" for kept, dense in pairs)
-    return f"Subsampling channels kept: {kept}."
+    sentence = f"Subsampling channels kept: {kept}."
+    if "model_dim" in pruning:  # not in exports of older versions
+        kept, dense = pruning["model_dim"]
+        sentence += f" Model dimension: {kept}/{dense}."
+    return sentence
 
 
 def pruning_sentence(pruning: dict[str, Any]) -> str:

@@ -1,0 +1,318 @@
+"""Gates on the channels between the layers: one closes a channel in every layer."""
+
+import logging
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from espnet_prune.architecture import Architecture
+from espnet_prune.baselines import ONE_SHOT
+from espnet_prune.baselines.one_shot import scores_of, settle
+from espnet_prune.distill import record
+from espnet_prune.encoder import PrunableEncoder
+from espnet_prune.errors import InputError
+from espnet_prune.export import check_budget, verify
+from espnet_prune.gates import gates_of
+from espnet_prune.inference.encoder import FastEncoder
+from espnet_prune.layers.cost import times_dim
+from espnet_prune.layers.open_norm import gated_norm
+from espnet_prune.layers.residual import layer_norm
+from espnet_prune.layers.spread import Spread
+from espnet_prune.projection import TOLERANCE, check_reachable, choose, project
+from espnet_prune.sparsity import SparsityOptions, make_budget
+
+GATES = {"model_dim": True}
+FRAMES = 400
+SIZES = {"output_size": 64, "linear_units": 256, "num_blocks": 2}
+
+
+def masked(encoder, masks):
+    encoder.set_masks(masks)
+    return encoder.eval()
+
+
+def assert_same(gated, compact, x, lengths, tolerance=1e-5):
+    with torch.no_grad():
+        expected, olens, _ = gated.eval()(x, lengths)
+        actual, own, _ = compact.eval()(x, lengths)
+    assert torch.equal(olens, own) and expected.shape == actual.shape
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(actual, expected, atol=tolerance * scale, rtol=0)
+
+
+def test_open_gates_change_nothing(make_encoder, open_masks, batch):
+    gated, dense = make_encoder(gates=GATES), make_encoder()
+    gated.load_state_dict(gated.state_dict() | dense.state_dict())
+    assert_same(masked(gated, open_masks(gated)), dense, *batch())
+
+
+@pytest.mark.parametrize("value", [0.0, 0.37])
+def test_channels_are_sliced_exactly(
+    make_encoder, open_masks, compact_of, batch, value
+):
+    gated = make_encoder(gates=GATES)
+    masks = open_masks(gated)
+    masks["dim_gate"][1::3] = value
+    compact = compact_of(masked(gated, masks))
+    assert compact.size == (11 if value == 0 else 16)
+    assert compact.output_size() == 16
+    assert_same(gated, compact, *batch())
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    unit_rate=st.floats(0.15, 1),
+    module_rate=st.floats(0, 1),
+    soft=st.booleans(),
+    fine=st.booleans(),
+)
+@settings(max_examples=25)
+def test_mixtures_of_all_gates_are_sliced_exactly(
+    make_encoder, random_masks, compact_of, batch, seed, unit_rate, module_rate, soft,
+    fine,
+):  # fmt: skip
+    gated = make_encoder(gates=GATES | {"fine_heads": fine}).double()
+    masks = random_masks(gated, seed, unit_rate, module_rate, soft)
+    masks["dim_gate"][:2] = 1.0  # of one channel a norm leaves only its bias
+    compact = compact_of(masked(gated, masks)).double()
+    compact.load_state_dict(gated.sliced_state(), strict=True)  # in double, too
+    x, lengths = batch()
+    assert_same(gated, compact, x.double(), lengths, 1e-9)
+
+
+def test_fast_and_plain_forward_of_a_narrow_encoder_agree(
+    make_encoder, random_masks, compact_of, batch
+):
+    gated = make_encoder(gates=GATES)
+    compact = compact_of(masked(gated, random_masks(gated, 3))).eval()
+    x, lengths = batch()
+    with torch.no_grad():
+        fast, hidden = compact(x, lengths, return_all_hs=True)[0]
+        plain, own = PrunableEncoder.forward(compact, x, lengths, return_all_hs=True)[0]
+        half = FastEncoder(*compact.layers, "bf16")(x, lengths)[0]
+    torch.testing.assert_close(fast, plain)
+    for one, other in zip(hidden, own, strict=True):
+        assert one.shape[-1] == compact.output_size()
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(half, plain, atol=0.1, rtol=0.05)
+    gone = ~compact.spread.source.lt(compact.size)
+    assert gone.any() and not plain[..., gone].any() and plain[..., ~gone].any()
+
+
+def test_outputs_are_where_they_were_in_the_dense_model():
+    kept = torch.tensor([False, True, True, False, True])
+    spread = Spread(3, 5)
+    spread.load_state_dict({"source": Spread.of(kept)})
+    out = spread(torch.tensor([[1.0, 2.0, 3.0]]))
+    assert out.tolist() == [[0.0, 1.0, 2.0, 0.0, 3.0]]
+    assert not Spread(5, 5).state_dict()
+
+
+def test_norm_sees_open_channels_only():
+    norm, kept = layer_norm(6), torch.tensor([1.0, 0, 1, 1, 0, 1])
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    x = torch.randn(2, 3, 6)
+    out = gated_norm(norm, x, kept)
+    index = kept.nonzero().squeeze(1)
+    expected = torch.nn.functional.layer_norm(
+        x[..., index], (4,), norm.weight[index], norm.bias[index], norm.eps
+    )
+    torch.testing.assert_close(out[..., index], expected)
+    assert not out[..., kept == 0].any()
+    other = torch.where(kept > 0, x, 1e4 * torch.randn_like(x))
+    torch.testing.assert_close(gated_norm(norm, other, kept), out)
+
+
+def test_gates_of_the_model_dimension_get_a_gradient(make_encoder, batch):
+    gated = make_encoder(gates=GATES).train()
+    gated(*batch())[0].square().sum().backward()
+    slope = gated.dim_gate.log_alpha.grad
+    assert slope.isfinite().all() and (slope != 0).any()
+
+
+def test_one_draw_serves_all_layers(make_encoder, batch):
+    gated = make_encoder(gates=GATES | {"drop_rate_init": 0.5}).train()
+    with torch.no_grad():
+        gated.dim_gate.log_alpha.zero_()
+        _, hidden = gated(*batch(), return_all_hs=True)[0]
+    closed = [(x == 0).all((0, 1)) for x in hidden]
+    assert closed[0].any() and not closed[0].all()
+    assert all(torch.equal(closed[0], other) for other in closed)
+
+
+def learned(encoder, seed: int, spread: float = 2.0, centre: float = 1.0):
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for gate in gates_of(encoder).values():
+            noise = torch.randn(len(gate), generator=draw)
+            gate.log_alpha.copy_(centre + spread * noise)
+    return encoder
+
+
+@given(
+    seed=st.integers(0, 999),
+    target=st.floats(0.2, 0.9),
+    kind=st.sampled_from(["params", "macs", "params+macs"]),
+    multiple=st.sampled_from([1, 4]),
+)
+@settings(max_examples=15)
+def test_budget_is_met_and_used_by_counting(
+    make_encoder, compact_of, seed, target, kind, multiple
+):
+    encoder = learned(make_encoder(gates=GATES, **SIZES), seed)
+    budget = make_budget(SparsityOptions(kind, target), encoder, FRAMES)
+    found = project(encoder, budget, multiple)
+    encoder.set_masks(found.masks)
+    kept, fixed = encoder.kept(), encoder.fixed
+    size = kept.size or fixed.size
+    check_budget(budget, times_dim(kept.counts(), size), found.slack)
+    assert size % multiple == 0
+    small = kept.cost(fixed, FRAMES)["encoder"]
+    large = encoder.architecture.cost(fixed, FRAMES)["encoder"]
+    params = sum(p.numel() for p in compact_of(encoder).parameters())
+    assert params == small.params
+    gone = [1 - getattr(small, k) / getattr(large, k) for k in kind.split("+")]
+    assert gone == pytest.approx(found.removed, abs=1e-6)
+    assert min(gone) >= target - 1e-9
+    most = max(TOLERANCE * (1 - target), min(found.slack))
+    assert min(gone) <= target + most + 1e-9
+
+
+def test_model_dimension_is_the_one_that_was_learned(make_encoder):
+    encoder = make_encoder(gates=GATES, **SIZES)
+    with torch.no_grad():
+        encoder.dim_gate.log_alpha[::2] = -3.0
+    budget = make_budget(SparsityOptions("params", 0.8), encoder, FRAMES)
+    keep = choose(encoder, budget)
+    assert torch.equal(keep[encoder.dim_gate], encoder.dim_gate.is_open())
+
+
+def test_too_wide_a_model_becomes_narrow_enough(make_encoder):
+    """What must stay of all its channels would already cost more than the budget."""
+    encoder = make_encoder(gates=GATES)
+    options = SparsityOptions("params", 0.985)
+    with pytest.raises(InputError, match="cannot be removed"):
+        plain = make_encoder(gates={})
+        check_reachable(plain, make_budget(options, plain, FRAMES))
+    budget = make_budget(options, encoder, FRAMES)
+    check_reachable(encoder, budget)
+    assert project(encoder, budget).removed[0] > 0.985
+
+
+def test_expected_cost_has_a_gradient_and_agrees_with_the_compact_model(
+    make_encoder, random_masks
+):
+    encoder = make_encoder(gates=GATES | {"fine_heads": False}, **SIZES)
+    encoder.gated_cost(FRAMES).params.backward()
+    assert (encoder.dim_gate.log_alpha.grad > 0).all()
+    encoder.set_masks(random_masks(encoder, 5, soft=False))
+    counted = encoder.gated_cost(FRAMES, lambda gate: gate.mask.double())
+    formula = encoder.kept().cost(encoder.fixed, FRAMES)["encoder"]
+    assert [float(n) for n in counted] == pytest.approx(list(formula))
+
+
+@pytest.mark.parametrize("method", ONE_SHOT)
+def test_one_shot_methods_choose_a_model_dimension_too(make_encoder, method):
+    encoder = make_encoder(gates=GATES | {"mode": "straight_through"}, **SIZES)
+    budget = make_budget(SparsityOptions("params+macs", 0.75), encoder, FRAMES)
+    settle(encoder, budget, scores_of(method, encoder, budget, seed=1))
+    keep = choose(encoder, budget)
+    for name, gate in gates_of(encoder).items():
+        assert torch.equal(keep[gate], gate.is_open()), name
+    kept = int(keep[encoder.dim_gate].sum())
+    assert kept == 64 if method == "blocks" else 30 <= kept <= 34  # sqrt(0.25) of 64
+    after = budget.removed(encoder, lambda gate: keep[gate].double())
+    assert float(after.min()) >= 0.75 - 1e-9
+
+
+def test_weak_channels_go_first_by_magnitude(make_encoder):
+    encoder = make_encoder(gates=GATES | {"mode": "straight_through"}, **SIZES)
+    with torch.no_grad():
+        for block in encoder.encoders:
+            for layer in (block.feed_forward, block.feed_forward_macaron):
+                layer.w_1.weight[:, ::2] *= 1e-3
+                layer.w_2.weight[::2] *= 1e-3
+    budget = make_budget(SparsityOptions("params", 0.75), encoder, FRAMES)
+    settle(encoder, budget, scores_of("magnitude", encoder, budget, 0))
+    assert not encoder.dim_gate.is_open()[::2].any()
+
+
+def test_architecture_round_trips_and_bad_sizes_are_refused():
+    dense = Architecture.dense(16, 4, 32, 2).to_dict()
+    assert "size" not in dense
+    narrow = Architecture.from_dict(dense | {"size": 10})
+    assert narrow.size == 10 and Architecture.from_dict(narrow.to_dict()) == narrow
+    for bad in (0, -1, 2.5, "8"):
+        with pytest.raises(ValueError, match="architecture"):
+            Architecture.from_dict(dense | {"size": bad})
+    other = Architecture.dense(16, 4, 32, 2, "transformer").to_dict()
+    with pytest.raises(ValueError, match="conformer only"):
+        Architecture.from_dict(other | {"size": 10})
+
+
+def test_latency_by_model_dimension_is_refused(make_encoder):
+    encoder = make_encoder(gates=GATES)
+    with pytest.raises(ValueError, match="model_dim: false"):
+        make_budget(SparsityOptions("latency"), encoder, FRAMES, latency={})
+
+
+def test_strict_loading_needs_to_know_the_channels(
+    make_encoder, random_masks, compact_of
+):
+    gated = make_encoder(gates=GATES)
+    compact = compact_of(masked(gated, random_masks(gated, 1)))
+    state = compact.state_dict()
+    del state["spread.source"]
+    with pytest.raises(RuntimeError, match=r"spread\.source"):
+        compact.load_state_dict(state, strict=False)
+
+
+@pytest.fixture
+def student(make_model, student_options):
+    options = student_options(kind="params+macs", target=0.75)
+    options["encoder_conf"] = options["encoder_conf"] | {"gates": GATES}
+    model = make_model(**options)
+    torch.nn.init.zeros_(model.encoder.dim_gate.log_alpha)
+    return model
+
+
+def test_student_is_compared_through_a_projection(student, make_model, speech_batch):
+    student.set_teacher(make_model(encoder="prunable_conformer"))
+    student.sparsity.total_steps = 100
+    loss, stats, _ = student(**speech_batch())
+    loss.backward()
+    assert student.projection.weight.grad.abs().sum() > 0
+    assert student.encoder.dim_gate.log_alpha.grad.abs().sum() > 0
+    assert stats["sparsity_expected"] > 0.3
+
+
+def test_narrow_student_is_compared_where_its_channels_were(
+    student, make_model, student_options, speech_batch, random_masks
+):
+    student.encoder.set_masks(random_masks(student.encoder, 2, module_rate=1.0))
+    options = student_options(gated=False)
+    kept = student.encoder.kept().to_dict()
+    options["encoder_conf"] = options["encoder_conf"] | {"architecture": kept}
+    compact = make_model(**options)
+    compact.encoder.load_state_dict(student.encoder.sliced_state(), strict=True)
+    assert compact.projection.weight.shape == (16, 16)
+    assert verify(student, compact) < 1e-4
+    student.sparsity.total_steps = 100
+    student.eval(), compact.eval()
+    seen = []
+    for model in (student, compact):
+        with record(model) as rec, torch.no_grad():
+            model(**speech_batch() | {"speech": torch.ones(3, 8000).cumsum(1) / 8000})
+        seen.append(rec.hidden[1])
+    torch.testing.assert_close(*seen, atol=1e-4, rtol=1e-3)
+
+
+def test_change_by_the_projection_is_told(make_encoder, caplog):
+    encoder = learned(make_encoder(gates=GATES, **SIZES), 0, 0.5, centre=3.0)
+    budget = make_budget(SparsityOptions("params", 0.9), encoder, FRAMES)
+    with caplog.at_level(logging.INFO):
+        project(encoder, budget)
+    assert "a large change" in caplog.text
