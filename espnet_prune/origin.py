@@ -47,7 +47,9 @@ def refuse_another_run(options: argparse.Namespace) -> None:
         "weights": [digests[path] for path in weights if path is not None],
     }
     origin = output_dir / "origin.json"
-    if origin.exists() and (output_dir / "checkpoint.pth").exists():
+    # What a training leaves, and what a method without one does.
+    held = any((output_dir / n).exists() for n in ("checkpoint.pth", "latest.pth"))
+    if origin.exists() and held:
         if json.loads(origin.read_text()) != now:
             raise InputError(
                 output_dir,

@@ -270,13 +270,15 @@ def stage(dense, data_options, tmp_path, monkeypatch):
 
 DECODER_TOO = {"sparsity": {"macs_seconds": 1.0, "denominator": "model"}}
 DECODER_TOO |= {"prune_decoder": True}
+MODEL_DIM_TOO = {"gates": {"model_dim": True}}
 
 
 @pytest.mark.parametrize(
     ("method", "recipe"),
     [(method, {}) for method in METHODS]
-    + [(m, DECODER_TOO) for m in ("l0", "iterative", "magnitude", "random")],
-    ids=lambda x: ("decoder" if x else "") if isinstance(x, dict) else x,
+    + [(m, DECODER_TOO) for m in ("l0", "iterative", "magnitude", "random")]
+    + [(m, MODEL_DIM_TOO) for m in ("l0", "iterative", "magnitude")],
+    ids=lambda x: "-".join(x) if isinstance(x, dict) else x,
 )
 def test_every_method_ends_in_a_model_that_stock_speech2text_decodes(
     stage, dense, tmp_path, method, recipe
@@ -295,7 +297,11 @@ def test_every_method_ends_in_a_model_that_stock_speech2text_decodes(
     stage("export", "--pruned", pruned, "--out", compact)
     summary = json.loads((compact / "pruning.json").read_text())
     assert summary["method"] == method
-    if recipe:
+    if recipe == MODEL_DIM_TOO:
+        kept, dense_dim = summary["model_dim"]
+        # So short a training closes none.
+        assert kept <= dense_dim == 16 and (method == "l0" or kept < dense_dim)
+    if recipe == DECODER_TOO:
         assert summary["decoder"] != summary["dense_decoder"]
         assert min(c["realised"] for c in summary["constraints"]) >= 0.5
     else:
@@ -312,6 +318,21 @@ def test_every_method_ends_in_a_model_that_stock_speech2text_decodes(
     kept = sum(p.numel() for p in speech.asr_model.encoder.parameters())
     assert kept == params_left(summary, config)
     speech(np.random.default_rng(0).standard_normal(8000).astype(np.float32))
+
+
+def test_one_shot_run_of_another_seed_is_refused(stage, dense, tmp_path):
+    from tests.conftest import RECIPE
+
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    start = ["--method", "random", "--model_config", dense / "config.yaml"]
+    start += ["--model_file", dense / "model.pth", "--output_dir", tmp_path / "pruned"]
+    train = ["train", "--phase", "prune", *start]
+    stage(*train)
+    first = (tmp_path / "pruned" / "latest.pth").read_bytes()
+    stage(*train)
+    with pytest.raises(InputError, match="training of other options"):
+        stage(*train, "--seed", 777)
+    assert (tmp_path / "pruned" / "latest.pth").read_bytes() == first
 
 
 def params_left(summary, config) -> int:

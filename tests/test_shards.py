@@ -235,6 +235,48 @@ def test_language_model_of_other_tokens_is_refused(tmp_path):
         check_lm(options, Namespace(token_list=["a", "c"]), "decode.yaml")
 
 
+def write_lm(folder, tokens, favourite):
+    """A language model of ESPnet's that says one token, whatever came before."""
+    from espnet2.tasks.lm import LMTask
+
+    (folder / "tokens.txt").write_text("\n".join(tokens) + "\n")
+    sizes = {"nlayers": 1, "unit": 4}
+    command = ["--token_list", str(folder / "tokens.txt"), "--output_dir", str(folder)]
+    args = LMTask.get_parser().parse_args(command)
+    args.lm_conf = sizes
+    model = LMTask.build_model(args)
+    state = model.state_dict()
+    state["lm.decoder.weight"].zero_()
+    state["lm.decoder.bias"].zero_()[tokens.index(favourite)] = 8.0
+    torch.save(state, folder / "lm.pth")
+    config = {k: v for k, v in vars(args).items() if k != "config"}
+    (folder / "lm.yaml").write_text(yaml.safe_dump(config))
+    return {"lm_train_config": f"{folder}/lm.yaml", "lm_file": f"{folder}/lm.pth"}
+
+
+def test_language_model_has_a_say_in_the_search(
+    compact, data_dir, tmp_path, monkeypatch
+):
+    from espnet_prune.bin import decode
+
+    tokens = yaml.safe_load((compact / "config.yaml").read_text())["token_list"]
+    lm = write_lm(tmp_path, tokens, "B")
+    command = ["decode", "--config", compact / "config.yaml", "--data", data_dir]
+    command += ["--model", compact / "pruned.pth", "--nj", 1]
+    said = {}
+    for weight in (0.0, 5.0):
+        search = tmp_path / f"decode_{weight}.yaml"
+        options = {"beam_size": 3, "minlenratio": 0.3, "maxlenratio": 0.4}
+        search.write_text(yaml.safe_dump(options | lm | {"lm_weight": weight}))
+        argv = [*command, "--inference_config", search, "--out", tmp_path / search.stem]
+        monkeypatch.setattr(sys, "argv", list(map(str, argv)))
+        decode.main()
+        lines = (tmp_path / search.stem / "token").read_text().splitlines()
+        assert len(lines) == 12
+        said[weight] = [token for line in lines for token in line.split()[1:]]
+    assert said[5.0] and set(said[5.0]) == {"B"} != set(said[0.0])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("search", ["beam_size: 2", "ctc_greedy: true"])
 def test_outputs_are_the_same_whatever_the_number_of_parts(
