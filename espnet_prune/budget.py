@@ -16,6 +16,8 @@ from espnet_prune.layers.cost import Counts, group_of, per_dim, prices_at, total
 from espnet_prune.layers.structures import gated_counts
 
 KINDS = ("params", "macs", "latency")
+# Group of what goes with the model dimension only; it can have no target of its own.
+NORMS = "norm"
 DENOMINATORS = ("encoder", "model")
 
 
@@ -70,12 +72,11 @@ class Constraint:
         """
         table = prices_at(self.prices, dim)
         fixed = self.fixed
-        if group_of(next(iter(norms))) in self.groups:
+        if NORMS in self.groups:
             fixed += total(norms, table)
         others = self.prices.keys() - {*table, *map(per_dim, table)}
         table |= {name: self.prices[name] for name in others}  # of the decoder
-        groups = self.groups - set(map(group_of, norms))
-        return replace(self, prices=table, fixed=fixed, groups=groups)
+        return replace(self, prices=table, fixed=fixed, groups=self.groups - {NORMS})
 
 
 @dataclass(frozen=True)
@@ -153,16 +154,17 @@ def plan(
     for name, number in dense.items():
         cost[group_of(name)] += float(prices[name] * number)
     groups = dict(groups or {})
-    if unknown := groups.keys() - cost.keys():
+    parts = cost.keys() - {NORMS}
+    if unknown := groups.keys() - parts:
         raise ValueError(
-            f"sparsity: groups {sorted(unknown)} are not among {sorted(cost)}"
+            f"sparsity: groups {sorted(unknown)} are not among {sorted(parts)}"
         )
     named = [
         Constraint(g, kind, prices, frozenset([g]), 0.0, cost[g], (1 - t) * cost[g])
         for g, t in groups.items()
     ]
     others = frozenset(cost.keys() - groups.keys())
-    if not others:
+    if not others - {NORMS}:
         return named
     whole = sum(cost.values()) + fixed
     rest = Constraint(

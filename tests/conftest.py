@@ -157,7 +157,7 @@ def open_masks() -> Callable[..., dict[str, Tensor]]:
 def random_masks() -> Callable[..., dict[str, Tensor]]:
     """``random_masks(encoder, seed, unit_rate, module_rate, soft)``, consistent:
     a submodule is open if and only if one of its units is; both subsampling
-    convolutions keep a channel."""
+    convolutions and the model dimension keep a channel."""
     from espnet_prune.gates import gates_of
 
     def make(encoder, seed=0, unit_rate=0.5, module_rate=0.7, soft=True):
@@ -168,7 +168,7 @@ def random_masks() -> Callable[..., dict[str, Tensor]]:
             kept = torch.rand(len(gate), generator=draw) < rate
             value = torch.rand(len(gate), generator=draw) * 0.98 + 0.01 if soft else 1.0
             masks[name] = kept * value
-            if name.startswith("embed"):
+            if name.startswith(("embed", "dim_gate")):
                 masks[name][0] = 1.0
         for name in [n for n in masks if n.endswith("module_gate")]:
             units = name.replace("module_gate", "unit_gate")

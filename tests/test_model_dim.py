@@ -75,7 +75,6 @@ def test_mixtures_of_all_gates_are_sliced_exactly(
 ):  # fmt: skip
     gated = make_encoder(gates=GATES | {"fine_heads": fine}).double()
     masks = random_masks(gated, seed, unit_rate, module_rate, soft)
-    masks["dim_gate"][:2] = 1.0  # of one channel a norm leaves only its bias
     compact = compact_of(masked(gated, masks)).double()
     compact.load_state_dict(gated.sliced_state(), strict=True)  # in double, too
     x, lengths = batch()
@@ -251,6 +250,19 @@ def test_architecture_round_trips_and_bad_sizes_are_refused():
     other = Architecture.dense(16, 4, 32, 2, "transformer").to_dict()
     with pytest.raises(ValueError, match="conformer only"):
         Architecture.from_dict(other | {"size": 10})
+
+
+def test_every_group_may_have_a_target_beside_the_norms(make_encoder):
+    encoder = learned(make_encoder(gates=GATES, **SIZES), 4, 0.5, centre=3.0)
+    names = ("subsampling", "attention", "ffn", "convolution")
+    options = SparsityOptions("params", groups=dict.fromkeys(names, 0.6))
+    budget = make_budget(options, encoder, FRAMES)
+    assert {c.name for c in budget.constraints} == set(names)
+    found = project(encoder, budget)
+    pairs = zip(found.removed, found.slack, strict=True)
+    assert all(0.6 - 1e-9 <= gone <= 0.6 + slack for gone, slack in pairs)
+    with pytest.raises(ValueError, match="are not among"):
+        make_budget(SparsityOptions(groups={"norm": 0.5}), encoder, FRAMES)
 
 
 def test_latency_by_model_dimension_is_refused(make_encoder):

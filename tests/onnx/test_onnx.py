@@ -70,7 +70,8 @@ def test_normalisation_is_espnets(kind, means, variances, tmp_path):
 def test_graph_computes_what_the_encoder_does(
     drawn_sizes, make_encoder, random_masks, compact_of, batch, data
 ):
-    gated = make_encoder(**data.draw(drawn_sizes), gates={}).eval()
+    gates = {"model_dim": data.draw(st.booleans())}
+    gated = make_encoder(**data.draw(drawn_sizes), gates=gates).eval()
     gated.set_masks(random_masks(gated, seed=data.draw(st.integers(0, 99))))
     compact = compact_of(gated).eval()
     x, lengths = batch((data.draw(st.integers(7, 60)),) * data.draw(st.integers(1, 2)))
