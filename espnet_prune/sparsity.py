@@ -52,6 +52,8 @@ class SparsityOptions:
         groups: targets of their own for some of ``subsampling``, ``attention``,
             ``ffn``, ``convolution``, ``decoder``, each a fraction of the group, which
             may be 0; the others share what ``target`` leaves.
+        model_dim: fraction of the model dimension to remove, where it has gates; None
+            leaves that to the other targets, to which it is dear: every layer feels it.
         start: where the rise of the targets begins, by ``Constraint.key``: what is
             removed already, on the second rung of a ladder.
         macs_seconds: length of the utterance whose MACs or latency are counted, in
@@ -72,6 +74,7 @@ class SparsityOptions:
     target: float = 0.5
     denominator: str = "encoder"
     groups: dict[str, float] = field(default_factory=dict)
+    model_dim: float | None = None
     start: dict[str, float] = field(default_factory=dict)
     macs_seconds: float = 10.0
     macs_tokens: int = 30
@@ -100,7 +103,8 @@ class SparsityOptions:
                 f"sparsity: target is the fraction to remove, in (0, 1), not "
                 f"{self.target}"
             )
-        for name, target in self.groups.items():
+        parts = self.groups | {"model_dim": self.model_dim or 0}
+        for name, target in parts.items():
             if not 0 <= target < 1:
                 raise ValueError(
                     f"sparsity: {name} is the fraction to remove, in [0, 1), not "
@@ -152,6 +156,8 @@ def make_budget(
             "sparsity: the latency of a layer is not measured by model dimension; "
             "set model_dim: false in gates"
         )
+    if options.model_dim is not None and dim_gate_of(encoder) is None:
+        raise ValueError("sparsity: model_dim needs model_dim: true in gates")
     prices, dense = encoder.prices(frames), dense_counts(encoder)
     if decoder is not None:
         if options.denominator != "model":
@@ -242,7 +248,7 @@ class SparsityController(Schedule):
 
     def __init__(self, options: SparsityOptions, budget: Budget):
         super().__init__(options, budget)
-        number = len(budget.constraints)
+        number = len(budget.constraints) + (options.model_dim is not None)
         self.lambda1 = nn.Parameter(torch.zeros(number))
         self.lambda2 = nn.Parameter(torch.zeros(number))
 
@@ -260,16 +266,27 @@ class SparsityController(Schedule):
             expected = self.budget.removed(model)
             with torch.no_grad():
                 realised = self.budget.removed(model, is_kept)
+            stats = self.stats(expected, realised)
+            targets = self.targets(expected)
+            if self.options.model_dim is not None:
+                gate = dim_gate_of(model)
+                expected = torch.cat([expected, 1 - gate.openness().mean()[None]])
+                realised = torch.cat([realised, 1 - is_kept(gate).mean()[None]])
+                targets = torch.cat([targets, self._dim_target(targets)[None]])
             # The budget that counts is the realised one, whose steps have no
             # gradient: its value with the gradient of the expected one.
-            gap = expected + (realised - expected).detach() - self.targets(expected)
+            gap = expected + (realised - expected).detach() - targets
             loss = (self.lambda1 * gap + self.lambda2 * gap.square()).sum()
-            stats = self.stats(expected, realised)
         multipliers = {
             "lambda1": self.lambda1.detach().mean(),
             "lambda2": self.lambda2.detach().mean(),
         }
         return loss, stats | multipliers | {"loss_sparsity": loss.detach()}
+
+    def _dim_target(self, like: Tensor) -> Tensor:
+        """Fraction of the model dimension to remove at this step, a scalar."""
+        start, end = self.options.start.get("model_dim", 0.0), self.options.model_dim
+        return like.new_tensor(start + (end - start) * self.ramp())
 
     @torch.no_grad()
     def _clamp(self, model: nn.Module) -> None:
