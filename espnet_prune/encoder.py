@@ -120,8 +120,8 @@ class PrunableEncoder(StrictLoading, AbsEncoder):
             self.dim_gate = options.build_dims(fixed.size)
         if self.dim_gate is not None and dense.kind != "conformer":
             raise ValueError(
-                f"gates: model_dim is not possible for a {dense.kind}, only for a "
-                f"conformer"
+                f"gates: model_dim is not possible for an encoder {dense.kind}, "
+                f"only for conformer"
             )
         self.embed = Subsampling(
             fixed.features,

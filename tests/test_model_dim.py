@@ -17,7 +17,7 @@ from espnet_prune.export import check_budget, verify
 from espnet_prune.gates import gates_of
 from espnet_prune.inference.encoder import FastEncoder
 from espnet_prune.layers.cost import times_dim
-from espnet_prune.layers.open_norm import gated_norm
+from espnet_prune.layers.open_norm import gated_norm, open_norm
 from espnet_prune.layers.residual import layer_norm
 from espnet_prune.layers.spread import Spread
 from espnet_prune.projection import TOLERANCE, check_reachable, choose, project
@@ -123,6 +123,13 @@ def test_norm_sees_open_channels_only():
     assert not out[..., kept == 0].any()
     other = torch.where(kept > 0, x, 1e4 * torch.randn_like(x))
     torch.testing.assert_close(gated_norm(norm, other, kept), out)
+
+
+def test_closed_channels_stay_within_the_norms_bounds():
+    norm, x, kept = layer_norm(20), torch.randn(2, 9, 20), torch.zeros(20)
+    kept[5] = 1  # its variance is 0
+    assert open_norm(norm, x, kept).abs().max() <= 20**0.5 + 1e-5
+    assert open_norm(norm, x, torch.zeros(20)).isfinite().all()
 
 
 def test_gates_of_the_model_dimension_get_a_gradient(make_encoder, batch):
