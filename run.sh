@@ -228,6 +228,10 @@ if ! runs 3 && { runs 15 || runs 17; }; then
     for set in ${test_sets}; do need 3 "dump/raw/${set}/wav.scp"; done
 fi
 
+# First, before hours are spent on data for a model that cannot be had.
+if [ -n "${teacher_tag}" ] && begin 11 "fetch ${teacher_tag} to ${dense}"; then
+    python3 -m espnet_prune.bin.fetch_teacher --tag "${teacher_tag}" --out "${dense}"
+fi
 if begin 1 "prepare ${corpus} as data/{${train_set},${valid_set},${test_sets// /,}}"; then
     # shellcheck disable=SC2086
     "${data_command[@]}" --out data ${data_args}
@@ -273,9 +277,6 @@ if begin 10 "collect statistics in ${stats}"; then
     python3 -m espnet_prune.bin.collect_stats --train "dump/raw/${sp_set}" \
         --valid "dump/raw/${valid_set}" --out "${stats}" "${split[@]}" \
         --config "${asr_config}" "${token_args[@]}" ${asr_args}
-fi
-if [ -n "${teacher_tag}" ] && begin 11 "fetch ${teacher_tag} to ${dense}"; then
-    python3 -m espnet_prune.bin.fetch_teacher --tag "${teacher_tag}" --out "${dense}"
 fi
 if [ -z "${teacher_tag}" ] && begin 11 "train the dense model in ${dense}"; then
     need 5 "${tokens}/tokens.txt"

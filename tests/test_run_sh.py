@@ -296,3 +296,11 @@ def test_every_rung_of_every_method_has_its_directory(run, recipe):
         folder = recipe / f"exp/digits_compact_{goal}"
         folder.mkdir(parents=True)
         (folder / "finetuned.pth").touch()
+
+
+def test_model_that_cannot_be_had_is_noticed_before_the_data(run, recipe):
+    (recipe / "junk.zip").write_text("no archive")
+    result = run("--preset", "quick", "--teacher_tag", "junk.zip")
+    assert result.returncode != 0
+    assert "--teacher_tag junk.zip: cannot be had" in result.stderr
+    assert "stage 11:" in result.stdout and "stage 1:" not in result.stdout
