@@ -6,7 +6,6 @@ is a factor of every price, is chosen first, and is what was learned.
 """
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -139,19 +138,28 @@ class _Chooser:
         scores, step = scores_of(self.dims), self.multiple
         numbers = [*range(step, len(scores), step), len(scores)]
 
-        def left(number: int, keep: Callable[[], dict[Gate, Tensor]]) -> float:
+        def keep(number: int) -> None:
             self.kept_dims = torch.zeros(len(scores), dtype=torch.bool)
             self.kept_dims[scores.topk(number).indices] = True
             self.budget = budget.of_dim(number, norms)
-            return min(self._left(keep()).values())
 
         learned = int(self.dims.is_open().sum())
         at = min(range(len(numbers)), key=lambda i: abs(numbers[i] - learned))
-        while at > 0 and left(numbers[at], self._least) < 0:
+        keep(numbers[at])
+        while at > 0 and min(self._left(self._least()).values()) < 0:
             at -= 1
-        while at < len(numbers) - 1 and left(numbers[at], lambda: self.all_open) > 0:
+            keep(numbers[at])
+        while at < len(numbers) - 1 and not self._is_used():
             at += 1
-        left(numbers[at], self._least)
+            keep(numbers[at])
+
+    def _is_used(self) -> bool:
+        """Whether all that there is would use the budget up; of several kinds of cost
+        of the same structures, the first that is met decides."""
+        tightest: dict[str, float] = {}
+        for c, left in self._left(self.all_open).items():
+            tightest[c.name] = min(left, tightest.get(c.name, left))
+        return max(tightest.values()) <= 0
 
     def _constraints(self, layer: nn.Module) -> list[Constraint]:
         group = group_of(next(iter(layer.gated_counts(lambda g: self.all_open[g]))))

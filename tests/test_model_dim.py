@@ -21,7 +21,7 @@ from espnet_prune.layers.open_norm import gated_norm, open_norm
 from espnet_prune.layers.residual import layer_norm
 from espnet_prune.layers.spread import Spread
 from espnet_prune.projection import TOLERANCE, check_reachable, choose, project
-from espnet_prune.sparsity import SparsityOptions, make_budget
+from espnet_prune.sparsity import SparsityController, SparsityOptions, make_budget
 
 GATES = {"model_dim": True}
 FRAMES = 400
@@ -270,6 +270,41 @@ def test_every_group_may_have_a_target_beside_the_norms(make_encoder):
     assert all(0.6 - 1e-9 <= gone <= 0.6 + slack for gone, slack in pairs)
     with pytest.raises(ValueError, match="are not among"):
         make_budget(SparsityOptions(groups={"norm": 0.5}), encoder, FRAMES)
+
+
+def test_model_dimension_is_as_wide_as_a_group_with_a_target_needs(make_encoder):
+    encoder = learned(make_encoder(gates=GATES, **SIZES), 4, 0.5, centre=3.0)
+    with torch.no_grad():
+        encoder.dim_gate.log_alpha[::2] = -3.0  # of 32 channels 64 % could not be used
+    options = SparsityOptions("params", 0.6, groups={"ffn": 0.36})
+    budget = make_budget(options, encoder, FRAMES)
+    found = project(encoder, budget)
+    encoder.set_masks(found.masks)
+    kept = encoder.kept()
+    check_budget(budget, times_dim(kept.counts(), kept.size), found.slack)
+    assert 32 < kept.size < 64
+
+
+def test_own_target_of_the_model_dimension_is_steered_to(make_encoder):
+    encoder = make_encoder(gates=GATES, **SIZES).train()
+    options = SparsityOptions("params", 0.75, model_dim=0.5, warmup=0.5)
+    controller = SparsityController(
+        options, make_budget(options, encoder, FRAMES)
+    ).train()
+    controller.total_steps = 300
+    rates = options.learning_rates(300)
+    gates = [g.log_alpha for g in gates_of(encoder).values()]
+    steps = torch.optim.Adam(gates, rates[0])
+    climb = torch.optim.Adam(controller.parameters(), rates[1], maximize=True)
+    for _ in range(300):
+        steps.zero_grad(), climb.zero_grad()
+        controller(encoder)[0].backward()
+        steps.step(), climb.step()
+    assert float(encoder.dim_gate.is_open().float().mean()) == pytest.approx(
+        0.5, abs=0.1
+    )
+    with pytest.raises(ValueError, match="model_dim needs"):
+        make_budget(options, make_encoder(gates={}, **SIZES), FRAMES)
 
 
 def test_latency_by_model_dimension_is_refused(make_encoder):

@@ -271,7 +271,9 @@ def reached(previous: Path) -> dict[str, float]:
     check_finished(config)
     try:
         model, _ = load_model(config, previous / "latest.pth")
-        return {c.key: c.target for c in model.sparsity.budget.constraints}
+        gone = {c.key: c.target for c in model.sparsity.budget.constraints}
+        dim = model.sparsity.options.model_dim
+        return gone if dim is None else gone | {"model_dim": dim}
     except AttributeError as e:
         raise InputError(previous, "is no pruning run", "run stage 12 of it") from e
 
