@@ -110,13 +110,19 @@ class Architecture:
         subsampling: channels of the two subsampling convolutions.
         blocks: the blocks, first to last.
         kind: of :data:`BLOCKS`.
-        size: model dimension; None for that of the dense model.
+        dims: which channels between the layers are left of the dense model's, rising;
+            None for all.
     """
 
     subsampling: tuple[int, int]
     blocks: tuple[Block, ...] | tuple[BranchBlock, ...]
     kind: str = "conformer"
-    size: int | None = None
+    dims: tuple[int, ...] | None = None
+
+    @property
+    def size(self) -> int | None:
+        """Model dimension; None for that of the dense model."""
+        return None if self.dims is None else len(self.dims)
 
     @classmethod
     def dense(
@@ -156,32 +162,24 @@ class Architecture:
                 f"encoder_conf.architecture: {e}; expected `subsampling: [c1, c2]` and "
                 f"`blocks:` with {[f.name for f in fields(sizes)]} each"
             ) from e
-        size = data.get("size")
-        least = [first, second, 1 if size is None else size]
-        counts = [*least, *(n for b in blocks for n in asdict(b).values())]
+        counts = [first, second, *(n for b in blocks for n in asdict(b).values())]
         if any(not isinstance(n, int) or n < 0 for n in counts) or not (
-            all(least) and all(block.is_whole() for block in blocks)
+            first and second and all(block.is_whole() for block in blocks)
         ):
             raise ValueError(
                 "encoder_conf.architecture: sizes must be integers >= 0, each "
-                "convolution of the subsampling and the model dimension must keep a "
-                "channel, heads need qk_dim and v_dim, and a branch needs its channels "
-                "out"
+                "convolution of the subsampling must keep a channel, heads need qk_dim "
+                "and v_dim, and a branch needs its channels out"
             )
-        if size is not None and kind != "conformer":
-            raise ValueError(
-                f"encoder_conf.architecture: size can be given for a conformer only, "
-                f"not for {kind!r}"
-            )
-        return cls((first, second), blocks, kind, size)
+        return cls((first, second), blocks, kind, read_dims(data.get("dims"), kind))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and dicts, for YAML and JSON."""
         kind = {} if self.kind == "conformer" else {"kind": self.kind}
-        size = {} if self.size is None else {"size": self.size}
+        dims = {} if self.dims is None else {"dims": list(self.dims)}
         return (
             kind
-            | size
+            | dims
             | {
                 "subsampling": list(self.subsampling),
                 "blocks": [asdict(block) for block in self.blocks],
@@ -220,6 +218,28 @@ class Architecture:
             parts["subsampling" if front else "blocks"][name] = number
         table = prices(fixed, frames, self.kind, self.size)
         return {n: cost(c, table) for n, c in (parts | {"encoder": counts}).items()}
+
+
+def read_dims(dims: Any, kind: str) -> tuple[int, ...] | None:
+    """The ``dims`` of an :class:`Architecture`, from plain data.
+
+    Raises:
+        ValueError: they are no rising indices, or not of a Conformer.
+    """
+    if dims is None:
+        return None
+    indices = isinstance(dims, list) and all(isinstance(n, int) for n in dims)
+    if not indices or not dims or dims != sorted({*dims} - {n for n in dims if n < 0}):
+        raise ValueError(
+            "encoder_conf.architecture: dims must be a list of rising indices of "
+            f"channels, not {dims!r}"
+        )
+    if kind != "conformer":
+        raise ValueError(
+            "encoder_conf.architecture: dims are for a conformer only, not for "
+            f"{kind!r}"
+        )
+    return tuple(dims)
 
 
 def prices(

@@ -134,7 +134,7 @@ class PrunableEncoder(StrictLoading, AbsEncoder):
             make_block(sizes, options) for sizes in self.architecture.blocks
         )
         self.after_norm = layer_norm(self.size)
-        self.spread = Spread(self.size, fixed.size)
+        self.spread = Spread(self.architecture.dims, fixed.size)
 
     @property
     def size(self) -> int:
@@ -213,11 +213,10 @@ class PrunableEncoder(StrictLoading, AbsEncoder):
     def kept(self) -> Architecture:
         """The architecture that the masks leave."""
         blocks = tuple(block.kept() for block in self.encoders)
-        size = None
-        if self.dim_gate is not None:
-            left = int((self.dim_gate.mask != 0).sum())
-            size = left if left < self.fixed.size else None
-        return Architecture(self.embed.kept(), blocks, self.architecture.kind, size)
+        dims = None
+        if self.dim_gate is not None and not self.dim_gate.mask.all():
+            dims = tuple(self.dim_gate.mask.nonzero().squeeze(1).tolist())
+        return Architecture(self.embed.kept(), blocks, self.architecture.kind, dims)
 
     @torch.no_grad()
     def sliced_state(self) -> dict[str, Tensor]:
@@ -229,8 +228,6 @@ class PrunableEncoder(StrictLoading, AbsEncoder):
                 state[f"encoders.{i}.{key}"] = value
         for key, value in sliced_norm(self.after_norm, dims).items():
             state[f"after_norm.{key}"] = value
-        if self.kept().size is not None:
-            state["spread.source"] = Spread.of(dims > 0)
         return {k: v.detach().clone().contiguous() for k, v in state.items()}
 
 

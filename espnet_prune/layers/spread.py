@@ -1,5 +1,7 @@
 """From the channels of a compact encoder to those that its model was trained with."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,24 +11,28 @@ class Spread(nn.Module):
     """Puts channels where they were in the dense model, and 0 where one is gone.
 
     What follows the encoder stays as it is, whatever has become of the model dimension.
-    Without any channel gone it does nothing, and has nothing to load.
 
     Args:
-        size: channels in.
+        dims: where each channel in goes, rising; None for all as they are.
         total: channels out.
+
+    Raises:
+        ValueError: there are not as many channels.
     """
 
-    def __init__(self, size: int, total: int):
+    def __init__(self, dims: Sequence[int] | None, total: int):
         super().__init__()
-        self.size = size
-        source = torch.arange(total).clamp(max=size) if size < total else None
-        self.register_buffer("source", source)
-
-    @staticmethod
-    def of(kept: Tensor) -> Tensor:
-        """Its ``source`` for a mask of what is kept, bool (channel,): which channel in
-        goes to each one out; the number of them all where it is none."""
-        return torch.where(kept, kept.cumsum(0) - 1, kept.sum())
+        source = None
+        if dims is not None:
+            if dims[-1] >= total:
+                raise ValueError(
+                    f"encoder_conf.architecture: dims go up to {dims[-1]}, the dense "
+                    f"model has {total} channels"
+                )
+            source = torch.full((total,), len(dims))
+            source[list(dims)] = torch.arange(len(dims))
+        # Not in the state dict: ESPnet's average of several epochs adds integers up.
+        self.register_buffer("source", source, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., channel in) -> (..., channel out)."""
