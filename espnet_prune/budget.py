@@ -18,6 +18,7 @@ from espnet_prune.layers.structures import gated_counts
 KINDS = ("params", "macs", "latency")
 # Group of what goes with the model dimension only; it can have no target of its own.
 NORMS = "norm"
+MODEL_DIM = "model_dim"
 DENOMINATORS = ("encoder", "model")
 
 
@@ -81,9 +82,16 @@ class Constraint:
 
 @dataclass(frozen=True)
 class Budget:
-    """All constraints. Those of one kind do not overlap."""
+    """All constraints, and what they leave of the model dimension.
+
+    Args:
+        constraints: those of one kind do not overlap.
+        dim_target: fraction to remove of the model dimension, where it has gates. Not
+            a constraint: a projection may choose otherwise to meet those.
+    """
 
     constraints: tuple[Constraint, ...]
+    dim_target: float | None = None
 
     def removed(
         self, model: nn.Module, openness: Callable[[Gate], Tensor] = Gate.openness
@@ -102,21 +110,25 @@ class Budget:
         return torch.stack([c.removed(counts) for c in self.constraints])
 
     def of_dim(self, dim: int, norms: Counts) -> "Budget":
-        """That of a model dimension that is chosen (:meth:`Constraint.of_dim`)."""
+        """What is left to choose of it (:meth:`Constraint.of_dim`)."""
         return Budget(tuple(c.of_dim(dim, norms) for c in self.constraints))
 
     def share(self, group: str) -> float:
-        """Fraction of what can go of a group that its tightest constraint lets stay."""
+        """Fraction of what can go of a group that its tightest constraint lets stay;
+        of ``model_dim``, of its channels."""
+        if group == MODEL_DIM:
+            return 1 - (self.dim_target or 0.0)
         return min(
             (c.limit - c.fixed) / (c.dense - c.fixed)
             for c in self.constraints
             if group in c.groups
         )
 
-    def at(self, targets: list[float]) -> "Budget":
+    def at(self, targets: list[float], dim_target: float | None = None) -> "Budget":
         """The budget with other targets, one for each constraint."""
         pairs = zip(self.constraints, targets, strict=True)
-        return Budget(tuple(replace(c, limit=c.dense * (1 - t)) for c, t in pairs))
+        limits = (replace(c, limit=c.dense * (1 - t)) for c, t in pairs)
+        return Budget(tuple(limits), dim_target)
 
     @property
     def shares(self) -> list[float]:

@@ -9,6 +9,7 @@ where s is the fraction of the cost that is removed and t the target of the mome
 such term, with multipliers of its own, for every constraint of the budget.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from espnet_prune.budget import (
     DENOMINATORS,
     KINDS,
+    MODEL_DIM,
     Budget,
     Constraint,
     dense_counts,
@@ -53,7 +55,8 @@ class SparsityOptions:
             ``ffn``, ``convolution``, ``decoder``, each a fraction of the group, which
             may be 0; the others share what ``target`` leaves.
         model_dim: fraction of the model dimension to remove, where it has gates; None
-            leaves that to the other targets, to which it is dear: every layer feels it.
+            thins it out as much as the units in it: 1 - sqrt(1 - target). Without a
+            target of its own it would stay whole, for every layer feels it.
         start: where the rise of the targets begins, by ``Constraint.key``: what is
             removed already, on the second rung of a ladder.
         macs_seconds: length of the utterance whose MACs or latency are counted, in
@@ -116,6 +119,13 @@ class SparsityOptions:
                 raise ValueError(f"sparsity: {name} must be above 0, not {value}")
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"sparsity: warmup must be in [0, 1], not {self.warmup}")
+
+    @property
+    def dim_target(self) -> float:
+        """Fraction of the model dimension to remove, where it has gates."""
+        if self.model_dim is not None:
+            return self.model_dim
+        return 1 - math.sqrt(1 - self.target)
 
     @property
     def kinds(self) -> list[str]:
@@ -189,7 +199,8 @@ def make_budget(
             options.denominator,
             options.groups,
         )
-    return Budget(tuple(constraints))
+    gated = dim_gate_of(encoder) is not None
+    return Budget(tuple(constraints), options.dim_target if gated else None)
 
 
 class Schedule(nn.Module):
@@ -232,6 +243,13 @@ class Schedule(nn.Module):
             targets.append(start + (constraint.target - start) * ramp)
         return like.new_tensor(targets)
 
+    def dim_target(self) -> float | None:
+        """Fraction of the model dimension to remove at this step, if it has gates."""
+        if (end := self.budget.dim_target) is None:
+            return None
+        start = self.options.start.get(MODEL_DIM, 0.0)
+        return start + (end - start) * self.ramp()
+
     def stats(self, expected: Tensor, realised: Tensor) -> dict[str, Tensor]:
         """Mean over the constraints of what is gone, to log."""
         shares = expected.new_tensor(self.budget.shares)
@@ -248,7 +266,7 @@ class SparsityController(Schedule):
 
     def __init__(self, options: SparsityOptions, budget: Budget):
         super().__init__(options, budget)
-        number = len(budget.constraints) + (options.model_dim is not None)
+        number = len(budget.constraints) + (budget.dim_target is not None)
         self.lambda1 = nn.Parameter(torch.zeros(number))
         self.lambda2 = nn.Parameter(torch.zeros(number))
 
@@ -268,11 +286,11 @@ class SparsityController(Schedule):
                 realised = self.budget.removed(model, is_kept)
             stats = self.stats(expected, realised)
             targets = self.targets(expected)
-            if self.options.model_dim is not None:
+            if (dim_target := self.dim_target()) is not None:
                 gate = dim_gate_of(model)
                 expected = torch.cat([expected, 1 - gate.openness().mean()[None]])
                 realised = torch.cat([realised, 1 - is_kept(gate).mean()[None]])
-                targets = torch.cat([targets, self._dim_target(targets)[None]])
+                targets = torch.cat([targets, targets.new_tensor([dim_target])])
             # The budget that counts is the realised one, whose steps have no
             # gradient: its value with the gradient of the expected one.
             gap = expected + (realised - expected).detach() - targets
@@ -282,11 +300,6 @@ class SparsityController(Schedule):
             "lambda2": self.lambda2.detach().mean(),
         }
         return loss, stats | multipliers | {"loss_sparsity": loss.detach()}
-
-    def _dim_target(self, like: Tensor) -> Tensor:
-        """Fraction of the model dimension to remove at this step, a scalar."""
-        start, end = self.options.start.get("model_dim", 0.0), self.options.model_dim
-        return like.new_tensor(start + (end - start) * self.ramp())
 
     @torch.no_grad()
     def _clamp(self, model: nn.Module) -> None:

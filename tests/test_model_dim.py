@@ -312,7 +312,7 @@ def test_model_dimension_is_as_wide_as_a_group_with_a_target_needs(make_encoder)
 
 def test_own_target_of_the_model_dimension_is_steered_to(make_encoder):
     encoder = make_encoder(gates=GATES, **SIZES).train()
-    options = SparsityOptions("params", 0.75, model_dim=0.5, warmup=0.5)
+    options = SparsityOptions("params", 0.75, warmup=0.5)  # sqrt(0.25) stays
     controller = SparsityController(
         options, make_budget(options, encoder, FRAMES)
     ).train()
@@ -328,8 +328,12 @@ def test_own_target_of_the_model_dimension_is_steered_to(make_encoder):
     assert float(encoder.dim_gate.is_open().float().mean()) == pytest.approx(
         0.5, abs=0.1
     )
+    other = SparsityOptions("params", 0.75, model_dim=0.25)
+    assert make_budget(other, encoder, FRAMES).dim_target == 0.25
+    plain = make_encoder(gates={}, **SIZES)
+    assert make_budget(options, plain, FRAMES).dim_target is None
     with pytest.raises(ValueError, match="model_dim needs"):
-        make_budget(options, make_encoder(gates={}, **SIZES), FRAMES)
+        make_budget(other, plain, FRAMES)
 
 
 def test_latency_by_model_dimension_is_refused(make_encoder):

@@ -36,7 +36,8 @@ class MagnitudeController(Schedule):
         if self.training and due > self.updates:
             for gate in gates:
                 gate.mask = None
-            budget = self.budget.at(self.targets(gates[0].log_alpha).tolist())
+            targets = self.targets(gates[0].log_alpha).tolist()
+            budget = self.budget.at(targets, self.dim_target())
             settle(model, budget, magnitude(model, budget.share))
             self.updates.fill_(due)
         for gate in gates:  # never drawn at random, not before the first update either

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_prune.architecture import Architecture
-from espnet_prune.budget import Budget
+from espnet_prune.budget import MODEL_DIM, Budget
 from espnet_prune.encoder import PrunableEncoder
 from espnet_prune.gates import Gate, gates_of
 from espnet_prune.layers.attention import RelPositionAttention
@@ -84,7 +84,7 @@ def magnitude(model: nn.Module, share: Share) -> Scores:
     close_heads(model, scores, share)
     if (dims := dim_gate_of(model)) is not None:
         norm = channel_weights(model).double().square().mean(1)
-        scores[dims] = narrowed(norm.argsort().argsort(), share)
+        scores[dims] = narrowed(norm, share(MODEL_DIM))
     return scores
 
 
@@ -98,14 +98,14 @@ def channel_weights(model: nn.Module) -> Tensor:
     return torch.cat([weights.flatten(1) for weights in found], 1)
 
 
-def narrowed(order: Tensor, share: Share) -> Tensor:
-    """Scores that keep the model dimension which leaves as much of the units in it.
+def narrowed(order: Tensor, share: float) -> Tensor:
+    """Scores that keep a share of the channels between the layers.
 
     Args:
         order: the higher, the sooner a channel is kept.
-        share: what may be kept of a group of structures.
+        share: from 0 to 1.
     """
-    kept = max(1, round(math.sqrt(share("ffn")) * len(order)))
+    kept = max(1, round(share * len(order)))
     scores = torch.full((len(order),), NEVER)
     scores[order.topk(kept).indices] = ALWAYS
     return scores
@@ -145,7 +145,7 @@ def random(model: nn.Module, seed: int, share: Share) -> Scores:
             scores[gate] = torch.rand(len(gate), generator=draw)
     close_heads(model, scores, share)
     if (dims := dim_gate_of(model)) is not None:
-        scores[dims] = narrowed(scores[dims], share)
+        scores[dims] = narrowed(scores[dims], share(MODEL_DIM))
     return scores
 
 

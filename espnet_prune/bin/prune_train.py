@@ -21,6 +21,7 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet_prune.baselines import METHODS, ONE_SHOT, SCRATCH, UNTAUGHT
 from espnet_prune.baselines.one_shot import scores_of, settle
+from espnet_prune.budget import MODEL_DIM
 from espnet_prune.checkpoint import load_model, read_state, sampling_rate
 from espnet_prune.decoder import PrunableTransformerDecoder
 from espnet_prune.distill import DistillOptions
@@ -272,8 +273,8 @@ def reached(previous: Path) -> dict[str, float]:
     try:
         model, _ = load_model(config, previous / "latest.pth")
         gone = {c.key: c.target for c in model.sparsity.budget.constraints}
-        dim = model.sparsity.options.model_dim
-        return gone if dim is None else gone | {"model_dim": dim}
+        dim = model.sparsity.budget.dim_target
+        return gone if dim is None else gone | {MODEL_DIM: dim}
     except AttributeError as e:
         raise InputError(previous, "is no pruning run", "run stage 12 of it") from e
 
