@@ -151,10 +151,41 @@ def test_norm_sees_open_channels_only():
 
 
 def test_closed_channels_stay_within_the_norms_bounds():
-    norm, x, kept = layer_norm(20), torch.randn(2, 9, 20), torch.zeros(20)
-    kept[5] = 1  # its variance is 0
+    norm, x, kept = layer_norm(20), torch.randn(2, 9, 20), torch.zeros(20).bool()
+    assert open_norm(norm, x, kept).isfinite().all()
+    kept[5] = True  # its variance is 0
     assert open_norm(norm, x, kept).abs().max() <= 20**0.5 + 1e-5
-    assert open_norm(norm, x, torch.zeros(20)).isfinite().all()
+
+
+@pytest.mark.parametrize("closed", [0, 2, 4, 5])
+def test_gradient_of_the_norm_is_its_derivative(closed):
+    norm = layer_norm(5).double()
+    torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
+    x = torch.randn(2, 3, 5, dtype=torch.double, requires_grad=True)
+    dims = torch.rand(5, dtype=torch.double) + 0.1
+    dims[:closed] = 0
+
+    def gated(x, weight, bias, some):
+        values = torch.cat([dims[:closed], some])
+        scaled = torch.nn.LayerNorm(5, eps=norm.eps).double()
+        del scaled.weight, scaled.bias
+        scaled.weight, scaled.bias = weight, bias
+        return gated_norm(scaled, x, values)
+
+    some = dims[closed:].clone().requires_grad_()
+    weight, bias = (p.detach().clone().requires_grad_() for p in norm.parameters())
+    assert torch.autograd.gradcheck(gated, (x, weight, bias, some))
+
+
+def test_closed_gate_learns_from_what_it_would_let_through():
+    norm, x = layer_norm(6), torch.randn(2, 3, 6)
+    dims = torch.tensor([1.0, 0, 1, 1, 0, 1], requires_grad=True)
+    grad = torch.randn(2, 3, 6)
+    gated_norm(norm, x, dims).backward(grad)
+    kept = dims.detach() > 0
+    expected = (open_norm(norm, x, kept) * grad).sum((0, 1))
+    torch.testing.assert_close(dims.grad, expected.detach())
+    assert (dims.grad != 0).all()
 
 
 def test_gates_of_the_model_dimension_get_a_gradient(make_encoder, batch):

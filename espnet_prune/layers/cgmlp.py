@@ -50,7 +50,7 @@ class SpatialGating(nn.Module):
 
         Args:
             x: both halves.
-            kept: (unit,) 1 where a unit is open, else 0; None: all are.
+            kept: bool (unit,) whether a unit is open; None: all are.
         """
         x, other = x.chunk(2, -1)
         other = self.norm(other) if kept is None else open_norm(self.norm, other, kept)
@@ -98,7 +98,7 @@ class ConvolutionalGatingMLP(nn.Module):
             return self.channel_proj2(self.csgu(x, None))
         # Sampled once: the norm must see the same units as the product.
         units = self.unit_gate()
-        x = self.csgu(x, (units.detach() > 0).float())
+        x = self.csgu(x, units.detach() > 0)
         return F.linear(x, *self._gated_output(units))
 
     def _gated_output(self, units: Tensor) -> tuple[Tensor, Tensor]:
