@@ -228,7 +228,7 @@ def read_dims(dims: Any, kind: str) -> tuple[int, ...] | None:
     """
     if dims is None:
         return None
-    indices = isinstance(dims, list) and all(isinstance(n, int) for n in dims)
+    indices = isinstance(dims, list) and all(type(n) is int for n in dims)
     if not indices or not dims or dims != sorted({*dims} - {n for n in dims if n < 0}):
         raise ValueError(
             "encoder_conf.architecture: dims must be a list of rising indices of "

@@ -51,6 +51,11 @@ class Constraint:
         return 1 - self.limit / self.dense
 
     @property
+    def share(self) -> float:
+        """Fraction that may stay of what can go."""
+        return (self.limit - self.fixed) / (self.dense - self.fixed)
+
+    @property
     def key(self) -> str:
         """What it is called in a config: ``encoder/params``."""
         return f"{self.name}/{self.kind}"
@@ -118,11 +123,7 @@ class Budget:
         of ``model_dim``, of its channels."""
         if group == MODEL_DIM:
             return 1 - (self.dim_target or 0.0)
-        return min(
-            (c.limit - c.fixed) / (c.dense - c.fixed)
-            for c in self.constraints
-            if group in c.groups
-        )
+        return min(c.share for c in self.constraints if group in c.groups)
 
     def at(self, targets: list[float], dim_target: float | None = None) -> "Budget":
         """The budget with other targets, one for each constraint."""

@@ -63,7 +63,8 @@ def export(
     model, _ = load_model(pruned, checkpoint)
     check_finished(pruned)
     if model.sparsity is None:
-        return write_compact(out, model, config, trained_small(model, plan), None)
+        small = trained_small(model, plan, config["model_conf"]["teacher_size"])
+        return write_compact(out, model, config, small, None)
     encoder, options = model.encoder, model.sparsity.options
     budget = model.sparsity.budget
     with torch.no_grad():
@@ -132,7 +133,9 @@ def removed(
     return {k: 1 - getattr(after, k) / getattr(before, k) for k in kinds}
 
 
-def trained_small(model: ESPnetASRModel, plan: dict[str, Any]) -> dict[str, Any]:
+def trained_small(
+    model: ESPnetASRModel, plan: dict[str, Any], dense_dim: int
+) -> dict[str, Any]:
     """What ``pruning.json`` holds of a small dense model (nothing was pruned)."""
     encoder = model.encoder
     before = plan["dense_cost"]
@@ -142,7 +145,7 @@ def trained_small(model: ESPnetASRModel, plan: dict[str, Any]) -> dict[str, Any]
         "removed": gone,
         "realised": min(gone[kind] for kind in plan["target"]["kind"].split("+")),
         "architecture": encoder.architecture.to_dict(),
-        "model_dim": [encoder.fixed.size, plan["dense_dim"]],
+        "model_dim": [encoder.fixed.size, dense_dim],
     }
 
 

@@ -15,7 +15,7 @@ from espnet_prune.budget import Budget, Constraint, is_kept
 from espnet_prune.errors import InputError
 from espnet_prune.gates import Gate, gates_of
 from espnet_prune.layers.cost import add, group_of
-from espnet_prune.layers.structures import dim_gate_of, structures
+from espnet_prune.layers.structures import dim_gate_of, encoder_of, structures
 from espnet_prune.unit_prices import UnitPrices
 from espnet_prune.units import in_effect, scores_of, units_of
 
@@ -94,8 +94,11 @@ def project(model: nn.Module, budget: Budget, multiple: int = 1) -> Projection:
     # closed gate does not count, however it was learned.
     flips = []
     if chooser.dims is not None:
-        changed = chooser.dims.is_open().cpu() != keep[chooser.dims]
-        flips.append(changed.float())
+        learned, final = chooser.dims.is_open().cpu(), keep[chooser.dims]
+        flips.append((learned != final).float())
+        logging.info(
+            f"projection: model dimension {final.sum()}, {learned.sum()} were learned"
+        )
     for layer in chooser.layers:
         learned = in_effect(layer, lambda gate: gate.is_open().cpu())
         final = in_effect(layer, lambda gate: keep[gate])
@@ -134,7 +137,7 @@ class _Chooser:
         """The channels between the layers, and the budget that they leave: as many as
         were learned; fewer where so many leave nothing to all else, more where all else
         does not use what so few leave."""
-        norms = getattr(self.model, "encoder", self.model).architecture.norm_counts()
+        norms = encoder_of(self.model).architecture.norm_counts()
         scores, step = scores_of(self.dims), self.multiple
         numbers = [*range(step, len(scores), step), len(scores)]
 

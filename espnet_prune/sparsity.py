@@ -55,8 +55,9 @@ class SparsityOptions:
             ``ffn``, ``convolution``, ``decoder``, each a fraction of the group, which
             may be 0; the others share what ``target`` leaves.
         model_dim: fraction of the model dimension to remove, where it has gates; None
-            thins it out as much as the units in it: 1 - sqrt(1 - target). Without a
-            target of its own it would stay whole, for every layer feels it.
+            thins it out as much as the units in it: 1 - sqrt(1 - target), of the group
+            that loses least. Without a target of its own it would stay whole, for
+            every layer feels it.
         start: where the rise of the targets begins, by ``Constraint.key``: what is
             removed already, on the second rung of a ladder.
         macs_seconds: length of the utterance whose MACs or latency are counted, in
@@ -106,7 +107,7 @@ class SparsityOptions:
                 f"sparsity: target is the fraction to remove, in (0, 1), not "
                 f"{self.target}"
             )
-        parts = self.groups | {"model_dim": self.model_dim or 0}
+        parts = self.groups | {MODEL_DIM: self.model_dim or 0}
         for name, target in parts.items():
             if not 0 <= target < 1:
                 raise ValueError(
@@ -119,13 +120,6 @@ class SparsityOptions:
                 raise ValueError(f"sparsity: {name} must be above 0, not {value}")
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"sparsity: warmup must be in [0, 1], not {self.warmup}")
-
-    @property
-    def dim_target(self) -> float:
-        """Fraction of the model dimension to remove, where it has gates."""
-        if self.model_dim is not None:
-            return self.model_dim
-        return 1 - math.sqrt(1 - self.target)
 
     @property
     def kinds(self) -> list[str]:
@@ -161,12 +155,13 @@ def make_budget(
         ValueError: targets of groups that contradict each other, a decoder that is
             pruned without counting, or the latency of a model dimension with gates.
     """
-    if "latency" in options.kinds and dim_gate_of(encoder) is not None:
+    has_dims = dim_gate_of(encoder) is not None
+    if "latency" in options.kinds and has_dims:
         raise ValueError(
             "sparsity: the latency of a layer is not measured by model dimension; "
             "set model_dim: false in gates"
         )
-    if options.model_dim is not None and dim_gate_of(encoder) is None:
+    if options.model_dim is not None and not has_dims:
         raise ValueError("sparsity: model_dim needs model_dim: true in gates")
     prices, dense = encoder.prices(frames), dense_counts(encoder)
     if decoder is not None:
@@ -184,7 +179,7 @@ def make_budget(
         else:
             table = {name: getattr(price, kind) for name, price in prices.items()}
         fixed = 0.0  # norms can go with the model dimension, and with nothing else
-        if dim_gate_of(encoder) is None:
+        if not has_dims:
             fixed = total(encoder.architecture.norm_counts(), table)
         if options.denominator == "model":
             in_decoder = {n: c for n, c in dense.items() if group_of(n) == "decoder"}
@@ -199,8 +194,26 @@ def make_budget(
             options.denominator,
             options.groups,
         )
-    gated = dim_gate_of(encoder) is not None
-    return Budget(tuple(constraints), options.dim_target if gated else None)
+    dim_target = plan_dim(options, constraints) if has_dims else None
+    return Budget(tuple(constraints), dim_target)
+
+
+def plan_dim(options: SparsityOptions, constraints: list[Constraint]) -> float:
+    """Fraction of the model dimension to remove.
+
+    Raises:
+        ValueError: what is asked for would leave a group less than it may keep.
+    """
+    # All of a group in fewer channels than that would not use its budget.
+    share = max(c.share for c in constraints if c.groups - {"decoder"})
+    if options.model_dim is None:
+        return 1 - math.sqrt(share)
+    if options.model_dim > 1 - share:
+        raise ValueError(
+            f"sparsity: model_dim {options.model_dim:g} removes more than the targets "
+            f"ask for: at most {1 - share:.3f}"
+        )
+    return options.model_dim
 
 
 class Schedule(nn.Module):
@@ -216,12 +229,14 @@ class Schedule(nn.Module):
 
     def __init__(self, options: SparsityOptions, budget: Budget):
         super().__init__()
-        for constraint in budget.constraints:
-            start = options.start.get(constraint.key, 0.0)
-            if start > constraint.target + 1e-9:
+        ends = {c.key: c.target for c in budget.constraints}
+        if budget.dim_target is not None:
+            ends[MODEL_DIM] = budget.dim_target
+        for name, end in ends.items():
+            if (start := options.start.get(name, 0.0)) > end + 1e-9:
                 raise ValueError(
-                    f"sparsity: start, {start:.3f} of {constraint.key}, is beyond the "
-                    f"target {constraint.target:.3f}"
+                    f"sparsity: start, {start:.3f} of {name}, is beyond the "
+                    f"target {end:.3f}"
                 )
         self.options, self.budget = options, budget
         self.total_steps: int | None = None  # known when the trainer starts

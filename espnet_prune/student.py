@@ -119,7 +119,6 @@ def small_config(
             "macs_frames": frames,
             "dense_cost": cost._asdict(),
             "dense_architecture": dense.architecture.to_dict(),
-            "dense_dim": dense.fixed.size,
         },
     }
     return config | _training_part(small_training(teacher, recipe))

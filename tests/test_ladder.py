@@ -85,6 +85,26 @@ def test_rung_that_does_not_rise_is_refused(prune, tmp_path):
         prune(tmp_path / "b", 0.4, "--previous", tmp_path / "a")
 
 
+MODEL_DIM = ("--gates", "model_dim=true")
+
+
+def test_model_dimension_goes_up_the_ladder(prune, tmp_path):
+    first = prune(tmp_path / "a", 0.5, *MODEL_DIM)
+    again = ("--previous", tmp_path / "a", "--max_epoch", 1)
+    second = prune(tmp_path / "b", 0.75, *MODEL_DIM, *again, *FROZEN)
+    assert second["sparsity.lambda1"].shape == first["sparsity.lambda1"].shape == (2,)
+    config = yaml.safe_load((tmp_path / "b/config.yaml").read_text())
+    start = config["model_conf"]["sparsity"]["start"]
+    # As much as the units thin out: 1 - sqrt(1 - 0.5).
+    assert start["model_dim"] == pytest.approx(1 - 0.5**0.5)
+    less = ("--sparsity", "model_dim=0.1")
+    with pytest.raises(InputError, match="of model_dim, is beyond the target 0.100"):
+        prune(tmp_path / "c", 0.75, *MODEL_DIM, *again, *less)
+    with pytest.raises(InputError, match="was pruned with model_dim: true"):
+        prune(tmp_path / "c", 0.75, *again)
+    assert not (tmp_path / "c/config.yaml").exists()
+
+
 def test_rung_without_the_one_before_is_refused(prune, tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         prune(tmp_path / "b", 0.75, "--previous", tmp_path / "a")

@@ -7,6 +7,7 @@ from espnet_prune.baselines.scores import Scores, blocks, magnitude, random
 from espnet_prune.budget import Budget
 from espnet_prune.errors import InputError
 from espnet_prune.gates import gates_of
+from espnet_prune.layers.structures import encoder_of
 from espnet_prune.projection import choose
 
 
@@ -20,7 +21,7 @@ def scores_of(method: str, model: nn.Module, budget: Budget, seed: int) -> Score
         return magnitude(model, budget.share)
     if method == "random":
         return random(model, seed, budget.share)
-    encoder = getattr(model, "encoder", model)
+    encoder = encoder_of(model)
     if len(gates_of(encoder)) != len(gates_of(model)):
         raise InputError(
             "--method blocks",

@@ -16,7 +16,7 @@ from espnet_prune.layers.convolution import Convolution
 from espnet_prune.layers.cost import group_of
 from espnet_prune.layers.feed_forward import FeedForward
 from espnet_prune.layers.heads import PrunableHeads
-from espnet_prune.layers.structures import dim_gate_of, structures
+from espnet_prune.layers.structures import dim_gate_of, encoder_of, structures
 from espnet_prune.layers.subsampling import Subsampling
 
 ALWAYS, NEVER = 100.0, -100.0
@@ -84,21 +84,21 @@ def magnitude(model: nn.Module, share: Share) -> Scores:
     close_heads(model, scores, share)
     if (dims := dim_gate_of(model)) is not None:
         norm = channel_weights(model).double().square().mean(1)
-        scores[dims] = narrowed(norm, share(MODEL_DIM))
+        scores[dims] = kept_share(norm, share(MODEL_DIM))
     return scores
 
 
 def channel_weights(model: nn.Module) -> Tensor:
     """Weights that read or write a channel between the layers, (channel, weight)."""
     found = []
-    for layer in structures(getattr(model, "encoder", model)):
+    for layer in structures(encoder_of(model)):
         state = layer.state_dict()
         found += [state[name].transpose(0, 1) for name in layer.READS]
         found += [state[name] for name in layer.WRITES if name.endswith("weight")]
     return torch.cat([weights.flatten(1) for weights in found], 1)
 
 
-def narrowed(order: Tensor, share: float) -> Tensor:
+def kept_share(order: Tensor, share: float) -> Tensor:
     """Scores that keep a share of the channels between the layers.
 
     Args:
@@ -145,7 +145,7 @@ def random(model: nn.Module, seed: int, share: Share) -> Scores:
             scores[gate] = torch.rand(len(gate), generator=draw)
     close_heads(model, scores, share)
     if (dims := dim_gate_of(model)) is not None:
-        scores[dims] = narrowed(scores[dims], share(MODEL_DIM))
+        scores[dims] = kept_share(scores[dims], share(MODEL_DIM))
     return scores
 
 

@@ -173,7 +173,14 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
         recipe["sparsity"] |= {k: v for k, v in given.items() if v is not None}
         recipe["gates"] = dict(recipe.get("gates") or {})
         if args.previous is not None:
-            recipe["sparsity"]["start"] = reached(args.previous)
+            start = recipe["sparsity"]["start"] = reached(args.previous)
+            if (MODEL_DIM in start) != bool(recipe["gates"].get(MODEL_DIM)):
+                had = str(MODEL_DIM in start).lower()
+                raise InputError(
+                    args.previous,
+                    f"was pruned with model_dim: {had} in gates",
+                    "go on with the same, or start from the dense model",
+                )
         if args.method == "iterative":
             recipe["sparsity"]["by"] = "magnitude"
         if args.method in (*ONE_SHOT, "iterative"):  # weights as they are, or gone

@@ -50,7 +50,8 @@ def _open(x: Tensor, kept: Tensor, weight: Tensor, bias: Tensor, eps: float) -> 
 
 class _OpenNorm(torch.autograd.Function):
     """Norm by weighted mean and variance; written out, for autograd takes twice as many
-    passes over the activations."""
+    passes over the activations. What comes back to a closed channel's output must be 0,
+    as it is where the gate follows."""
 
     @staticmethod
     def forward(
@@ -69,11 +70,9 @@ class _OpenNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         normed, scale, share, weight = ctx.saved_tensors
-        to_bias = grad.flatten(0, -2).sum(0)
+        to_bias = grad.reshape(-1, grad.shape[-1]).sum(0)
         by_channel = grad * normed
-        to_weight = by_channel.flatten(0, -2).sum(0)
-        # Nothing is learned from what a closed channel makes of its input.
-        weight = weight * (share > 0)
+        to_weight = by_channel.reshape(-1, grad.shape[-1]).sum(0)
         direct = grad * weight
         mean = direct.sum(-1, keepdim=True)
         slope = (by_channel @ weight)[..., None]

@@ -17,15 +17,19 @@ def structures(model: nn.Module) -> Iterator[nn.Module]:
             yield module
 
 
+def encoder_of(model: nn.Module) -> nn.Module:
+    """The encoder of a model; one itself as it is."""
+    return getattr(model, "encoder", model)
+
+
 def dim_gate_of(model: nn.Module) -> Gate | None:
     """The gates of its encoder's model dimension, if it has any."""
-    return getattr(getattr(model, "encoder", model), "dim_gate", None)
+    return getattr(encoder_of(model), "dim_gate", None)
 
 
 def gated_counts(model: nn.Module, openness: Callable[[Gate], Tensor]) -> Counts:
     """What there is of all that can go, under the gates."""
-    encoder = getattr(model, "encoder", model)
-    dims = dim_gate_of(encoder)
+    encoder, dims = encoder_of(model), dim_gate_of(model)
     if dims is None:
         return add(layer.gated_counts(openness) for layer in structures(model))
     inside = list(structures(encoder))
