@@ -120,8 +120,8 @@ def read_checkpoint(checkpoint: str | Path, mmap: bool = False) -> dict[str, Any
     except Exception as e:
         raise InputError(
             checkpoint,
-            f"is no readable checkpoint ({type(e).__name__}: {e})",
-            "remove it and run the stage that makes it again",
+            f"is no readable checkpoint ({type(e).__name__}: {str(e).split('. ')[0]})",
+            "fetch it again, or remove it and run the stage that makes it",
         ) from e
     if not isinstance(state, dict):
         raise InputError(checkpoint, "holds no model weights", "check its path")

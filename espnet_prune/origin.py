@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,21 +43,29 @@ def refuse_another_run(options: argparse.Namespace) -> None:
     weights.append(getattr(options, "teacher_model", None))
     # Stage 12 starts from its teacher: no file is read twice.
     digests = {path: state_digest(path) for path in set(weights) - {None}}
+    kept, files = described(options)
     now = {
-        "options": options_digest(options),
+        # As older versions wrote it, so that their runs can be resumed.
+        "options": digest([kept, list(files.values())]),
         "weights": [digests[path] for path in weights if path is not None],
     }
+    each = {part: digest(value) for part, value in (kept | files).items()}
     origin = output_dir / "origin.json"
     # What a training leaves, and what a method without one does.
     held = any((output_dir / n).exists() for n in ("checkpoint.pth", "latest.pth"))
     if origin.exists() and held:
-        if json.loads(origin.read_text()) != now:
+        begun = json.loads(origin.read_text())
+        if {key: begun.get(key) for key in now} != now:
+            old = begun.get("each", {})  # not of older versions
+            other = sorted(part for part in each if old and old.get(part) != each[part])
+            named = f" ({', '.join(other)})" if other else ""
             raise InputError(
                 output_dir,
-                "holds a training of other options, data or weights",
-                "move it away, or give another --tag",
+                f"holds a training of other options, data or weights{named}",
+                "move it away, or give another --tag (and what it then needs: see "
+                "docs/troubleshooting.md)",
             )
-    write_json(origin, now)
+    write_json(origin, now | {"each": each})
 
 
 def refuse_missing_gpus(asked: int) -> None:
@@ -109,8 +118,8 @@ def pieces(path: str | Path) -> list[Path]:
     return sorted(path.glob("split.*")) if path.is_dir() else [path]
 
 
-def options_digest(options: argparse.Namespace) -> str:
-    """SHA-256 of the options that make the training, and of the files they name."""
+def described(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
+    """The options that make the training, and fingerprints of the files they name."""
     kept = {
         key: value
         for key, value in vars(options).items()
@@ -119,8 +128,12 @@ def options_digest(options: argparse.Namespace) -> str:
     files = [options.token_list, options.bpemodel]
     files += [*options.train_shape_file, *options.valid_shape_file]
     named = [p for f in files if isinstance(f, str) for p in pieces(f) if p.is_file()]
-    text = json.dumps([kept, [fingerprint(f) for f in named]], default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return kept, {str(file): fingerprint(file) for file in named}
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of plain data."""
+    return hashlib.sha256(json.dumps(value, default=str).encode()).hexdigest()
 
 
 def state_digest(weights: str | Path) -> str:

@@ -48,8 +48,9 @@ def test_what_does_not_change_the_model_may_change(begun):
     ids=lambda options: options[0],
 )
 def test_other_options_are_refused(begun, options):
-    with pytest.raises(InputError, match="run: holds a training of other options"):
+    with pytest.raises(InputError, match="run: holds a training of other") as refused:
         begun(*options)
+    assert f"({options[0][2:]}) -> move it away" in str(refused.value)
 
 
 def test_other_tokens_of_the_same_number_are_refused(begun, tmp_path):
