@@ -111,6 +111,8 @@ def export(
         "dense_architecture": encoder.architecture.to_dict(),
         "model_dim": [architecture.size or encoder.fixed.size, encoder.fixed.size],
     }
+    if budget.dim_target is not None:
+        summary["model_dim_target"] = budget.dim_target
     if decoder is not None:
         summary["decoder"] = to_dicts(decoder)
         summary["dense_decoder"] = to_dicts(model.decoder.architecture)

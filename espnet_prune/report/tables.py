@@ -201,7 +201,10 @@ def channels_sentence(pruning: dict[str, Any]) -> str:
     sentence = f"Subsampling channels kept: {kept}."
     if "model_dim" in pruning:  # not in exports of older versions
         kept, dense = pruning["model_dim"]
-        sentence += f" Model dimension: {kept}/{dense}."
+        sentence += f" Model dimension: {kept}/{dense}"
+        if (target := pruning.get("model_dim_target")) is not None:
+            sentence += f" (aimed at: {100 * target:.1f} % less)"
+        sentence += "."
     return sentence
 
 

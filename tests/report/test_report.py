@@ -10,7 +10,7 @@ from espnet_prune.bin import report, score
 from espnet_prune.errors import InputError
 from espnet_prune.report.collect import read_curves
 from espnet_prune.report.plots import pareto_figure
-from espnet_prune.report.tables import Table
+from espnet_prune.report.tables import Table, channels_sentence
 
 # The interface that others script against: a type, or a dict or list of such.
 NUMBER, COUNT, TEXT = (float, int, type(None)), (int, type(None)), (str, type(None))
@@ -377,3 +377,16 @@ def test_table_renderings():
     assert table.markdown() == "| a | bb |\n| --- | ---: |\n| x | <1> |\n"
     assert table.text() == "a   bb\n-  ---\nx  <1>\n"
     assert "<td>&lt;1&gt;</td>" in table.html()
+
+
+def test_model_dimension_is_told_beside_the_subsampling():
+    sizes = {"subsampling": [3, 4], "blocks": []}
+    pruning = {"architecture": sizes, "dense_architecture": sizes}
+    old = channels_sentence(pruning)
+    assert old == "Subsampling channels kept: 3/3, 4/4."
+    narrow = channels_sentence(pruning | {"model_dim": [8, 16]})
+    assert narrow == f"{old} Model dimension: 8/16."
+    aimed = pruning | {"model_dim": [8, 16], "model_dim_target": 0.25}
+    assert channels_sentence(aimed) == (
+        f"{old} Model dimension: 8/16 (aimed at: 25.0 % less)."
+    )
