@@ -177,14 +177,11 @@ class Architecture:
         """Plain lists and dicts, for YAML and JSON."""
         kind = {} if self.kind == "conformer" else {"kind": self.kind}
         dims = {} if self.dims is None else {"dims": list(self.dims)}
-        return (
-            kind
-            | dims
-            | {
-                "subsampling": list(self.subsampling),
-                "blocks": [asdict(block) for block in self.blocks],
-            }
-        )
+        sizes = {
+            "subsampling": list(self.subsampling),
+            "blocks": [asdict(block) for block in self.blocks],
+        }
+        return kind | dims | sizes
 
     def counts(self) -> Counts:
         """What there is, by name: everything that has a price in :func:`prices`."""
@@ -229,7 +226,7 @@ def read_dims(dims: Any, kind: str) -> tuple[int, ...] | None:
     if dims is None:
         return None
     indices = isinstance(dims, list) and all(type(n) is int for n in dims)
-    if not indices or not dims or dims != sorted({*dims} - {n for n in dims if n < 0}):
+    if not indices or not dims or dims[0] < 0 or dims != sorted(set(dims)):
         raise ValueError(
             "encoder_conf.architecture: dims must be a list of rising indices of "
             f"channels, not {dims!r}"

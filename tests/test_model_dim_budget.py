@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from learned_gates import learned
 
 from espnet_prune.baselines import ONE_SHOT
 from espnet_prune.baselines.one_shot import scores_of, settle
@@ -22,15 +23,6 @@ FRAMES = 400
 SIZES = {"output_size": 64, "linear_units": 256, "num_blocks": 2}
 
 
-def learned(encoder, seed: int, spread: float = 2.0, centre: float = 1.0):
-    draw = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for gate in gates_of(encoder).values():
-            noise = torch.randn(len(gate), generator=draw)
-            gate.log_alpha.copy_(centre + spread * noise)
-    return encoder
-
-
 @given(
     seed=st.integers(0, 999),
     target=st.floats(0.2, 0.9),
@@ -41,7 +33,7 @@ def learned(encoder, seed: int, spread: float = 2.0, centre: float = 1.0):
 def test_budget_is_met_and_used_by_counting(
     make_encoder, compact_of, seed, target, kind, multiple
 ):
-    encoder = learned(make_encoder(gates=GATES, **SIZES), seed)
+    encoder = learned(make_encoder(gates=GATES, **SIZES), seed, centre=1.0)
     budget = make_budget(SparsityOptions(kind, target), encoder, FRAMES)
     found = project(encoder, budget, multiple)
     encoder.set_masks(found.masks)

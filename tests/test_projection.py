@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from learned_gates import learned
 
 from espnet_prune.errors import InputError
 from espnet_prune.export import check_budget
@@ -15,16 +16,6 @@ from espnet_prune.sparsity import SparsityOptions, make_budget
 from espnet_prune.units import units_of
 
 FRAMES = 100
-
-
-def learned(encoder, seed: int, spread: float, centre: float = 0.0):
-    """Set every gate to some log_alpha."""
-    draw = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for gate in gates_of(encoder).values():
-            noise = torch.randn(len(gate), generator=draw)
-            gate.log_alpha.copy_(centre + spread * noise)
-    return encoder
 
 
 def choose(encoder, kind: str, target: float, multiple: int = 1, **options):
