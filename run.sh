@@ -345,32 +345,25 @@ if begin 15 "decode ${test_sets} with ${inference_config}"; then
         done
     done
 fi
-score() { # set, experiment, systems to compare with...
-    local set=$1 dir=$2 versus=() other precision hyp; shift 2
-    for other in "$@"; do versus+=(--vs "${other}/${decode_tag}/${set}"); done
-    for precision in fp32 ${precisions}; do
-        hyp=${dir}/$(tag_in "${precision}")/${set}
-        need 15 "${hyp}/text"
-        python3 -m espnet_prune.bin.score --ref "dump/raw/${set}/text" \
-            --hyp "${hyp}/text" "${versus[@]}"
-        # Of the dense model, too, the others are compared with its fp32.
-        [ ${#versus[@]} != 0 ] || versus=(--vs "${dir}/${decode_tag}/${set}")
-    done
-}
 if begin 16 "score"; then
     for set in ${test_sets}; do
-        score "${set}" "${dense}"
-        for target in ${targets}; do
-            l0=exp/${tag}_compact_$(goal l0 "${target}")${rounded}
-            for name in ${method}; do
-                compact=exp/${tag}_compact_$(goal "${name}" "${target}")${rounded}
-                versus=("${dense}")
-                [ "${name}" = l0 ] || [ ! -e "${l0}/${decode_tag}/${set}/score_wer" ] ||
-                    versus+=("l0=${l0}")
-                score "${set}" "${compact}" "${versus[@]}"
-            done
+        for precision in fp32 ${precisions}; do
+            systems=("${dense}" "${compacts[@]}")
+            need 15 "${systems[@]/%//$(tag_in "${precision}")/${set}/text}"
         done
     done
+    systems=()
+    for target in ${targets}; do
+        l0=exp/${tag}_compact_$(goal l0 "${target}")${rounded}
+        for name in ${method}; do
+            compact=exp/${tag}_compact_$(goal "${name}" "${target}")${rounded}
+            [ "${name}" != l0 ] || systems+=(--compact "${compact}")
+            [ "${name}" = l0 ] || systems+=(--baseline "${compact}=${l0}")
+        done
+    done
+    python3 -m espnet_prune.bin.score_systems --dense "${dense}" "${systems[@]}" \
+        --data dump/raw --test_sets "${test_sets}" --decode_tag "${decode_tag}" \
+        --precisions "${precisions}" "${split[@]}"
 fi
 if begin 17 "measure parameters, MACs and real-time factors"; then
     need 11 "${teacher_config}" "${teacher_model}"

@@ -10,14 +10,12 @@ must have the same test set. One run of each is what the report shows.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from espnet_prune.bin.seeds import spread
-from espnet_prune.errors import InputError, run_main
-from espnet_prune.measure.significance import compare, pool
+from espnet_prune.errors import run_main
+from espnet_prune.measure.significance import compare, pool, read_result
 from espnet_prune.report.tables import Table
 
 
@@ -33,23 +31,6 @@ def get_parser() -> argparse.ArgumentParser:
             help=f"result.json of each run of {of}",
         )
     return parser
-
-
-def read_result(path: Path) -> dict[str, Any]:
-    """A ``result.json`` of stage 16.
-
-    Raises:
-        InputError: the file is missing, or is none.
-    """
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        if result["utterances"] and result["error_rate"] >= 0:
-            return result
-        raise KeyError("utterances")
-    except FileNotFoundError:
-        raise InputError(path, "does not exist", "run stage 16") from None
-    except (ValueError, KeyError, TypeError) as e:
-        raise InputError(path, f"is no result of scoring ({e!r})") from e
 
 
 def main(argv: list[str] | None = None) -> None:

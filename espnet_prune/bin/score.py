@@ -1,4 +1,4 @@
-"""Stage 16: score one decoded set (WER, CER), optionally against another system.
+"""Score one decoded set (WER, CER), optionally against another system.
 
     python -m espnet_prune.bin.score --ref dump/raw/test/text \
         --hyp exp/compact/decode_asr/test/text --vs exp/dense/decode_asr/test
@@ -8,18 +8,16 @@ hypotheses, and with ``--vs`` also ``score_wer/significance.json``.
 """
 
 import argparse
-import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_prune.errors import InputError, run_main
+from espnet_prune.errors import run_main
 from espnet_prune.files import atomic_dir, write_json, write_text
 from espnet_prune.measure.alignment import alignment_report, trn
 from espnet_prune.measure.mapsswe import mapsswe
-from espnet_prune.measure.significance import compare
+from espnet_prune.measure.significance import compare, read_result
 from espnet_prune.measure.wer import UNITS, read_pairs, score
-
-logger = logging.getLogger("espnet_prune.score")
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -36,24 +34,28 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_result(path: Path) -> dict:
-    """Read a ``result.json`` that an earlier call left."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(path, "no such file", "score that system first") from None
-
-
 def weights_of(decode: Path) -> str | None:
     """What the decoding says of the weights that it was made with."""
     mark = decode / "model.sha256"
     return mark.read_text().strip() if mark.is_file() else None
 
 
-def main(argv: list[str] | None = None) -> None:
-    args = get_parser().parse_args(argv)
-    out = args.hyp.parent
-    pairs = read_pairs(args.ref, args.hyp)
+def score_set(ref: Path, hyp: Path, vs: Sequence[str] = ()) -> list[str]:
+    """Score one decoded set; see above for the files.
+
+    Args:
+        ref: Kaldi ``text`` of the set.
+        hyp: Kaldi ``text`` of the hypotheses.
+        vs: scored directories to compare with, as ``DIR`` or ``NAME=DIR``.
+
+    Returns:
+        a sentence for each rate.
+
+    Raises:
+        InputError: hypotheses are missing, or a system to compare with is not scored.
+    """
+    out, said = hyp.parent, []
+    pairs = read_pairs(ref, hyp)
     for kind, unit in UNITS.items():
         scored = score(pairs, unit)
         result = scored.as_json()
@@ -63,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
             write_text(folder / "result.txt", alignment_report(scored))
             write_json(folder / "result.json", result)
             if kind == "wer":
-                for versus in args.vs:
+                for versus in vs:
                     name, _, other = versus.rpartition("=")
                     scored_other = Path(other) / "score_wer"
                     significance = compare(
@@ -75,11 +77,18 @@ def main(argv: list[str] | None = None) -> None:
                     file = f"significance{name and '_'}{name}.json"
                     write_json(folder / file, significance)
         lo, hi = scored.ci95
-        logger.info(
+        said.append(
             f"{kind.upper()} {100 * scored.output.wer:.2f} % "
             f"({100 * lo:.2f} - {100 * hi:.2f}) over {scored.n_units} {unit}s: "
             f"{out / f'score_{kind}'}"
         )
+    return said
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = get_parser().parse_args(argv)
+    for line in score_set(args.ref, args.hyp, args.vs):
+        logging.info(line)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ Both systems are resampled with the same utterances (Bisani & Ney 2004), so that
 hard utterances weigh equally on both sides.
 """
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -95,6 +97,23 @@ def pool(runs: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
             for utt in lengths[0]
         }
     }
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A ``result.json`` of stage 16.
+
+    Raises:
+        InputError: the file is missing, or is none.
+    """
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if result["utterances"] and result["error_rate"] >= 0:
+            return result
+        raise KeyError("utterances")
+    except FileNotFoundError:
+        raise InputError(path, "does not exist", "run stage 16") from None
+    except (ValueError, KeyError, TypeError) as e:
+        raise InputError(path, f"is no result of scoring ({e!r})") from e
 
 
 def errors(counts: dict[str, float]) -> float:

@@ -17,6 +17,11 @@ from espnet_prune.errors import InputError
 UNITS = {"wer": "word", "cer": "char"}  # score_<key>/ holds rates over this unit
 
 
+def decoded_in(tag: str, precision: str = "fp32") -> str:
+    """Name of the directory of what was decoded with a configuration and a format."""
+    return tag if precision == "fp32" else f"{tag}_{precision}"
+
+
 def _refuse_difference(path: str | Path, ids: set[str], what: str, mend: str) -> None:
     if ids:
         first = ", ".join(sorted(ids)[:5])

@@ -17,6 +17,7 @@ import yaml
 from espnet_prune.baselines import ONE_SHOT
 from espnet_prune.checkpoint import read_checkpoint
 from espnet_prune.errors import InputError
+from espnet_prune.measure.wer import decoded_in
 from espnet_prune.version import __version__
 
 PARAMS = ("subsampling", "blocks", "encoder", "decoder", "total")
@@ -231,8 +232,7 @@ def collect(
         for system, exp in systems:
             pruning = found.pruning.get(str(exp))
             for precision in ["fp32", *(precisions or [])]:
-                tag = decode_tag + ("" if precision == "fp32" else f"_{precision}")
-                decode = exp / tag / test_set
+                decode = exp / decoded_in(decode_tag, precision) / test_set
                 row = _row(found, system, exp, decode, pruning, timed, precision)
                 found.report["rows"].append(row)
     found.add_curves(f"Dense training ({dense.name})", dense / "checkpoint.pth", "11")

@@ -1,0 +1,133 @@
+import json
+
+import pytest
+
+from espnet_prune.bin import score_systems
+from espnet_prune.errors import InputError
+
+SETS = ("quiet", "noisy")
+KEYS = [f"spk-u{i:02}" for i in range(12)]
+# Utterances with a wrong word, by system: each has another error rate.
+WRONG = {"dense": 1, "l0": 2, "magnitude": 5, "dense bf16": 3, "l0 bf16": 4}
+WRONG["magnitude bf16"] = 6
+
+
+def write(path, wrong):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    words = ["A X C" if i < wrong else "A B C" for i in range(len(KEYS))]
+    lines = (f"{key} {text}\n" for key, text in zip(KEYS, words, strict=True))
+    path.write_text("".join(lines))
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    """``recipe(folder, *options)``: score six decodings of two sets there."""
+
+    def score(folder, *options):
+        for name in SETS:
+            write(tmp_path / folder / f"dump/{name}/text", 0)
+            for system, wrong in WRONG.items():
+                exp, _, precision = system.partition(" ")
+                tag = f"decode_{precision}".rstrip("_")
+                text = tmp_path / folder / exp / tag / name / "text"
+                if not text.exists():
+                    write(text, wrong)
+        monkeypatch.chdir(tmp_path / folder)
+        score_systems.main(
+            ["--dense", "dense", "--compact", "l0", "--baseline", "magnitude=l0"]
+            + ["--data", "dump", "--test_sets", " ".join(SETS)]
+            + ["--decode_tag", "decode", "--precisions", "bf16", *options]
+        )
+        return results(tmp_path / folder)
+
+    return score
+
+
+def results(folder):
+    found = folder.glob("*/decode*/*/score_*/**/*")
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in found
+        if path.is_file()
+    }
+
+
+def test_results_are_the_same_however_the_work_is_split(recipe, jobs_here):
+    alone = recipe("alone", "--nj", "1")
+    assert recipe("together", "--nj", "3") == alone
+    assert recipe("cluster", "--nj", "2", "--executor", "slurm") == alone
+    assert len(jobs_here) == 3  # an array for each step that needs the one before
+    for system, wrong in WRONG.items():
+        exp, _, precision = system.partition(" ")
+        tag = f"decode_{precision}".rstrip("_")
+        for name in SETS:
+            result = json.loads(alone[f"{exp}/{tag}/{name}/score_wer/result.json"])
+            assert result["error_rate"] == pytest.approx(wrong / (3 * len(KEYS)))
+
+
+def test_each_system_is_held_against_those_it_should_be(recipe):
+    found = recipe("here")
+    for system, wrong in WRONG.items():
+        exp, _, precision = system.partition(" ")
+        tag = f"decode_{precision}".rstrip("_")
+        vs = {"": "dense"} if system != "dense" else {}
+        if exp == "magnitude":
+            vs["_l0"] = "l0"
+        tests = {
+            other: json.loads(
+                found[f"{exp}/{tag}/noisy/score_wer/significance{other}.json"]
+            )
+            for other in vs
+        }
+        assert {other: test["vs"] for other, test in tests.items()} == {
+            other: f"{named}/decode/noisy" for other, named in vs.items()
+        }
+        for other, named in vs.items():
+            gap = (wrong - WRONG[named]) / (3 * len(KEYS))
+            assert tests[other]["delta_wer"] == pytest.approx(gap)
+    assert not any("dense/decode/" in file and "signif" in file for file in found)
+
+
+def test_only_what_changed_is_scored_again(recipe, tmp_path, caplog):
+    caplog.set_level("INFO")
+    recipe("here")
+    caplog.clear()
+    recipe("here")
+    assert "WER" not in caplog.text
+    write(tmp_path / "here/l0/decode/noisy/text", 7)
+    recipe("here")
+    scored = [line.split(": ")[1] for line in caplog.messages if "WER" in line]
+    assert scored == [  # and the baselines, which are held against it
+        f"{system}/noisy/score_wer"
+        for system in ("l0/decode", "magnitude/decode", "magnitude/decode_bf16")
+    ]
+
+
+def test_broken_hypotheses_are_named_and_only_they_are_scored_later(
+    recipe, tmp_path, caplog
+):
+    caplog.set_level("INFO")
+    bad = tmp_path / "here/l0/decode_bf16/noisy/text"
+    bad.parent.mkdir(parents=True)
+    bad.write_text(f"{KEYS[0]} A B C\n")
+    with pytest.raises(InputError, match="l0/decode_bf16/noisy/text.*no hypothesis"):
+        recipe("here", "--nj", "1")
+    bad.unlink()
+    caplog.clear()
+    recipe("here", "--nj", "1")
+    assert "2 of 2 were scored before" in caplog.text
+    scored = [line.split(": ")[1] for line in caplog.messages if "WER" in line]
+    assert scored[0] == "l0/decode_bf16/noisy/score_wer"
+    assert all(line.startswith("magnitude") for line in scored[1:])
+
+
+def test_baseline_alone_is_not_held_against_what_was_never_scored(recipe, tmp_path):
+    folder = tmp_path / "here"
+    with pytest.raises(InputError):
+        recipe("here", "--test_sets", "none")  # makes the decodings only
+    score_systems.main(
+        ["--dense", "dense", "--baseline", "magnitude=l0", "--data", "dump"]
+        + ["--test_sets", "quiet", "--decode_tag", "decode"]
+    )
+    tests = folder.glob("magnitude/decode/quiet/score_wer/significance*.json")
+    assert [test.name for test in tests] == ["significance.json"]
