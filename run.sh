@@ -111,9 +111,9 @@ for number in 1 2 3 4 5 10 11 12 13 14 15 16 17 18 19; do
     fi
 done
 [ -z "${nothing}" ] || die "--stage ${stage} --stop_stage ${stop_stage}: no stage lies there -> see ./run.sh --help"
-for file in "${asr_config}" "${prune_config}" "${finetune_config}" "${inference_config}" \
-    ${teacher_config:+"${teacher_config}" "${teacher_model}"}; do
-    [ -f "${file}" ] || die "${file} is no file -> check the option that names it"
+for option in asr_config prune_config finetune_config inference_config \
+    ${teacher_config:+teacher_config teacher_model}; do
+    [ -f "${!option}" ] || die "--${option} ${!option}: is no file"
 done
 # Stage 4 drops long utterances of the validation set: a test set must keep them.
 [[ " ${test_sets} " != *" ${valid_set} "* ]] ||
@@ -191,7 +191,8 @@ hint() { # file: a set of another name may stand beside it
     esac
     case $1 in data/*) root=data ;; dump/raw/*) root=dump/raw ;; *) return ;; esac
     [ ! -d "${root}" ] ||
-        echo "; there are: $(cd "${root}" && echo */) (--train_set, --valid_set, --test_sets)"
+        echo "; there are: $(cd "${root}" && printf '%s\n' */ | grep -vxE '(org|token_list)/' |
+            tr '\n' ' ')(--train_set, --valid_set, --test_sets)"
 }
 audio() { # set; ESPnet's LibriSpeech recipe dumps archives, ours single files
     local type=sound

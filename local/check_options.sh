@@ -41,9 +41,9 @@ done
     die "--method small: its sizes are even, --round_to ${round_to} is for what is pruned"
 [[ ! ${target_kind} =~ latency || ! ${method} =~ small ]] ||
     die "--method small: its size follows from params or macs, not from latency"
+methods="l0 l0_alone iterative magnitude random blocks small small_distilled"
 for name in ${method}; do
-    [[ ${name} =~ ^(l0|l0_alone|iterative|magnitude|random|blocks|small|small_distilled)$ ]] ||
-        die "--method ${name}: unknown -> see ./run.sh --help"
+    [[ " ${methods} " == *" ${name} "* ]] || die "--method ${name}: unknown -> one of: ${methods}"
 done
 for name in ${precisions}; do
     [[ ${name} =~ ^(bf16|int8)$ ]] || die "--precisions ${name}: bf16, int8, or both; fp32 is always there"

@@ -75,7 +75,10 @@ def run(recipe):
             ),
             "--teacher_tag a/b: there is --teacher_config, too",
         ),
-        (("--prune_config", "conf/nope.yaml"), "conf/nope.yaml is no file"),
+        (
+            ("--prune_config", "conf/nope.yaml"),
+            "--prune_config conf/nope.yaml: is no file",
+        ),
         (
             ("--corpus", "librispeech", "--librispeech", "nope"),
             "--librispeech nope: no",
@@ -258,10 +261,11 @@ def test_set_that_stage_1_does_not_make_is_refused_there(run, recipe, tmp_path):
 
 
 def test_missing_set_is_answered_with_those_that_are_there(run, recipe):
-    (recipe / "data" / "mine_train").mkdir(parents=True)
+    for name in ("mine_train", "token_list"):
+        (recipe / "data" / name).mkdir(parents=True)
     result = run("--stage", "3", "--train_set", "mine")
     shutil.rmtree(recipe / "data")
-    assert "there are: mine_train/" in result.stderr
+    assert "there are: mine_train/ (--train_set" in result.stderr
 
 
 def test_help_lists_every_option_with_a_default(run):
