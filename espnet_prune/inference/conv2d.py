@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from espnet_prune.inference.activation import IDENTITY, Activation
-from espnet_prune.inference.precision import packs
+from espnet_prune.inference.precision import int8_levels, packs
 
 
 class Conv2d:
@@ -71,3 +71,61 @@ class Conv2d:
             x, self.weight, self.bias, *self.options, fused, [], ""
         )
         return x if fused != "none" else self.activation.function(x)
+
+
+class Int8Conv2d:
+    """A convolution of what is not negative, as a ReLU leaves it, and another ReLU.
+
+    Weights are symmetric with a scale for each output channel, the input has one scale
+    a call; products are summed in int32, by oneDNN, which writes float32.
+
+    Args:
+        weight: (out, in, height, width).
+        bias: (out,).
+        typical: height and width of an input.
+        stride: as for ``torch.nn.functional.conv2d``.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor,
+        typical: tuple[int, int],
+        stride: tuple[int, int],
+    ):
+        weight = weight.detach().float()
+        self.bias = bias.detach().float()
+        self.scale = weight.abs().amax((1, 2, 3)).clamp(min=1e-8) / 127
+        self.zero = torch.zeros(len(bias), dtype=torch.long)
+        quantized = torch.quantize_per_channel(
+            weight, self.scale, self.zero, 0, torch.qint8
+        )
+        self.weight = quantized.int_repr()
+        self.levels = int8_levels()
+        self.options = list(stride), [0, 0], [1, 1], 1
+        self.typical = [1, weight.shape[1], *typical]
+        self._arrange()
+
+    def _arrange(self) -> None:
+        self.weight = torch.ops.onednn.qconv_prepack(
+            self.weight, self.scale, 1.0, 0, *self.options, self.typical
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Arranged weights can be neither copied nor pickled.
+        return self.__dict__ | {"weight": self.weight.to_dense()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._arrange()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(batch, in, height, width) -> (batch, out, height, width), channels last."""
+        x = x.permute(0, 2, 3, 1).float()  # as it lies: else the maximum is slow
+        largest = float(x.amax()) if x.numel() else 0.0
+        scale = max(largest, 1e-8) / self.levels
+        x = torch.quantize_per_tensor(x, scale, 0, torch.quint8).int_repr()
+        return torch.ops.onednn.qconv2d_pointwise(
+            *(x.permute(0, 3, 1, 2), scale, 0, self.weight, self.scale, self.zero),
+            *(self.bias, *self.options, 1.0, 0, torch.float32, "relu", [], ""),
+        )

@@ -8,7 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from espnet_prune.inference.activation import IDENTITY, Activation
-from espnet_prune.inference.precision import data_type, packs, quantized_engine
+from espnet_prune.inference.precision import (
+    data_type,
+    int8_levels,
+    packs,
+    quantized_engine,
+)
 
 
 class Linear:
@@ -98,8 +103,7 @@ class Int8Linear:
         zero = torch.zeros(len(weight), dtype=torch.long)
         quantized = torch.quantize_per_channel(weight, scale, zero, 0, torch.qint8)
         self._arrange(quantized, bias.detach().float())
-        # Without VNNI the kernels add pairs in 16 bits, which 8-bit inputs overflow.
-        self.reduce_range = not torch.cpu._is_vnni_supported()
+        self.reduce_range = int8_levels() < 255
         self.activation = activation
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -59,6 +59,19 @@ def packs(dtype: torch.dtype, device: torch.device) -> bool:
     return dtype is torch.float or (dtype is torch.bfloat16 and _has_bf16(device))
 
 
+def has_int8_convolutions() -> bool:
+    """Whether oneDNN has kernels for them: elsewhere it may do them step by step."""
+    return _has_onednn() and platform.machine() == "x86_64"
+
+
+def int8_levels() -> int:
+    """The largest 8-bit input of a product.
+
+    Without VNNI kernels add pairs of products in 16 bits, which 8 bits overflow.
+    """
+    return 255 if torch.cpu._is_vnni_supported() else 127
+
+
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

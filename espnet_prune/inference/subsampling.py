@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from espnet_prune.inference.activation import RELU
-from espnet_prune.inference.conv2d import Conv2d
-from espnet_prune.inference.linear import Int8Linear, linear
-from espnet_prune.inference.precision import data_type
+from espnet_prune.inference.conv2d import Conv2d, Int8Conv2d
+from espnet_prune.inference.linear import linear
+from espnet_prune.inference.precision import data_type, has_int8_convolutions
 from espnet_prune.inference.widths import fill, widened
 from espnet_prune.layers.subsampling import Subsampling, halved
 
@@ -29,17 +29,21 @@ class FastSubsampling:
 
         inner, outer = (widened(len(c.bias), precision) for c in (first, second))
 
+        typical, stride = (100, halved(layer.features)), (2, 2)  # of the second
+
         def convolution(weight: Tensor, bias: Tensor) -> Conv2d:
-            typical = 100, halved(layer.features)  # of the second; will do for both
-            return Conv2d(weight, bias, dtype, typical, (2, 2), activation=RELU)
+            return Conv2d(weight, bias, dtype, typical, stride, activation=RELU)
 
         # Nine products an output: quantizing them costs more than it saves.
         self.first = convolution(
             fill(first.weight, 0, inner), fill(first.bias, 0, inner)
         )
-        self.second = (Int8Conv2d if precision == "int8" else convolution)(
-            fill(fill(second.weight, 0, outer), 1, inner), fill(second.bias, 0, outer)
-        )
+        weight = fill(fill(second.weight, 0, outer), 1, inner)
+        bias = fill(second.bias, 0, outer)
+        if precision == "int8" and has_int8_convolutions():
+            self.second = Int8Conv2d(weight, bias, typical, stride)
+        else:
+            self.second = convolution(weight, bias)
         scale = layer.out[1].xscale
         columns = out.weight.unflatten(1, (len(second.bias), -1)).transpose(1, 2)
         columns = fill(columns, 2, outer)
@@ -63,15 +67,3 @@ class FastSubsampling:
         """(batch, frame, feature) -> (batch, time, band * channel)."""
         x = self.second(self.first(x.unsqueeze(1)))
         return x.permute(0, 2, 3, 1).flatten(2)
-
-
-class Int8Conv2d:
-    """3x3 convolution of stride 2 and ReLU, as an int8 product with patches."""
-
-    def __init__(self, weight: Tensor, bias: Tensor):
-        self.product = Int8Linear(weight.permute(0, 2, 3, 1).flatten(1), bias, RELU)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """(batch, in, height, width) -> (batch, out, height, width)."""
-        patches = x.unfold(2, 3, 2).unfold(3, 3, 2).permute(0, 2, 3, 4, 5, 1)
-        return self.product(patches.flatten(3)).permute(0, 3, 1, 2)

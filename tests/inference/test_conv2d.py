@@ -1,9 +1,14 @@
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.backends import mkldnn
 
-from espnet_prune.inference.conv2d import Conv2d
+from espnet_prune.inference import precision as precisions
+from espnet_prune.inference.conv2d import Conv2d, Int8Conv2d
+from espnet_prune.inference.precision import has_int8_convolutions
+from espnet_prune.inference.subsampling import FastSubsampling
 
 
 def test_filters_are_arranged_for_the_kernel_that_takes_them(capfd):
@@ -21,3 +26,57 @@ def test_filters_are_arranged_for_the_kernel_that_takes_them(capfd):
     assert ",convolution," in told
     lines = told.splitlines()
     assert not [t for t in lines if ",reorder," in t and "48x64x3x3" in t]
+
+
+needs_int8 = pytest.mark.skipif(
+    not has_int8_convolutions(), reason="no int8 convolutions on this machine"
+)
+
+
+def quantized(x, scale):
+    return (x / scale).round() * scale
+
+
+@needs_int8
+@pytest.mark.parametrize("vnni", [True, False])
+@pytest.mark.parametrize("batch, channels, out", [(1, 16, 32), (3, 37, 5), (0, 8, 8)])
+def test_int8_convolution_is_that_of_the_rounded(
+    monkeypatch, vnni, batch, channels, out
+):
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: vnni)
+    weight, bias = torch.randn(out, channels, 3, 3), torch.randn(out)
+    x = torch.randn(batch, 21, 19, channels).relu().permute(0, 3, 1, 2)
+    layer = Int8Conv2d(weight, bias, (100, 19), (2, 2))
+    scale = float(x.max()) / (255 if vnni else 127) if batch else 1.0
+    steps = weight.abs().amax((1, 2, 3), keepdim=True) / 127
+    expected = F.conv2d(
+        quantized(x, scale).double(),
+        quantized(weight, steps).double(),
+        bias.double(),
+        2,
+    )
+    for same in (layer, copy.deepcopy(layer)):
+        actual = same(x)
+        assert actual.dtype == torch.float32 and actual.shape == expected.shape
+        torch.testing.assert_close(
+            actual.double(), expected.relu(), atol=1e-3, rtol=1e-4
+        )
+
+
+@needs_int8
+def test_int8_convolution_of_nothing_but_zeros_is_the_bias():
+    bias = torch.tensor([1.0, -1.0])
+    layer = Int8Conv2d(torch.zeros(2, 3, 3, 3), bias, (100, 19), (2, 2))
+    out = layer(torch.zeros(1, 3, 9, 9))
+    torch.testing.assert_close(out, bias.relu().view(1, 2, 1, 1).expand(1, 2, 4, 4))
+
+
+@pytest.mark.parametrize("machine, kind", [("x86_64", Int8Conv2d), ("arm64", Conv2d)])
+def test_int8_convolutions_are_left_to_machines_with_kernels_for_them(
+    monkeypatch, make_encoder, machine, kind
+):
+    monkeypatch.setattr(precisions.platform, "machine", lambda: machine)
+    if machine == "x86_64" and not has_int8_convolutions():
+        pytest.skip("this torch has no oneDNN")
+    layer = FastSubsampling(make_encoder().eval().embed, "int8")
+    assert type(layer.second) is kind
