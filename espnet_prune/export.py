@@ -32,6 +32,7 @@ from espnet_prune.projection import project
 from espnet_prune.student import model_defaults
 
 MAX_RELATIVE_ERROR = 1e-4  # between gated and compact outputs, fp32
+PROJECTION = "projection.pth"  # what pruning compared the blocks through, if it did
 
 
 def export(
@@ -176,6 +177,14 @@ def write_compact(
         return summary
     with atomic_dir(out) as folder:
         torch.save(state, folder / "pruned.pth")
+        if model.projection is not None:  # the fine-tuning goes on with it
+            torch.save(
+                {
+                    f"projection.{k}": v
+                    for k, v in model.projection.state_dict().items()
+                },
+                folder / PROJECTION,
+            )
         # The strict reload sees the files that will stay, where they are now.
         write_config(folder, copy_resources(compact_config, folder, folder))
         reloaded, _ = load_model(folder / "config.yaml", folder / "pruned.pth")

@@ -15,6 +15,7 @@ from espnet_prune.distill import (
     record,
     run_teacher,
 )
+from espnet_prune.encoder import PrunableEncoder
 from espnet_prune.gates import gates_of
 from espnet_prune.options import make_options
 from espnet_prune.sparsity import (
@@ -67,12 +68,8 @@ class PruneASRModel(ESPnetASRModel):
                 "give both (pruning) or none (fine-tuning)"
             )
         self.distill = make_options(DistillOptions, "distill", distill)
-        size = self.encoder.output_size()
-        other = teacher_size not in (None, size)
-        # What is gone of a block's output must be found in the rest of it.
-        other |= size != self.encoder.size or self.encoder.dim_gate is not None
-        # Without a layer term it would have no gradient, which DDP does not take.
-        if self.distill.layer_weight > 0 and (self.distill.projection or other):
+        if projects(self.distill, self.encoder, teacher_size):
+            size = self.encoder.output_size()
             self.projection = identity_projection(size, teacher_size or size)
         else:
             self.projection = None
@@ -170,3 +167,21 @@ class PruneASRModel(ESPnetASRModel):
             stats.update(sparsity[1])
         stats["loss"] = loss.detach()
         return force_gatherable((loss, stats, len(speech)), loss.device)
+
+
+def projects(
+    distill: DistillOptions, encoder: PrunableEncoder, teacher_size: int | None
+) -> bool:
+    """Whether a student's blocks are compared through a learned projection.
+
+    Args:
+        distill: how they are compared.
+        encoder: the student's.
+        teacher_size: the teacher's model dimension, if it is another.
+    """
+    size = encoder.output_size()
+    other = teacher_size not in (None, size)
+    # What is gone of a block's output must be found in the rest of it.
+    other |= size != encoder.size or encoder.dim_gate is not None
+    # Without a layer term it would have no gradient, which DDP does not take.
+    return distill.layer_weight > 0 and (distill.projection or other)

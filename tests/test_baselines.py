@@ -323,6 +323,36 @@ def test_every_method_ends_in_a_model_that_stock_speech2text_decodes(
     speech(np.random.default_rng(0).standard_normal(8000).astype(np.float32))
 
 
+@pytest.mark.parametrize("method", ["l0", "small_distilled"])
+def test_fine_tuning_goes_on_with_the_projection_that_was_learned(
+    stage, dense, tmp_path, method
+):
+    from tests.conftest import RECIPE
+
+    recipe = RECIPE | {"max_epoch": 1, "distill": {"projection": True}}
+    criterion = {"best_model_criterion": [["valid", "loss", "min"]]}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe | criterion))
+    pruned, compact = tmp_path / "pruned", tmp_path / "compact"
+    start = ["--method", method, "--model_config", dense / "config.yaml"]
+    start += ["--model_file", dense / "model.pth", "--kind", "params+macs"]
+    stage("train", "--phase", "prune", *start, "--output_dir", pruned)
+    stage("export", "--pruned", pruned, "--out", compact)
+    learned = torch.load(compact / "projection.pth")["projection.weight"]
+    assert not torch.equal(learned, torch.eye(*learned.shape))
+
+    start = ["--method", method, "--model_config", compact / "config.yaml"]
+    start += ["--model_file", compact / "pruned.pth", "--optim_conf", "lr=0.0"]
+    for name, options in {
+        "with": ["--distill", "layer_weight=1"],
+        "without": ["--distill", "layer_weight=0"],
+    }.items():
+        out = ["--output_dir", compact / name]
+        stage("train", "--phase", "finetune", *start, *options, *out)
+    state = torch.load(compact / "with/latest.pth")
+    assert torch.equal(state["projection.weight"], learned)
+    assert "projection.weight" not in torch.load(compact / "without/latest.pth")
+
+
 def test_one_shot_run_of_another_seed_is_refused(stage, dense, tmp_path):
     from tests.conftest import RECIPE
 

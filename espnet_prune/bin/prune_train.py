@@ -26,13 +26,13 @@ from espnet_prune.checkpoint import load_model, read_state, sampling_rate
 from espnet_prune.decoder import PrunableTransformerDecoder
 from espnet_prune.distill import DistillOptions
 from espnet_prune.errors import InputError, run_main
-from espnet_prune.export import check_finished, model_state
+from espnet_prune.export import PROJECTION, check_finished, model_state
 from espnet_prune.files import atomic_path, read_yaml, write_text
 from espnet_prune.gates import GateOptions
 from espnet_prune.measure.cost import rest_cost
 from espnet_prune.measure.latency import settle_table, table_of_run
 from espnet_prune.measure.latency_layers import Beyond
-from espnet_prune.model import OWN_OPTIONS
+from espnet_prune.model import OWN_OPTIONS, projects
 from espnet_prune.nodes import Node
 from espnet_prune.options import make_options
 from espnet_prune.origin import (
@@ -95,7 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.phase == "prune" and args.previous is not None:
         # Its gates and multipliers go on, its count of the steps does not.
         command += ["--init_param", f"{args.previous / 'latest.pth'}:::{COUNTERS}"]
-    elif args.phase == "finetune" or args.method not in SCRATCH:
+    elif args.phase == "prune" and args.method not in SCRATCH:
         command += ["--init_param", str(args.model_file)]
     command += training_options
     node = Node(training_options, args.output_dir)
@@ -166,7 +166,12 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
         if model.decoder is None:  # no accuracy to choose the best epochs by
             recipe["best_model_criterion"] = [["valid", "loss", "min"]]
         size = teacher_size(args) if args.method in SCRATCH else None
-        return finetuning_config(config, args.model_config, recipe, size)
+        student = finetuning_config(config, args.model_config, recipe, size)
+        start, learned = [args.model_file], args.model_file.with_name(PROJECTION)
+        distill = make_options(DistillOptions, "distill", recipe.get("distill"))
+        if learned.exists() and projects(distill, model.encoder, size):
+            start.append(learned)
+        return student | {"init_param": [str(path) for path in start]}
     given = {"kind": args.kind, "target": args.target}
     with refusing(source_of(args)):
         recipe["sparsity"] = dict(recipe.get("sparsity") or {})
