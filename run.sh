@@ -359,7 +359,7 @@ if begin 16 "score"; then
         for name in ${method}; do
             compact=exp/${tag}_compact_$(goal "${name}" "${target}")${rounded}
             [ "${name}" != l0 ] || systems+=(--compact "${compact}")
-            [ "${name}" = l0 ] || systems+=(--baseline "${compact}=${l0}")
+            [ "${name}" = l0 ] || systems+=(--baseline "${compact}" "${l0}")
         done
     done
     python3 -m espnet_prune.bin.score_systems --dense "${dense}" "${systems[@]}" \

@@ -64,7 +64,7 @@ def resumable_dir(path: str | Path, stamp: str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path):
+    with locked(path):
         _clear_up_after_killed_runs(path)
         work = path.with_name(f".{path.name}.work")
         mark = work / ".stamp"
@@ -93,8 +93,12 @@ def _digest(stamp: str) -> str:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Refuse to work where another process does."""
+def locked(path: Path) -> Iterator[None]:
+    """Refuse to work where another process does.
+
+    Raises:
+        InputError: another one holds the lock, a file beside ``path``.
+    """
     lock = path.with_name(f".{path.name}.lock")
     with lock.open("w") as file:
         try:

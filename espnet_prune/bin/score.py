@@ -9,7 +9,8 @@ hypotheses, and with ``--vs`` also ``score_wer/significance.json``.
 
 import argparse
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from espnet_prune.errors import run_main
@@ -34,19 +35,24 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def test_file(name: str) -> str:
+    """Name of the file of the comparison with a system of that name."""
+    return f"significance{name and '_'}{name}.json"
+
+
 def weights_of(decode: Path) -> str | None:
     """What the decoding says of the weights that it was made with."""
     mark = decode / "model.sha256"
     return mark.read_text().strip() if mark.is_file() else None
 
 
-def score_set(ref: Path, hyp: Path, vs: Sequence[str] = ()) -> list[str]:
+def score_set(ref: Path, hyp: Path, vs: Mapping[str, Path]) -> list[str]:
     """Score one decoded set; see above for the files.
 
     Args:
         ref: Kaldi ``text`` of the set.
         hyp: Kaldi ``text`` of the hypotheses.
-        vs: scored directories to compare with, as ``DIR`` or ``NAME=DIR``.
+        vs: scored directories to compare with, by name; one may have none.
 
     Returns:
         a sentence for each rate.
@@ -65,17 +71,15 @@ def score_set(ref: Path, hyp: Path, vs: Sequence[str] = ()) -> list[str]:
             write_text(folder / "result.txt", alignment_report(scored))
             write_json(folder / "result.json", result)
             if kind == "wer":
-                for versus in vs:
-                    name, _, other = versus.rpartition("=")
-                    scored_other = Path(other) / "score_wer"
+                for name, other in vs.items():
+                    scored_other = other / "score_wer"
                     significance = compare(
-                        result, read_result(scored_other / "result.json"), other
+                        result, read_result(scored_other / "result.json"), str(other)
                     ) | {
                         "mapsswe_p": mapsswe(folder, scored_other),
-                        "vs_sha256": weights_of(Path(other)),
+                        "vs_sha256": weights_of(other),
                     }
-                    file = f"significance{name and '_'}{name}.json"
-                    write_json(folder / file, significance)
+                    write_json(folder / test_file(name), significance)
         lo, hi = scored.ci95
         said.append(
             f"{kind.upper()} {100 * scored.output.wer:.2f} % "
@@ -87,7 +91,10 @@ def score_set(ref: Path, hyp: Path, vs: Sequence[str] = ()) -> list[str]:
 
 def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
-    for line in score_set(args.ref, args.hyp, args.vs):
+    # A directory may hold a = itself.
+    named = [re.fullmatch(r"(?:(\w+)=)?(.*)", versus) for versus in args.vs]
+    vs = {match[1] or "": Path(match[2]) for match in named}
+    for line in score_set(args.ref, args.hyp, vs):
         logging.info(line)
 
 

@@ -1,27 +1,27 @@
 """Stage 16: score all decoded systems, and compare those that are to be compared.
 
     python -m espnet_prune.bin.score_systems --dense exp/dense --compact exp/compact \
-        --baseline exp/compact_magnitude=exp/compact --data dump/raw --test_sets test \
+        --baseline exp/compact_magnitude exp/compact --data dump/raw --test_sets test \
         --decode_tag decode_asr --nj 4
 
 Everything is held against the dense system, a baseline also against the compact one
 named after it, where that has been scored. Each set of each system is a part of the
-work: parts whose files are the same as when they were scored are left out.
+work; a part whose files are those that it was scored with is left out.
 """
 
 import argparse
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from espnet_prune.bin.score import score_set
+from espnet_prune.bin.score import score_set, test_file, weights_of
 from espnet_prune.data.parallel import ordered_map
-from espnet_prune.errors import run_main
+from espnet_prune.errors import InputError, run_main
 from espnet_prune.executor import Executor, add_arguments, from_arguments
-from espnet_prune.files import fingerprint, is_made_of, note_made_of
+from espnet_prune.files import fingerprint, is_made_of, locked, note_made_of
 from espnet_prune.measure.mapsswe import find
 from espnet_prune.measure.wer import decoded_in
 from espnet_prune.shards import split
@@ -32,8 +32,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dense", type=Path, required=True)
     parser.add_argument("--compact", type=Path, action="append", default=[])
     parser.add_argument(
-        "--baseline", action="append", default=[], metavar="DIR=COMPACT",
-        help="a compact system, and the one it is a baseline of",
+        "--baseline", type=Path, nargs=2, action="append", default=[],
+        metavar=("DIR", "COMPACT"), help="a compact system, and whose baseline it is",
     )  # fmt: skip
     parser.add_argument("--data", type=Path, required=True, help="dump/raw")
     parser.add_argument("--test_sets", required=True, help="blanks between")
@@ -45,53 +45,71 @@ def get_parser() -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class Part:
-    """One decoded set of one system: references, hypotheses, scored ones to compare."""
+    """A decoded set of a system: references, hypotheses, what to compare with."""
 
     ref: Path
     hyp: Path
-    vs: tuple[str, ...]
+    vs: Mapping[str, Path]
 
-    @property
-    def result(self) -> Path:
-        """Where the last of its files go."""
-        return self.hyp.parent / "score_cer"
+    def results(self) -> list[Path]:
+        """What scoring leaves, the last first."""
+        wer = self.hyp.parent / "score_wer"
+        tests = [wer / test_file(name) for name in self.vs]
+        return [
+            self.hyp.parent / "score_cer" / "result.json",
+            wer / "result.json",
+        ] + tests
 
-    def stamp(self) -> str:
-        """Says what its results are made of; empty: something is not there."""
-        others = [Path(vs.rpartition("=")[2]) for vs in self.vs]
-        files = [self.ref, self.hyp, *(other / "text" for other in others)]
+    def stamp(self) -> str | None:
+        """Says what the results are made of; None: something of that is not there."""
+        others = [other / "score_wer" / "result.json" for other in self.vs.values()]
+        files = [self.ref, self.hyp, *others]
         if not all(file.is_file() for file in files):
-            return ""  # scoring tells what
-        return json.dumps([self.vs, find("sc_stats"), *map(fingerprint, files)])
+            return None  # scoring tells what
+        weights = [(str(other), weights_of(other)) for other in self.vs.values()]
+        return json.dumps([find("sc_stats"), weights, *map(fingerprint, files)])
 
-    def score(self) -> list[str]:
-        """Score it; a sentence for each rate."""
-        said = score_set(self.ref, self.hyp, self.vs)
-        note_made_of(self.result, self.stamp())
-        return said
+    def is_scored(self) -> bool:
+        """Whether its results are there, and of what is there now."""
+        results, stamp = self.results(), self.stamp()
+        there = all(result.is_file() for result in results)
+        return there and stamp is not None and is_made_of(results[0].parent, stamp)
+
+    def score(self) -> tuple[list[str], str | None]:
+        """Score it: a sentence for each rate, and what was wrong."""
+        stamp = self.stamp()  # before: what changes meanwhile must be seen next time
+        try:
+            said = score_set(self.ref, self.hyp, self.vs)
+        except InputError as e:
+            return [], str(e)
+        if stamp is not None:
+            note_made_of(self.results()[0].parent, stamp)
+        return said, None
 
 
 def parts_of(args: argparse.Namespace) -> Iterator[list[Part]]:
     """The parts, each list after those whose results it is compared with."""
-    names, further = args.test_sets.split(), args.precisions.split()
 
-    def parts(system: Path, precisions: list[str], vs: dict[str, Path]) -> list[Part]:
+    def parts(
+        system: Path, precisions: Sequence[str], vs: Mapping[str, Path]
+    ) -> list[Part]:
         made = []
-        for name in names:
-            scored = {
+        for name in args.test_sets.split():
+            others = {
                 other: where / decoded_in(args.decode_tag) / name
                 for other, where in vs.items()
             }
-            against = tuple(
-                f"{other}{folder}"
-                for other, folder in scored.items()
+            scored = {
+                other: folder
+                for other, folder in others.items()
                 if not other or (folder / "score_wer").exists()
-            )
+            }
             for precision in precisions:
                 hyp = system / decoded_in(args.decode_tag, precision) / name / "text"
-                made.append(Part(args.data / name / "text", hyp, against))
+                made.append(Part(args.data / name / "text", hyp, scored))
         return made
 
+    further = args.precisions.split()
     every, dense = ["fp32", *further], {"": args.dense}
     yield parts(args.dense, ["fp32"], {})
     # Of the dense model, too, the others are compared with its fp32.
@@ -100,15 +118,18 @@ def parts_of(args: argparse.Namespace) -> Iterator[list[Part]]:
         second += parts(system, every, dense)
     yield second
     third = []
-    for pair in args.baseline:
-        system, _, l0 = pair.partition("=")
-        third += parts(Path(system), every, dense | {"l0=": Path(l0)})
+    for system, l0 in args.baseline:
+        third += parts(system, every, dense | {"l0": l0})
     yield third
 
 
-def score_parts(parts: list[Part], executor: Executor, logs: Path) -> None:
-    """Score the parts at once, but those that have been scored before."""
-    todo = [part for part in parts if not is_made_of(part.result, part.stamp())]
+def score_parts(parts: Sequence[Part], executor: Executor, logs: Path) -> None:
+    """Score the parts at once, but those that have been scored before.
+
+    Raises:
+        InputError: some could not be scored; names all, after the others have been.
+    """
+    todo = [part for part in parts if not part.is_scored()]
     if len(todo) < len(parts):
         kept = len(parts) - len(todo)
         logging.info(f"{kept} of {len(parts)} were scored before, from the same files")
@@ -121,20 +142,28 @@ def score_parts(parts: list[Part], executor: Executor, logs: Path) -> None:
         done = chain.from_iterable(
             executor.submit(score_in_turn, jobs, logs, "scoring")
         )
-    for line in chain.from_iterable(done):
-        logging.info(line)
+    wrong = []
+    for said, error in done:
+        for line in said:
+            logging.info(line)
+        if error is not None:
+            wrong.append(error)
+    if wrong:
+        raise InputError(f"{len(wrong)} of {len(todo)} parts", "; ".join(wrong))
 
 
-def score_in_turn(parts: Sequence[Part]) -> list[list[str]]:
+def score_in_turn(parts: Sequence[Part]) -> list[tuple[list[str], str | None]]:
     """What one job does."""
     return [part.score() for part in parts]
 
 
 def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
-    logs = args.dense / args.decode_tag / "log" / "score"
-    for parts in parts_of(args):
-        score_parts(parts, from_arguments(args), logs)
+    folder = args.dense / args.decode_tag
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / "scores"):
+        for parts in parts_of(args):
+            score_parts(parts, from_arguments(args), folder / "log" / "score")
 
 
 if __name__ == "__main__":

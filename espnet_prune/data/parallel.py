@@ -2,6 +2,8 @@
 
 import copyreg
 import logging
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -38,9 +40,20 @@ def ordered_map(
     if nj == 1:
         yield from _progress(map(function, items), len(items), what)
         return
-    with ProcessPoolExecutor(nj) as pool:
+    with ProcessPoolExecutor(nj, initializer=end_with, initargs=[os.getpid()]) as pool:
         results = pool.map(function, items, chunksize=chunk)
         yield from _progress(results, len(items), what)
+
+
+def end_with(parent: int) -> None:
+    """End this process when its parent is gone: killed, it can tell nobody."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _progress(results: Iterator[Result], total: int, what: str) -> Iterator[Result]:

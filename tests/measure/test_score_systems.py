@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -34,7 +35,7 @@ def recipe(tmp_path, monkeypatch):
                     write(text, wrong)
         monkeypatch.chdir(tmp_path / folder)
         score_systems.main(
-            ["--dense", "dense", "--compact", "l0", "--baseline", "magnitude=l0"]
+            ["--dense", "dense", "--compact", "l0", "--baseline", "magnitude", "l0"]
             + ["--data", "dump", "--test_sets", " ".join(SETS)]
             + ["--decode_tag", "decode", "--precisions", "bf16", *options]
         )
@@ -121,12 +122,96 @@ def test_broken_hypotheses_are_named_and_only_they_are_scored_later(
     assert all(line.startswith("magnitude") for line in scored[1:])
 
 
+def test_other_weights_of_the_same_words_are_compared_anew(recipe, tmp_path):
+    recipe("here")
+    dense = tmp_path / "here/dense/decode/quiet"
+    for weights in ("one", "two"):
+        text = (dense / "text").read_text()
+        shutil.rmtree(dense)  # as stage 15 replaces it
+        dense.mkdir()
+        (dense / "text").write_text(text)
+        (dense / "model.sha256").write_text(f"{weights}\n")
+        found = recipe("here")
+        for system in ("l0/decode", "l0/decode_bf16", "magnitude/decode"):
+            test = json.loads(found[f"{system}/quiet/score_wer/significance.json"])
+            assert test["vs_sha256"] == weights
+
+
+def test_corrected_references_reach_a_system_compared_with_older_scores(
+    recipe, tmp_path
+):
+    recipe("here")
+    folder = tmp_path / "here"
+    write(folder / "dump/quiet/text", 4)
+    alone = ["--dense", "dense", "--data", "dump", "--test_sets", "quiet"]
+    alone += ["--decode_tag", "decode", "--baseline", "magnitude", "l0"]
+    score_systems.main(alone)
+    score_systems.main([*alone, "--compact", "l0"])
+    test, ours, theirs = (
+        json.loads((folder / f"{system}/decode/quiet/score_wer/{file}").read_text())
+        for system, file in (
+            ("magnitude", "significance_l0.json"),
+            ("magnitude", "result.json"),
+            ("l0", "result.json"),
+        )
+    )
+    gap = ours["error_rate"] - theirs["error_rate"]
+    assert test["delta_wer"] == pytest.approx(gap)
+
+
+@pytest.mark.parametrize("gone", ["score_wer", "score_wer/result.json", "score_cer"])
+def test_scores_that_are_gone_are_made_again(recipe, tmp_path, gone):
+    before = recipe("here")
+    path = tmp_path / "here/l0/decode/quiet" / gone
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert recipe("here") == before
+
+
+def test_hypotheses_that_change_while_their_rival_is_gone_are_seen(recipe, tmp_path):
+    recipe("here")
+    (tmp_path / "here/l0/decode/quiet/score_wer/result.json").unlink()
+    options = ["--dense", "dense", "--data", "dump", "--test_sets", "quiet"]
+    options += ["--decode_tag", "decode", "--baseline", "magnitude", "l0"]
+    for wrong in (7, 9):
+        write(tmp_path / "here/magnitude/decode/quiet/text", wrong)
+        with pytest.raises(InputError, match="l0.*run stage 16"):
+            score_systems.main(options)
+    score_systems.main([*options, "--compact", "l0"])
+    result = tmp_path / "here/magnitude/decode/quiet/score_wer/result.json"
+    assert json.loads(result.read_text())["error_rate"] == pytest.approx(9 / 36)
+
+
+@pytest.mark.parametrize("executor", ["local", "slurm"])
+def test_all_broken_parts_are_named_and_the_others_scored(
+    recipe, tmp_path, jobs_here, executor
+):
+    for name in SETS:
+        path = tmp_path / f"here/l0/decode/{name}/text"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"{KEYS[0]} A B C\n")
+    with pytest.raises(InputError, match="2 of 6 parts: .*quiet.*noisy"):
+        recipe("here", "--nj", "1", "--executor", executor)
+    assert len(list((tmp_path / "here").glob("l0/decode_bf16/*/score_cer"))) == 2
+
+
+def test_a_directory_may_have_a_sign_of_equality_in_its_name(recipe, tmp_path):
+    folder = tmp_path / "here"
+    recipe("here")
+    (folder / "dense").rename(folder / "lr=0.1")
+    score_systems.main(
+        ["--dense", "lr=0.1", "--compact", "l0", "--data", "dump"]
+        + ["--test_sets", "quiet", "--decode_tag", "decode"]
+    )
+    test = folder / "l0/decode/quiet/score_wer/significance.json"
+    assert json.loads(test.read_text())["vs"] == "lr=0.1/decode/quiet"
+
+
 def test_baseline_alone_is_not_held_against_what_was_never_scored(recipe, tmp_path):
     folder = tmp_path / "here"
     with pytest.raises(InputError):
         recipe("here", "--test_sets", "none")  # makes the decodings only
     score_systems.main(
-        ["--dense", "dense", "--baseline", "magnitude=l0", "--data", "dump"]
+        ["--dense", "dense", "--baseline", "magnitude", "l0", "--data", "dump"]
         + ["--test_sets", "quiet", "--decode_tag", "decode"]
     )
     tests = folder.glob("magnitude/decode/quiet/score_wer/significance*.json")
