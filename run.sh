@@ -111,6 +111,10 @@ for number in 1 2 3 4 5 10 11 12 13 14 15 16 17 18 19; do
     fi
 done
 [ -z "${nothing}" ] || die "--stage ${stage} --stop_stage ${stop_stage}: no stage lies there -> see ./run.sh --help"
+if [ "${executor}" = slurm ] && { runs 3 || runs 10 || runs 15 || runs 16; }; then
+    command -v sbatch >/dev/null ||
+        die "--executor slurm: there is no sbatch here -> start where jobs are submitted"
+fi
 for option in asr_config prune_config finetune_config inference_config \
     ${teacher_config:+teacher_config teacher_model}; do
     [ -f "${!option}" ] || die "--${option} ${!option}: is no file"
@@ -128,6 +132,7 @@ if [ -z "${cuda_cmd}" ] && { runs 11 || runs 12 || runs 14; }; then machine+=(--
 if [ "${executor}" = local ] && { runs 15 || runs 17; }; then
     machine+=(--precisions "${precisions}" --decode_ngpu "${decode_ngpu}")
 fi
+! runs 15 || machine+=(--inference_config "${inference_config}")
 ! runs 12 || machine+=(--methods "${method}" --target_kind "${target_kind}" --prune_config "${prune_config}")
 [ -n "${teacher_tag}" ] || machine+=(--config "${teacher_config:-${asr_config}}")
 ! runs 11 || machine+=("--asr_args=${asr_args}")

@@ -14,6 +14,8 @@ die() { echo "error: $1" >&2; exit 2; }
     die "--inference_model ${inference_model}: finetuned.pth (of stage 14) or pruned.pth (of stage 13)"
 [[ ${ngpu} =~ ^[0-9]+$ ]] || die "--ngpu ${ngpu}: give a number of GPUs"
 [[ ${executor} =~ ^(local|slurm)$ ]] || die "--executor ${executor}: local or slurm"
+[[ ${executor_args} =~ ^([A-Za-z_]+=[^,]+(,|$))*$ ]] ||
+    die "--executor_args ${executor_args}: give KEY=VALUE,..., as partition=cpu,mem_gb=4"
 if [ -n "${cuda_cmd}" ]; then
     command -v "${cuda_cmd%% *}" >/dev/null ||
         die "--cuda_cmd ${cuda_cmd%% *}: is no program -> give its path, as /path/of/utils/slurm.pl"

@@ -40,8 +40,10 @@ for subset in ${download}; do
     mkdir -p "${librispeech}"
     if ! [ -e "${part}" ] || ! is_whole "${part}" "${subset}"; then
         echo "fetching ${url}/${subset}.tar.gz"
-        curl --fail --location --retry 5 --continue-at - --silent --show-error \
-            --output "${part}" "${url}/${subset}.tar.gz" ||
+        # 416: there is nothing behind what is here already.
+        status=$(curl --fail --location --retry 5 --continue-at - --silent --show-error \
+            --output "${part}" --write-out '%{http_code}' "${url}/${subset}.tar.gz") ||
+            [ "${status}" = 416 ] ||
             die "${url}/${subset}.tar.gz cannot be fetched -> run it again to go on, or unpack it as ${librispeech}/LibriSpeech/${subset}"
     fi
     if ! is_whole "${part}" "${subset}"; then

@@ -12,7 +12,8 @@ if [ $# -eq 0 ] || [ "$1" = --quick ]; then
     python3 -m ruff check .
     python3 -m ruff format --check .
     git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck -x
-    python3 -m mkdocs build --strict --quiet
+    # Not --quiet: warnings would not be counted.
+    log=$(python3 -m mkdocs build --strict 2>&1) || { echo "${log}" && exit 1; }
 fi
 echo "== tests"
 if [ "${1:-}" = --quick ]; then

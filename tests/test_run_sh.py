@@ -58,6 +58,12 @@ def run(recipe):
             "--valid_set a: is a test set, too",
         ),
         (("--executor", "pbs"), "--executor pbs: local or slurm"),
+        (("--executor", "slurm"), "--executor slurm: there is no sbatch here"),
+        (("--executor_args", "nonsense"), "--executor_args nonsense: give KEY=VALUE"),
+        (
+            ("--inference_config", "conf/decode_beam60_lm.yaml"),
+            "decode_beam60_lm.yaml: lm_train_config",
+        ),
         (("--ngpu", "99"), "--ngpu 99: torch"),
         (
             ("--ngpu", "99", "--gpu_inference", "true", "--stage", "17"),

@@ -27,6 +27,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--methods", default="")
     parser.add_argument("--target_kind", default="")
     parser.add_argument("--prune_config", type=Path)
+    parser.add_argument("--inference_config", type=Path)
     parser.add_argument("--config", type=Path, help="of the dense model")
     parser.add_argument("--asr_args", default="", help="options beside that config")
     return parser
@@ -36,6 +37,10 @@ def main() -> None:
     args = get_parser().parse_args()
     if args.ngpu or args.decode_ngpu or args.precisions:
         check_hardware(args)
+    if args.inference_config is not None:
+        from espnet_prune.bin.decode import check_lm_files  # takes seconds, as below
+
+        check_lm_files(read_yaml(args.inference_config), args.inference_config)
     if args.config is None:
         return
     config = with_options(read_yaml(args.config), args.asr_args.split())
@@ -43,6 +48,7 @@ def main() -> None:
         refuse_for_others(f"{args.config}: encoder {config.get('encoder')}", args)
     if args.prune_config is not None:
         recipe = read_yaml(args.prune_config)
+        check_sections(recipe, args.prune_config)
         check_prunable(config, args.config, bool(recipe.get("prune_decoder")))
 
 
@@ -82,6 +88,25 @@ def refuse_for_others(where: str, args: argparse.Namespace) -> None:
         raise InputError(
             where, "its latency cannot be measured yet", "--target_kind params or macs"
         )
+
+
+def check_sections(recipe: dict[str, Any], source: Path) -> None:
+    """Refuse options of the recipe that there are not, or of wrong values."""
+    from espnet_prune.distill import DistillOptions
+    from espnet_prune.gates import GateOptions
+    from espnet_prune.options import make_options
+    from espnet_prune.sparsity import SparsityOptions
+
+    kinds = {
+        "gates": GateOptions,
+        "sparsity": SparsityOptions,
+        "distill": DistillOptions,
+    }
+    for section, kind in kinds.items():
+        try:
+            make_options(kind, section, recipe.get(section))
+        except (TypeError, ValueError) as e:
+            raise InputError(source, str(e)) from e
 
 
 def check_prunable(config: dict[str, Any], source: Path, decoder: bool) -> None:

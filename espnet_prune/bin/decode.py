@@ -117,16 +117,21 @@ def main() -> None:
     logging.info(f"{args.out}/text: {len(keys)} utterances")
 
 
-def check_lm(options: dict[str, Any], model: argparse.Namespace, source: Path) -> None:
-    """Refuse a language model that is not there, or of other tokens than the model.
-
-    ESPnet would search with it all the same, and the words would be wrong.
-    """
+def check_lm_files(options: dict[str, Any], source: Path) -> None:
+    """Refuse a language model that is not there."""
     for name in ("lm_train_config", "lm_file"):
         if options.get(name) is not None and not Path(options[name]).is_file():
             raise InputError(
                 source, f"{name} {options[name]} does not exist", "train it, or name it"
             )
+
+
+def check_lm(options: dict[str, Any], model: argparse.Namespace, source: Path) -> None:
+    """Refuse a language model that is not there, or of other tokens than the model.
+
+    ESPnet would search with it all the same, and the words would be wrong.
+    """
+    check_lm_files(options, source)
     if options.get("lm_train_config") is None:
         return
     tokens = read_yaml(options["lm_train_config"]).get("token_list")

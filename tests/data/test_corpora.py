@@ -269,8 +269,12 @@ class _Resuming(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         start = int((self.headers["Range"] or "bytes=0-")[6:].rstrip("-"))
         self.asked.append(start)
-        self.send_response(206 if start else 200)
         whole = len(self.archive)
+        if start >= whole:
+            self.send_response(416)
+            self.end_headers()
+            return
+        self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(whole - start))
         self.send_header("Content-Range", f"bytes {start}-{whole - 1}/{whole}")
         self.end_headers()
@@ -337,6 +341,10 @@ def test_librispeech_download_goes_on_and_is_checked(librispeech_server, tmp_pat
     result = fetch(genuine=False)
     assert result.returncode == 2 and "is damaged, and was removed" in result.stderr
     assert not part.exists() and not (folder / "LibriSpeech").exists()
+    part.write_bytes(bytes(len(handler.archive)))  # whole, but wrong
+    result = fetch(genuine=True)
+    assert result.returncode == 2 and "is damaged, and was removed" in result.stderr
+    assert not part.exists() and handler.asked.pop() == len(handler.archive)
     part.write_bytes(handler.archive[:100])  # of a download that was stopped
     result = fetch(genuine=True)
     assert result.returncode == 0, result.stderr

@@ -5,13 +5,19 @@ import re
 
 import pytest
 import yaml
+from espnet2.bin import asr_inference
 from pages import PAGES, ROOT, SECTIONS, blocks
 
+from espnet_prune.bin import ctc_greedy
 from espnet_prune.options import make_options
 from espnet_prune.student import OWN_KEYS
-from espnet_prune.task import PruneASRTask, optimizer_options
+from espnet_prune.task import DenseASRTask, PruneASRTask, optimizer_options
 
 CONFIGS = [(page, text) for page in PAGES for text in blocks(page, "yaml")]
+OURS = sorted((ROOT / "conf").glob("*.yaml"))
+DECODING = [file for file in OURS if file.name.startswith("decode")]
+TRAINING = [file for file in OURS if file not in DECODING]
+CONFIGS += [(file, file.read_text()) for file in TRAINING]
 
 
 @pytest.mark.parametrize(
@@ -22,11 +28,35 @@ def test_each_config_is_taken(page, text, tmp_path):
     assert isinstance(config, dict), text
     for section, kind in SECTIONS.items():
         make_options(kind, section, config.get(section))
-    if "optim_conf" in config:
+    if "optim_conf" in config and not page.name.startswith("train_"):
         optimizer_options(config["optim_conf"])
     of_espnet = {k: v for k, v in config.items() if k not in OWN_KEYS}
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(of_espnet))
     PruneASRTask.get_parser().parse_args(["--config", str(tmp_path / "train.yaml")])
+
+
+@pytest.mark.parametrize("file", DECODING, ids=lambda file: file.name)
+def test_each_decoding_config_is_taken(file):
+    config = yaml.safe_load(file.read_text())
+    if config.get("ctc_greedy"):
+        assert config.keys() <= ctc_greedy.OPTIONS
+        return
+    options = ["--config", str(file), "--output_dir", "out", "--key_file", "keys"]
+    options += ["--data_path_and_name_and_type", "wav.scp,speech,sound"]
+    asr_inference.get_parser().parse_args(options)
+
+
+@pytest.mark.parametrize(
+    "file", [f for f in TRAINING if f.name.startswith("train_")], ids=lambda f: f.name
+)
+def test_each_dense_model_is_built(file):
+    parser = DenseASRTask.get_parser()
+    args = parser.parse_args(["--config", str(file), "--token_list", "none"])
+    args.token_list = ["<blank>", "<unk>", "a", "<sos/eos>"]
+    args.normalize = None  # its statistics are the data's
+    model = DenseASRTask.build_model(args)
+    assert model.encoder.output_size() == args.encoder_conf["output_size"]
+    assert len(model.encoder.encoders) == args.encoder_conf["num_blocks"]
 
 
 @pytest.mark.parametrize("section", SECTIONS)
