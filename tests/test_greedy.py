@@ -14,8 +14,9 @@ import espnet_prune
 from espnet_prune.bin import decode
 from espnet_prune.data.table import read_table
 from espnet_prune.errors import InputError
+from espnet_prune.files import read_yaml
 from espnet_prune.greedy import GreedyDecoder, batches, collapse, first_window
-from espnet_prune.measure.rtf import ctc_greedy
+from espnet_prune.inference.precision import check_precision
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=12))
@@ -41,6 +42,15 @@ def decoder(dense):
     return GreedyDecoder(model)
 
 
+def ctc_greedy(model, audio):
+    """By ESPnet's encoder and a loop."""
+    with torch.no_grad():
+        out = model.encode(audio[None], torch.tensor([len(audio)]))[0]
+    labels = model.ctc.argmax(out)[0].tolist()
+    changed = [a for a, b in itertools.pairwise([*labels, None]) if a != b]
+    return [label for label in changed if label != model.blank_id]
+
+
 def test_a_batch_is_decoded_as_its_utterances_alone(decoder):
     draw = torch.Generator().manual_seed(1)
     audio = [torch.randn(n, generator=draw) for n in (9000, 16000, 700, 12345, 4001)]
@@ -54,10 +64,35 @@ def test_a_batch_is_decoded_as_its_utterances_alone(decoder):
         rtol=1e-4,
         atol=1e-3,
     )
-    # The same as ESPnet's encoder of one utterance, and a loop.
     for samples, (ids, _) in zip(audio, alone, strict=True):
         if len(samples) > 1000:
             assert ctc_greedy(decoder.model, samples) == ids
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+@pytest.mark.parametrize("system", ["dense", "compact"])
+def test_other_number_formats_hear_the_same(dense, compact, system, precision):
+    try:
+        check_precision(precision, torch.device("cpu"))
+    except InputError as e:
+        pytest.skip(str(e))
+    files = {"dense": (dense, "model.pth"), "compact": (compact, "pruned.pth")}
+    folder, weights = files[system]
+    draw = torch.Generator().manual_seed(3)
+    audio = [torch.randn(n, generator=draw) for n in (16000, 9000, 24000)]
+    found = []
+    for own in ("fp32", precision):
+        model = espnet_prune.load(
+            folder / "config.yaml", folder / weights, own
+        ).asr_model
+        # As it was before the test models were shaken: it hears differences.
+        conf = read_yaml(folder / "config.yaml")["frontend_conf"]
+        model.frontend.logmel.melmat = DefaultFrontend(**conf).logmel.melmat
+        head = model.ctc.ctc_lo.weight  # one that hears many tokens in noise
+        head.data = torch.randn(head.shape, generator=torch.Generator().manual_seed(3))
+        found.append([ids for ids, _ in GreedyDecoder(model)(audio)])
+    assert found[0] == found[1]
+    assert sum(map(len, found[0])) > 3 and len(set(map(tuple, found[0]))) > 1
 
 
 def test_audio_too_short_for_the_encoder_gives_nothing(decoder):

@@ -25,7 +25,10 @@ class FastSubsampling:
 
     def __init__(self, layer: Subsampling, precision: str = "fp32"):
         first, second, out = layer.conv[0], layer.conv[2], layer.out[0]
-        dtype = data_type(precision)
+        bands = halved(halved(layer.features))
+        # Of a single band, oneDNN's kernels for AMX make noise (torch's own, too).
+        in_fp32 = bands == 1
+        dtype = None if in_fp32 else data_type(precision)
 
         inner, outer = (widened(len(c.bias), precision) for c in (first, second))
 
@@ -40,7 +43,7 @@ class FastSubsampling:
         )
         weight = fill(fill(second.weight, 0, outer), 1, inner)
         bias = fill(second.bias, 0, outer)
-        if precision == "int8" and has_int8_convolutions():
+        if precision == "int8" and has_int8_convolutions() and not in_fp32:
             self.second = Int8Conv2d(weight, bias, typical, stride)
         else:
             self.second = convolution(weight, bias)

@@ -6,7 +6,7 @@ hides what pruning the encoder won. Columns, each one call from audio samples:
 ==============  ==============================================================
 ``frontend``    STFT, mel filters and normalisation alone
 ``encoder``     ``model.encode``: the frontend, then the encoder
-``ctc_greedy``  ``model.encode``, then the best CTC label per frame, collapsed
+``ctc_greedy``  :class:`GreedyDecoder`: the encoder, then the best labels, collapsed
 ``search``      ``Speech2Text``: all of a recipe's decoding, encoder included
 ==============  ==============================================================
 """
@@ -20,17 +20,11 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.bin.asr_inference import Speech2Text
 
-from espnet_prune.greedy import collapse
+from espnet_prune.greedy import GreedyDecoder
 
 COLUMNS = ("frontend", "encoder", "ctc_greedy", "search")
 
 Task = Callable[[torch.Tensor], object]  # from audio (sample,)
-
-
-def ctc_greedy(model: ESPnetASRModel, audio: torch.Tensor) -> list[int]:
-    """Token ids of the best CTC path: repeats collapsed, blanks dropped."""
-    out = _encode(model, audio)  # (batch=1, time, channel)
-    return collapse(model.ctc.argmax(out)[0], model.blank_id)
 
 
 def _batch(audio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,13 +52,12 @@ def columns(speech2text: Speech2Text, search: bool = True) -> dict[str, Task]:
     tasks: dict[str, Task] = {
         "frontend": lambda audio: _frontend(model, audio),
         "encoder": lambda audio: _encode(model, audio),
-        "ctc_greedy": lambda audio: ctc_greedy(model, audio),
-        "search": speech2text,
     }
-    if model.ctc is None:
-        del tasks["ctc_greedy"]
-    if not search:
-        del tasks["search"]
+    if model.ctc is not None:
+        greedy = GreedyDecoder(model)
+        tasks["ctc_greedy"] = lambda audio: greedy([audio])
+    if search:
+        tasks["search"] = speech2text
     return tasks
 
 

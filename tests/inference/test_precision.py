@@ -5,6 +5,8 @@ import pickle
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from espnet_prune.errors import InputError
 from espnet_prune.inference import conv2d as convolutions
@@ -41,6 +43,49 @@ def test_outputs_are_near_those_of_fp32(make_encoder, batch, precision, lengths)
     assert torch.equal(own, olens) and actual.dtype == torch.float32
     assert error(actual, expected) < BOUNDS[precision]
     assert precision == "fp32" or error(actual, expected) > 1e-4
+
+
+@given(
+    heads=st.integers(1, 4),
+    half=st.integers(4, 8),  # of a head's dimension; norms of few channels amplify
+    units=st.integers(1, 60),
+    kernel=st.integers(0, 8),
+    lengths=st.lists(st.integers(7, 300), min_size=1, max_size=4),
+    features=st.integers(7, 40),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=25)
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_encoders_of_any_size_are_near_fp32(
+    make_encoder, compact_of, random_masks, precision, heads, half, units, kernel,
+    lengths, features, seed,
+):  # fmt: skip
+    runnable(precision)
+    torch.manual_seed(seed)
+    sizes = {"output_size": 2 * half * heads, "attention_heads": heads}
+    sizes |= {"linear_units": units, "cnn_module_kernel": 2 * kernel + 1}
+    gated = make_encoder(features, **sizes, gates={}).eval()
+    gated.set_masks(random_masks(gated, seed=seed))
+    encoder = compact_of(gated).eval()
+    x = torch.randn(len(lengths), max(lengths), features)
+    lengths = torch.tensor(lengths)
+    with torch.no_grad():
+        expected, _, _ = encoder(x, lengths)
+        actual, _, _ = InferenceEncoder(encoder, precision)(x, lengths)
+    assert error(actual, expected) < BOUNDS[precision]
+
+
+@pytest.mark.parametrize("features", range(7, 13))
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_few_bands_are_no_noise(make_encoder, precision, features):
+    """Kernels for AMX fail where the convolutions leave one, and enough frames."""
+    runnable(precision)
+    encoder = make_encoder(features).eval()
+    x, lengths = torch.randn(2, 200, features), torch.tensor([200, 150])
+    with torch.no_grad():
+        expected, _, _ = encoder(x, lengths)
+        actual, _, _ = InferenceEncoder(encoder, precision)(x, lengths)
+    assert error(actual, expected) < BOUNDS[precision]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

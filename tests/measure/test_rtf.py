@@ -13,7 +13,6 @@ from espnet_prune.measure.machine import describe
 from espnet_prune.measure.rtf import (
     COLUMNS,
     columns,
-    ctc_greedy,
     summarise,
     time_rounds,
 )
@@ -61,20 +60,6 @@ def test_slow_moment_of_the_machine_does_not_count():
     assert summarise(seconds, 3.0)["median"] == pytest.approx(1.0)
     seconds[:3] = 9.0  # not a moment any more
     assert summarise(seconds, 3.0)["median"] > 5.0
-
-
-def test_ctc_greedy_collapses():
-    class Model:
-        blank_id = 0
-
-        def encode(self, speech, lengths):
-            assert speech.shape == (1, 4) and lengths.tolist() == [4]
-            return speech, lengths
-
-        class ctc:
-            argmax = staticmethod(lambda _: torch.tensor([[0, 2, 2, 0, 2, 3, 3, 0]]))
-
-    assert ctc_greedy(Model(), torch.zeros(4)) == [2, 2, 3]
 
 
 def test_model_without_ctc_is_timed_without_that_column():
