@@ -1,6 +1,7 @@
 """The surface of run.sh: what is wrong is said in one line, before any work."""
 
 import shutil
+import subprocess
 from functools import partial
 from pathlib import Path
 
@@ -128,6 +129,30 @@ def test_stage_without_its_input_names_the_stage_that_makes_it(
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: ") and "is missing" in line
     assert f"run stage {made_by} " in line
+
+
+@pytest.mark.parametrize(
+    ("variables", "chosen"),
+    [
+        ("corpus=synth", True),
+        ("corpus=digits", True),
+        ("corpus=kaldi", False),
+        ("corpus=synth teacher_tag=a/b", False),
+        ("corpus=synth asr_config=mine.yaml", False),
+        ("corpus=synth target_kind=params+latency", False),
+    ],
+)
+def test_thorough_gates_the_model_dimension_of_the_recipes_own_models(
+    variables, chosen
+):
+    unset = "asr_args= asr_config= teacher_config= teacher_tag= target_kind=params"
+    script = f"{unset} {variables} prune_args=--mine finetune_args=\n"
+    script += ". conf/presets/thorough.sh; echo ${prune_args}"
+    result = subprocess.run(
+        ["bash", "-euc", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert ("--gates model_dim=true" in result.stdout) == chosen
+    assert result.stdout.endswith("--max_epoch 20 --mine\n")
 
 
 @pytest.mark.parametrize("corpus", ["synth", "digits", "librispeech", "kaldi"])
