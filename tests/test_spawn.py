@@ -73,8 +73,8 @@ class Task(PruneASRTask):
 
 
 @pytest.fixture
-def command(student_command, data_dir, tmp_path):
-    """``command(out)``: options of a pruning run on utterances of one length."""
+def of_one_length(data_dir, tmp_path):
+    """``of_one_length(options)``: with utterances of one length, without dropout."""
     data, draw = tmp_path / "data", np.random.default_rng(0)
     data.mkdir()
     wavs = [data / f"utt{i:02}.wav" for i in range(UTTERANCES)]
@@ -86,12 +86,44 @@ def command(student_command, data_dir, tmp_path):
         lines = zip(wavs, values, strict=True)
         (data / name).write_text("".join(f"{w.stem} {v}\n" for w, v in lines))
 
-    def make(out: Path) -> list[str]:
-        options = student_command(out, batch_bins=4 * SAMPLES)
+    def make(options: list[str]) -> list[str]:
         options = [word.replace(str(data_dir), str(data)) for word in options]
-        return [*options, *NO_DROPOUT]
+        return [*options, *NO_DROPOUT, "--batch_bins", str(4 * SAMPLES)]
 
     return make
+
+
+@pytest.fixture
+def command(student_command, of_one_length):
+    """``command(out)``: options of a pruning run."""
+
+    def make(out: Path) -> list[str]:
+        return of_one_length(student_command(out, batch_bins=4 * SAMPLES))
+
+    return make
+
+
+SPAWNED = ["--ngpu", "2", "--dist_backend", "gloo"]
+SPAWNED += ["--multiprocessing_distributed", "true"]
+
+
+@pytest.mark.slow
+def test_spawned_processes_fine_tune_as_one_does(
+    finetune_command, compact, of_one_length, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    one, two = tmp_path / "one", tmp_path / "two"
+    begun = torch.load(compact / "pruned.pth")
+    Task.main(cmd=of_one_length(finetune_command(one)))
+    Task.main(cmd=[*of_one_length(finetune_command(two)), *SPAWNED])
+    first, second = (torch.load(two / f"rank{rank}.pth") for rank in range(2))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    for name, value in torch.load(one / "rank0.pth").items():
+        noise = name.endswith(("linear_k.bias", "linear_pos.weight"))
+        atol = 5e-4 if noise else 1e-5
+        torch.testing.assert_close(first[name], value, rtol=0, atol=atol, msg=name)
+        if name.endswith("w_1.weight"):
+            assert not torch.allclose(value, begun[name], rtol=0, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -101,8 +133,7 @@ def test_spawned_processes_prune_as_one_does_also_after_a_kill(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     one, two = tmp_path / "one", tmp_path / "two"
     Task.main(cmd=command(one))
-    spawned = [*command(two), "--ngpu", "2", "--dist_backend", "gloo"]
-    spawned += ["--multiprocessing_distributed", "true"]
+    spawned = [*command(two), *SPAWNED]
     (two / "kill").touch()
     with pytest.raises(ProcessExitedException):
         Task.main(cmd=spawned)
