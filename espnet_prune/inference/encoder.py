@@ -141,6 +141,8 @@ class FastEncoder:
             )
             real = mask.transpose(1, 2).to(self.working)
         olens, time = mask.squeeze(1).sum(1), mask.shape[2]
+        # A ReLU of oneDNN makes zeros of NaN: no words must come of them.
+        lost = xs_pad.amax((1, 2), keepdim=True) * 0
         padded = masks is not None or bool((ilens < xs_pad.shape[1]).any())
         more = bucket(time) - time if self.in_buckets else 0
         if more:
@@ -161,8 +163,8 @@ class FastEncoder:
         for block, table in zip(self.blocks, self._tables(x.shape[1]), strict=True):
             x = block(x, hidden, table, real)
             if return_all_hs:
-                outputs.append(self.spread(x[:, :time]).to(xs_pad.dtype))
-        out = self.spread(self.after_norm(x[:, :time])).to(xs_pad.dtype)
+                outputs.append(self.spread(x[:, :time]).to(xs_pad.dtype) + lost)
+        out = self.spread(self.after_norm(x[:, :time])).to(xs_pad.dtype) + lost
         return ((out, outputs) if return_all_hs else out), olens, None
 
     def _tables(self, time: int) -> Iterable[Tensor | None]:

@@ -89,6 +89,19 @@ def test_few_bands_are_no_noise(make_encoder, precision, features):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
+def test_what_is_no_number_stays_none_and_alone(make_encoder, precision):
+    runnable(precision)
+    encoder, x = make_encoder().eval(), torch.randn(2, 90, 20)
+    whole = InferenceEncoder(encoder, precision)(x, torch.tensor([90, 90]))[0]
+    x[1, 40, 3] = torch.nan
+    expected = encoder(x, torch.tensor([90, 90]))[0].detach()
+    actual = InferenceEncoder(encoder, precision)(x, torch.tensor([90, 90]))[0]
+    assert torch.equal(actual.isnan(), expected.isnan()) and actual[1].isnan().all()
+    # A scale of int8 is that of the whole batch.
+    assert precision == "int8" or error(actual[0], whole[0]) < 1e-5
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_an_empty_batch_stays_empty(make_encoder, precision):
     runnable(precision)
     encoder = make_encoder().eval()
