@@ -165,6 +165,7 @@ def test_decoding_audio_of_another_rate_is_refused(
         decode.main()
 
 
+@pytest.mark.slow
 def test_statistics_are_collected_for_a_config_that_wants_them_itself(
     data_dir, tmp_path, monkeypatch
 ):
@@ -254,6 +255,7 @@ def write_lm(folder, tokens, favourite):
     return {"lm_train_config": f"{folder}/lm.yaml", "lm_file": f"{folder}/lm.pth"}
 
 
+@pytest.mark.slow
 def test_language_model_has_a_say_in_the_search(
     compact, data_dir, tmp_path, monkeypatch
 ):
