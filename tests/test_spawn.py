@@ -107,23 +107,38 @@ SPAWNED = ["--ngpu", "2", "--dist_backend", "gloo"]
 SPAWNED += ["--multiprocessing_distributed", "true"]
 
 
+def assert_trained_alike(one, two, start, batches=slice(None)):
+    """Two processes ended with the weights of one, from a share of each batch."""
+    whole, _ = torch.load(one / "did0.pth")
+    parts = []
+    for rank in range(2):
+        seen, updates = torch.load(two / f"did{rank}.pth")
+        assert updates == {UPDATES}
+        parts.append(seen)
+    assert all(map(all, parts))
+    assert list(map(sum, zip(*parts, strict=True))) == whole[batches]
+    first, second = (torch.load(two / f"rank{rank}.pth") for rank in range(2))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    torch.testing.assert_close(first, torch.load(two / "latest.pth"), rtol=0, atol=0)
+    for name, value in torch.load(one / "rank0.pth").items():
+        # Nothing depends on the keys' biases, and little on some positions: Adam makes
+        # of gradients that are rounding errors steps as long as of others.
+        noise = name.endswith(("linear_k.bias", "linear_pos.weight"))
+        atol = 5e-4 if noise else 1e-5
+        torch.testing.assert_close(first[name], value, rtol=0, atol=atol, msg=name)
+        if name.endswith("w_1.weight"):
+            assert not torch.allclose(value, start[name], rtol=0, atol=1e-3)
+
+
 @pytest.mark.slow
 def test_spawned_processes_fine_tune_as_one_does(
     finetune_command, compact, of_one_length, tmp_path, monkeypatch
 ):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     one, two = tmp_path / "one", tmp_path / "two"
-    begun = torch.load(compact / "pruned.pth")
     Task.main(cmd=of_one_length(finetune_command(one)))
     Task.main(cmd=[*of_one_length(finetune_command(two)), *SPAWNED])
-    first, second = (torch.load(two / f"rank{rank}.pth") for rank in range(2))
-    torch.testing.assert_close(first, second, rtol=0, atol=0)
-    for name, value in torch.load(one / "rank0.pth").items():
-        noise = name.endswith(("linear_k.bias", "linear_pos.weight"))
-        atol = 5e-4 if noise else 1e-5
-        torch.testing.assert_close(first[name], value, rtol=0, atol=atol, msg=name)
-        if name.endswith("w_1.weight"):
-            assert not torch.allclose(value, begun[name], rtol=0, atol=1e-4)
+    assert_trained_alike(one, two, torch.load(compact / "pruned.pth"))
 
 
 @pytest.mark.slow
@@ -141,27 +156,9 @@ def test_spawned_processes_prune_as_one_does_also_after_a_kill(
     (two / "kill").unlink()
     Task.main(cmd=spawned)
 
-    whole, _ = torch.load(one / "did0.pth")
-    parts = []
-    for rank in range(2):
-        seen, updates = torch.load(two / f"did{rank}.pth")
-        assert updates == {UPDATES}
-        parts.append(seen)
-    # Of the second epoch, which the spawned began anew: a share of each batch for each.
-    assert all(map(all, parts))
-    assert list(map(sum, zip(*parts, strict=True))) == whole[UPDATES // 2 :]
-    first, second = (torch.load(two / f"rank{rank}.pth") for rank in range(2))
-    torch.testing.assert_close(first, second, rtol=0, atol=0)
-    torch.testing.assert_close(first, torch.load(two / "latest.pth"), rtol=0, atol=0)
+    # Of the second epoch, which the spawned began anew.
     start = torch.load(dense / "model.pth")
-    for name, value in torch.load(one / "rank0.pth").items():
-        # Nothing depends on the keys' biases, and little on some positions: Adam makes
-        # of gradients that are rounding errors steps as long as of others.
-        noise = name.endswith(("linear_k.bias", "linear_pos.weight"))
-        atol = 5e-4 if noise else 1e-5
-        torch.testing.assert_close(first[name], value, rtol=0, atol=atol, msg=name)
-        if name.endswith("w_1.weight"):
-            assert not torch.allclose(value, start[name], rtol=0, atol=1e-3)
+    assert_trained_alike(one, two, start, slice(UPDATES // 2, None))
     cut = []
     for rank in range(2):
         out = tmp_path / f"compact{rank}"

@@ -1,16 +1,15 @@
 """Two-dimensional convolutions, channels last, prepared for inference."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from espnet_prune.inference.activation import IDENTITY, Activation
+from espnet_prune.inference.arranged import Arranged
 from espnet_prune.inference.precision import int8_levels, packs
 
 
-class Conv2d:
+class Conv2d(Arranged):
     """A convolution and its activation.
 
     On a CPU oneDNN arranges the filters once, instead of at every call, and applies the
@@ -50,15 +49,6 @@ class Conv2d:
             reorder = torch.ops.mkldnn._reorder_convolution_weight
             self.weight = reorder(self.weight, *self.options, self.typical)
 
-    def __getstate__(self) -> dict[str, Any]:
-        # Arranged weights can be neither copied nor pickled.
-        weight = self.weight.to_dense() if self.packed else self.weight
-        return self.__dict__ | {"weight": weight}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state
-        self._arrange()
-
     def __call__(self, x: Tensor) -> Tensor:
         """(batch, in, height, width) -> (batch, out, height, width), channels last."""
         x = x.to(self.dtype)
@@ -73,7 +63,7 @@ class Conv2d:
         return x if fused != "none" else self.activation.function(x)
 
 
-class Int8Conv2d:
+class Int8Conv2d(Arranged):
     """A convolution of what is not negative, as a ReLU leaves it, and another ReLU.
 
     Weights are symmetric with a scale for each output channel, the input has one scale
@@ -110,14 +100,6 @@ class Int8Conv2d:
         self.weight = torch.ops.onednn.qconv_prepack(
             self.weight, self.scale, 1.0, 0, *self.options, self.typical
         )
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Arranged weights can be neither copied nor pickled.
-        return self.__dict__ | {"weight": self.weight.to_dense()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state
-        self._arrange()
 
     def __call__(self, x: Tensor) -> Tensor:
         """(batch, in, height, width) -> (batch, out, height, width), channels last."""

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from espnet_prune.inference.activation import IDENTITY, Activation
+from espnet_prune.inference.arranged import Arranged
 from espnet_prune.inference.precision import (
     data_type,
     int8_levels,
@@ -43,7 +44,7 @@ class Linear:
         return self.activation.function(x)
 
 
-class PackedLinear:
+class PackedLinear(Arranged):
     """The same in bf16 on a CPU: weights arranged for oneDNN once, not at every call.
 
     In fp32 that brings nothing, and small products are slower.
@@ -57,14 +58,6 @@ class PackedLinear:
 
     def _arrange(self) -> None:
         self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Arranged weights can be neither copied nor pickled.
-        return self.__dict__ | {"weight": self.weight.to_dense()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state
-        self._arrange()
 
     def __call__(self, x: Tensor) -> Tensor:
         """(..., in) of any data type -> (..., out), bf16."""
