@@ -272,7 +272,10 @@ class _Resuming(http.server.BaseHTTPRequestHandler):
         whole = len(self.archive)
         if start >= whole:
             self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{whole}")
+            self.send_header("Content-Length", "4")
             self.end_headers()
+            self.wfile.write(b"none")
             return
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(whole - start))
@@ -341,10 +344,10 @@ def test_librispeech_download_goes_on_and_is_checked(librispeech_server, tmp_pat
     result = fetch(genuine=False)
     assert result.returncode == 2 and "is damaged, and was removed" in result.stderr
     assert not part.exists() and not (folder / "LibriSpeech").exists()
-    part.write_bytes(bytes(len(handler.archive)))  # whole, but wrong
+    part.write_bytes(bytes(len(handler.archive) + 5))  # too long to go on with
     result = fetch(genuine=True)
     assert result.returncode == 2 and "is damaged, and was removed" in result.stderr
-    assert not part.exists() and handler.asked.pop() == len(handler.archive)
+    assert not part.exists() and handler.asked.pop() == len(handler.archive) + 5
     part.write_bytes(handler.archive[:100])  # of a download that was stopped
     result = fetch(genuine=True)
     assert result.returncode == 0, result.stderr
