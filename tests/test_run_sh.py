@@ -339,3 +339,11 @@ def test_model_that_cannot_be_had_is_noticed_before_the_data(run, recipe):
     assert result.returncode != 0
     assert "--teacher_tag junk.zip: cannot be had" in result.stderr
     assert "stage 11:" in result.stdout and "stage 1:" not in result.stdout
+
+
+def test_misspelled_option_of_the_pruning_is_noticed_before_the_data(run, recipe):
+    (recipe / "conf/odd.yaml").write_text("gates: {mood: straight_through}\n")
+    result = run("--prune_config", "conf/odd.yaml")
+    (recipe / "conf/odd.yaml").unlink()
+    assert result.returncode == 2 and "[00:" not in result.stdout
+    assert "conf/odd.yaml" in result.stderr and "mood" in result.stderr
