@@ -110,7 +110,8 @@ def test_frames_of_audio_are_those_of_the_frontend(dense):
 @pytest.fixture
 def student_config(dense, tmp_path):
     """What stage 12's command line makes of its options."""
-    from espnet_prune.bin import prune_train
+    from espnet_prune import plan
+    from espnet_prune.bin.prune_train import get_parser
 
     recipe = tmp_path / "prune.yaml"
     recipe.write_text(yaml.safe_dump(RECIPE))
@@ -119,8 +120,8 @@ def student_config(dense, tmp_path):
         argv = ["--phase", "prune", "--recipe", str(recipe), "--output_dir", "out"]
         argv += ["--model_config", str(dense / "config.yaml")]
         argv += ["--model_file", str(dense / "model.pth"), *options]
-        args, _ = prune_train.get_parser().parse_known_args(argv)
-        return prune_train.student_config(args)
+        args, _ = get_parser().parse_known_args(argv)
+        return plan.student_config(args)
 
     return run
 
@@ -186,7 +187,8 @@ def test_misspelled_option_of_a_recipe_is_named_at_once(
 
 
 def test_encoder_option_that_is_not_prunable_is_named_at_once(dense, tmp_path):
-    from espnet_prune.bin import prune_train
+    from espnet_prune import plan
+    from espnet_prune.bin.prune_train import get_parser
 
     config = yaml.safe_load((dense / "config.yaml").read_text())
     config["encoder_conf"]["ctc_trim"] = True
@@ -195,31 +197,32 @@ def test_encoder_option_that_is_not_prunable_is_named_at_once(dense, tmp_path):
     argv = ["--phase", "prune", "--recipe", str(tmp_path / "prune.yaml")]
     argv += ["--model_config", str(tmp_path / "config.yaml"), "--output_dir", "out"]
     argv += ["--model_file", str(dense / "model.pth")]
-    args = prune_train.get_parser().parse_args(argv)
+    args = get_parser().parse_args(argv)
     with pytest.raises(InputError, match="config.yaml: .*ctc_trim"):
-        prune_train.student_config(args)
+        plan.student_config(args)
 
 
 def test_model_without_decoder_is_finetuned_by_its_loss(
     student_config, compact, monkeypatch
 ):
-    from espnet_prune.bin import prune_train
+    from espnet_prune import plan
+    from espnet_prune.bin.prune_train import averaged_name
 
     options = ("--phase", "finetune", "--model_config", str(compact / "config.yaml"))
     options += ("--model_file", str(compact / "pruned.pth"))
     assert "best_model_criterion" not in student_config(*options)
-    load = prune_train.load_model
+    load = plan.load_model
 
     def without_decoder(*paths):
         model, args = load(*paths)
         model.decoder = None
         return model, args
 
-    monkeypatch.setattr(prune_train, "load_model", without_decoder)
+    monkeypatch.setattr(plan, "load_model", without_decoder)
     config = student_config(*options)
     assert config["best_model_criterion"] == [["valid", "loss", "min"]]
     options = argparse.Namespace(**config)
-    assert prune_train.averaged_name(options) == "valid.loss.ave.pth"
+    assert averaged_name(options) == "valid.loss.ave.pth"
 
 
 def test_options_of_espnet_are_not_taken_for_abbreviations_of_ours():

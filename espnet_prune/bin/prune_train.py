@@ -4,8 +4,6 @@ Further options are those of ``espnet2.bin.asr_train``.
 """
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,43 +14,27 @@ from espnet_prune.quiet import hand_logging_to_espnet  # before anything of ESPn
 # isort: split
 
 import torch
-from espnet2.tasks.asr import ASRTask, encoder_choices
+from espnet2.tasks.asr import ASRTask
 from espnet2.utils.nested_dict_action import NestedDictAction
 
-from espnet_prune.baselines import METHODS, ONE_SHOT, SCRATCH, UNTAUGHT
+from espnet_prune.baselines import METHODS, ONE_SHOT, SCRATCH
 from espnet_prune.baselines.one_shot import scores_of, settle
-from espnet_prune.budget import MODEL_DIM
-from espnet_prune.checkpoint import load_model, read_state, sampling_rate
-from espnet_prune.decoder import PrunableTransformerDecoder
-from espnet_prune.distill import DistillOptions
+from espnet_prune.checkpoint import load_model, read_state
 from espnet_prune.errors import InputError, run_main
-from espnet_prune.export import PROJECTION, check_finished, model_state
-from espnet_prune.files import atomic_path, read_yaml, write_text
-from espnet_prune.gates import GateOptions
-from espnet_prune.measure.cost import rest_cost
-from espnet_prune.measure.latency import settle_table, table_of_run
-from espnet_prune.measure.latency_layers import Beyond
-from espnet_prune.model import OWN_OPTIONS, projects
+from espnet_prune.export import model_state
+from espnet_prune.files import atomic_path, write_text
+from espnet_prune.measure.latency import settle_table
+from espnet_prune.model import OWN_OPTIONS
 from espnet_prune.nodes import Node
-from espnet_prune.options import make_options
 from espnet_prune.origin import (
     refuse_another_run,
     refuse_missing_gpus,
     refuse_multiple_iterator,
     refuse_wrong_rate,
 )
-from espnet_prune.projection import check_reachable
-from espnet_prune.sparsity import Schedule, SparsityOptions, make_budget
-from espnet_prune.student import (
-    finetuning_config,
-    frames_of,
-    pruning_config,
-    small_config,
-)
-from espnet_prune.task import PruneASRTask, optimizer_options
+from espnet_prune.plan import SECTIONS, student_config
+from espnet_prune.task import PruneASRTask
 
-# Of a recipe, what can be given on the command line, too.
-SECTIONS = ("gates", "sparsity", "distill")
 # Of a pruning run, what the next rung of a ladder counts anew.
 COUNTERS = "sparsity.step,sparsity.updates"
 
@@ -144,120 +126,6 @@ def settle_plan(
         settle_table(args.output_dir, keep=False)
 
 
-def student_config(args: argparse.Namespace) -> dict[str, Any]:
-    """The training config; refuses what does not fit before a training starts."""
-    config, recipe = read_yaml(args.model_config), read_yaml(args.recipe)
-    if args.max_epoch is not None:
-        recipe["max_epoch"] = args.max_epoch
-    for section in SECTIONS:
-        if given := getattr(args, section):
-            if args.phase == "finetune" and section != "distill":
-                raise InputError(f"--{section}", "belongs to the pruning, stage 12")
-            recipe[section] = (recipe.get(section) or {}) | given
-    if args.method in UNTAUGHT:
-        untaught = {"layer_weight": 0.0, "output_weight": 0.0}
-        recipe["distill"] = (recipe.get("distill") or {}) | untaught
-    with refusing(source_of(args)):
-        make_options(DistillOptions, "distill", recipe.get("distill"))
-        # The learning rate may stand on the command line alone.
-        optimizer_options({"lr": 0.0} | (recipe.get("optim_conf") or {}))
-    model, model_args = load_model(args.model_config, args.model_file)
-    if args.phase == "finetune":
-        if model.decoder is None:  # no accuracy to choose the best epochs by
-            recipe["best_model_criterion"] = [["valid", "loss", "min"]]
-        size = teacher_size(args) if args.method in SCRATCH else None
-        student = finetuning_config(config, args.model_config, recipe, size)
-        start, learned = [args.model_file], args.model_file.with_name(PROJECTION)
-        distill = make_options(DistillOptions, "distill", recipe.get("distill"))
-        if learned.exists() and projects(distill, model.encoder, size):
-            start.append(learned)
-        return student | {"init_param": [str(path) for path in start]}
-    given = {"kind": args.kind, "target": args.target}
-    with refusing(source_of(args)):
-        recipe["sparsity"] = dict(recipe.get("sparsity") or {})
-        recipe["sparsity"] |= {k: v for k, v in given.items() if v is not None}
-        recipe["gates"] = dict(recipe.get("gates") or {})
-        if args.previous is not None:
-            start = recipe["sparsity"]["start"] = reached(args.previous)
-            if (MODEL_DIM in start) != bool(recipe["gates"].get(MODEL_DIM)):
-                had = str(MODEL_DIM in start).lower()
-                raise InputError(
-                    args.previous,
-                    f"was pruned with model_dim: {had} in gates",
-                    "go on with the same, or start from the dense model",
-                )
-        if args.method == "iterative":
-            recipe["sparsity"]["by"] = "magnitude"
-        if args.method in (*ONE_SHOT, "iterative"):  # weights as they are, or gone
-            recipe["gates"]["mode"] = "straight_through"
-        options = make_options(SparsityOptions, "sparsity", recipe["sparsity"])
-        make_options(GateOptions, "gates", recipe["gates"])
-    frames = frames_of(model, model_args, options.macs_seconds)
-    student = pruning_config(config, args.model_config, recipe, frames)
-    with refusing(args.model_config):
-        encoder = encoder_choices.get_class(student["encoder"])(
-            model.frontend.output_size(), **student["encoder_conf"]
-        )
-    decoder = None
-    if recipe.get("prune_decoder"):
-        if model.decoder is None:
-            raise InputError(
-                args.model_config, "has no decoder", "leave out prune_decoder"
-            )
-        with refusing(args.model_config):
-            decoder = PrunableTransformerDecoder(
-                len(config["token_list"]), encoder.fixed.size, **student["decoder_conf"]
-            )
-    conditions = {}
-    if options.denominator == "model":
-        conditions["rest"] = rest_cost(model, frames, options.macs_tokens)
-    kind = encoder.architecture.kind
-    if "latency" in options.kinds:
-        if kind != "conformer":
-            raise InputError(
-                source_of(args),
-                f"the latency of an encoder {kind!r} cannot be measured yet",
-                "choose a target in params or macs",
-            )
-        beyond = None
-        if options.denominator == "model":
-            samples = round(sampling_rate(model_args) * options.macs_seconds)
-            beyond = Beyond(model, samples, options.macs_tokens, decoder)
-        beside = args.model_config.parent
-        table = table_of_run(args.output_dir, beside, encoder, frames, beyond)
-        conditions["latency"] = table["prices"]
-        if beyond is not None:
-            conditions["rest"]["latency"] = table["beyond"]
-    student["model_conf"] |= conditions
-    with refusing(source_of(args)):
-        budget = make_budget(options, encoder, frames, **conditions, decoder=decoder)
-        Schedule(options, budget)
-    plan = {"method": args.method}
-    if args.method in SCRATCH:
-        if kind != "conformer":
-            raise InputError(
-                f"--method {args.method}",
-                f"makes a small Conformer, the dense encoder is {kind!r}",
-                "choose another method",
-            )
-        student = small_config(
-            config, args.model_config, recipe, encoder, frames, budget
-        )
-        target = {"kind": options.kind, "value": options.target}
-        plan |= student["model_conf"]["plan"]
-        plan |= {
-            "teacher": str(args.model_file),
-            "target": target | {"denominator": options.denominator},
-            "macs_seconds": options.macs_seconds,
-        }
-    else:
-        parts = {"encoder": encoder, "decoder": decoder}
-        gated = torch.nn.ModuleDict({n: p for n, p in parts.items() if p is not None})
-        check_reachable(gated, budget)
-    student["model_conf"]["plan"] = plan
-    return student
-
-
 def refuse_planned(options: argparse.Namespace, student: dict[str, Any]) -> None:
     """Refuse ESPnet options that change what the student's plan was made from.
 
@@ -274,29 +142,6 @@ def refuse_planned(options: argparse.Namespace, student: dict[str, Any]) -> None
                 )
 
 
-def reached(previous: Path) -> dict[str, float]:
-    """What the pruning run that goes on has removed, by constraint.
-
-    Raises:
-        InputError: it is none, or is not finished.
-    """
-    config = previous / "config.yaml"
-    check_finished(config)
-    try:
-        model, _ = load_model(config, previous / "latest.pth")
-        gone = {c.key: c.target for c in model.sparsity.budget.constraints}
-        dim = model.sparsity.budget.dim_target
-        return gone if dim is None else gone | {MODEL_DIM: dim}
-    except AttributeError as e:
-        raise InputError(previous, "is no pruning run", "run stage 12 of it") from e
-
-
-def teacher_size(args: argparse.Namespace) -> int:
-    """Model dimension of the teacher."""
-    conf = read_yaml(args.teacher_config).get("encoder_conf") or {}
-    return conf.get("output_size", 256)
-
-
 def prune_at_once(args: argparse.Namespace, command: list[str]) -> None:
     """Write what a pruning run leaves, from scores instead of a training."""
     alone = ["--multiprocessing_distributed", "false", "--dist_launcher", "none"]
@@ -311,21 +156,6 @@ def prune_at_once(args: argparse.Namespace, command: list[str]) -> None:
     settle(model, budget, scores)
     with atomic_path(args.output_dir / "latest.pth") as temporary:
         torch.save(model.state_dict(), temporary)
-
-
-def source_of(args: argparse.Namespace) -> str:
-    """Where the options of the recipe come from, for messages."""
-    given = [f"--{section}" for section in SECTIONS if getattr(args, section)]
-    return " and ".join([str(args.recipe), *given])
-
-
-@contextmanager
-def refusing(source: str | Path) -> Iterator[None]:
-    """Turn what a constructor refuses into an error of the file it came from."""
-    try:
-        yield
-    except (TypeError, ValueError) as e:
-        raise InputError(source, str(e).removeprefix(f"{source}: ")) from e
 
 
 def averaged_name(options: argparse.Namespace) -> str:

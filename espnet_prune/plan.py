@@ -1,0 +1,246 @@
+"""What a student's training is to be: its config from a recipe and a command line.
+
+Whatever does not fit, a target that cannot be met among it, is refused here, before a
+training starts. ``args`` are those of ``espnet_prune.bin.prune_train``.
+"""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.tasks.asr import encoder_choices
+from torch import nn
+
+from espnet_prune.baselines import ONE_SHOT, SCRATCH, UNTAUGHT
+from espnet_prune.budget import MODEL_DIM
+from espnet_prune.checkpoint import load_model, sampling_rate
+from espnet_prune.decoder import PrunableTransformerDecoder
+from espnet_prune.distill import DistillOptions
+from espnet_prune.encoder import PrunableEncoder
+from espnet_prune.errors import InputError
+from espnet_prune.export import PROJECTION, check_finished
+from espnet_prune.files import read_yaml
+from espnet_prune.gates import GateOptions
+from espnet_prune.measure.cost import rest_cost
+from espnet_prune.measure.latency import table_of_run
+from espnet_prune.measure.latency_layers import Beyond
+from espnet_prune.model import projects
+from espnet_prune.options import make_options
+from espnet_prune.projection import check_reachable
+from espnet_prune.sparsity import Schedule, SparsityOptions, make_budget
+from espnet_prune.student import (
+    finetuning_config,
+    frames_of,
+    pruning_config,
+    small_config,
+)
+from espnet_prune.task import optimizer_options
+
+# Of a recipe, what can be given on the command line, too.
+SECTIONS = ("gates", "sparsity", "distill")
+
+
+def student_config(args: argparse.Namespace) -> dict[str, Any]:
+    """The training config of stage 12 or 14.
+
+    Raises:
+        InputError: model, recipe, method and target do not go together.
+    """
+    config, recipe = read_yaml(args.model_config), _recipe(args)
+    model, model_args = load_model(args.model_config, args.model_file)
+    if args.phase == "finetune":
+        return _finetuning(args, config, recipe, model)
+    options = _settle_gates(args, recipe)
+    frames = frames_of(model, model_args, options.macs_seconds)
+    student = pruning_config(config, args.model_config, recipe, frames)
+    encoder, decoder = _gated(args, recipe, student, model)
+    rate = sampling_rate(model_args)
+    prices = _prices(args, options, model, rate, encoder, decoder, frames)
+    with refusing(source_of(args)):
+        budget = make_budget(options, encoder, frames, **prices, decoder=decoder)
+        Schedule(options, budget)
+    plan: dict[str, Any] = {"method": args.method}
+    if args.method in SCRATCH:
+        source = args.model_config
+        student = small_config(config, source, recipe, encoder, frames, budget)
+        target = {"kind": options.kind, "value": options.target}
+        plan |= student["model_conf"]["plan"]
+        plan |= {
+            "teacher": str(args.model_file),
+            "target": target | {"denominator": options.denominator},
+            "macs_seconds": options.macs_seconds,
+        }
+    else:
+        parts = {"encoder": encoder, "decoder": decoder}
+        gated = nn.ModuleDict({n: p for n, p in parts.items() if p is not None})
+        check_reachable(gated, budget)
+        student["model_conf"] |= prices
+    student["model_conf"]["plan"] = plan
+    return student
+
+
+def _recipe(args: argparse.Namespace) -> dict[str, Any]:
+    """``--recipe`` as the rest of the command line and the method change it."""
+    recipe = read_yaml(args.recipe)
+    if args.max_epoch is not None:
+        recipe["max_epoch"] = args.max_epoch
+    for section in SECTIONS:
+        if given := getattr(args, section):
+            if args.phase == "finetune" and section != "distill":
+                raise InputError(f"--{section}", "belongs to the pruning, stage 12")
+            recipe[section] = (recipe.get(section) or {}) | given
+    if args.method in UNTAUGHT:
+        untaught = {"layer_weight": 0.0, "output_weight": 0.0}
+        recipe["distill"] = (recipe.get("distill") or {}) | untaught
+    with refusing(source_of(args)):
+        make_options(DistillOptions, "distill", recipe.get("distill"))
+        # The learning rate may stand on the command line alone.
+        optimizer_options({"lr": 0.0} | (recipe.get("optim_conf") or {}))
+    return recipe
+
+
+def _finetuning(
+    args: argparse.Namespace,
+    config: dict[str, Any],
+    recipe: dict[str, Any],
+    model: ESPnetASRModel,
+) -> dict[str, Any]:
+    """Of stage 14: the compact ``model``, and the projection that pruning learned."""
+    if model.decoder is None:  # no accuracy to choose the best epochs by
+        recipe["best_model_criterion"] = [["valid", "loss", "min"]]
+    size = teacher_size(args) if args.method in SCRATCH else None
+    student = finetuning_config(config, args.model_config, recipe, size)
+    start, learned = [args.model_file], args.model_file.with_name(PROJECTION)
+    distill = make_options(DistillOptions, "distill", recipe.get("distill"))
+    if learned.exists() and projects(distill, model.encoder, size):
+        start.append(learned)
+    return student | {"init_param": [str(path) for path in start]}
+
+
+def _settle_gates(args: argparse.Namespace, recipe: dict[str, Any]) -> SparsityOptions:
+    """Complete the recipe's ``gates`` and ``sparsity`` by target, rung and method."""
+    given = {"kind": args.kind, "target": args.target}
+    with refusing(source_of(args)):
+        recipe["sparsity"] = dict(recipe.get("sparsity") or {})
+        recipe["sparsity"] |= {k: v for k, v in given.items() if v is not None}
+        recipe["gates"] = dict(recipe.get("gates") or {})
+        if args.previous is not None:
+            start = recipe["sparsity"]["start"] = reached(args.previous)
+            if (MODEL_DIM in start) != bool(recipe["gates"].get(MODEL_DIM)):
+                had = str(MODEL_DIM in start).lower()
+                raise InputError(
+                    args.previous,
+                    f"was pruned with model_dim: {had} in gates",
+                    "go on with the same, or start from the dense model",
+                )
+        if args.method == "iterative":
+            recipe["sparsity"]["by"] = "magnitude"
+        if args.method in (*ONE_SHOT, "iterative"):  # weights as they are, or gone
+            recipe["gates"]["mode"] = "straight_through"
+        make_options(GateOptions, "gates", recipe["gates"])
+        return make_options(SparsityOptions, "sparsity", recipe["sparsity"])
+
+
+def _gated(
+    args: argparse.Namespace,
+    recipe: dict[str, Any],
+    student: dict[str, Any],
+    model: ESPnetASRModel,
+) -> tuple[PrunableEncoder, PrunableTransformerDecoder | None]:
+    """Encoder and, if it is pruned, too, decoder of ``student``: costs are theirs."""
+    with refusing(args.model_config):
+        encoder = encoder_choices.get_class(student["encoder"])(
+            model.frontend.output_size(), **student["encoder_conf"]
+        )
+    kind = encoder.architecture.kind
+    if args.method in SCRATCH and kind != "conformer":
+        raise InputError(
+            f"--method {args.method}",
+            f"makes a small Conformer, the dense encoder is {kind!r}",
+            "choose another method",
+        )
+    if not recipe.get("prune_decoder"):
+        return encoder, None
+    if model.decoder is None:
+        raise InputError(args.model_config, "has no decoder", "leave out prune_decoder")
+    with refusing(args.model_config):
+        return encoder, PrunableTransformerDecoder(
+            len(student["token_list"]), encoder.fixed.size, **student["decoder_conf"]
+        )
+
+
+def _prices(
+    args: argparse.Namespace,
+    options: SparsityOptions,
+    model: ESPnetASRModel,
+    rate: int,
+    encoder: PrunableEncoder,
+    decoder: PrunableTransformerDecoder | None,
+    frames: int,
+) -> dict[str, Any]:
+    """Of the budget, what counting the gated parts does not tell: the measured
+    ``latency`` of their units, and the ``rest`` of the model if it counts, too."""
+    prices: dict[str, Any] = {}
+    whole = options.denominator == "model"
+    if whole:
+        prices["rest"] = rest_cost(model, frames, options.macs_tokens)
+    if "latency" not in options.kinds:
+        return prices
+    if encoder.architecture.kind != "conformer":
+        raise InputError(
+            source_of(args),
+            f"the latency of an encoder {encoder.architecture.kind!r} cannot be "
+            "measured yet",
+            "choose a target in params or macs",
+        )
+    beyond = None
+    if whole:
+        samples = round(rate * options.macs_seconds)
+        beyond = Beyond(model, samples, options.macs_tokens, decoder)
+    beside = args.model_config.parent
+    table = table_of_run(args.output_dir, beside, encoder, frames, beyond)
+    prices["latency"] = table["prices"]
+    if beyond is not None:
+        prices["rest"]["latency"] = table["beyond"]
+    return prices
+
+
+def reached(previous: Path) -> dict[str, float]:
+    """What the pruning run that goes on has removed, by constraint.
+
+    Raises:
+        InputError: it is none, or is not finished.
+    """
+    config = previous / "config.yaml"
+    check_finished(config)
+    try:
+        model, _ = load_model(config, previous / "latest.pth")
+        gone = {c.key: c.target for c in model.sparsity.budget.constraints}
+        dim = model.sparsity.budget.dim_target
+        return gone if dim is None else gone | {MODEL_DIM: dim}
+    except AttributeError as e:
+        raise InputError(previous, "is no pruning run", "run stage 12 of it") from e
+
+
+def teacher_size(args: argparse.Namespace) -> int:
+    """Model dimension of the teacher."""
+    conf = read_yaml(args.teacher_config).get("encoder_conf") or {}
+    return conf.get("output_size", 256)
+
+
+def source_of(args: argparse.Namespace) -> str:
+    """Where the options of the recipe come from, for messages."""
+    given = [f"--{section}" for section in SECTIONS if getattr(args, section)]
+    return " and ".join([str(args.recipe), *given])
+
+
+@contextmanager
+def refusing(source: str | Path) -> Iterator[None]:
+    """Turn what a constructor refuses into an error of the file it came from."""
+    try:
+        yield
+    except (TypeError, ValueError) as e:
+        raise InputError(source, str(e).removeprefix(f"{source}: ")) from e
