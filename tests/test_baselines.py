@@ -286,7 +286,7 @@ def test_every_method_ends_in_a_model_that_stock_speech2text_decodes(
 ):
     from espnet2.bin.asr_inference import Speech2Text
 
-    from tests.conftest import RECIPE
+    from tests.fixtures.runs import RECIPE
 
     criterion = {"best_model_criterion": [["valid", "loss", "min"]], "max_epoch": 1}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | criterion | recipe))
@@ -328,7 +328,7 @@ def test_every_method_ends_in_a_model_that_stock_speech2text_decodes(
 def test_fine_tuning_goes_on_with_the_projection_that_was_learned(
     stage, dense, tmp_path, method
 ):
-    from tests.conftest import RECIPE
+    from tests.fixtures.runs import RECIPE
 
     recipe = RECIPE | {"max_epoch": 1, "distill": {"projection": True}}
     criterion = {"best_model_criterion": [["valid", "loss", "min"]]}
@@ -355,7 +355,7 @@ def test_fine_tuning_goes_on_with_the_projection_that_was_learned(
 
 
 def test_one_shot_run_of_another_seed_is_refused(stage, dense, tmp_path):
-    from tests.conftest import RECIPE
+    from tests.fixtures.runs import RECIPE
 
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     start = ["--method", "random", "--model_config", dense / "config.yaml"]

@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from espnet_prune.errors import InputError
-from tests.conftest import RECIPE
+from tests.fixtures.runs import RECIPE
 
 
 @pytest.fixture
