@@ -133,6 +133,20 @@ def test_command_line_overrides_the_recipes_target(student_config):
     assert config["model_conf"]["macs_frames"] == 1251
 
 
+@pytest.mark.parametrize("method", ["l0", "iterative", "l0_alone", "small"])
+@pytest.mark.parametrize("phase", ["prune", "finetune"])
+def test_methods_without_a_teacher_follow_none(
+    student_config, dense, tmp_path, method, phase
+):
+    options = ["--phase", phase, "--method", method, "--distill", "layer_weight=4"]
+    options += ["--teacher_config", str(dense / "config.yaml")]
+    distill = student_config(*options)["model_conf"]["distill"]
+    if method in ("l0_alone", "small"):
+        assert (distill["layer_weight"], distill["output_weight"]) == (0.0, 0.0)
+    else:
+        assert distill["layer_weight"] == 4
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [(("--target", "1.5"), "target"), (("--kind", "flops"), "kind")],
