@@ -4,7 +4,8 @@
         --hyp exp/compact/decode_asr/test/text --vs exp/dense/decode_asr/test
 
 leaves ``score_{wer,cer}/{ref.trn,hyp.trn,result.txt,result.json}`` beside the
-hypotheses, and with ``--vs`` also ``score_wer/significance.json``.
+hypotheses, and with ``--vs`` also ``score_wer/significance.json``: over utterances and,
+where an ``utt2spk`` stands beside the references, over speakers.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from espnet_prune.data.table import read_table
 from espnet_prune.errors import run_main
 from espnet_prune.files import atomic_dir, write_json, write_text
 from espnet_prune.measure.alignment import alignment_report, trn
@@ -40,6 +42,11 @@ def test_file(name: str) -> str:
     return f"significance{name and '_'}{name}.json"
 
 
+def speakers_of(ref: Path) -> Path:
+    """Where the speakers of a set are, if they are known."""
+    return ref.with_name("utt2spk")
+
+
 def weights_of(decode: Path) -> str | None:
     """What the decoding says of the weights that it was made with."""
     mark = decode / "model.sha256"
@@ -62,6 +69,8 @@ def score_set(ref: Path, hyp: Path, vs: Mapping[str, Path]) -> list[str]:
     """
     out, said = hyp.parent, []
     pairs = read_pairs(ref, hyp)
+    speakers = speakers_of(ref)
+    speaker = read_table(speakers) if speakers.is_file() else None
     for kind, unit in UNITS.items():
         scored = score(pairs, unit)
         result = scored.as_json()
@@ -73,9 +82,8 @@ def score_set(ref: Path, hyp: Path, vs: Mapping[str, Path]) -> list[str]:
             if kind == "wer":
                 for name, other in vs.items():
                     scored_other = other / "score_wer"
-                    significance = compare(
-                        result, read_result(scored_other / "result.json"), str(other)
-                    ) | {
+                    theirs = read_result(scored_other / "result.json")
+                    significance = compare(result, theirs, str(other), speaker) | {
                         "mapsswe_p": mapsswe(folder, scored_other),
                         "vs_sha256": weights_of(other),
                     }

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from espnet_prune.bin.score import score_set, test_file, weights_of
+from espnet_prune.bin.score import score_set, speakers_of, test_file, weights_of
 from espnet_prune.data.parallel import ordered_map
 from espnet_prune.errors import InputError, run_main
 from espnet_prune.executor import Executor, add_arguments, from_arguments
@@ -64,6 +64,8 @@ class Part:
         """Says what the results are made of; None: something of that is not there."""
         others = [other / "score_wer" / "result.json" for other in self.vs.values()]
         files = [self.ref, self.hyp, *others]
+        if (speakers := speakers_of(self.ref)).is_file():
+            files.append(speakers)
         if not all(file.is_file() for file in files):
             return None  # scoring tells what
         weights = [(str(other), weights_of(other)) for other in self.vs.values()]

@@ -1,11 +1,13 @@
 """Is the difference between two systems more than chance? A paired bootstrap.
 
 Both systems are resampled with the same utterances (Bisani & Ney 2004), so that
-hard utterances weigh equally on both sides.
+hard utterances weigh equally on both sides. Utterances of one speaker go wrong
+together: resampling speakers instead (blockwise bootstrap, Liu et al. 2020,
+arXiv 1912.09508) tells what may happen with other speakers.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +17,34 @@ from scipy.stats import bootstrap
 from espnet_prune.errors import InputError
 
 RESAMPLES = 10_000
+FEWEST_SPEAKERS = 5  # to be resampled
 
 
-def compare(system: dict[str, Any], other: dict[str, Any], vs: str) -> dict[str, Any]:
+def compare(
+    system: dict[str, Any],
+    other: dict[str, Any],
+    vs: str,
+    speakers: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Compare two ``result.json`` of the same set.
 
     Args:
         system: the one under test (compact).
         other: the one it is held against (dense).
         vs: the name of ``other``, for the result and for errors.
+        speakers: utterance id -> speaker, to resample these, too.
 
     Returns:
         ``delta_wer`` = error rate of ``system`` minus that of ``other`` (a fraction;
         positive: ``system`` is worse), its 95 % percentile ``interval``, and the
         two-sided ``p_value`` of "no difference": twice the smaller share of resamples
-        on one side of zero, counted with the observation itself.
+        on one side of zero, counted with the observation itself. The same from whole
+        speakers as ``interval_by_speaker`` and ``p_by_speaker``: None if there are
+        fewer than five, or as many as utterances.
 
     Raises:
-        InputError: other utterances or references than ``system``'s, or only one.
+        InputError: other utterances or references than ``system``'s, or only one; an
+            utterance without a speaker.
     """
     ours, theirs = system["utterances"], other["utterances"]
     lengths = {utt: c["n"] for utt, c in ours.items()}
@@ -41,12 +53,45 @@ def compare(system: dict[str, Any], other: dict[str, Any], vs: str) -> dict[str,
         raise InputError(vs, "was scored on other utterances or references", mend)
     if len(lengths) < 2:
         raise InputError(vs, "has one utterance: no significance can be computed")
+    more = np.array([errors(ours[u]) - errors(theirs[u]) for u in lengths])
+    words = np.array(list(lengths.values()))
+    interval, p_value = _resample(more, words)
+    found = {
+        "vs": vs,
+        "delta_wer": float(more.sum() / words.sum()),
+        "interval": interval,
+        "p_value": p_value,
+        "method": f"paired bootstrap over utterances, two-sided, {RESAMPLES} resamples",
+        "n_utts": len(lengths),
+        "n_words": int(words.sum()),
+        "interval_by_speaker": None,
+        "p_by_speaker": None,
+        "n_speakers": None,
+    }
+    if speakers is not None:
+        if lost := [utt for utt in lengths if utt not in speakers]:
+            raise InputError(
+                "utt2spk", f"lacks {len(lost)} utterances (first: {lost[0]})"
+            )
+        names, of = np.unique([speakers[utt] for utt in lengths], return_inverse=True)
+        found["n_speakers"] = len(names)
+        if FEWEST_SPEAKERS <= len(names) < len(lengths):
+            blocks = (np.bincount(of, more), np.bincount(of, words))
+            found["interval_by_speaker"], found["p_by_speaker"] = _resample(*blocks)
+    return found
+
+
+def _resample(more: np.ndarray, words: np.ndarray) -> tuple[list[float], float]:
+    """95 % interval of the difference, and p.
+
+    Args:
+        more: (unit,) errors that one system has more than the other.
+        words: (unit,) reference words.
+    """
 
     def difference(more: np.ndarray, words: np.ndarray, axis: int) -> np.ndarray:
         return more.sum(axis) / np.maximum(words.sum(axis), 1)
 
-    more = np.array([errors(ours[u]) - errors(theirs[u]) for u in lengths])
-    words = np.array(list(lengths.values()))
     result = bootstrap(
         (more, words),
         difference,
@@ -59,15 +104,8 @@ def compare(system: dict[str, Any], other: dict[str, Any], vs: str) -> dict[str,
     )
     deltas = result.bootstrap_distribution
     tail = min((deltas <= 0).sum(), (deltas >= 0).sum())
-    return {
-        "vs": vs,
-        "delta_wer": float(more.sum() / words.sum()),
-        "interval": [float(x) for x in result.confidence_interval],
-        "p_value": min(1.0, 2 * float(tail + 1) / (RESAMPLES + 1)),
-        "method": f"paired bootstrap over utterances, two-sided, {RESAMPLES} resamples",
-        "n_utts": len(lengths),
-        "n_words": int(words.sum()),
-    }
+    p_value = min(1.0, 2 * float(tail + 1) / (RESAMPLES + 1))
+    return [float(x) for x in result.confidence_interval], p_value
 
 
 def pool(runs: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from espnet_prune.version import __version__
 PARAMS = ("subsampling", "blocks", "encoder", "decoder", "total")
 MACS = ("subsampling", "blocks", "encoder")
 RTF = ("encoder", "ctc_greedy", "search")
-TEST = ("delta_wer", "interval", "p_value", "mapsswe_p")
+TEST = ("delta_wer", "interval", "p_value", "p_by_speaker", "mapsswe_p")
 PACKAGES = ("espnet", "torch", "numpy")
 
 Curves = dict[str, dict[str, list[tuple[int, float]]]]  # train/valid -> key -> points

@@ -106,16 +106,18 @@ def significance_table(rows: list[dict[str, Any]]) -> Table:
     others = [o for o in names if any(o in row["vs"] for row in tested)]
     header = ["system", "test set"]
     for other in others:
-        header += [f"WER - {names[other]}'s", "95 %", "p bootstrap", "p MAPSSWE"]
+        header += [f"WER - {names[other]}'s", "95 %", "p bootstrap"]
+        header += ["p by speaker", "p MAPSSWE"]
 
     def cells(test: dict[str, Any] | None) -> list[str]:
         if test is None:
-            return [DASH] * 4
+            return [DASH] * 5
         low, high = (100 * x for x in test["interval"])
         return [
             _number(test["delta_wer"], "+.2f", 100),
             f"{low:+.2f} to {high:+.2f}",
             _number(test["p_value"], ".2g"),
+            _number(test["p_by_speaker"], ".2g"),
             _number(test["mapsswe_p"], ".3f"),
         ]
 

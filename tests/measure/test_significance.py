@@ -38,6 +38,35 @@ def test_symmetric_and_repeatable():
     assert one["p_value"] == pytest.approx(other["p_value"], abs=0.02)
 
 
+def test_speakers_are_resampled_whole():
+    # All that is worse is one speaker of six: chance, of another speaker.
+    one, none = result(set(range(10))), result(set())
+    speakers = {f"u{i}": f"s{i // 10}" for i in range(60)}
+    found = compare(one, none, "x", speakers)
+    assert found["p_value"] < 0.01 and found["interval"][0] > 0
+    assert found["n_speakers"] == 6 and found["p_by_speaker"] > 0.3
+    low, high = found["interval_by_speaker"]
+    assert low == 0 and high > found["interval"][1]
+    # The same errors, as many in each: what speaker it is does not matter.
+    even = result({i for i in range(60) if i % 6 == 0})
+    assert compare(even, none, "x", speakers)["p_by_speaker"] < 0.001
+    without = {k: v for k, v in found.items() if "speaker" not in k}
+    assert without.items() <= compare(one, none, "x").items()
+
+
+@pytest.mark.parametrize(("size", "number"), [(15, 4), (1, 60)])
+def test_too_few_speakers_or_one_of_each_utterance_are_not_resampled(size, number):
+    speakers = {f"u{i}": f"s{i // size}" for i in range(60)}
+    found = compare(result({1}), result({2}), "x", speakers)
+    assert found["n_speakers"] == number
+    assert found["p_by_speaker"] is None and found["interval_by_speaker"] is None
+
+
+def test_utterance_without_a_speaker_is_named():
+    with pytest.raises(InputError, match="utt2spk.*59 utterances.*first: u1"):
+        compare(result({1}), result({2}), "x", {"u0": "s"})
+
+
 def test_other_utterances_are_refused():
     with pytest.raises(InputError, match="other utterances"):
         compare(result(set(), n=5), result(set(), n=6), "exp/dense")
@@ -68,6 +97,12 @@ def test_program_compares_several_runs(tmp_path, capsys):
     assert "| --of | 2 | 4.58 (0.83 to 8.33) |" in shown
     assert "| --with | 1 | 0.42 (0.42 to 0.42) |" in shown
     assert "difference +4.17 (" in shown and "60 utterances, 240 words" in shown
+    assert "speakers" not in shown
+    for size, said in ((10, "over 6 speakers: +0.00 to"), (60, "1 speakers: too few")):
+        lines = (f"u{i} s{i // size}\n" for i in range(60))
+        (tmp_path / "utt2spk").write_text("".join(lines))
+        program.main(["--of", b, "--with", a, "--utt2spk", str(tmp_path / "utt2spk")])
+        assert said in capsys.readouterr().out
     with pytest.raises(InputError, match="run stage 16"):
         program.main(["--of", a, "--with", str(tmp_path / "none")])
     (tmp_path / "none").write_text("{}")

@@ -32,7 +32,7 @@ ROW = {
     "p_vs_dense": NUMBER,
     "vs": dict,
 }
-TEST = ("delta_wer", "interval", "p_value", "mapsswe_p")
+TEST = ("delta_wer", "interval", "p_value", "p_by_speaker", "mapsswe_p")
 
 
 def check(value, form, where="report"):

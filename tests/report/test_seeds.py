@@ -7,7 +7,8 @@ from espnet_prune.errors import InputError
 
 
 def significance(delta, p):
-    return {"delta_wer": delta, "interval": [-1, 1], "p_value": p, "mapsswe_p": None}
+    test = {"delta_wer": delta, "interval": [-1, 1], "p_value": p}
+    return test | {"p_by_speaker": None, "mapsswe_p": None}
 
 
 def row(system, wer, vs=None, params=1.0e6):
