@@ -17,11 +17,12 @@ from torch import nn
 from espnet_prune.baselines import ONE_SHOT, SCRATCH, UNTAUGHT
 from espnet_prune.budget import MODEL_DIM
 from espnet_prune.checkpoint import load_model, sampling_rate
+from espnet_prune.compact_dir import PROJECTION
 from espnet_prune.decoder import PrunableTransformerDecoder
 from espnet_prune.distill import DistillOptions
 from espnet_prune.encoder import PrunableEncoder
 from espnet_prune.errors import InputError
-from espnet_prune.export import PROJECTION, check_finished
+from espnet_prune.export import check_finished
 from espnet_prune.files import read_yaml
 from espnet_prune.gates import GateOptions
 from espnet_prune.measure.cost import rest_cost

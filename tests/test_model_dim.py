@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_prune.architecture import Architecture
+from espnet_prune.compact_dir import verify
 from espnet_prune.distill import record
 from espnet_prune.encoder import PrunableEncoder
-from espnet_prune.export import verify
 from espnet_prune.inference.encoder import FastEncoder
 from espnet_prune.layers.open_norm import gated_norm, open_norm
 from espnet_prune.layers.residual import layer_norm

@@ -20,8 +20,8 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet_prune.baselines import METHODS, ONE_SHOT, SCRATCH
 from espnet_prune.baselines.one_shot import scores_of, settle
 from espnet_prune.checkpoint import load_model, read_state
+from espnet_prune.compact_dir import model_state
 from espnet_prune.errors import InputError, run_main
-from espnet_prune.export import model_state
 from espnet_prune.files import atomic_path, write_text
 from espnet_prune.measure.latency import settle_table
 from espnet_prune.model import OWN_OPTIONS
