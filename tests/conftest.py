@@ -17,16 +17,20 @@ settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def _nltk_data() -> tempfile.TemporaryDirectory:
     """Let stock ESPnet be imported without a download: a dependency of it fetches
     nltk data unless it finds them, and never reads them here."""
     folder = tempfile.TemporaryDirectory()
-    config.add_cleanup(folder.cleanup)
     for name in ("taggers/averaged_perceptron_tagger_eng", "corpora/cmudict"):
         path = Path(folder.name, f"{name}.zip")
         path.parent.mkdir()
         zipfile.ZipFile(path, "w").close()
     os.environ["NLTK_DATA"] = folder.name
+    return folder
+
+
+# At once: conftest.py files of subdirectories import ESPnet. Kept until the end.
+NLTK_DATA = _nltk_data()
 
 
 @pytest.fixture(autouse=True)

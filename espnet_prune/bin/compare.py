@@ -5,9 +5,9 @@
 
 prints the mean and the range of the WER of both, and a paired bootstrap over
 utterances of the difference of the means: what other utterances would change, not what
-other seeds would. With ``--utt2spk dump/raw/<set>/utt2spk`` also one over speakers. The
-files are what stage 16 leaves in ``exp/*/decode_*``; all runs must have the same test
-set. One run of each is what the report shows.
+other seeds would. With ``--utt2spk dump/raw/<set>/utt2spk`` also a test over speakers.
+The files are what stage 16 leaves in ``exp/*/decode_*``; all runs must have the same
+test set. One run of each is what the report shows.
 """
 
 import argparse

@@ -45,8 +45,8 @@ READING = (
 
 SIGNIFICANCE = (
     "Differences in points of WER, positive: worse than the other. Paired bootstrap "
-    "over utterances, two-sided; by speaker: over whole speakers, where there are five "
-    "or more; MAPSSWE of NIST's SCTK where that is installed."
+    "over utterances, two-sided; by speaker: t-test over speakers, where there are "
+    "five or more; MAPSSWE of NIST's SCTK where that is installed."
 )
 
 UNITS = (

@@ -105,7 +105,7 @@ def test_only_what_changed_is_scored_again(recipe, tmp_path, caplog):
     ]
 
 
-def test_speakers_of_the_references_are_resampled_and_looked_at_again(recipe, tmp_path):
+def test_speakers_of_the_references_are_compared_and_looked_at_again(recipe, tmp_path):
     name = "magnitude/decode/noisy/score_wer/significance_l0.json"
     assert json.loads(recipe("here")[name])["n_speakers"] is None
     for size in (2, 3):  # utterances of each
