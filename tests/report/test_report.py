@@ -154,6 +154,17 @@ def test_compact_better_than_dense_says_that_dense_was_not_done(full, delta, p, 
     assert ("was not trained to its end" in " ".join(text.split())) == said
 
 
+def test_each_p_value_stands_in_its_own_column(full):
+    values = {"delta_wer": 0.02, "interval": [-0.01, 0.03], "p_value": 0.11}
+    values |= {"p_by_speaker": 0.22, "mapsswe_p": 0.33}
+    for path in full.glob("compact/*/*/score_wer/significance.json"):
+        dump(path, json.loads(path.read_text()) | values)
+    report.main(options(full))
+    table = (full / "out/report.md").read_text().split("## Significance")[1]
+    assert "95 % | p bootstrap | p by speaker | p MAPSSWE |" in table
+    assert "| +2.00 | -1.00 to +3.00 | 0.11 | 0.22 | 0.330 |" in table
+
+
 def test_lower_precisions_have_rows_of_their_own(full, capsys):
     dense, compact = full / "dense", full / "compact"
     vs = ["--vs", str(dense / "d/test")]
