@@ -176,3 +176,9 @@ def read_result(path: Path) -> dict[str, Any]:
 def errors(counts: dict[str, float]) -> float:
     """Of an utterance."""
     return counts["sub"] + counts["del"] + counts["ins"]
+
+
+def error_rate(result: dict[str, Any]) -> float:
+    """Errors per reference word, over all utterances."""
+    counts = result["utterances"].values()
+    return sum(map(errors, counts)) / sum(c["n"] for c in counts)

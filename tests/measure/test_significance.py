@@ -122,3 +122,31 @@ def test_program_compares_several_runs(tmp_path, capsys):
     (tmp_path / "none").write_text("{}")
     with pytest.raises(InputError, match="is no result of scoring"):
         program.main(["--of", a, "--with", str(tmp_path / "none")])
+
+
+def test_program_joins_test_sets_that_share_ids(tmp_path, capsys):
+    wrong = {"a1": {1, 2}, "a2": set(range(20)), "b1": {5}, "b2": set()}
+    for name, of in wrong.items():
+        (tmp_path / name).write_text(json.dumps(result(of, 60 if "1" in name else 30)))
+    for name, n in (("s1", 60), ("s2", 30)):
+        lines = "".join(f"u{i} speaker{i % 6}\n" for i in range(n))
+        (tmp_path / name).write_text(lines)
+
+    def files(*names):
+        return ",".join(str(tmp_path / name) for name in names)
+
+    sides = ["--of", files("a1", "a2"), "--with", files("b1", "b2")]
+    program.main([*sides, "--utt2spk", files("s1", "s2")])
+    shown = capsys.readouterr().out
+    assert "| --of | 1 | 6.11 (" in shown  # 22 of 360 words
+    assert "| --with | 1 | 0.28 (" in shown
+    assert "difference +5.83 (" in shown and "90 utterances, 360 words" in shown
+    assert "over 6 speakers: +" in shown
+    with pytest.raises(InputError, match="names 1 for 2 test sets"):
+        program.main([*sides, "--utt2spk", files("s1")])
+    with pytest.raises(
+        InputError, match=r"lacks 30 utterances \(first: u30 of set 1\)"
+    ):
+        program.main([*sides, "--utt2spk", files("s2", "s1")])
+    with pytest.raises(InputError, match="scored on other utterances"):
+        program.main(["--of", files("a1", "a2"), "--with", files("b1")])
