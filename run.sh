@@ -36,8 +36,8 @@ Training
   --teacher_model    its weights; skips stages 5, 10 and 11
   --teacher_tag      a published ESPnet model instead: its name in espnet_model_zoo or on
                      Hugging Face, or its zip; skips stages 5 and 10, stage 11 fetches it
-  --target           fraction to remove: of the encoder, unless --prune_config says else
-  --targets          several, rising, as \"0.5 0.75 0.9\": each goes on from the one before
+  --target           fraction to remove (0.5): of the encoder, unless --prune_config says else
+  --targets          instead, several, rising, as \"0.5 0.75 0.9\": each goes on from the one before
   --target_kind      params | macs | latency, or several as params+macs
   --round_to         keep multiples of so many units and dimensions, as 8 (stage 13)
   --method           l0, or baselines to compare with (several with blanks between):
@@ -71,7 +71,7 @@ downloads=downloads librispeech=""
 train_set="" valid_set="" test_sets="" speed_perturb="" fs="" format_args=""
 min_wav_duration=0.1 max_wav_duration=20 token_type="" nbpe=""
 tag="" asr_config="" asr_args="" teacher_config="" teacher_model="" teacher_tag=""
-target=0.5 targets="" target_kind=params round_to=1 method=l0 prune_config=conf/prune.yaml prune_args=""
+target="" targets="" target_kind=params round_to=1 method=l0 prune_config=conf/prune.yaml prune_args=""
 finetune_config=conf/finetune.yaml finetune_args="" seed=""
 inference_config=conf/decode.yaml inference_asr_model=valid.acc.ave.pth
 inference_model=finetuned.pth precisions="" measure_args="" license=unknown
@@ -79,7 +79,6 @@ nj=2 executor=local executor_args="" ngpu=0 gpu_inference=false cuda_cmd="" num_
 . local/parse_options.sh
 
 [ "${stage}" != 19 ] || stop_stage=19
-[ -n "${targets}" ] || targets=${target}
 . local/check_options.sh
 runs() { # number
     [ "$1" -ge "${stage}" ] && [ "$1" -le "${stop_stage}" ] &&

@@ -191,8 +191,8 @@ def plan(
     )
     if not 0 <= rest.target < 1:
         raise ValueError(
-            f"sparsity: with these targets of groups, {rest.target:.1%} of "
-            f"{sorted(others)} must go to remove {target:.1%} of the {denominator}"
+            f"sparsity: with these targets of groups, {rest.target:.1%} of the {kind} "
+            f"of {sorted(others)} must go to remove {target:.1%} of the {denominator}'s"
         )
     return [*named, rest]
 

@@ -41,7 +41,7 @@ from espnet_prune.student import (
 from espnet_prune.task import optimizer_options
 
 # Of a recipe, what can be given on the command line, too.
-SECTIONS = ("gates", "sparsity", "distill")
+SECTIONS = ("gates", "sparsity", "distill", "optim_conf")
 
 
 def student_config(args: argparse.Namespace) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def _recipe(args: argparse.Namespace) -> dict[str, Any]:
         recipe["max_epoch"] = args.max_epoch
     for section in SECTIONS:
         if given := getattr(args, section):
-            if args.phase == "finetune" and section != "distill":
+            if args.phase == "finetune" and section in ("gates", "sparsity"):
                 raise InputError(f"--{section}", "belongs to the pruning, stage 12")
             recipe[section] = (recipe.get(section) or {}) | given
     if args.method in UNTAUGHT:
@@ -98,8 +98,7 @@ def _recipe(args: argparse.Namespace) -> dict[str, Any]:
         recipe["distill"] = (recipe.get("distill") or {}) | untaught
     with refusing(source_of(args)):
         make_options(DistillOptions, "distill", recipe.get("distill"))
-        # The learning rate may stand on the command line alone.
-        optimizer_options({"lr": 0.0} | (recipe.get("optim_conf") or {}))
+        optimizer_options(recipe.get("optim_conf") or {})
     return recipe
 
 

@@ -114,7 +114,8 @@ class SparsityOptions:
                     f"sparsity: {name} is the fraction to remove, in [0, 1), not "
                     f"{target}"
                 )
-        for name in ("macs_seconds", "macs_tokens", "gate_lr", "multiplier_lr"):
+        above = ("macs_seconds", "macs_tokens", "gate_lr", "multiplier_lr")
+        for name in (*above, "max_multiplier"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"sparsity: {name} must be above 0, not {value}")

@@ -30,19 +30,21 @@ fi
 [[ ${teacher_tag} != *.zip || ${teacher_tag} == *://* ]] || [ -f "${teacher_tag}" ] ||
     die "--teacher_tag ${teacher_tag}: does not exist"
 [ "${given}" = 0 ] || [ -z "${teacher_tag}" ] || die "--teacher_tag ${teacher_tag}: there is --teacher_config, too"
+[ -z "${target}" ] || [ -z "${targets}" ] || die "--target ${target}: there is --targets, too"
+: "${targets:=${target:-0.5}}"
 [ -n "${targets// /}" ] || die "--targets: names none"
 [ -n "${method// /}" ] || die "--method: names none"
 below=0
 for target in ${targets}; do
-    [[ ${target} =~ ^0?\.[0-9]*[1-9][0-9]*$ ]] || die "--target ${target}: give a fraction between 0 and 1"
+    [[ ${target} =~ ^0?\.[0-9]*[1-9][0-9]*$ ]] || die "--target, --targets ${target}: give fractions between 0 and 1, as 0.5"
     awk -v a="${below}" -v b="${target}" 'BEGIN { exit !(a < b) }' || die "--targets ${targets}: they must rise"
     below=${target}
 done
 [ -z "$(printf '%s\n' ${method} | sort | uniq -d)" ] || die "--method ${method}: names one twice"
 [ "${round_to}" = 1 ] || [[ ! ${method} =~ small ]] ||
-    die "--method small: its sizes are even, --round_to ${round_to} is for what is pruned"
+    die "--method ${method}: sizes of small ones are even, --round_to ${round_to} is for what is pruned"
 [[ ! ${target_kind} =~ latency || ! ${method} =~ small ]] ||
-    die "--method small: its size follows from params or macs, not from latency"
+    die "--method ${method}: the size of small ones follows from params or macs, not from latency"
 methods="l0 l0_alone iterative magnitude random blocks small small_distilled"
 for name in ${method}; do
     [[ " ${methods} " == *" ${name} "* ]] || die "--method ${name}: unknown -> one of: ${methods}"

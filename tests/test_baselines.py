@@ -307,9 +307,11 @@ def test_every_method_ends_in_a_model_that_stock_speech2text_decodes(
         assert kept <= dense_dim == 16 and (may_stay or kept < dense_dim)
     if "prune_decoder" in recipe:
         assert summary["decoder"] != summary["dense_decoder"]
-        assert min(c["realised"] for c in summary["constraints"]) >= 0.5
+        gone = [c["realised"] for c in summary["constraints"]]
     else:
-        assert min(summary["removed"].values()) >= 0.5
+        gone = list(summary["removed"].values())
+    # A model of two units cannot use its budget up: blocks and sizes come in lumps.
+    assert 0.5 <= min(gone) < 0.7
     start = ["--method", method, "--model_config", compact / "config.yaml"]
     start += ["--model_file", compact / "pruned.pth"]
     final = ["--final", compact / "finetuned.pth"]

@@ -15,6 +15,7 @@ from espnet_prune.sparsity import SparsityOptions
         (SparsityOptions, "sparsity", {"groups": 5}, r"groups must be of type dict"),
         (SparsityOptions, "sparsity", {"groups": {"ffn": "a"}}, "groups must be"),
         (SparsityOptions, "sparsity", {"gate_lr": "1e-2"}, "gate_lr must be.* '1e-2'"),
+        (SparsityOptions, "sparsity", {"max_multiplier": -1.0}, "must be above 0, not"),
         (SparsityOptions, "sparsity", {"target": True}, "target must be of type float"),
         (DistillOptions, "distill", "none", "must hold `key: value` lines, not 'none'"),
         (GateOptions, "gates", {"mode": "soft"}, "mode must be one of"),

@@ -19,6 +19,7 @@ RECIPE = {
     "gates": {"mode": "straight_through"},
     "sparsity": {"target": 0.4},
     "distill": {"layers": 3},
+    "optim_conf": {"lr": 0.0005, "weight_decay": 0.000001},
     "max_epoch": 7,
 }
 
@@ -145,6 +146,23 @@ def test_methods_without_a_teacher_follow_none(
         assert (distill["layer_weight"], distill["output_weight"]) == (0.0, 0.0)
     else:
         assert distill["layer_weight"] == 4
+
+
+@pytest.mark.parametrize("method", ["small", "small_distilled"])
+def test_training_from_scratch_goes_on_for_both_trainings_at_the_dense_rate(
+    student_config, dense, tmp_path, method
+):
+    config = yaml.safe_load((dense / "config.yaml").read_text())
+    config |= {"max_epoch": 30, "optim_conf": {"lr": 0.003}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    options = ("--model_config", str(tmp_path / "config.yaml"), "--max_epoch", "20")
+    options += ("--optim_conf", "lr=0.25")  # of what is pruned
+    student = student_config(*options, "--method", method)
+    assert student["max_epoch"] == 50 and student["optim_conf"]["lr"] == 0.003
+    student = student_config(*options)
+    assert student["max_epoch"] == 20 and student["optim_conf"]["lr"] == 0.25
+    # One key of several, as of the other sections.
+    assert student["optim_conf"].keys() == RECIPE["optim_conf"].keys()
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def small_encoder(
     """
     if any(c.name != "encoder" or c.kind == "latency" for c in budget.constraints):
         raise InputError(
-            "--method small",
+            "--method small, small_distilled",
             "takes a target in params or macs of the whole encoder",
             "choose such a target, or another method",
         )
@@ -76,7 +76,8 @@ def small_encoder(
 def small_training(teacher: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
     """How it is trained: for the dense model's epochs and the pruning's, at its rate.
 
-    Batches are the recipe's, and the learning rate's schedule is that of every student.
+    A rate that suits pruning need not suit a training from scratch. Batches are the
+    recipe's, and the learning rate's schedule is that of every student.
     """
     epochs = teacher.get("max_epoch", 40) + recipe.get("max_epoch", 0)
     rate = (teacher.get("optim_conf") or {}).get("lr", 0.001)
