@@ -1,6 +1,7 @@
 """The directory of a compact model: written whole, and verified, or not at all."""
 
 import copy
+import json
 import logging
 import math
 import shutil
@@ -46,7 +47,7 @@ def write_compact(
     compact_config = compact_model_config(config, architecture, summary.get("decoder"))
     if holds(out, state):
         logging.info(f"{out} holds this very model: kept")
-        return summary
+        return json.loads((out / "pruning.json").read_text(encoding="utf-8"))
     with atomic_dir(out) as folder:
         torch.save(state, folder / "pruned.pth")
         if model.projection is not None:  # the fine-tuning goes on with it

@@ -86,6 +86,9 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
 def _recipe(args: argparse.Namespace) -> dict[str, Any]:
     """``--recipe`` as the rest of the command line and the method change it."""
     recipe = read_yaml(args.recipe)
+    for section in SECTIONS:
+        if not isinstance(recipe.get(section), dict | None):
+            raise InputError(args.recipe, f"{section}: must hold `key: value` lines")
     if args.max_epoch is not None:
         recipe["max_epoch"] = args.max_epoch
     for section in SECTIONS:
@@ -227,6 +230,9 @@ def reached(previous: Path) -> dict[str, float]:
 
 def teacher_size(args: argparse.Namespace) -> int:
     """Model dimension of the teacher."""
+    if args.teacher_config is None:
+        needs = f"--method {args.method} needs it to be fine-tuned"
+        raise InputError("--teacher_config", f"is missing: {needs}")
     conf = read_yaml(args.teacher_config).get("encoder_conf") or {}
     return conf.get("output_size", 256)
 

@@ -92,7 +92,6 @@ def test_two_nodes_prune_together_and_go_on_after_a_stop(
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_what_the_first_node_refuses_stops_all(launch, dense, tmp_path):
     command = [
         "espnet_prune.bin.prune_train",

@@ -218,6 +218,20 @@ def test_misspelled_option_of_a_recipe_is_named_at_once(
         student_config("--phase", phase)
 
 
+@pytest.mark.parametrize("part", ["distill", "gates", "sparsity", "optim_conf"])
+def test_section_of_a_recipe_that_is_none_is_named(student_config, tmp_path, part):
+    recipe = yaml.safe_load((tmp_path / "prune.yaml").read_text())
+    (tmp_path / "prune.yaml").write_text(yaml.safe_dump(recipe | {part: "hello"}))
+    for options in ((), (f"--{part}", "lr=0.1")):
+        with pytest.raises(InputError, match=f"prune.yaml: {part}: must hold `key:"):
+            student_config(*options)
+
+
+def test_small_model_is_not_fine_tuned_without_the_dense_ones_config(student_config):
+    with pytest.raises(InputError, match="--teacher_config: is missing"):
+        student_config("--phase", "finetune", "--method", "small_distilled")
+
+
 def test_encoder_option_that_is_not_prunable_is_named_at_once(dense, tmp_path):
     from espnet_prune import plan
     from espnet_prune.bin.prune_train import get_parser

@@ -17,9 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from espnet_prune.bin.seeds import spread
-from espnet_prune.data.table import read_table
 from espnet_prune.errors import InputError, run_main
-from espnet_prune.measure.significance import compare, error_rate, pool, read_result
+from espnet_prune.measure.significance import (
+    compare,
+    error_rate,
+    pool,
+    read_result,
+    read_speakers,
+)
 from espnet_prune.report.tables import Table
 
 
@@ -62,7 +67,10 @@ def main(argv: list[str] | None = None) -> None:
         ]
         for side, own in sides.items()
     }
-    speakers = args.utt2spk and _join([read_table(path) for path in args.utt2spk])
+    speakers = None
+    if args.utt2spk:
+        results = (read_result(path)["utterances"] for path in args.of_runs[0])
+        speakers = _join(list(map(read_speakers, args.utt2spk, results)))
     pooled = (pool(runs[side], side) for side in sides)
     test = compare(*pooled, vs="--with", speakers=speakers)
     low, high = (100 * x for x in test["interval"])
@@ -78,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     if speakers is not None:
         over = f"over {test['n_speakers']} speakers: "
         if test["p_by_speaker"] is None:
-            sys.stdout.write(f"{over}too few, or each has one utterance\n")
+            sys.stdout.write(f"{over}no test (docs/report.md)\n")
             return
         low, high = (100 * x for x in test["interval_by_speaker"])
         sys.stdout.write(

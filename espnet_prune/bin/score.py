@@ -14,12 +14,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from espnet_prune.data.table import read_table
 from espnet_prune.errors import run_main
 from espnet_prune.files import atomic_dir, write_json, write_text
 from espnet_prune.measure.alignment import alignment_report, trn
 from espnet_prune.measure.mapsswe import mapsswe
-from espnet_prune.measure.significance import compare, read_result
+from espnet_prune.measure.significance import compare, read_result, read_speakers
 from espnet_prune.measure.wer import UNITS, read_pairs, score
 
 
@@ -65,12 +64,15 @@ def score_set(ref: Path, hyp: Path, vs: Mapping[str, Path]) -> list[str]:
         a sentence for each rate.
 
     Raises:
-        InputError: hypotheses are missing, or a system to compare with is not scored.
+        InputError: hypotheses are missing, a system to compare with is not scored, or
+            an utterance has no speaker.
     """
     out, said = hyp.parent, []
     pairs = read_pairs(ref, hyp)
     speakers = speakers_of(ref)
-    speaker = read_table(speakers) if speakers.is_file() else None
+    speaker = None
+    if speakers.is_file():
+        speaker = read_speakers(speakers, [pair.utt for pair in pairs])
     for kind, unit in UNITS.items():
         scored = score(pairs, unit)
         result = scored.as_json()

@@ -141,8 +141,10 @@ class FastEncoder:
             )
             real = mask.transpose(1, 2).to(self.working)
         olens, time = mask.squeeze(1).sum(1), mask.shape[2]
-        # A ReLU of oneDNN makes zeros of NaN: no words must come of them.
-        lost = xs_pad.amax((1, 2), keepdim=True) * 0
+        # A ReLU of oneDNN makes zeros of NaN, and int8 has no scale for infinity: no
+        # words must come of either.
+        lost = (xs_pad * 0).sum((1, 2), keepdim=True)  # 0, or NaN
+        xs_pad = xs_pad.nan_to_num(0, 0, 0)
         padded = masks is not None or bool((ilens < xs_pad.shape[1]).any())
         more = bucket(time) - time if self.in_buckets else 0
         if more:

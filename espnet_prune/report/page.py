@@ -46,7 +46,7 @@ READING = (
 SIGNIFICANCE = (
     "Differences in points of WER, positive: worse than the other. Paired bootstrap "
     "over utterances, two-sided; by speaker: t-test over speakers, where there are "
-    "five or more; MAPSSWE of NIST's SCTK where that is installed."
+    "five or more of similar size; MAPSSWE of NIST's SCTK where that is installed."
 )
 
 UNITS = (

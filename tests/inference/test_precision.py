@@ -89,14 +89,18 @@ def test_few_bands_are_no_noise(make_encoder, precision, features):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_what_is_no_number_stays_none_and_alone(make_encoder, precision):
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_no_number_stays_none_and_alone(make_encoder, precision, value):
     runnable(precision)
     encoder, x = make_encoder().eval(), torch.randn(2, 90, 20)
-    whole = InferenceEncoder(encoder, precision)(x, torch.tensor([90, 90]))[0]
-    x[1, 40, 3] = torch.nan
-    expected = encoder(x, torch.tensor([90, 90]))[0].detach()
-    actual = InferenceEncoder(encoder, precision)(x, torch.tensor([90, 90]))[0]
+    lengths = torch.tensor([90, 90])
+    whole = InferenceEncoder(encoder, precision)(x, lengths)[0]
+    x[1, 40, 13] = value
+    expected = encoder(x, lengths)[0].detach()
+    fast = InferenceEncoder(encoder, precision)
+    (actual, blocks), *_ = fast(x, lengths, return_all_hs=True)
     assert torch.equal(actual.isnan(), expected.isnan()) and actual[1].isnan().all()
+    assert all(block[1].isnan().all() for block in blocks)
     # A scale of int8 is that of the whole batch.
     assert precision == "int8" or error(actual[0], whole[0]) < 1e-5
 

@@ -10,7 +10,7 @@ from espnet_prune.bin import report, score
 from espnet_prune.errors import InputError
 from espnet_prune.report.collect import read_curves
 from espnet_prune.report.plots import pareto_figure
-from espnet_prune.report.tables import Table, channels_sentence
+from espnet_prune.report.tables import Table, channels_sentence, significance_table
 
 # The interface that others script against: a type, or a dict or list of such.
 NUMBER, COUNT, TEXT = (float, int, type(None)), (int, type(None)), (str, type(None))
@@ -163,6 +163,18 @@ def test_each_p_value_stands_in_its_own_column(full):
     table = (full / "out/report.md").read_text().split("## Significance")[1]
     assert "95 % | p bootstrap | p by speaker | p MAPSSWE |" in table
     assert "| +2.00 | -1.00 to +3.00 | 0.11 | 0.22 | 0.330 |" in table
+
+
+def test_system_that_was_not_compared_with_both_has_dashes_for_one():
+    test = {"delta_wer": 0.02, "interval": [-0.01, 0.03], "p_value": 0.11}
+    test |= {"p_by_speaker": None, "mapsswe_p": None}
+    rows = [
+        {"system": name, "precision": "fp32", "test_set": "t", "vs": vs}
+        for name, vs in (("a", {"dense": test}), ("b", {"dense": test, "l0": test}))
+    ]
+    one, both = significance_table(rows).rows
+    assert len(one) == len(both) == 12
+    assert one[-5:] == ["-"] * 5 and one[:-5][1:] == both[:-5][1:]
 
 
 def test_lower_precisions_have_rows_of_their_own(full, capsys):
