@@ -10,6 +10,6 @@ if [[ ${corpus} =~ ^(synth|digits)$ && -z ${asr_config}${teacher_config}${teache
     prune_args="--optim_conf lr=0.0015 --gates model_dim=true ${prune_args}"
 fi
 case ${corpus} in
-    synth) : "${data_args:=--test 1500}"; asr_args="--max_epoch 30 ${asr_args}" ;;
+    synth) : "${data_args:=--test 4000}"; asr_args="--max_epoch 30 ${asr_args}" ;;
 esac
 preset_note=""

@@ -169,7 +169,14 @@ def test_system_that_was_not_compared_with_both_has_dashes_for_one():
     test = {"delta_wer": 0.02, "interval": [-0.01, 0.03], "p_value": 0.11}
     test |= {"p_by_speaker": None, "mapsswe_p": None}
     rows = [
-        {"system": name, "precision": "fp32", "test_set": "t", "vs": vs}
+        {
+            "system": name,
+            "target": {"kind": None, "value": None},
+            "method": None,
+            "precision": "fp32",
+            "test_set": "t",
+            "vs": vs,
+        }
         for name, vs in (("a", {"dense": test}), ("b", {"dense": test, "l0": test}))
     ]
     one, both = significance_table(rows).rows
