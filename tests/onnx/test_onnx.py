@@ -73,11 +73,13 @@ def test_graph_computes_what_the_encoder_does(
     gates = {"model_dim": data.draw(st.booleans())}
     gated = make_encoder(**data.draw(drawn_sizes), gates=gates).eval()
     gated.set_masks(random_masks(gated, seed=data.draw(st.integers(0, 99))))
+    # In double precision: a norm of one or two channels makes much of rounding.
     compact = compact_of(gated).eval()
+    graph, compact = EncoderGraph(compact).double(), compact.double()
     x, lengths = batch((data.draw(st.integers(7, 60)),) * data.draw(st.integers(1, 2)))
     with torch.no_grad():
-        expected, actual = compact(x, lengths)[0], EncoderGraph(compact)(x)
-    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
+        expected, actual = compact(x.double(), lengths)[0], graph(x.double())
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
