@@ -130,12 +130,15 @@ def test_p_is_two_sided():
 
 
 def test_means_of_runs_that_differ_by_rounding_only_are_equal():
-    kinds = [{"sub": 1, "del": 2}, {"sub": 3, "del": 0}]
-    runs = [
-        {"utterances": {f"u{i}": k | {"ins": 0, "n": 7} for i in range(20)}}
-        for k in kinds
-    ]
-    one, other = pool(runs[:1] * 5, "a"), pool([*runs[:1] * 2, *runs[1:] * 3], "b")
+    def pooled(substituted, deleted):
+        kinds = zip(substituted, deleted, strict=True)
+        runs = [{"sub": s, "del": d, "ins": 0, "n": 7} for s, d in kinds]
+        return pool(
+            [{"utterances": {f"u{i}": run for i in range(20)}} for run in runs], ""
+        )
+
+    one, other = pooled([1, 0, 0], [1, 2, 1]), pooled([2, 2, 1], [0, 0, 0])
+    assert 1 / 3 + 4 / 3 != 5 / 3
     for pair in ((one, other), (other, one)):
         found = compare(*pair, "b", {f"u{i}": f"s{i % 5}" for i in range(20)})
         assert found["p_value"] == found["p_by_speaker"] == 1
