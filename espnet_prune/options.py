@@ -17,8 +17,7 @@ def make_options(kind: type[T], section: str, values: dict[str, Any] | None) -> 
     Raises:
         ValueError: an unknown name, a value of another type, or what ``kind`` refuses.
     """
-    if not isinstance(values, dict | None):
-        raise ValueError(f"{section}: must hold `key: value` lines, not {values!r}")
+    check_section(section, values)
     known = typing.get_type_hints(kind)
     for name, value in (values or {}).items():
         if name not in known:
@@ -28,6 +27,12 @@ def make_options(kind: type[T], section: str, values: dict[str, Any] | None) -> 
             told = getattr(known[name], "__name__", str(known[name]))
             raise ValueError(f"{section}: {name} must be of type {told}, not {value!r}")
     return kind(**(values or {}))
+
+
+def check_section(section: str, values: object) -> None:
+    """Raises ValueError unless ``values`` are ``key: value`` lines, or none at all."""
+    if not isinstance(values, dict | None):
+        raise ValueError(f"{section}: must hold `key: value` lines, not {values!r}")
 
 
 def fits(value: object, annotation: Any) -> bool:

@@ -29,7 +29,7 @@ from espnet_prune.measure.cost import rest_cost
 from espnet_prune.measure.latency import table_of_run
 from espnet_prune.measure.latency_layers import Beyond
 from espnet_prune.model import projects
-from espnet_prune.options import make_options
+from espnet_prune.options import check_section, make_options
 from espnet_prune.projection import check_reachable
 from espnet_prune.sparsity import Schedule, SparsityOptions, make_budget
 from espnet_prune.student import (
@@ -86,9 +86,9 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
 def _recipe(args: argparse.Namespace) -> dict[str, Any]:
     """``--recipe`` as the rest of the command line and the method change it."""
     recipe = read_yaml(args.recipe)
-    for section in SECTIONS:
-        if not isinstance(recipe.get(section), dict | None):
-            raise InputError(args.recipe, f"{section}: must hold `key: value` lines")
+    with refusing(args.recipe):
+        for section in SECTIONS:
+            check_section(section, recipe.get(section))
     if args.max_epoch is not None:
         recipe["max_epoch"] = args.max_epoch
     for section in SECTIONS:

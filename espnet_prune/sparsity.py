@@ -114,8 +114,8 @@ class SparsityOptions:
                     f"sparsity: {name} is the fraction to remove, in [0, 1), not "
                     f"{target}"
                 )
-        above = ("macs_seconds", "macs_tokens", "gate_lr", "multiplier_lr")
-        for name in (*above, "max_multiplier"):
+        lengths = ("macs_seconds", "macs_tokens")
+        for name in (*lengths, "gate_lr", "multiplier_lr", "max_multiplier"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"sparsity: {name} must be above 0, not {value}")

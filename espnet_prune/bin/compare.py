@@ -60,17 +60,17 @@ def main(argv: list[str] | None = None) -> None:
             f"names {len(args.utt2spk)} for {sets} test sets",
             "give that of each set, with commas between them",
         )
-    runs = {
-        side: [
-            {"utterances": _join([read_result(path)["utterances"] for path in run])}
-            for run in own
-        ]
+    by_set = {
+        side: [[read_result(path)["utterances"] for path in run] for run in own]
         for side, own in sides.items()
     }
     speakers = None
     if args.utt2spk:
-        results = (read_result(path)["utterances"] for path in args.of_runs[0])
-        speakers = _join(list(map(read_speakers, args.utt2spk, results)))
+        speakers = _join(list(map(read_speakers, args.utt2spk, by_set["--of"][0])))
+    runs = {
+        side: [{"utterances": _join(tables)} for tables in own]
+        for side, own in by_set.items()
+    }
     pooled = (pool(runs[side], side) for side in sides)
     test = compare(*pooled, vs="--with", speakers=speakers)
     low, high = (100 * x for x in test["interval"])

@@ -1,12 +1,11 @@
-import datetime
 import json
 import math
 import re
 
 import pytest
-import torch
+from left import PRUNING, checkpoint, dump, measured, options, scored
 
-from espnet_prune.bin import report, score
+from espnet_prune.bin import report
 from espnet_prune.errors import InputError
 from espnet_prune.report.collect import read_curves
 from espnet_prune.report.plots import pareto_figure
@@ -59,78 +58,6 @@ def check_report(path):
             assert tuple(test) == TEST
         assert row["p_vs_dense"] == row["vs"].get("dense", {}).get("p_value")
     return found
-
-
-def dump(path, value):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
-
-
-def checkpoint(path, **values):
-    """Three epochs of statistics as ESPnet's reporter keeps them."""
-    took = datetime.timedelta(seconds=1)
-    stats = {e: {"train": {**values, "time": took}, "valid": values} for e in (1, 2, 3)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"reporter": {"epoch": 3, "stats": stats}}, path)
-
-
-def scored(folder, ref, hyp, *more):
-    folder.mkdir(parents=True)
-    (folder / "text").write_text(hyp)
-    score.main(["--ref", str(ref), "--hyp", str(folder / "text"), *more])
-
-
-def measured(exp, scale):
-    machine = {
-        "cpu": "A CPU", "cores": 2, "instruction_sets": ["avx2"], "threads": 1,
-        "torch": "2", "load_average": [0.1, 0.1, 0.1], "warning": None,
-    }  # fmt: skip
-    parts = {"subsampling": 100 * scale, "blocks": 900 * scale, "encoder": 1000 * scale}
-    rtf = {
-        column: {"median": 0.01 * scale, "iqr": 0.0}
-        for column in ("frontend", "encoder", "ctc_greedy", "search")
-    }
-    params = {**parts, "decoder": 500, "total": 1000 * scale + 500}
-    result = {"params": params, "macs_per_second": parts, "rtf": rtf}
-    result["rtf_espnet"] = rtf if exp.name == "dense" else None
-    dump(exp / "measure.json", {**result, "bytes": 4000 * scale, "machine": machine})
-
-
-def architecture(ffn, heads):
-    block = {"ffn1": ffn, "heads": heads, "qk_dim": 8, "v_dim": 8}
-    return {"subsampling": [8, 8], "blocks": [{**block, "conv": 8, "ffn2": 32}] * 2}
-
-
-PRUNING = {
-    "teacher": "t", "method": "l0", "realised": 0.5,
-    "expected_before_projection": 0.51, "realised_before_projection": 0.49,
-    "target": {"kind": "params", "value": 0.5, "denominator": "encoder"},
-    "architecture": architecture(0, 1), "dense_architecture": architecture(32, 4),
-}  # fmt: skip
-
-
-def options(exp, *more):
-    names = {"dense": "dense", "compact": "compact", "pruned": "pruned", "out": "out"}
-    paths = [f"--{option}={exp / name}" for option, name in names.items()]
-    return [*paths, "--corpus=synth", "--decode_tag=d", "--test_sets=test", *more]
-
-
-@pytest.fixture
-def full(tmp_path):
-    """What all stages leave, for one compact system."""
-    (tmp_path / "ref").write_text("u1 A B\nu2 C D\n")
-    dense, compact = tmp_path / "dense", tmp_path / "compact"
-    scored(dense / "d/test", tmp_path / "ref", "u1 A B\nu2 C D\n")
-    vs = ["--vs", str(dense / "d/test")]
-    scored(compact / "d/test", tmp_path / "ref", "u1 A B\nu2 C X\n", *vs)
-    measured(dense, 2)
-    measured(compact, 1)
-    dump(compact / "pruning.json", PRUNING)
-    checkpoint(dense / "checkpoint.pth", loss=1.0, acc=0.5)
-    gates = {"sparsity_expected": 0.4, "sparsity_target": 0.5, "lambda1": 0.1}
-    checkpoint(tmp_path / "pruned/checkpoint.pth", loss=1.0, loss_layer=0.2, **gates)
-    checkpoint(compact / "finetune/checkpoint.pth", loss=math.nan, acc=0.5)
-    return tmp_path
 
 
 def test_times_of_a_busy_machine_come_with_a_warning(full):

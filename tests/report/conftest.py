@@ -1,0 +1,22 @@
+import math
+
+import pytest
+from left import PRUNING, checkpoint, dump, measured, scored
+
+
+@pytest.fixture
+def full(tmp_path):
+    """What all stages leave, for one compact system."""
+    (tmp_path / "ref").write_text("u1 A B\nu2 C D\n")
+    dense, compact = tmp_path / "dense", tmp_path / "compact"
+    scored(dense / "d/test", tmp_path / "ref", "u1 A B\nu2 C D\n")
+    vs = ["--vs", str(dense / "d/test")]
+    scored(compact / "d/test", tmp_path / "ref", "u1 A B\nu2 C X\n", *vs)
+    measured(dense, 2)
+    measured(compact, 1)
+    dump(compact / "pruning.json", PRUNING)
+    checkpoint(dense / "checkpoint.pth", loss=1.0, acc=0.5)
+    gates = {"sparsity_expected": 0.4, "sparsity_target": 0.5, "lambda1": 0.1}
+    checkpoint(tmp_path / "pruned/checkpoint.pth", loss=1.0, loss_layer=0.2, **gates)
+    checkpoint(compact / "finetune/checkpoint.pth", loss=math.nan, acc=0.5)
+    return tmp_path
