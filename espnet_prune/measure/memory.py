@@ -1,6 +1,7 @@
 """How much memory a call needs at its peak."""
 
 import ctypes
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,7 +30,9 @@ def peak_bytes(
         run()
         return torch.cuda.max_memory_allocated(device) - before
     try:
-        # What was freed before must not serve these calls unseen.
+        # What was given up before must neither serve these calls nor go while they
+        # are measured, unseen.
+        gc.collect()
         trim = ctypes.CDLL("libc.so.6").malloc_trim
         trim(0)
         before = _status("VmRSS")
