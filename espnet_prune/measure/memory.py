@@ -23,6 +23,7 @@ def peak_bytes(
         device: where it works.
         first: called before it; what that leaves in use counts, its own peak does not.
     """
+    gc.collect()  # what was given up before must not go unseen while these calls run
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         first()
@@ -30,9 +31,7 @@ def peak_bytes(
         run()
         return torch.cuda.max_memory_allocated(device) - before
     try:
-        # What was given up before must neither serve these calls nor go while they
-        # are measured, unseen.
-        gc.collect()
+        # What was freed before must not serve these calls unseen.
         trim = ctypes.CDLL("libc.so.6").malloc_trim
         trim(0)
         before = _status("VmRSS")
