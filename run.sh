@@ -132,7 +132,9 @@ if [ "${executor}" = local ] && { runs 15 || runs 17; }; then
     machine+=(--precisions "${precisions}" --decode_ngpu "${decode_ngpu}")
 fi
 ! runs 15 || machine+=(--inference_config "${inference_config}")
-! runs 12 || machine+=(--methods "${method}" --target_kind "${target_kind}" --prune_config "${prune_config}")
+machine+=(--methods "${method}")
+! runs 12 || machine+=(--target_kind "${target_kind}" --prune_config "${prune_config}" "--prune_args=${prune_args}")
+! runs 14 || machine+=(--finetune_config "${finetune_config}" "--finetune_args=${finetune_args}")
 [ -n "${teacher_tag}" ] || machine+=(--config "${teacher_config:-${asr_config}}")
 ! runs 11 || machine+=("--asr_args=${asr_args}")
 python3 -m espnet_prune.bin.check_early "${machine[@]}"

@@ -5,7 +5,7 @@ For each kind of cost there is one *constraint* on the whole, unless groups
 them is one, and the others share what is left.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -167,11 +167,7 @@ def plan(
     for name, number in dense.items():
         cost[group_of(name)] += float(prices[name] * number)
     groups = dict(groups or {})
-    parts = cost.keys() - {NORMS}
-    if unknown := groups.keys() - parts:
-        raise ValueError(
-            f"sparsity: groups {sorted(unknown)} are not among {sorted(parts)}"
-        )
+    check_groups(groups, dense)
     named = [
         Constraint(g, kind, prices, frozenset([g]), 0.0, cost[g], (1 - t) * cost[g])
         for g, t in groups.items()
@@ -195,6 +191,15 @@ def plan(
             f"of {sorted(others)} must go to remove {target:.1%} of the {denominator}'s"
         )
     return [*named, rest]
+
+
+def check_groups(groups: Iterable[str], names: Iterable[str]) -> None:
+    """Raises ValueError for a group that none of the things with these names is in."""
+    parts = {*map(group_of, names)} - {NORMS}
+    if unknown := {*groups} - parts:
+        raise ValueError(
+            f"sparsity: groups {sorted(unknown)} are not among {sorted(parts)}"
+        )
 
 
 def is_kept(gate: Gate) -> Tensor:

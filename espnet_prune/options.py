@@ -1,4 +1,4 @@
-"""Making an options dataclass from what a user wrote."""
+"""Options of a section of a recipe, from what a user wrote."""
 
 import typing
 from dataclasses import fields
@@ -27,6 +27,23 @@ def make_options(kind: type[T], section: str, values: dict[str, Any] | None) -> 
             told = getattr(known[name], "__name__", str(known[name]))
             raise ValueError(f"{section}: {name} must be of type {told}, not {value!r}")
     return kind(**(values or {}))
+
+
+def optimizer_options(conf: dict[str, float]) -> dict[str, float]:
+    """``optim_conf`` of a student with its defaults: lr, weight_decay, max_norm.
+
+    Raises:
+        ValueError: an option is missing or unknown, by name.
+    """
+    options = {"weight_decay": 0.0, "max_norm": 5.0} | dict(conf)
+    if "lr" not in options:
+        raise ValueError("optim_conf: lr is missing")
+    if unknown := options.keys() - {"lr", "weight_decay", "max_norm"}:
+        raise ValueError(f"optim_conf: unknown option(s) {sorted(unknown)}")
+    for name, value in options.items():
+        if not fits(value, float):  # YAML takes 5e-4 for text
+            raise ValueError(f"optim_conf: {name} must be a number, not {value!r}")
+    return options
 
 
 def check_section(section: str, values: object) -> None:

@@ -5,8 +5,6 @@ training starts. ``args`` are those of ``espnet_prune.bin.prune_train``.
 """
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import encoder_choices
 from torch import nn
 
-from espnet_prune.baselines import ONE_SHOT, SCRATCH, UNTAUGHT
+from espnet_prune.baselines import SCRATCH
 from espnet_prune.budget import MODEL_DIM
 from espnet_prune.checkpoint import load_model, sampling_rate
 from espnet_prune.compact_dir import PROJECTION
@@ -24,13 +22,13 @@ from espnet_prune.encoder import PrunableEncoder
 from espnet_prune.errors import InputError
 from espnet_prune.export import check_finished
 from espnet_prune.files import read_yaml
-from espnet_prune.gates import GateOptions
 from espnet_prune.measure.cost import rest_cost
 from espnet_prune.measure.latency import table_of_run
 from espnet_prune.measure.latency_layers import Beyond
 from espnet_prune.model import projects
-from espnet_prune.options import check_section, make_options
+from espnet_prune.options import make_options
 from espnet_prune.projection import check_reachable
+from espnet_prune.recipe import read_recipe, refusing, settle_options, source_of
 from espnet_prune.sparsity import Schedule, SparsityOptions, make_budget
 from espnet_prune.student import (
     finetuning_config,
@@ -38,10 +36,6 @@ from espnet_prune.student import (
     pruning_config,
     small_config,
 )
-from espnet_prune.task import optimizer_options
-
-# Of a recipe, what can be given on the command line, too.
-SECTIONS = ("gates", "sparsity", "distill", "optim_conf")
 
 
 def student_config(args: argparse.Namespace) -> dict[str, Any]:
@@ -50,11 +44,12 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         InputError: model, recipe, method and target do not go together.
     """
-    config, recipe = read_yaml(args.model_config), _recipe(args)
+    config, recipe = read_yaml(args.model_config), read_recipe(args)
     model, model_args = load_model(args.model_config, args.model_file)
     if args.phase == "finetune":
         return _finetuning(args, config, recipe, model)
-    options = _settle_gates(args, recipe)
+    start = None if args.previous is None else reached(args.previous)
+    options = settle_options(args, recipe, start)
     frames = frames_of(model, model_args, options.macs_seconds)
     student = pruning_config(config, args.model_config, recipe, frames)
     encoder, decoder = _gated(args, recipe, student, model)
@@ -83,28 +78,6 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
     return student
 
 
-def _recipe(args: argparse.Namespace) -> dict[str, Any]:
-    """``--recipe`` as the rest of the command line and the method change it."""
-    recipe = read_yaml(args.recipe)
-    with refusing(args.recipe):
-        for section in SECTIONS:
-            check_section(section, recipe.get(section))
-    if args.max_epoch is not None:
-        recipe["max_epoch"] = args.max_epoch
-    for section in SECTIONS:
-        if given := getattr(args, section):
-            if args.phase == "finetune" and section in ("gates", "sparsity"):
-                raise InputError(f"--{section}", "belongs to the pruning, stage 12")
-            recipe[section] = (recipe.get(section) or {}) | given
-    if args.method in UNTAUGHT:
-        untaught = {"layer_weight": 0.0, "output_weight": 0.0}
-        recipe["distill"] = (recipe.get("distill") or {}) | untaught
-    with refusing(source_of(args)):
-        make_options(DistillOptions, "distill", recipe.get("distill"))
-        optimizer_options(recipe.get("optim_conf") or {})
-    return recipe
-
-
 def _finetuning(
     args: argparse.Namespace,
     config: dict[str, Any],
@@ -121,30 +94,6 @@ def _finetuning(
     if learned.exists() and projects(distill, model.encoder, size):
         start.append(learned)
     return student | {"init_param": [str(path) for path in start]}
-
-
-def _settle_gates(args: argparse.Namespace, recipe: dict[str, Any]) -> SparsityOptions:
-    """Complete the recipe's ``gates`` and ``sparsity`` by target, rung and method."""
-    given = {"kind": args.kind, "target": args.target}
-    with refusing(source_of(args)):
-        recipe["sparsity"] = dict(recipe.get("sparsity") or {})
-        recipe["sparsity"] |= {k: v for k, v in given.items() if v is not None}
-        recipe["gates"] = dict(recipe.get("gates") or {})
-        if args.previous is not None:
-            start = recipe["sparsity"]["start"] = reached(args.previous)
-            if (MODEL_DIM in start) != bool(recipe["gates"].get(MODEL_DIM)):
-                had = str(MODEL_DIM in start).lower()
-                raise InputError(
-                    args.previous,
-                    f"was pruned with model_dim: {had} in gates",
-                    "go on with the same, or start from the dense model",
-                )
-        if args.method == "iterative":
-            recipe["sparsity"]["by"] = "magnitude"
-        if args.method in (*ONE_SHOT, "iterative"):  # weights as they are, or gone
-            recipe["gates"]["mode"] = "straight_through"
-        make_options(GateOptions, "gates", recipe["gates"])
-        return make_options(SparsityOptions, "sparsity", recipe["sparsity"])
 
 
 def _gated(
@@ -235,18 +184,3 @@ def teacher_size(args: argparse.Namespace) -> int:
         raise InputError("--teacher_config", f"is missing: {needs}")
     conf = read_yaml(args.teacher_config).get("encoder_conf") or {}
     return conf.get("output_size", 256)
-
-
-def source_of(args: argparse.Namespace) -> str:
-    """Where the options of the recipe come from, for messages."""
-    given = [f"--{section}" for section in SECTIONS if getattr(args, section)]
-    return " and ".join([str(args.recipe), *given])
-
-
-@contextmanager
-def refusing(source: str | Path) -> Iterator[None]:
-    """Turn what a constructor refuses into an error of the file it came from."""
-    try:
-        yield
-    except (TypeError, ValueError) as e:
-        raise InputError(source, str(e).removeprefix(f"{source}: ")) from e

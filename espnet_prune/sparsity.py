@@ -133,6 +133,30 @@ class SparsityOptions:
         return gates, self.multiplier_lr or MULTIPLIER_LR_FACTOR * gates
 
 
+def check_choices(options: SparsityOptions, model_dim: bool, decoder: bool) -> None:
+    """Refuse what contradicts each other, whatever the sizes of the model.
+
+    Args:
+        options: what to remove.
+        model_dim, decoder: whether these have gates.
+
+    Raises:
+        ValueError: names the option to change.
+    """
+    if "latency" in options.kinds and model_dim:
+        raise ValueError(
+            "sparsity: the latency of a layer is not measured by model dimension; "
+            "set model_dim: false in gates"
+        )
+    if options.model_dim is not None and not model_dim:
+        raise ValueError("sparsity: model_dim needs model_dim: true in gates")
+    if decoder and options.denominator != "model":
+        raise ValueError(
+            "sparsity: with prune_decoder the denominator must be model: the decoder "
+            "is no part of the encoder"
+        )
+
+
 def make_budget(
     options: SparsityOptions,
     encoder: PrunableEncoder,
@@ -157,20 +181,9 @@ def make_budget(
             pruned without counting, or the latency of a model dimension with gates.
     """
     has_dims = dim_gate_of(encoder) is not None
-    if "latency" in options.kinds and has_dims:
-        raise ValueError(
-            "sparsity: the latency of a layer is not measured by model dimension; "
-            "set model_dim: false in gates"
-        )
-    if options.model_dim is not None and not has_dims:
-        raise ValueError("sparsity: model_dim needs model_dim: true in gates")
+    check_choices(options, has_dims, decoder is not None)
     prices, dense = encoder.prices(frames), dense_counts(encoder)
     if decoder is not None:
-        if options.denominator != "model":
-            raise ValueError(
-                "sparsity: with prune_decoder the denominator must be model: the "
-                "decoder is no part of the encoder"
-            )
         prices |= decoder.prices(options.macs_tokens, halved(halved(frames)))
         dense |= dense_counts(decoder)
     constraints: list[Constraint] = []

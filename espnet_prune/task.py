@@ -14,7 +14,7 @@ from espnet2.utils.types import str_or_none
 from espnet_prune.checkpoint import load_model
 from espnet_prune.conversion import with_prunable_encoder
 from espnet_prune.model import PruneASRModel
-from espnet_prune.options import fits
+from espnet_prune.options import optimizer_options
 from espnet_prune.trainer import (
     PruneTrainer,
     SafeTrainer,
@@ -71,20 +71,3 @@ class PruneASRTask(SafeASRTask):
         return as_optimizers(
             parameter_groups(model, **optimizer_options(args.optim_conf))
         )
-
-
-def optimizer_options(conf: dict[str, float]) -> dict[str, float]:
-    """``optim_conf`` of a student with its defaults: lr, weight_decay, max_norm.
-
-    Raises:
-        ValueError: an option is missing or unknown, by name.
-    """
-    options = {"weight_decay": 0.0, "max_norm": 5.0} | dict(conf)
-    if "lr" not in options:
-        raise ValueError("optim_conf: lr is missing")
-    if unknown := options.keys() - {"lr", "weight_decay", "max_norm"}:
-        raise ValueError(f"optim_conf: unknown option(s) {sorted(unknown)}")
-    for name, value in options.items():
-        if not fits(value, float):  # YAML takes 5e-4 for text
-            raise ValueError(f"optim_conf: {name} must be a number, not {value!r}")
-    return options

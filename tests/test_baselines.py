@@ -126,18 +126,6 @@ def test_what_cannot_go_is_no_share(encoder):
     assert budget.share("ffn") < 0.25
 
 
-def test_blocks_with_a_pruned_decoder_are_refused(make_model):
-    gated = {"gates": BINARY}
-    model = make_model(
-        encoder="prunable_conformer",
-        encoder_conf={"macaron_style": True, "rel_pos_type": "latest"} | SIZES | gated,
-        decoder="prunable_transformer",
-        decoder_conf={"attention_heads": 2, "linear_units": 8, "num_blocks": 1} | gated,
-    )
-    with pytest.raises(InputError, match="only an encoder has blocks"):
-        scores_of("blocks", model, budget_of(model.encoder, 0.5), 0)
-
-
 def test_random_depends_on_the_seed_only(encoder):
     budget = budget_of(encoder, 0.5)
     drawn = [scores_of("random", encoder, budget, seed) for seed in (1, 1, 2)]
@@ -237,11 +225,7 @@ def test_small_conformer_suits_the_heads_of_its_decoder(make_encoder):
     assert small["output_size"] % 12 == 0
 
 
-def test_small_conformer_needs_a_budget_of_the_whole_encoder(encoder):
-    options = SparsityOptions("params", 0.5, groups={"ffn": 0.4})
-    budget = make_budget(options, encoder, FRAMES)
-    with pytest.raises(InputError, match="whole encoder"):
-        small_encoder(encoder.fixed, {}, 4, FRAMES, budget)
+def test_budget_below_every_small_conformer_is_refused(encoder):
     with pytest.raises(InputError, match="that small"):
         tiny = budget_of(encoder, 0.999)
         small_encoder(encoder.fixed, SIZES, 4, FRAMES, tiny)

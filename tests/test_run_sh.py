@@ -258,7 +258,9 @@ def test_decoder_that_cannot_be_pruned_is_refused_before_its_training(run, recip
     config = (recipe / "conf/train_small.yaml").read_text()
     config = config.replace("decoder: transformer", "decoder: rnn")
     (recipe / "conf/other.yaml").write_text(config)
-    (recipe / "conf/both.yaml").write_text("prune_decoder: true\n")
+    (recipe / "conf/both.yaml").write_text(
+        "optim_conf: {lr: 0.001}\nprune_decoder: true\nsparsity: {denominator: model}\n"
+    )
     options = ("--asr_config", "conf/other.yaml", "--prune_config", "conf/both.yaml")
     result = run(*options)
     assert result.returncode == 2 and not (recipe / "data").exists()
@@ -342,9 +344,20 @@ def test_model_that_cannot_be_had_is_noticed_before_the_data(run, recipe):
     assert "stage 11:" in result.stdout and "stage 1:" not in result.stdout
 
 
-def test_misspelled_option_of_the_pruning_is_noticed_before_the_data(run, recipe):
-    (recipe / "conf/odd.yaml").write_text("gates: {mood: straight_through}\n")
-    result = run("--prune_config", "conf/odd.yaml")
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("gates: {mood: straight_through}", (), "gates: no option 'mood'"),
+        ("", ("--prune_args", "--distill layrs=2"), "no option 'layrs'"),
+        ("", ("--finetune_args", "--distill layrs=2"), "no option 'layrs'"),
+    ],
+)
+def test_misspelled_option_of_a_training_is_noticed_before_the_data(
+    run, recipe, text, options, message
+):
+    (recipe / "conf/odd.yaml").write_text(f"optim_conf: {{lr: 0.001}}\n{text}\n")
+    result = run("--prune_config", "conf/odd.yaml", *options)
     (recipe / "conf/odd.yaml").unlink()
-    assert result.returncode == 2 and "[00:" not in result.stdout
-    assert "conf/odd.yaml" in result.stderr and "mood" in result.stderr
+    assert result.returncode == 2 and result.stdout == ""
+    (told,) = result.stderr.splitlines()
+    assert told.startswith("error: conf/") and message in told

@@ -174,6 +174,18 @@ def test_command_line_refuses_a_wrong_target(student_config, options, named):
         student_config(*options)
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--method", "small", "--sparsity", "groups.ffn=0.4"), "whole encoder"),
+        (("--sparsity", "model_dim=0.3"), "needs model_dim: true"),
+    ],
+)
+def test_contradiction_is_refused_by_the_training_too(student_config, options, named):
+    with pytest.raises(InputError, match=named):
+        student_config(*options)
+
+
 def test_target_that_no_masks_can_meet_is_refused_before_the_training(student_config):
     with pytest.raises(InputError, match="99.9% of the encoder's params cannot be"):
         student_config("--target", "0.999")

@@ -5,30 +5,18 @@ from torch import nn
 
 from espnet_prune.baselines.scores import Scores, blocks, magnitude, random
 from espnet_prune.budget import Budget
-from espnet_prune.errors import InputError
 from espnet_prune.gates import gates_of
 from espnet_prune.layers.structures import encoder_of
 from espnet_prune.projection import choose
 
 
 def scores_of(method: str, model: nn.Module, budget: Budget, seed: int) -> Scores:
-    """The scores of one of the methods ``ONE_SHOT``.
-
-    Raises:
-        InputError: whole blocks are to go from more than an encoder.
-    """
+    """The scores of one of the methods ``ONE_SHOT``."""
     if method == "magnitude":
         return magnitude(model, budget.share)
     if method == "random":
         return random(model, seed, budget.share)
-    encoder = encoder_of(model)
-    if len(gates_of(encoder)) != len(gates_of(model)):
-        raise InputError(
-            "--method blocks",
-            "only an encoder has blocks to drop",
-            "leave out prune_decoder, or this method",
-        )
-    return blocks(encoder, budget)
+    return blocks(encoder_of(model), budget)
 
 
 @torch.no_grad()

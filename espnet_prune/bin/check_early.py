@@ -1,12 +1,14 @@
 """Refuse what this machine or the model lacks, before stages that take hours.
 
 GPUs for training (``--ngpu``) and decoding (``--decode_ngpu``), the hardware that the
-number formats of ``--precisions`` need, what is for Conformers only, and whether the
-model that ``--config`` and ``--asr_args`` describe can be pruned as ``--prune_config``
-asks.
+number formats of ``--precisions`` need, what is for Conformers only, options of stages
+12 and 14 that there are not or that contradict each other, and whether the model that
+``--config`` and ``--asr_args`` describe can be pruned so.
 """
 
 import argparse
+import contextlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,12 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--ngpu", type=int, default=0)
     parser.add_argument("--decode_ngpu", type=int, default=0)
     parser.add_argument("--precisions", default="")
-    parser.add_argument("--methods", default="")
+    parser.add_argument("--methods", default="l0")
     parser.add_argument("--target_kind", default="")
-    parser.add_argument("--prune_config", type=Path)
+    parser.add_argument("--prune_config", type=Path, help="stage 12 runs, with that")
+    parser.add_argument("--prune_args", default="", help="options beside it")
+    parser.add_argument("--finetune_config", type=Path, help="the same of stage 14")
+    parser.add_argument("--finetune_args", default="")
     parser.add_argument("--inference_config", type=Path)
     parser.add_argument("--config", type=Path, help="of the dense model")
     parser.add_argument("--asr_args", default="", help="options beside that config")
@@ -41,15 +46,15 @@ def main() -> None:
         from espnet_prune.bin.decode import check_lm_files  # takes seconds, as below
 
         check_lm_files(read_yaml(args.inference_config), args.inference_config)
-    if args.config is None:
-        return
-    config = with_options(read_yaml(args.config), args.asr_args.split())
-    if config.get("encoder") not in ("conformer", "prunable_conformer"):
-        refuse_for_others(f"{args.config}: encoder {config.get('encoder')}", args)
+    config = None
+    if args.config is not None:
+        config = with_options(read_yaml(args.config), args.asr_args.split())
+        if config.get("encoder") not in ("conformer", "prunable_conformer"):
+            refuse_for_others(f"{args.config}: encoder {config.get('encoder')}", args)
+    if args.finetune_config is not None:
+        check_finetuning(args)
     if args.prune_config is not None:
-        recipe = read_yaml(args.prune_config)
-        check_sections(recipe, args.prune_config)
-        check_prunable(config, args.config, bool(recipe.get("prune_decoder")))
+        check_pruning(args, config)
 
 
 def with_options(config: dict[str, Any], options: Sequence[str]) -> dict[str, Any]:
@@ -90,39 +95,70 @@ def refuse_for_others(where: str, args: argparse.Namespace) -> None:
         )
 
 
-def check_sections(recipe: dict[str, Any], source: Path) -> None:
-    """Refuse options of the recipe that there are not, or of wrong values."""
-    from espnet_prune.distill import DistillOptions
-    from espnet_prune.gates import GateOptions
-    from espnet_prune.options import make_options
-    from espnet_prune.sparsity import SparsityOptions
+def check_finetuning(args: argparse.Namespace) -> None:
+    """Refuse options of stage 14 that there are not, or of wrong values."""
+    from espnet_prune.recipe import read_recipe  # takes seconds
 
-    kinds = {
-        "gates": GateOptions,
-        "sparsity": SparsityOptions,
-        "distill": DistillOptions,
-    }
-    for section, kind in kinds.items():
-        try:
-            make_options(kind, section, recipe.get(section))
-        except (TypeError, ValueError) as e:
-            raise InputError(source, str(e)) from e
+    options = args.finetune_args.split()
+    for method in args.methods.split():
+        read_recipe(training_options("finetune", method, args.finetune_config, options))
 
 
-def check_prunable(config: dict[str, Any], source: Path, decoder: bool) -> None:
-    """Refuse a model that stage 12 would refuse once it is trained."""
-    check_student(config, source)
-    check_gates(config, source, decoder)
+def check_pruning(args: argparse.Namespace, config: dict[str, Any] | None) -> None:
+    """Refuse what stage 12 would, once the dense model is trained.
 
-    # Imported here, because it takes seconds.
+    Args:
+        args: the command line.
+        config: of the dense model; None before it is fetched.
+    """
+    from espnet_prune.budget import check_groups
+    from espnet_prune.recipe import read_recipe, refusing, settle_options, source_of
+
+    options = args.prune_args.split()
+    if args.target_kind:
+        options += ["--kind", args.target_kind]
+    for method in args.methods.split():
+        stage = training_options("prune", method, args.prune_config, options)
+        recipe = read_recipe(stage)
+        sparsity = settle_options(stage, recipe)
+        if config is not None:
+            parts = parts_of(config, args.config, recipe)
+            with refusing(source_of(stage)):
+                check_groups(sparsity.groups, parts)
+
+
+def training_options(
+    phase: str, method: str, recipe: Path, options: Sequence[str]
+) -> argparse.Namespace:
+    """What the training of a stage makes of these options."""
+    from espnet_prune.recipe import add_options
+
+    parser = argparse.ArgumentParser(prog=f"stage of {recipe}", allow_abbrev=False)
+    add_options(parser)
+    command = ["--phase", phase, "--method", method, "--recipe", str(recipe)]
+    return parser.parse_known_args([*command, *options])[0]
+
+
+def parts_of(config: dict[str, Any], source: Path, recipe: dict[str, Any]) -> list[str]:
+    """What a student with gates is made of, named as in a budget.
+
+    Raises:
+        InputError: the model cannot have gates.
+    """
+    from espnet_prune.budget import dense_counts
+    from espnet_prune.recipe import refusing
     from espnet_prune.registration import encoders
 
-    try:
+    decoder = bool(recipe.get("prune_decoder"))
+    check_student(config, source)
+    check_gates(config, source, decoder)
+    with refusing(source):
         make = encoders()[ENCODERS[config["encoder"]]]
-        make(FEATURES, **encoder_options(config))
-    except (TypeError, ValueError) as e:
-        raise InputError(source, str(e)) from e
+        options = encoder_options(config) | {"gates": recipe["gates"]}
+        encoder = make(FEATURES, **options)
+    return [*dense_counts(encoder), *(["decoder"] if decoder else [])]
 
 
 if __name__ == "__main__":
-    run_main(main)
+    with contextlib.redirect_stdout(io.StringIO()):  # ESPnet's, while it is imported
+        run_main(main)

@@ -15,9 +15,8 @@ from espnet_prune.quiet import hand_logging_to_espnet  # before anything of ESPn
 
 import torch
 from espnet2.tasks.asr import ASRTask
-from espnet2.utils.nested_dict_action import NestedDictAction
 
-from espnet_prune.baselines import METHODS, ONE_SHOT, SCRATCH
+from espnet_prune.baselines import ONE_SHOT, SCRATCH
 from espnet_prune.baselines.one_shot import scores_of, settle
 from espnet_prune.checkpoint import load_model, read_state
 from espnet_prune.compact_dir import model_state
@@ -32,7 +31,8 @@ from espnet_prune.origin import (
     refuse_multiple_iterator,
     refuse_wrong_rate,
 )
-from espnet_prune.plan import SECTIONS, student_config
+from espnet_prune.plan import student_config
+from espnet_prune.recipe import add_options
 from espnet_prune.task import PruneASRTask
 
 # Of a pruning run, what the next rung of a ladder counts anew.
@@ -44,22 +44,11 @@ def get_parser() -> argparse.ArgumentParser:
         description=__doc__.split("\n")[0],
         allow_abbrev=False,  # ESPnet's --model_conf is not our --model_config
     )
-    parser.add_argument("--phase", choices=["prune", "finetune"], required=True)
-    parser.add_argument("--method", choices=METHODS, default="l0", help="or a baseline")
-    parser.add_argument("--recipe", type=Path, required=True, help="conf/prune*.yaml")
+    add_options(parser)
     parser.add_argument(
         "--model_config", type=Path, required=True, help="to start from"
     )
     parser.add_argument("--model_file", type=Path, required=True, help="its weights")
-    parser.add_argument("--previous", type=Path, help="pruning run whose gates go on")
-    parser.add_argument("--kind", help="overrides sparsity.kind of the recipe")
-    parser.add_argument("--target", type=float, help="overrides sparsity.target")
-    parser.add_argument("--max_epoch", type=int, help="overrides that of the recipe")
-    for section in SECTIONS:
-        parser.add_argument(
-            f"--{section}", action=NestedDictAction, default={}, metavar="KEY=VALUE",
-            help="overrides options of the recipe, as often as needed",
-        )  # fmt: skip
     parser.add_argument("--teacher_config", type=Path, help="the teacher's config.yaml")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--final", type=Path, help="where the averaged weights go")

@@ -9,9 +9,9 @@ from espnet2.bin import asr_inference
 from pages import PAGES, ROOT, SECTIONS, blocks
 
 from espnet_prune.bin import ctc_greedy
-from espnet_prune.options import make_options
+from espnet_prune.options import make_options, optimizer_options
 from espnet_prune.student import OWN_KEYS
-from espnet_prune.task import DenseASRTask, PruneASRTask, optimizer_options
+from espnet_prune.task import DenseASRTask, PruneASRTask
 
 CONFIGS = [(page, text) for page in PAGES for text in blocks(page, "yaml")]
 OURS = sorted((ROOT / "conf").glob("*.yaml"))

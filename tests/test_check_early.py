@@ -1,0 +1,79 @@
+"""What contradicts itself is refused before the hours of the dense training."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from espnet_prune.bin import check_early
+from espnet_prune.errors import InputError
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+@pytest.fixture
+def check(tmp_path, monkeypatch):
+    """Run the check on a pruning config of these lines, beside other options."""
+
+    def run(lines, *options):
+        recipe = tmp_path / "prune.yaml"
+        recipe.write_text(f"optim_conf: {{lr: 0.001}}\n{lines}\n")
+        command = ["--config", CONF / "train_small.yaml", "--prune_config", recipe]
+        command += ["--finetune_config", CONF / "finetune.yaml", *options]
+        monkeypatch.setattr(sys, "argv", ["check_early", *map(str, command)])
+        check_early.main()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("lines", "options", "message"),
+    [
+        ("optim_conf: {}", (), "lr is missing"),
+        ("", ("--prune_args", "--optim_conf lr=fast"), "lr must be a number"),
+        ("", ("--finetune_args", "--gates mode=hard"), "belongs to the pruning"),
+        ("prune_decoder: true", (), "the denominator must be model"),
+        ("sparsity: {groups: {fnn: 0.5}}", (), "groups \\['fnn'\\] are not among"),
+        ("sparsity: {groups: {decoder: 0.5}}", (), "\\['decoder'\\] are not among"),
+        ("sparsity: {model_dim: 0.3}", (), "needs model_dim: true in gates"),
+        (
+            "gates: {model_dim: true}",
+            ("--target_kind", "params+latency"),
+            "set model_dim: false in gates",
+        ),
+        (
+            "prune_decoder: true\nsparsity: {denominator: model}",
+            ("--methods", "l0 blocks"),
+            "--method blocks: only an encoder has blocks to drop",
+        ),
+        (
+            "sparsity: {groups: {ffn: 0.6}}",
+            ("--methods", "l0 small"),
+            "--method small: takes a target in params or macs of the whole encoder",
+        ),
+        (
+            "sparsity: {denominator: model}",
+            ("--methods", "small_distilled"),
+            "--method small_distilled: takes a target in params or macs",
+        ),
+    ],
+)
+def test_contradiction_is_named(check, lines, options, message):
+    with pytest.raises(InputError, match=message):
+        check(lines, *options)
+
+
+@pytest.mark.parametrize(
+    ("lines", "options"),
+    [
+        ("", ("--prune_args", "--max_epoch 20 --gates model_dim=true --seed 1")),
+        ("", ("--methods", "l0 l0_alone iterative magnitude random blocks small")),
+        (
+            "prune_decoder: true\n"
+            "sparsity: {denominator: model, groups: {decoder: 0.3, ffn: 0.6}}",
+            ("--target_kind", "params+macs", "--methods", "l0 magnitude"),
+        ),
+    ],
+)
+def test_what_fits_together_passes(check, lines, options):
+    check(lines, *options)
