@@ -42,6 +42,7 @@ from espnet_prune.measure.machine import describe, pin_threads
 from espnet_prune.measure.rtf import columns, summarise, time_rounds
 from espnet_prune.serving import set_precision
 from espnet_prune.shards import time_left
+from espnet_prune.sparsity import SparsityOptions
 
 logger = logging.getLogger("espnet_prune.measure")
 
@@ -133,6 +134,26 @@ def read_audio(scp: Path, n_utts: int, rates: set[int]) -> list[torch.Tensor]:
     return audio
 
 
+def length_of_targets(systems: list[System]) -> float:
+    """Seconds of the utterance in which the targets of these systems were counted.
+
+    Raises:
+        InputError: they were counted in several.
+    """
+    files = (system.config.parent / "pruning.json" for system in systems)
+    found = {
+        json.loads(file.read_text(encoding="utf-8"))["macs_seconds"]: file
+        for file in files
+        if file.is_file()
+    }
+    if len(found) > 1:
+        lengths = ", ".join(f"{s:g} s ({file})" for s, file in found.items())
+        raise InputError(
+            "--macs_seconds", f"targets were counted at {lengths}", "choose a length"
+        )
+    return next(iter(found), SparsityOptions.macs_seconds)
+
+
 def quiet_date(
     systems: list[System], precisions: list[str], cpu: str, of: dict[str, Any]
 ) -> str | None:
@@ -169,7 +190,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, help="has a wav.scp")
     parser.add_argument("--utts", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--macs_seconds", type=float, default=10.0)
+    parser.add_argument(
+        "--macs_seconds", type=float, help="default: as their targets were counted at"
+    )
     parser.add_argument("--inference_config", type=Path, help="YAML as for decoding")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
@@ -184,6 +207,8 @@ def main(argv: list[str] | None = None) -> None:
     logging.getLogger().setLevel(logging.ERROR)
     logging.getLogger("espnet_prune").setLevel(logging.INFO)
     systems = [System.parse(text) for text in args.system]
+    if args.macs_seconds is None:
+        args.macs_seconds = length_of_targets(systems)
     pin_threads(args.threads)
     keep_freed_memory()
     inference = read_inference_config(args.inference_config)

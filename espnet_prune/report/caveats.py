@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from espnet_prune.baselines import SCRATCH
+
 SYNTHETIC = (
     "Synthetic speech: the corpus `synth` is spoken by espeak-ng voices from a seed. "
     "Its error rates show that the recipe works and nothing about human speech."
@@ -17,12 +19,19 @@ def caveats(report: dict[str, Any]) -> list[str]:
         found.append(
             f"The times are not reliable: {machine['warning']} (stage 17 repeats them)."
         )
-    if any(_better_than_dense(row) for row in report["rows"]):
-        found.append(
-            "A compact model is significantly better than the dense one: that one was "
-            "not trained to its end, and pruning and fine-tuning went on training it. "
-            "These numbers do not say what pruning costs a finished model."
+    better = {row["method"] for row in report["rows"] if _better_than_dense(row)}
+    if better:
+        sentence = (
+            "A compact model is significantly better than the dense one. Either so "
+            "small a model is enough for these data, or the dense one was not trained "
+            "to its end"
         )
+        if better - {*SCRATCH}:
+            sentence += (
+                " and pruning and fine-tuning went on training it: then these numbers "
+                "do not say what pruning costs a finished model"
+            )
+        found.append(f"{sentence}.")
     methods = {row["method"] for row in report["rows"]} - {"dense", "l0", None}
     if methods:
         sizes = {row["target"]["value"] for row in report["rows"]} - {None}

@@ -244,5 +244,6 @@ def collect(
         found.add_curves(title, exp / "finetune" / "checkpoint.pth", "14")
     # Every test set asks for the same measure.json: one note is enough.
     found.missing = list(dict.fromkeys(found.missing))
+    found.report["macs_seconds"] = timed.get("macs_seconds")
     found.report["environment"] = _environment(timed.get("machine"))
     return found

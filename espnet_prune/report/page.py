@@ -39,7 +39,7 @@ READING = (
     "RTF: seconds of computing per second of audio, one utterance at a time, each "
     "column from audio samples on, so encoder includes the frontend, and CTC greedy "
     "and search include the encoder; changes within the +- below are noise. GMAC/s: "
-    "1e9 multiply-accumulates per second of audio. "
+    "1e9 multiply-accumulates per second of audio{length}. "
     "- : not measured yet, or not applicable."
 )
 
@@ -58,6 +58,10 @@ UNITS = (
 )
 
 
+def _length(seconds: float | None) -> str:
+    return "" if seconds is None else f", in an utterance of {seconds:g} s"
+
+
 def build(found: Collected, note: str) -> list[Part]:
     """Lay the report out, top to bottom."""
     report = found.report
@@ -68,7 +72,7 @@ def build(found: Collected, note: str) -> list[Part]:
         Paragraph(f"Corpus: {report['corpus']}."),
         Heading("Dense against compact"),
         tables.main_table(report["rows"]),
-        Paragraph(READING),
+        Paragraph(READING.format(length=_length(report["macs_seconds"]))),
         *_comparison(found),
         Heading("Where the cost is"),
         tables.cost_table(report["rows"]),

@@ -218,9 +218,12 @@ def pruning_sentence(pruning: dict[str, Any]) -> str:
     if own := ", ".join(groups):
         over += f", of which {own} by targets of their own"
     by_limit = pruning.get("constraints") or []
+    of = ""
+    if target["kind"] != "params" and "macs_seconds" in pruning:
+        of = f" (of an utterance of {pruning['macs_seconds']:g} s)"
     sentence = (
         f"Method {pruning['method']}; target: remove {100 * target['value']:.1f} % of "
-        f"{target['kind']}{over}; realised {100 * pruning['realised']:.2f} %"
+        f"{target['kind']}{of}{over}; realised {100 * pruning['realised']:.2f} %"
     )
     if len(by_limit) > 1:
         parts = (f"{c['of']} {c['kind']} {100 * c['realised']:.2f} %" for c in by_limit)

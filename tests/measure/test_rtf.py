@@ -107,6 +107,24 @@ def test_command_line(tiny_models, noise_set):
     )
 
 
+def test_macs_are_counted_at_the_length_of_the_targets(tmp_path):
+    def system(name, seconds):
+        (tmp_path / name).mkdir()
+        for file in ("config.yaml", "m.pth"):
+            (tmp_path / name / file).touch()
+        if seconds is not None:
+            text = json.dumps({"macs_seconds": seconds})
+            (tmp_path / name / "pruning.json").write_text(text)
+        folder = tmp_path / name
+        return measure.System(name, folder / "config.yaml", folder / "m.pth")
+
+    dense, short, alike = system("dense", None), system("a", 2.0), system("b", 2.0)
+    assert measure.length_of_targets([dense]) == 10.0
+    assert measure.length_of_targets([dense, short, alike]) == 2.0
+    with pytest.raises(InputError, match=r"at 2 s .*, 5 s .* -> choose a length"):
+        measure.length_of_targets([dense, short, system("c", 5.0)])
+
+
 def test_quiet_times_survive_a_busy_machine(
     tiny_models, noise_set, tmp_path, monkeypatch, caplog
 ):
