@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_prune.architecture import Architecture
 from espnet_prune.baselines import METHODS, ONE_SHOT
@@ -53,13 +54,37 @@ def test_one_shot_masks_meet_the_budget_and_are_projected_as_they_are(
     assert min(gone) >= target - 1e-9 and min(gone) < target + 0.05
 
 
-def test_weak_units_of_every_kind_go_first(encoder):
+@pytest.mark.parametrize("fine", [True, False])
+def test_weights_of_a_unit_are_those_that_a_closed_gate_takes_from_the_loss(
+    make_encoder, fine
+):
+    """Of every kind: a unit that is closed leaves its weights without a gradient."""
+    encoder = make_encoder(gates=BINARY | {"fine_heads": fine}).double().train()
+    features = torch.randn(3, 60, 20, dtype=torch.double)
+    lengths = torch.tensor([60, 60, 60])
+    gates = gates_of(encoder)
+    names = {gate: name for name, gate in gates.items()}
+    for layer in [encoder.embed, *structures(encoder.encoders[0])]:
+        own = [p for n, p in layer.named_parameters() if is_matrix(n, p)]
+        for gate, weights in unit_weights(layer).items():
+            masks = {n: torch.ones(len(g)) for n, g in gates.items()}
+            masks[names[gate]][1] = 0
+            encoder.set_masks(masks)
+            out = encoder(features, lengths)[0]
+            grads = torch.autograd.grad((out * torch.randn_like(out)).sum(), own)
+            idle = [p[g == 0] for p, g in zip(own, grads, strict=True)]
+            found, expected = torch.cat(idle).sort()[0], weights[1].sort()[0]
+            assert torch.equal(found, expected), names[gate]
+
+
+def is_matrix(name, parameter) -> bool:
+    return parameter.dim() > 1 and "pos_bias" not in name
+
+
+def test_weak_units_go_first(encoder):
     names = {}
     with torch.no_grad():
         for layer in structures(encoder):
-            for gate, weights in unit_weights(layer).items():
-                assert weights.shape[0] == len(gate)
-                names[gate] = None
             if hasattr(layer, "w_1"):
                 layer.w_1.weight[::2] *= 1e-3
                 layer.w_2.weight[:, ::2] *= 1e-3
@@ -71,11 +96,41 @@ def test_weak_units_of_every_kind_go_first(encoder):
     budget = budget_of(encoder, 0.6, "params")
     settle(encoder, budget, scores_of("magnitude", encoder, budget, 0))
     for gate, weak in names.items():
-        if weak is not None:
-            kept = gate.is_open()
-            # A cheap one may fill what is left of the budget.
-            assert kept[weak].float().mean() < 0.05
-            assert kept[1::2].float().mean() > 0.3
+        kept = gate.is_open()
+        # A cheap one may fill what is left of the budget.
+        assert kept[weak].float().mean() < 0.05
+        assert kept[1::2].float().mean() > 0.3
+
+
+@pytest.mark.parametrize(("target", "least"), [(0.4, 4), (0.7, 2)])
+def test_blocks_that_stay_are_spread_and_channels_are_the_strong_ones(
+    make_encoder, target, least
+):
+    encoder = make_encoder(gates=BINARY, **SIZES | {"num_blocks": 8})
+    strong = torch.arange(len(encoder.embed.gate1)) % 2 == 1
+    with torch.no_grad():
+        encoder.embed.conv[0].weight[~strong] *= 1e-3
+        encoder.embed.conv[2].weight[:, ~strong] *= 1e-3
+    budget = budget_of(encoder, target)
+    settle(encoder, budget, scores_of("blocks", encoder, budget, 0))
+    whole = [
+        i
+        for i, block in enumerate(encoder.encoders)
+        if all(gate.is_open().all() for gate in gates_of(block).values())
+    ]
+    assert len(whole) >= least
+    gaps = [b - a for a, b in zip(whole, whole[1:], strict=False)]
+    assert max(gaps) - min(gaps) <= 1 and whole[0] <= gaps[0]
+    assert 8 - whole[-1] <= gaps[0] + 1
+    kept = encoder.embed.gate1.is_open()
+    assert not kept.all() and (strong[kept].all() or kept[strong].all())
+    # The subsampling is left its share of the budget, but for a channel, at least.
+    (limit, *_) = budget.constraints
+    own, whole = (
+        limit.cost(Architecture((channels,) * 2, ()).counts())
+        for channels in (int(kept.sum()) + 1, len(kept))
+    )
+    assert own / whole > limit.limit / limit.dense
 
 
 def test_every_layer_loses_the_same_share_by_magnitude(encoder):
@@ -291,7 +346,9 @@ def test_every_method_ends_in_a_model_that_stock_speech2text_decodes(
         assert kept <= dense_dim == 16 and (may_stay or kept < dense_dim)
     if "prune_decoder" in recipe:
         assert summary["decoder"] != summary["dense_decoder"]
-        gone = [c["realised"] for c in summary["constraints"]]
+        gone = whole_models_gone(dense, compact, summary)
+        told = [c["realised"] for c in summary["constraints"]]
+        assert gone == pytest.approx(told, abs=1e-6)
     else:
         gone = list(summary["removed"].values())
     # A model of two units cannot use its budget up: blocks and sizes come in lumps.
@@ -353,6 +410,39 @@ def test_one_shot_run_of_another_seed_is_refused(stage, dense, tmp_path):
     with pytest.raises(InputError, match="training of other options"):
         stage(*train, "--seed", 777)
     assert (tmp_path / "pruned" / "latest.pth").read_bytes() == first
+    other = ["--output_dir", tmp_path / "other", "--seed", 777]
+    stage(*train, *other)
+    gates = [torch.load(tmp_path / d / "latest.pth") for d in ("pruned", "other")]
+    name = "encoder.encoders.0.feed_forward.unit_gate.log_alpha"
+    assert not torch.equal(*(state[name] for state in gates))
+
+
+def whole_models_gone(dense, compact, summary) -> list[float]:
+    """Fractions of all parameters and MACs of one hypothesis, by counting both."""
+    from espnet_prune.checkpoint import load_model
+
+    pairs = (dense / "config.yaml", dense / "model.pth")
+    large, small = load_model(*pairs)[0], load_model(*written(compact))[0]
+    params = [sum(p.numel() for p in m.parameters()) for m in (large, small)]
+    macs = [whole_macs(m.eval(), summary["macs_frames"], 30) for m in (large, small)]
+    return [1 - after / before for before, after in (params, macs)]
+
+
+def written(compact):
+    return compact / "config.yaml", compact / "pruned.pth"
+
+
+def whole_macs(model, frames, tokens) -> float:
+    features = torch.zeros(1, frames, model.encoder.embed.conv[0].in_channels * 20)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.enable_grad():  # layer by layer, as the formula counts
+        out, lengths, _ = model.encoder(
+            features.requires_grad_(), torch.tensor([frames])
+        )
+        model.ctc.ctc_lo(out)
+        ids = torch.ones(1, tokens, dtype=torch.long)
+        model.decoder(out, lengths, ids, torch.tensor([tokens]))
+    return counter.get_total_flops() / 2
 
 
 def params_left(summary, config) -> int:

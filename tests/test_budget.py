@@ -94,6 +94,9 @@ def test_export_holds_every_group_against_its_own_target(encoder):
     counts["ffn.unit"] = counts["ffn.unit"] / 2
     with pytest.raises(RuntimeError, match="more of the ffn is gone"):
         check_budget(budget, counts, projection.slack)
+    counts["ffn.unit"] = encoder.kept().counts()["ffn.unit"] * 1.01
+    with pytest.raises(RuntimeError, match="of the ffn's macs is gone, the target"):
+        check_budget(budget, counts, projection.slack)
 
 
 def test_group_with_target_0_is_left_alone(encoder):

@@ -297,6 +297,39 @@ def test_random_blocks_are_drawn_in_training_only():
     assert layer_loss(student, teacher, **options).item() == fixed
 
 
+def test_as_many_blocks_are_drawn_as_are_compared():
+    options = DistillOptions(match="random", layers=3)
+    pairs = distill.matches(options, 6, 6, training=True, loss=None)
+    assert len(set(pairs)) == 3 and all(s == t for s, t in pairs)
+
+
+def test_temperature_softens_the_outputs_of_ctc(models, speech_batch):
+    student, teacher = models
+    with record(student) as seen:
+        student(**speech_batch())
+    told = run_teacher(teacher, seen)
+    options = DistillOptions(output_ctc_weight=1.0, temperature=4.0)
+    logits = student.ctc.ctc_lo(seen.encoded[0]), teacher.ctc.ctc_lo(told.encoded[0])
+    mask = distill.length_mask(seen.encoded[1], seen.encoded[0].shape[1])
+    expected = divergence(*logits, mask, 4.0).item()
+    assert output_loss(student, teacher, seen, told, options).item() == pytest.approx(
+        expected
+    )
+
+
+def test_share_of_ctc_is_by_default_that_of_the_task(models, speech_batch):
+    student, teacher = models
+    with record(student) as seen:
+        student(**speech_batch())
+    told = run_teacher(teacher, seen)
+    assert student.ctc_weight == 0.4
+    first, second = (
+        output_loss(student, teacher, seen, told, DistillOptions(**options)).item()
+        for options in ({}, {"output_ctc_weight": 0.4})
+    )
+    assert first == second
+
+
 def test_shallow_student_is_compared_at_the_same_depth():
     options = DistillOptions(layers=3)
     pairs = distill.matches(options, 2, 6, training=False, loss=None)

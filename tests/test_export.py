@@ -1,5 +1,6 @@
 """The chain for real: dense model, pruning run, compact model, ESPnet's decoder."""
 
+import copy
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,10 @@ from espnet_prune.checkpoint import load_model
 from espnet_prune.errors import InputError
 from espnet_prune.export import export
 from espnet_prune.files import fingerprint
+from espnet_prune.gates import gates_of
+from espnet_prune.layers.structures import set_masks
 from espnet_prune.projection import project
+from tests.fixtures.encoders import NEEDED, SIZES
 
 
 def read(path):
@@ -221,6 +225,24 @@ def test_verification_notices_a_wrong_weight(pruned, compact):
         compact_dir.verify(gated, small)
     with torch.no_grad():
         small.encoder.encoders[0].norm_final.bias[0] = float("nan")
+    with pytest.raises(RuntimeError, match="differs"):
+        compact_dir.verify(gated, small)
+
+
+def test_verification_notices_a_wrong_weight_of_the_decoder(make_model):
+    gates = {"gates": {"mode": "straight_through"}}
+    decoder = {"attention_heads": 2, "linear_units": 16, "num_blocks": 1}
+    gated = make_model(
+        encoder="prunable_conformer",
+        encoder_conf=SIZES | NEEDED | gates,
+        decoder="prunable_transformer",
+        decoder_conf=decoder | gates,
+    ).eval()
+    set_masks(gated, {n: torch.ones(len(g)) for n, g in gates_of(gated).items()})
+    small = copy.deepcopy(gated)
+    assert compact_dir.verify(gated, small) == 0
+    with torch.no_grad():
+        small.decoder.output_layer.bias[3] += 1.0
     with pytest.raises(RuntimeError, match="differs"):
         compact_dir.verify(gated, small)
 

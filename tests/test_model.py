@@ -82,6 +82,21 @@ def test_loss_is_the_weighted_sum_of_the_terms_that_count(
     assert bool(calls) == (weights[2] > 0)
 
 
+def test_blocks_are_drawn_while_the_student_is_trained_only(
+    student, speech_batch, monkeypatch
+):
+    drawn = []
+
+    def matches(options, num_student, num_teacher, training, *others):
+        drawn.append(training)
+        return [(0, 0)]
+
+    monkeypatch.setattr("espnet_prune.distill.matches", matches)
+    student.train()(**speech_batch())
+    student.eval()(**speech_batch())
+    assert drawn == [True, False]
+
+
 def test_every_parameter_gets_a_gradient(student, speech_batch):
     # DDP would stop at a parameter without one.
     student.train()(**speech_batch())[0].backward()

@@ -150,7 +150,13 @@ def test_dense_training_resumes(dense_command, tmp_path, monkeypatch):
     assert (other / "valid.acc.ave.pth").exists()
 
 
-def test_schedule_is_planned_over_the_whole_run(pruned, student_command, tmp_path):
+@pytest.mark.parametrize("accum", [1, 3])
+def test_schedule_is_planned_over_the_whole_run(
+    pruned, student_command, tmp_path, monkeypatch, accum
+):
+    """The target rises by batches; the optimizer steps once per ``accum_grad``."""
+    # So short a run would have the largest rates, whatever its steps.
+    monkeypatch.setattr("espnet_prune.sparsity.GATE_LR_RANGE", (0.0, float("inf")))
     seen = {}
 
     class Spy(PruneTrainer):
@@ -167,11 +173,12 @@ def test_schedule_is_planned_over_the_whole_run(pruned, student_command, tmp_pat
         trainer = Spy
 
     with pytest.raises(Killed):
-        Task.main(cmd=student_command(tmp_path))
+        Task.main(cmd=student_command(tmp_path, accum_grad=accum, max_epoch=6))
     end = torch.load(pruned / "latest.pth")
-    steps = int(end["sparsity.step"])
-    assert seen["model"].sparsity.total_steps == seen["schedule"].total_steps == steps
-    gates, multipliers = seen["model"].sparsity.options.learning_rates(steps)
+    steps = int(end["sparsity.step"]) * 3  # epochs: 6 for 2
+    assert seen["model"].sparsity.total_steps == steps
+    assert seen["schedule"].total_steps == steps // accum
+    gates, multipliers = seen["model"].sparsity.options.learning_rates(steps // accum)
     assert (seen["rates"]["gates"], seen["rates"]["multipliers"]) == (
         gates,
         multipliers,
