@@ -155,8 +155,7 @@ def plan(
         kind, prices: of :class:`Constraint`.
         dense: what there is in the dense model.
         fixed: cost in the denominator of what cannot go.
-        target: fraction of the denominator to remove; not used where every group has
-            a target of its own.
+        target: fraction of the denominator to remove, at least.
         denominator: its name.
         groups: group -> fraction of it to remove.
 
@@ -173,9 +172,15 @@ def plan(
         for g, t in groups.items()
     ]
     others = frozenset(cost.keys() - groups.keys())
-    if not others - {NORMS}:
-        return named
     whole = sum(cost.values()) + fixed
+    if not others - {NORMS}:
+        gone = sum(c.dense - c.limit for c in named) / whole
+        if gone < target:
+            raise ValueError(
+                f"sparsity: the targets of all groups remove {gone:.1%} of the {kind} "
+                f"of the {denominator}, less than the target of {target:.1%}"
+            )
+        return named
     rest = Constraint(
         "others" if named else denominator,
         kind,
@@ -197,8 +202,9 @@ def check_groups(groups: Iterable[str], names: Iterable[str]) -> None:
     """Raises ValueError for a group that none of the things with these names is in."""
     parts = {*map(group_of, names)} - {NORMS}
     if unknown := {*groups} - parts:
+        needs = " (decoder: with prune_decoder: true)" if "decoder" in unknown else ""
         raise ValueError(
-            f"sparsity: groups {sorted(unknown)} are not among {sorted(parts)}"
+            f"sparsity: groups {sorted(unknown)} are not among {sorted(parts)}{needs}"
         )
 
 

@@ -21,6 +21,8 @@ from espnet_prune.gates import GateOptions
 from espnet_prune.options import check_section, make_options, optimizer_options
 from espnet_prune.sparsity import SparsityOptions, check_choices
 
+# Keys of a recipe that are the project's own.
+OWN_KEYS = ("gates", "sparsity", "distill", "prune_decoder", "compact")
 # Of a recipe, what can be given on the command line, too.
 SECTIONS = ("gates", "sparsity", "distill", "optim_conf")
 
@@ -51,6 +53,9 @@ def read_recipe(args: argparse.Namespace) -> dict[str, Any]:
     with refusing(args.recipe):
         for section in SECTIONS:
             check_section(section, recipe.get(section))
+    if not isinstance(asked := recipe.get("prune_decoder"), bool | None):
+        what = f"prune_decoder must be true or false, not {asked!r}"
+        raise InputError(args.recipe, what)
     if args.max_epoch is not None:
         recipe["max_epoch"] = args.max_epoch
     for section in SECTIONS:

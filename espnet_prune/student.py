@@ -15,9 +15,7 @@ from espnet_prune.checkpoint import sampling_rate
 from espnet_prune.encoder import PrunableEncoder
 from espnet_prune.errors import InputError
 from espnet_prune.prunable import ENCODERS, check_gates, check_student, encoder_options
-
-# Keys of a recipe, as conf/prune.yaml, that are the project's own.
-OWN_KEYS = ("gates", "sparsity", "distill", "prune_decoder", "compact")
+from espnet_prune.recipe import OWN_KEYS
 
 
 def model_defaults() -> dict[str, Any]:

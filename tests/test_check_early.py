@@ -31,6 +31,26 @@ def check(tmp_path, monkeypatch):
     [
         ("optim_conf: {}", (), "lr is missing"),
         ("", ("--prune_args", "--optim_conf lr=fast"), "lr must be a number"),
+        ("prune_decoder: 'no'", (), "prune_decoder must be true or false, not 'no'"),
+        ("sparsety: {}", (), r"prune.yaml: no option 'sparsety' -> is it sparsity\?"),
+        ("max_epochs: 7", (), r"no option 'max_epochs' -> is it max_epoch\?"),
+        (
+            "",
+            ("--prune_args", "--max_epoch ten"),
+            "--prune_args: argument --max_epoch: invalid int value: 'ten'$",
+        ),
+        ("", ("--prune_args", "--distill layers"), "--prune_args: argument --distill:"),
+        (
+            "",
+            ("--prune_args", "--distill layers=2 match=random"),
+            "--prune_args: no option 'match=random' -> give every KEY=VALUE an option",
+        ),
+        (
+            "",
+            ("--finetune_args", "--max_epochs 3"),
+            r"--finetune_args: no option '--max_epochs' -> is it --max_epoch\?",
+        ),
+        ("", ("--asr_args", "--use_amp maybe"), "--asr_args: argument --use_amp: "),
         ("", ("--finetune_args", "--gates mode=hard"), "belongs to the pruning"),
         ("prune_decoder: true", (), "the denominator must be model"),
         ("sparsity: {groups: {fnn: 0.5}}", (), "groups \\['fnn'\\] are not among"),
@@ -67,6 +87,7 @@ def test_contradiction_is_named(check, lines, options, message):
     ("lines", "options"),
     [
         ("", ("--prune_args", "--max_epoch 20 --gates model_dim=true --seed 1")),
+        ("use_amp: false", ("--prune_args", "--num_iters_per_epoch 5 --use_amp true")),
         ("", ("--methods", "l0 l0_alone iterative magnitude random blocks small")),
         (
             "prune_decoder: true\n"

@@ -46,6 +46,10 @@ def main() -> None:
         from espnet_prune.bin.decode import check_lm_files  # takes seconds, as below
 
         check_lm_files(read_yaml(args.inference_config), args.inference_config)
+    if args.asr_args:
+        from espnet_prune.espnet_options import check_options
+
+        check_options("--asr_args", args.asr_args.split())
     config = None
     if args.config is not None:
         config = with_options(read_yaml(args.config), args.asr_args.split())
@@ -101,7 +105,8 @@ def check_finetuning(args: argparse.Namespace) -> None:
 
     options = args.finetune_args.split()
     for method in args.methods.split():
-        read_recipe(training_options("finetune", method, args.finetune_config, options))
+        stage = training_options("finetune", method, args.finetune_config, options)
+        read_recipe(stage)
 
 
 def check_pruning(args: argparse.Namespace, config: dict[str, Any] | None) -> None:
@@ -130,13 +135,21 @@ def check_pruning(args: argparse.Namespace, config: dict[str, Any] | None) -> No
 def training_options(
     phase: str, method: str, recipe: Path, options: Sequence[str]
 ) -> argparse.Namespace:
-    """What the training of a stage makes of these options."""
-    from espnet_prune.recipe import add_options
+    """What the training of a stage makes of these options.
 
-    parser = argparse.ArgumentParser(prog=f"stage of {recipe}", allow_abbrev=False)
+    Raises:
+        InputError: one of them, or a key of the recipe, is none of ESPnet's either.
+    """
+    from espnet_prune.espnet_options import OneLineParser, check_keys, check_options
+    from espnet_prune.recipe import OWN_KEYS, add_options
+
+    parser = OneLineParser(prog=f"--{phase}_args", allow_abbrev=False)
     add_options(parser)
     command = ["--phase", phase, "--method", method, "--recipe", str(recipe)]
-    return parser.parse_known_args([*command, *options])[0]
+    found, rest = parser.parse_known_args([*command, *options])
+    check_options(parser.prog, rest)
+    check_keys(recipe, read_yaml(recipe).keys() - {*OWN_KEYS})
+    return found
 
 
 def parts_of(config: dict[str, Any], source: Path, recipe: dict[str, Any]) -> list[str]:

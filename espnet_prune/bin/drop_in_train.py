@@ -22,8 +22,9 @@ from espnet2.utils.types import str2bool
 from espnet_prune.bin import asr_train, prune_train
 from espnet_prune.errors import InputError, run_main
 from espnet_prune.files import read_yaml, write_text
+from espnet_prune.recipe import OWN_KEYS
 from espnet_prune.registration import names_ours
-from espnet_prune.student import OWN_KEYS, model_config
+from espnet_prune.student import model_config
 from espnet_prune.task import DenseASRTask
 
 TEACHER = ("teacher_config", "teacher_model")

@@ -87,6 +87,10 @@ def weights_of(exp: Path) -> Path:
     for name in WEIGHTS:
         if (exp / name).is_file():
             return exp / name
+    if not exp.is_dir():
+        raise InputError(
+            exp, "no such directory", "run stage 13 of it, or name another"
+        )
     raise InputError(exp, f"holds none of {', '.join(WEIGHTS)}", "give --model FILE")
 
 

@@ -10,7 +10,7 @@ from pages import PAGES, ROOT, SECTIONS, blocks
 
 from espnet_prune.bin import ctc_greedy
 from espnet_prune.options import make_options, optimizer_options
-from espnet_prune.student import OWN_KEYS
+from espnet_prune.recipe import OWN_KEYS
 from espnet_prune.task import DenseASRTask, PruneASRTask
 
 CONFIGS = [(page, text) for page in PAGES for text in blocks(page, "yaml")]

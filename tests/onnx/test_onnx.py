@@ -198,6 +198,8 @@ def test_what_cannot_be_exported_is_named(make_model, pruned, tmp_path):
         LogMel(DefaultFrontend(normalized=True))
     with pytest.raises(InputError, match="Linear cannot be exported"):
         Normalize(torch.nn.Linear(2, 2))
+    with pytest.raises(InputError, match="missing: no such directory"):
+        export_onnx.weights_of(tmp_path / "missing")
     with pytest.raises(InputError, match="holds none of finetuned.pth"):
         export_onnx.weights_of(tmp_path)
 
