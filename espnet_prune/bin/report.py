@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     for name in found.missing:
         logger.warning(f"not there yet: {name}")
     sys.stdout.write(main_table(found.report["rows"]).text())
-    for text in caveats(found.report):
+    for text in filter(None, [*caveats(found.report), args.note]):
         logger.warning(text)
     logger.info(f"report: {args.out / 'report.html'}")
 

@@ -146,8 +146,9 @@ def test_lower_precisions_have_rows_of_their_own(full, capsys):
     assert "| dense int8 |" in text and "| compact -50 % params int8 |" in text
 
 
-def test_full_report(full, capsys):
+def test_full_report(full, capsys, caplog):
     report.main(options(full, "--note=quick preset"))
+    assert "quick preset" in caplog.messages  # beside the table on the screen, too
     rows = check_report(full / "out/report.json")["rows"]
     dense, compact = rows
     assert (dense["wer"], compact["wer"], compact["cer"]) == (0.0, 0.25, 1 / 6)
