@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from espnet_prune.baselines import SCRATCH
 from espnet_prune.report import plots, tables
 from espnet_prune.report.caveats import caveats
 from espnet_prune.report.collect import Collected
@@ -94,10 +95,11 @@ def build(found: Collected, note: str) -> list[Part]:
     else:
         parts.append(Paragraph(UNITS))
     for number, (exp, pruning) in enumerate(found.pruning.items(), 1):
-        picture = plots.png(plots.kept_figure(pruning, f"Kept units ({exp})"))
+        parts.append(Paragraph(f"{exp}: {tables.pruning_sentence(pruning)}"))
+        if pruning["method"] not in SCRATCH:  # of that nothing is kept
+            picture = plots.png(plots.kept_figure(pruning, f"Kept units ({exp})"))
+            parts.append(Picture(f"kept_{number}.png", f"Kept units of {exp}", picture))
         parts += [
-            Paragraph(f"{exp}: {tables.pruning_sentence(pruning)}"),
-            Picture(f"kept_{number}.png", f"Kept units of {exp}", picture),
             Paragraph(tables.channels_sentence(pruning)),
             tables.kept_table(pruning),
         ]

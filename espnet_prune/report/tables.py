@@ -176,7 +176,9 @@ def kept_table(pruning: dict[str, Any]) -> Table:
     rows = [
         [str(number), *(cell(kept[unit], dense[unit]) for unit in units)]
         for number, (kept, dense) in enumerate(
-            zip(small["blocks"], large["blocks"], strict=True), 1
+            # One that was trained from scratch may have fewer blocks.
+            zip(small["blocks"], large["blocks"], strict=False),
+            1,
         )
     ]
     return Table(["block", *units], rows)

@@ -207,6 +207,10 @@ def with_baseline(full):
         changes = {"method": "random", "target": {"kind": "params", "value": 0.75}}
         if i:
             changes["method"] = "small"
+            shallow = PRUNING["architecture"] | {
+                "blocks": PRUNING["architecture"]["blocks"][:1]
+            }
+            changes["architecture"] = shallow
         pruning = {k: v for k, v in PRUNING.items() if "before" not in k}
         dump(exp / "pruning.json", pruning | changes)
         more = {"model_conf": {"plan": {"method": changes["method"]}}}
@@ -223,6 +227,8 @@ def test_baselines_stand_beside_the_pruned_models(with_baseline):
     assert [row["method"] for row in rows] == ["dense", "l0", "random", "small"]
     text = (full / "out/report.md").read_text()
     assert "| random -75 % params | test | 50.00 |" in text
+    # Of a small model, that may have fewer blocks, nothing is kept.
+    assert (full / "out/kept_2.png").exists() and "kept_3.png" not in text
     assert "![Pareto of test](pareto_1.png)" in text
     assert "magnitude, random and blocks are not" in text
     table = text[text.index("## Significance") :].splitlines()[2:7]
