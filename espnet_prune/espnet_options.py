@@ -11,6 +11,7 @@ from functools import cache
 from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet_prune.errors import InputError
+from espnet_prune.recipe import OWN_KEYS
 
 NUMBERS = ("max_epoch", "seed", "keep_nbest_models", "batch_bins", "accum_grad")
 DICTIONARIES = ("encoder_conf", "frontend_conf", "optim_conf")
@@ -67,8 +68,7 @@ def check_keys(source: object, keys: Iterable[str]) -> None:
 
 def nearest(name: str, dashes: str = "") -> str:
     """A mend for a misspelled name."""
-    own = ("gates", "sparsity", "distill", "prune_decoder")
-    known = [*own, *(action.dest for action in espnet_parser()._actions)]
+    known = [*OWN_KEYS, *(action.dest for action in espnet_parser()._actions)]
     found = difflib.get_close_matches(name, known, n=1)
     return f"is it {dashes}{found[0]}?" if found else "leave it out"
 

@@ -43,8 +43,6 @@ done
 [ -z "$(printf '%s\n' ${method} | sort | uniq -d)" ] || die "--method ${method}: names one twice"
 [ "${round_to}" = 1 ] || [[ ! ${method} =~ small ]] ||
     die "--method ${method}: sizes of small ones are even, --round_to ${round_to} is for what is pruned"
-[[ ! ${target_kind} =~ latency || ! ${method} =~ small ]] ||
-    die "--method ${method}: the size of small ones follows from params or macs, not from latency"
 methods="l0 l0_alone iterative magnitude random blocks small small_distilled"
 for name in ${method}; do
     [[ " ${methods} " == *" ${name} "* ]] || die "--method ${name}: unknown -> one of: ${methods}"

@@ -105,7 +105,10 @@ def run(recipe):
         (("--target_kind", "flops"), "--target_kind flops: params, macs"),
         (("--method", "l0 slim"), "--method slim: unknown"),
         (("--method", "l0 l0"), "--method l0 l0: names one twice"),
-        (("--method", "small", "--target_kind", "latency"), "not from latency"),
+        (
+            ("--method", "small", "--target_kind", "latency"),
+            "in params or macs of the whole encoder",
+        ),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, tuple) else None,
 )

@@ -104,8 +104,8 @@ def check_finetuning(args: argparse.Namespace) -> None:
     from espnet_prune.recipe import read_recipe  # takes seconds
 
     options = args.finetune_args.split()
-    for method in args.methods.split():
-        stage = training_options("finetune", method, args.finetune_config, options)
+    stage = training_options("finetune", args.finetune_config, options)
+    for stage.method in args.methods.split():
         read_recipe(stage)
 
 
@@ -122,8 +122,8 @@ def check_pruning(args: argparse.Namespace, config: dict[str, Any] | None) -> No
     options = args.prune_args.split()
     if args.target_kind:
         options += ["--kind", args.target_kind]
-    for method in args.methods.split():
-        stage = training_options("prune", method, args.prune_config, options)
+    stage = training_options("prune", args.prune_config, options)
+    for stage.method in args.methods.split():
         recipe = read_recipe(stage)
         sparsity = settle_options(stage, recipe)
         if config is not None:
@@ -133,7 +133,7 @@ def check_pruning(args: argparse.Namespace, config: dict[str, Any] | None) -> No
 
 
 def training_options(
-    phase: str, method: str, recipe: Path, options: Sequence[str]
+    phase: str, recipe: Path, options: Sequence[str]
 ) -> argparse.Namespace:
     """What the training of a stage makes of these options.
 
@@ -145,7 +145,7 @@ def training_options(
 
     parser = OneLineParser(prog=f"--{phase}_args", allow_abbrev=False)
     add_options(parser)
-    command = ["--phase", phase, "--method", method, "--recipe", str(recipe)]
+    command = ["--phase", phase, "--recipe", str(recipe)]
     found, rest = parser.parse_known_args([*command, *options])
     check_options(parser.prog, rest)
     check_keys(recipe, read_yaml(recipe).keys() - {*OWN_KEYS})
