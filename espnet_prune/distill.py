@@ -33,7 +33,8 @@ class DistillOptions:
         output_ctc_weight: share of CTC in the output term, the rest is the decoder's;
             None for the shares of the task loss.
         temperature: of the output distributions.
-        layers: number of blocks compared, evenly spaced and ending with the last.
+        layers: number of blocks compared, evenly spaced and ending with the last; all
+            of them where the student has fewer.
         match: which teacher block stands against which student block: ``fixed``, the
             one at the same depth; ``min_distance``, the assignment of student blocks
             that are left to the evenly spaced teacher blocks that keeps their order

@@ -1,6 +1,7 @@
 """Every method to its end: stages 12 to 14, then ESPnet's own decoder."""
 
 import json
+import logging
 import sys
 
 import numpy as np
@@ -45,7 +46,7 @@ MODEL_DIM_TOO = {"gates": {"model_dim": True}}
     ids=lambda x: "-".join(x) if isinstance(x, dict) else x,
 )
 def test_every_method_ends_in_a_model_that_stock_speech2text_decodes(
-    stage, dense, tmp_path, method, recipe
+    stage, dense, tmp_path, caplog, method, recipe
 ):
     from espnet2.bin.asr_inference import Speech2Text
 
@@ -58,7 +59,9 @@ def test_every_method_ends_in_a_model_that_stock_speech2text_decodes(
     start = ["--method", method, "--model_config", dense / "config.yaml"]
     start += ["--model_file", dense / "model.pth", "--kind", "params+macs"]
     stage("train", "--phase", "prune", *start, "--output_dir", pruned)
-    stage("export", "--pruned", pruned, "--out", compact)
+    logging.root.addHandler(caplog.handler)  # which ESPnet's training takes away
+    with caplog.at_level(logging.INFO):
+        stage("export", "--pruned", pruned, "--out", compact)
     summary = json.loads((compact / "pruning.json").read_text())
     assert summary["method"] == method
     kept, dense_dim = summary["model_dim"]
@@ -73,6 +76,8 @@ def test_every_method_ends_in_a_model_that_stock_speech2text_decodes(
         gone = whole_models_gone(dense, compact, summary)
         told = [c["realised"] for c in summary["constraints"]]
         assert gone == pytest.approx(told, abs=1e-6)
+        for fraction, kind in zip(gone, ("params", "macs"), strict=True):
+            assert f"model: {fraction:.1%} of the {kind} gone" in caplog.text
     else:
         gone = list(summary["removed"].values())
     # A model of two units cannot use its budget up: blocks and sizes come in lumps.

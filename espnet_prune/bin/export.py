@@ -9,6 +9,8 @@ from espnet_prune.errors import InputError, run_main
 from espnet_prune.export import export
 from espnet_prune.files import read_yaml
 
+SAID = (("encoder", "params"), ("encoder", "macs"))  # of every model
+
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -42,6 +44,12 @@ def main() -> None:
         f"{args.out}/pruned.pth: {removed['params']:.1%} of the encoder's parameters "
         f"and {removed['macs']:.1%} of its MACs are gone"
     )
+    for constraint in summary.get("constraints", []):  # a model without gates has none
+        if (constraint["of"], constraint["kind"]) not in SAID:
+            logging.info(
+                f"{constraint['of']}: {constraint['realised']:.1%} of the "
+                f"{constraint['kind']} gone, the target is {constraint['target']:.1%}"
+            )
 
 
 if __name__ == "__main__":
