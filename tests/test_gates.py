@@ -60,14 +60,37 @@ def test_straight_through_samples_are_binary_and_have_a_gradient():
     gate = gate_with(torch.zeros(1000), "straight_through").train()
     sample = gate()
     assert torch.equal(sample, sample.round())
+    assert set(sample.tolist()) == {0.0, 1.0}
     sample.sum().backward()
     assert float(gate.log_alpha.grad.abs().sum()) > 0
 
 
-def test_hard_concrete_samples_have_a_gradient():
-    gate = gate_with(torch.zeros(1000)).train()
-    gate().sum().backward()
-    assert float(gate.log_alpha.grad.abs().sum()) > 0
+def test_straight_through_gradient_is_the_hard_concrete_one_of_the_same_draw():
+    weight = torch.randn(1000)
+    grads = []
+    for mode in MODES:
+        gate = gate_with(torch.linspace(-3, 3, 1000), mode).train()
+        torch.manual_seed(0)
+        (gate() * weight).sum().backward()
+        grads.append(gate.log_alpha.grad)
+    assert torch.equal(*grads)
+    assert 0 < int((grads[0] != 0).sum()) < 1000  # none beyond the stretch's ends
+
+
+def test_hard_concrete_gradient_is_that_of_finite_differences():
+    step = 1e-2
+
+    def draw(shift):
+        gate = gate_with(torch.linspace(-3, 3, 1000) + shift).train()
+        torch.manual_seed(0)
+        return gate, gate()
+
+    (_, low), (gate, middle), (_, high) = draw(-step), draw(0), draw(step)
+    middle.sum().backward()
+    inside = (low > 0) & (high < 1)
+    slope = (high - low)[inside] / (2 * step)
+    assert len(slope) > 50
+    assert gate.log_alpha.grad[inside] == pytest.approx(slope.detach(), abs=1e-3)
 
 
 @given(st.floats(-10, 10))
