@@ -79,6 +79,7 @@ def test_every_method_ends_in_a_model_that_stock_speech2text_decodes(
         for fraction, kind in zip(gone, ("params", "macs"), strict=True):
             assert f"model: {fraction:.1%} of the {kind} gone" in caplog.text
     else:
+        assert "the target is" not in caplog.text  # the encoder's is told already
         gone = list(summary["removed"].values())
     # A model of two units cannot use its budget up: blocks and sizes come in lumps.
     assert 0.5 <= min(gone) < 0.7

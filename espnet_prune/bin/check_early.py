@@ -105,7 +105,8 @@ def check_finetuning(args: argparse.Namespace) -> None:
 
     options = args.finetune_args.split()
     stage = training_options("finetune", args.finetune_config, options)
-    for stage.method in args.methods.split():
+    for method in args.methods.split():
+        stage.method = method
         read_recipe(stage)
 
 
@@ -123,7 +124,8 @@ def check_pruning(args: argparse.Namespace, config: dict[str, Any] | None) -> No
     if args.target_kind:
         options += ["--kind", args.target_kind]
     stage = training_options("prune", args.prune_config, options)
-    for stage.method in args.methods.split():
+    for method in args.methods.split():
+        stage.method = method
         recipe = read_recipe(stage)
         sparsity = settle_options(stage, recipe)
         if config is not None:
