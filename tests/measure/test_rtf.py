@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -81,12 +82,16 @@ def options(models, data, *more):
 def test_command_line(tiny_models, noise_set):
     decoding = noise_set / "decode.yaml"
     decoding.write_text("beam_size: 2\nctc_weight: 0.3\nmaxlenratio: 0.2\nngpu: 0\n")
-    config, _ = tiny_models["compact"]  # whose target was counted at that length
-    (config.parent / "pruning.json").write_text('{"macs_seconds": 2.0}')
-    measure.main(options(tiny_models, noise_set, "--inference_config", str(decoding)))
+    models = {}  # a copy: what the next lines write is not for other tests
+    for name, (config, _) in tiny_models.items():
+        folder = shutil.copytree(config.parent, noise_set / name)
+        models[name] = folder / "config.yaml", folder / "model.pth"
+    # The length at which the compact one's target was counted.
+    (noise_set / "compact/pruning.json").write_text('{"macs_seconds": 2.0}')
+    measure.main(options(models, noise_set, "--inference_config", str(decoding)))
     found = {
         name: json.loads((config.parent / "measure.json").read_text())
-        for name, (config, _) in tiny_models.items()
+        for name, (config, _) in models.items()
     }
     assert found["dense"]["session"] == found["compact"]["session"]
     for name, result in found.items():
@@ -95,7 +100,7 @@ def test_command_line(tiny_models, noise_set):
         medians = {c: r["median"] for c, r in result["rtf"].items()}
         assert 0 < medians["frontend"] < medians["encoder"] < medians["search"]
         assert all(r["iqr"] >= 0 for r in result["rtf"].values())
-        assert result["bytes"] == tiny_models[name][1].stat().st_size
+        assert result["bytes"] == models[name][1].stat().st_size
         assert result["machine"]["threads"] == 1
         assert (result["utterances"], result["macs_seconds"]) == (3, 2.0)
         assert result["audio_seconds"] == pytest.approx(1.8)
