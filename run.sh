@@ -137,7 +137,7 @@ machine+=(--methods "${method}")
 ! runs 14 || machine+=(--finetune_config "${finetune_config}" "--finetune_args=${finetune_args}")
 [ -n "${teacher_tag}" ] || machine+=(--config "${teacher_config:-${asr_config}}")
 ! runs 11 || machine+=("--asr_args=${asr_args}")
-python3 -m espnet_prune.bin.check_early "${machine[@]}"
+python3 -m espnet_prune.cli.check_early "${machine[@]}"
 
 asr_args="--frontend_conf fs=${fs} ${seed:+--seed ${seed}} ${asr_args}"
 prune_args="${seed:+--seed ${seed}} ${prune_args}"
@@ -214,7 +214,7 @@ train() { # log directory, module, options...
             --init_file_prefix "${dir}/.dist_init_" --multiprocessing_distributed true
             -- "${command[@]}")
     fi
-    python3 -m espnet_prune.bin.progress "${logs[@]}" -- "${command[@]}" \
+    python3 -m espnet_prune.cli.progress "${logs[@]}" -- "${command[@]}" \
         --output_dir "${dir}" --resume true \
         --ngpu "${ngpu}" --multiprocessing_distributed true \
         --train_data_path_and_name_and_type "$(audio "${sp_set}")" \
@@ -237,7 +237,7 @@ fi
 
 # First, before hours are spent on data for a model that cannot be had.
 if [ -n "${teacher_tag}" ] && begin 11 "fetch ${teacher_tag} to ${dense}"; then
-    python3 -m espnet_prune.bin.fetch_teacher --tag "${teacher_tag}" --out "${dense}"
+    python3 -m espnet_prune.cli.fetch_teacher --tag "${teacher_tag}" --out "${dense}"
 fi
 if begin 1 "prepare ${corpus} as data/{${train_set},${valid_set},${test_sets// /,}}"; then
     # shellcheck disable=SC2086
@@ -248,7 +248,7 @@ if begin 1 "prepare ${corpus} as data/{${train_set},${valid_set},${test_sets// /
 fi
 if [ -n "${speed_perturb}" ] && begin 2 "perturb the speed: ${speed_perturb}"; then
     need 1 "data/${train_set}"
-    python3 -m espnet_prune.bin.perturb_speed --in "data/${train_set}" \
+    python3 -m espnet_prune.cli.perturb_speed --in "data/${train_set}" \
         --out "data/${sp_set}" --factors "${speed_perturb}"
 fi
 if begin 3 "format the audio at ${fs} Hz as dump/raw"; then
@@ -256,32 +256,32 @@ if begin 3 "format the audio at ${fs} Hz as dump/raw"; then
     # shellcheck disable=SC2086
     for set in ${sp_set} ${valid_set}; do
         need 1 "data/${set}"
-        python3 -m espnet_prune.bin.format_audio --in "data/${set}" \
+        python3 -m espnet_prune.cli.format_audio --in "data/${set}" \
             --out "dump/raw/org/${set}" --fs "${fs}" "${split[@]}" ${format_args}
     done
     # shellcheck disable=SC2086
     for set in ${test_sets}; do
         need 1 "data/${set}"
-        python3 -m espnet_prune.bin.format_audio --in "data/${set}" \
+        python3 -m espnet_prune.cli.format_audio --in "data/${set}" \
             --out "dump/raw/${set}" --fs "${fs}" "${split[@]}" ${format_args}
     done
 fi
 if begin 4 "drop utterances outside ${min_wav_duration}-${max_wav_duration} s"; then
     for set in ${sp_set} ${valid_set}; do
         need 3 "dump/raw/org/${set}"
-        python3 -m espnet_prune.bin.filter_data --in "dump/raw/org/${set}" \
+        python3 -m espnet_prune.cli.filter_data --in "dump/raw/org/${set}" \
             --out "dump/raw/${set}" --min_seconds "${min_wav_duration}" \
             --max_seconds "${max_wav_duration}"
     done
 fi
 if begin 5 "make the tokens in ${tokens}"; then
-    python3 -m espnet_prune.bin.make_tokens --text "dump/raw/${sp_set}/text" \
+    python3 -m espnet_prune.cli.make_tokens --text "dump/raw/${sp_set}/text" \
         --type "${token_type}" --nbpe "${nbpe}" --out "${tokens}"
 fi
 if begin 10 "collect statistics in ${stats}"; then
     need 5 "${tokens}/tokens.txt"
     # shellcheck disable=SC2086
-    python3 -m espnet_prune.bin.collect_stats --train "dump/raw/${sp_set}" \
+    python3 -m espnet_prune.cli.collect_stats --train "dump/raw/${sp_set}" \
         --valid "dump/raw/${valid_set}" --out "${stats}" "${split[@]}" \
         --config "${asr_config}" "${token_args[@]}" ${asr_args}
 fi
@@ -293,7 +293,7 @@ if [ -z "${teacher_tag}" ] && begin 11 "train the dense model in ${dense}"; then
         mvn=(--normalize_conf "stats_file=${stats}/train/feats_stats.npz")
     fi
     # shellcheck disable=SC2086
-    train "${dense}" espnet_prune.bin.asr_train --config "${asr_config}" \
+    train "${dense}" espnet_prune.cli.asr_train --config "${asr_config}" \
         "${token_args[@]}" "${mvn[@]}" \
         --train_shape_file "${stats}/train/speech_shape" \
         --train_shape_file "${stats}/train/text_shape.${token_type}" \
@@ -309,21 +309,21 @@ for name in ${method}; do
             need 11 "${teacher_config}" "${teacher_model}"
             [ ${#previous[@]} = 0 ] || need 12 "${previous[1]}/latest.pth"
             # shellcheck disable=SC2086
-            train "${pruned}" espnet_prune.bin.prune_train --phase prune --method "${name}" \
+            train "${pruned}" espnet_prune.cli.prune_train --phase prune --method "${name}" \
                 --recipe "${prune_config}" --kind "${target_kind}" --target "${target}" \
                 --model_config "${teacher_config}" --model_file "${teacher_model}" \
                 "${previous[@]}" "${student[@]}" ${prune_args}
         fi
         if begin 13 "export the compact model to ${compact}"; then
             need 12 "${pruned}/config.yaml"
-            python3 -m espnet_prune.bin.export --pruned "${pruned}" --out "${compact}" \
+            python3 -m espnet_prune.cli.export --pruned "${pruned}" --out "${compact}" \
                 --round_to "${round_to}"
         fi
         if begin 14 "fine-tune the compact model in ${compact}/finetune"; then
             need 13 "${compact}/config.yaml" "${compact}/pruned.pth"
             need 11 "${teacher_config}" "${teacher_model}"
             # shellcheck disable=SC2086
-            train "${compact}/finetune" espnet_prune.bin.prune_train --phase finetune \
+            train "${compact}/finetune" espnet_prune.cli.prune_train --phase finetune \
                 --method "${name}" --recipe "${finetune_config}" \
                 --model_config "${compact}/config.yaml" \
                 --model_file "${compact}/pruned.pth" --final "${compact}/finetuned.pth" \
@@ -344,7 +344,7 @@ if begin 15 "decode ${test_sets} with ${inference_config}"; then
         for set in ${test_sets}; do
             for precision in fp32 ${precisions}; do
                 out=$(dirname "${model%%:*}")/$(tag_in "${precision}")/${set}
-                python3 -m espnet_prune.bin.decode --config "${model%%:*}" \
+                python3 -m espnet_prune.cli.decode --config "${model%%:*}" \
                     --model "${model#*:}" --data "dump/raw/${set}" "${split[@]}" \
                     --inference_config "${inference_config}" --out "${out}" \
                     --precision "${precision}" --ngpu "${decode_ngpu}"
@@ -368,7 +368,7 @@ if begin 16 "score"; then
             [ "${name}" = l0 ] || systems+=(--baseline "${compact}" "${l0}")
         done
     done
-    python3 -m espnet_prune.bin.score_systems --dense "${dense}" "${systems[@]}" \
+    python3 -m espnet_prune.cli.score_systems --dense "${dense}" "${systems[@]}" \
         --data dump/raw --test_sets "${test_sets}" --decode_tag "${decode_tag}" \
         --precisions "${precisions}" "${split[@]}"
 fi
@@ -378,7 +378,7 @@ if begin 17 "measure parameters, MACs and real-time factors"; then
     systems=(--system "dense=${models[0]}")
     for i in "${!goals[@]}"; do systems+=(--system "${goals[i]}${rounded}=${models[i + 1]}"); done
     # shellcheck disable=SC2086
-    python3 -m espnet_prune.bin.measure "${systems[@]}" --data "dump/raw/${test_sets%% *}" \
+    python3 -m espnet_prune.cli.measure "${systems[@]}" --data "dump/raw/${test_sets%% *}" \
         --inference_config "${inference_config}" --precisions "${precisions}" ${measure_args}
 fi
 if begin 18 "report"; then
@@ -386,7 +386,7 @@ if begin 18 "report"; then
     systems=()
     for compact in "${compacts[@]}"; do systems+=(--compact "${compact}"); done
     for name in "${goals[@]}"; do systems+=(--pruned "exp/${tag}_pruned_${name}"); done
-    python3 -m espnet_prune.bin.report --corpus "${corpus}" --dense "${dense}" \
+    python3 -m espnet_prune.cli.report --corpus "${corpus}" --dense "${dense}" \
         "${systems[@]}" --decode_tag "${decode_tag}" --precisions "${precisions}" \
         --test_sets "${test_sets}" --out "exp/report" \
         --note "${preset_note}${note:+${preset_note:+ }${note}}"
@@ -394,7 +394,7 @@ fi
 if begin 19 "pack"; then
     need "${made_by}" "${compacts[@]/%//${inference_model}}"
     for compact in "${compacts[@]}"; do
-        python3 -m espnet_prune.bin.pack --compact "${compact}" --model "${inference_model}" \
+        python3 -m espnet_prune.cli.pack --compact "${compact}" --model "${inference_model}" \
             --license "${license}" --out "${compact}/$(basename "${compact}").zip" \
             --corpus "${corpus}" --dense "${dense}" --decode_tag "${decode_tag}" \
             --precisions "${precisions}" --test_sets "${test_sets}" \

@@ -7,9 +7,9 @@ so that ``espnet2.bin.asr_inference.Speech2Text`` can build a compact model.
 
 from typing import Any
 
-from espnet_prune.registration import register as _register
-from espnet_prune.version import __version__
+from espnet_prune.families.espnet.registration import register as _register
 
+__version__ = "0.1.0"
 __all__ = ["__version__", "load", "prune"]
 
 _register()
@@ -18,11 +18,11 @@ _register()
 def __getattr__(name: str) -> Any:
     # Not imported above: they import ESPnet, which takes seconds.
     if name == "load":
-        from espnet_prune.serving import load
+        from espnet_prune.serving.load import load
 
         return load
     if name == "prune":
-        from espnet_prune.api import prune
+        from espnet_prune.cli.prune import prune
 
         return prune
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,10 +19,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import soundfile
 
+from espnet_prune.base.errors import InputError, run_main
+from espnet_prune.base.files import atomic_dir, atomic_path
 from espnet_prune.data.audio import load_utterance
 from espnet_prune.data.kaldi_dir import DataDir, write_data_dir
-from espnet_prune.errors import InputError, run_main
-from espnet_prune.files import atomic_dir, atomic_path
 
 NAME = "free-spoken-digit-dataset"
 URL = f"https://github.com/Jakobovski/{NAME}/archive/refs/tags/v1.0.10.tar.gz"

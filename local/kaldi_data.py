@@ -9,8 +9,8 @@ import argparse
 import logging
 from pathlib import Path
 
+from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.data.kaldi_dir import read_data_dir, write_data_dir
-from espnet_prune.errors import InputError, run_main
 
 
 def get_parser() -> argparse.ArgumentParser:

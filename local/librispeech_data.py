@@ -11,9 +11,9 @@ import argparse
 import logging
 from pathlib import Path
 
+from espnet_prune.base.errors import InputError, run_main
+from espnet_prune.base.table import read_table
 from espnet_prune.data.kaldi_dir import DataDir, write_data_dir
-from espnet_prune.data.table import read_table
-from espnet_prune.errors import InputError, run_main
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import soundfile
 
+from espnet_prune.base.errors import InputError, run_main
+from espnet_prune.base.files import atomic_dir, write_json
 from espnet_prune.data.kaldi_dir import DataDir, write_data_dir
-from espnet_prune.data.parallel import ordered_map
 from espnet_prune.data.synth import FS, VARIANTS, Recipe, make_utterance
-from espnet_prune.errors import InputError, run_main
-from espnet_prune.files import atomic_dir, write_json
+from espnet_prune.running.parallel import ordered_map
 
 # Raise when the same options come to make different audio.
 VERSION = 5

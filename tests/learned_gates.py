@@ -2,7 +2,7 @@
 
 import torch
 
-from espnet_prune.gates import gates_of
+from espnet_prune.pruning.gates import gates_of
 
 
 def learned(encoder, seed: int, spread: float = 2.0, centre: float = 0.0):

@@ -7,11 +7,11 @@ import pytest
 import soundfile
 
 import espnet_prune
-from espnet_prune import api
-from espnet_prune.api import hold_out
+from espnet_prune.base.errors import InputError
+from espnet_prune.base.table import read_table, write_table
+from espnet_prune.cli import prune as api
+from espnet_prune.cli.prune import hold_out
 from espnet_prune.data.kaldi_dir import read_data_dir
-from espnet_prune.data.table import read_table, write_table
-from espnet_prune.errors import InputError
 
 SHORT = ("--max_epoch", "2", "--batch_bins", "40000", "--distill", "layers=2")
 SHORT += ("--use_matplotlib", "false", "--use_tensorboard", "false")
@@ -75,7 +75,7 @@ def test_several_gpus_train_with_ddp(dense, kaldi, tmp_path, monkeypatch):
     monkeypatch.setattr(api, "call", lambda *options: calls.append(options))
     monkeypatch.setattr("espnet_prune.serving.load", lambda *paths: None)
     espnet_prune.prune(dense, kaldi, tmp_path / "out", ngpu=2)
-    students = [c for c in calls if "espnet_prune.bin.prune_train" in c]
+    students = [c for c in calls if "espnet_prune.cli.prune_train" in c]
     assert len(students) == 2
     for command in students:
         given = dict(zip(command, command[1:], strict=False))

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from espnet_prune.architecture import Architecture
-from espnet_prune.budget import is_kept
-from espnet_prune.gates import Gate, gates_of
-from espnet_prune.sparsity import SparsityOptions, make_budget
+from espnet_prune.families.espnet.architecture import Architecture
+from espnet_prune.pruning.budget import is_kept
+from espnet_prune.pruning.gates import Gate, gates_of
+from espnet_prune.pruning.sparsity import SparsityOptions, make_budget
 
 UNITS = st.integers(0, 9)
 BLOCKS = st.fixed_dictionaries(

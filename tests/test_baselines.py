@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from espnet_prune.architecture import Architecture
-from espnet_prune.baselines import ONE_SHOT
-from espnet_prune.baselines.iterative import UPDATES, MagnitudeController
-from espnet_prune.baselines.one_shot import scores_of, settle
-from espnet_prune.baselines.scores import unit_weights
-from espnet_prune.baselines.small import small_encoder
-from espnet_prune.errors import InputError
-from espnet_prune.gates import gates_of
-from espnet_prune.layers.structures import structures
-from espnet_prune.projection import choose
-from espnet_prune.sparsity import SparsityOptions, make_budget
+from espnet_prune.base.errors import InputError
+from espnet_prune.config.methods import ONE_SHOT
+from espnet_prune.families.espnet.architecture import Architecture
+from espnet_prune.families.espnet.layers.structures import structures
+from espnet_prune.families.espnet.small import small_encoder
+from espnet_prune.pruning.gates import gates_of
+from espnet_prune.pruning.iterative import UPDATES, MagnitudeController
+from espnet_prune.pruning.one_shot import scores_of, settle
+from espnet_prune.pruning.projection import choose
+from espnet_prune.pruning.scores import unit_weights
+from espnet_prune.pruning.sparsity import SparsityOptions, make_budget
 
 FRAMES = 200
 SIZES = {"output_size": 32, "linear_units": 96, "num_blocks": 4}

@@ -5,11 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_prune.errors import InputError
-from espnet_prune.export import check_budget
-from espnet_prune.gates import gates_of
-from espnet_prune.projection import TOLERANCE, check_reachable, project
-from espnet_prune.sparsity import SparsityOptions, make_budget
+from espnet_prune.base.errors import InputError
+from espnet_prune.export.export import check_budget
+from espnet_prune.pruning.gates import gates_of
+from espnet_prune.pruning.projection import TOLERANCE, check_reachable, project
+from espnet_prune.pruning.sparsity import SparsityOptions, make_budget
 
 FRAMES = 400
 SIZES = {"output_size": 64, "linear_units": 256, "num_blocks": 2}

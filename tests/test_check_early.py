@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from espnet_prune.bin import check_early
-from espnet_prune.errors import InputError
+from espnet_prune.base.errors import InputError
+from espnet_prune.cli import check_early
 
 CONF = Path(__file__).parents[1] / "conf"
 

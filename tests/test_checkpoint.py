@@ -2,8 +2,8 @@ import pytest
 import torch
 import yaml
 
-from espnet_prune.checkpoint import load_model, read_state
-from espnet_prune.errors import InputError
+from espnet_prune.base.errors import InputError
+from espnet_prune.families.espnet.checkpoint import load_model, read_state
 
 
 def test_dense_model_is_loaded_in_evaluation_mode(dense):

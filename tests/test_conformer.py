@@ -8,7 +8,7 @@ from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_prune.conformer import RULES, PrunableConformerEncoder
+from espnet_prune.families.espnet.conformer import RULES, PrunableConformerEncoder
 
 CONFS = [
     {},

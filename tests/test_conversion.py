@@ -5,8 +5,8 @@ import argparse
 import torch
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 
-from espnet_prune.conformer import PrunableConformerEncoder
-from espnet_prune.conversion import with_prunable_encoder
+from espnet_prune.families.espnet.conformer import PrunableConformerEncoder
+from espnet_prune.families.espnet.conversion import with_prunable_encoder
 
 
 def converted(make_model, **options):

@@ -7,16 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from espnet_prune.budget import is_kept
-from espnet_prune.decoder import (
+from espnet_prune.families.espnet.decoder import (
     DecoderSizes,
     PrunableTransformerDecoder,
     decoder_counts,
     to_dicts,
 )
-from espnet_prune.gates import gates_of
-from espnet_prune.layers.cost import cost
-from espnet_prune.layers.structures import gated_counts
+from espnet_prune.families.espnet.layers.cost import cost
+from espnet_prune.families.espnet.layers.structures import gated_counts
+from espnet_prune.pruning.budget import is_kept
+from espnet_prune.pruning.gates import gates_of
 
 VOCABULARY, SIZE = 9, 16
 CONF = {"attention_heads": 4, "linear_units": 24, "num_blocks": 2}

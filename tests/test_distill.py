@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_prune import distill
-from espnet_prune.distill import (
+from espnet_prune.training import distill
+from espnet_prune.training.distill import (
     DistillOptions,
     Record,
     divergence,

@@ -7,10 +7,10 @@ import pytest
 import torch
 import yaml
 
-from espnet_prune.bin import asr_inference, drop_in_train
-from espnet_prune.errors import InputError
-from espnet_prune.files import read_yaml
-from espnet_prune.student import OWN_KEYS
+from espnet_prune.base.errors import InputError
+from espnet_prune.base.files import read_yaml
+from espnet_prune.cli import asr_inference, drop_in_train
+from espnet_prune.training.configs import OWN_KEYS
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 

@@ -1,6 +1,6 @@
 import pytest
 
-from espnet_prune.errors import InputError, run_main
+from espnet_prune.base.errors import InputError, run_main
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,15 @@ import torch
 import yaml
 from espnet2.bin.asr_inference import Speech2Text
 
-from espnet_prune import compact_dir
-from espnet_prune.architecture import Architecture
-from espnet_prune.checkpoint import load_model
-from espnet_prune.errors import InputError
-from espnet_prune.export import export
-from espnet_prune.files import fingerprint
-from espnet_prune.gates import gates_of
-from espnet_prune.layers.structures import set_masks
-from espnet_prune.projection import project
+from espnet_prune.base.errors import InputError
+from espnet_prune.base.files import fingerprint
+from espnet_prune.export import compact_dir
+from espnet_prune.export.export import export
+from espnet_prune.families.espnet.architecture import Architecture
+from espnet_prune.families.espnet.checkpoint import load_model
+from espnet_prune.families.espnet.layers.structures import set_masks
+from espnet_prune.pruning.gates import gates_of
+from espnet_prune.pruning.projection import project
 from tests.fixtures.encoders import NEEDED, SIZES
 
 
@@ -248,7 +248,7 @@ def test_verification_notices_a_wrong_weight_of_the_decoder(make_model):
 
 
 def test_command_line_exports_a_run(run_copy, tmp_path, monkeypatch):
-    from espnet_prune.bin.export import main
+    from espnet_prune.cli.export import main
 
     out = tmp_path / "out"
     monkeypatch.setattr(
@@ -261,7 +261,7 @@ def test_command_line_exports_a_run(run_copy, tmp_path, monkeypatch):
 def test_finish_gives_the_averaged_weights_their_place_once_verified(
     compact, tmp_path, monkeypatch
 ):
-    from espnet_prune.bin.prune_train import finish
+    from espnet_prune.cli.prune_train import finish
 
     averaged, final = tmp_path / "valid.acc.ave.pth", tmp_path / "finetuned.pth"
     with pytest.raises(InputError, match="was not written"):

@@ -11,8 +11,8 @@ from espnet2.main_funcs import pack_funcs
 from espnet_model_zoo.downloader import ModelDownloader
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from espnet_prune.bin import fetch_teacher
-from espnet_prune.errors import InputError, run_main
+from espnet_prune.base.errors import InputError, run_main
+from espnet_prune.cli import fetch_teacher
 
 
 @pytest.fixture

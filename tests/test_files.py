@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from espnet_prune.errors import InputError
-from espnet_prune.files import (
+from espnet_prune.base.errors import InputError
+from espnet_prune.base.files import (
     atomic_dir,
     atomic_path,
     is_made_of,

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_prune.gates import CLAMP, MODES, GateOptions, gates_of
+from espnet_prune.pruning.gates import CLAMP, MODES, GateOptions, gates_of
 
 SAMPLES = 20000
 

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import espnet_prune
-from espnet_prune.bin import decode
-from espnet_prune.data.table import read_table
-from espnet_prune.errors import InputError
-from espnet_prune.files import read_yaml
-from espnet_prune.greedy import GreedyDecoder, batches, collapse, first_window
-from espnet_prune.inference.precision import check_precision
+from espnet_prune.base.errors import InputError
+from espnet_prune.base.files import read_yaml
+from espnet_prune.base.table import read_table
+from espnet_prune.cli import decode
+from espnet_prune.serving.fast.precision import check_precision
+from espnet_prune.serving.greedy import GreedyDecoder, batches, collapse, first_window
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=12))

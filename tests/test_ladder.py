@@ -6,14 +6,14 @@ import pytest
 import torch
 import yaml
 
-from espnet_prune.errors import InputError
+from espnet_prune.base.errors import InputError
 from tests.fixtures.runs import RECIPE
 
 
 @pytest.fixture
 def prune(dense, data_options, tmp_path, monkeypatch):
     """``prune(out, target, *options)``: stage 12 in this process."""
-    from espnet_prune.bin import prune_train
+    from espnet_prune.cli import prune_train
 
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(RECIPE))
@@ -60,7 +60,7 @@ def test_rung_goes_on_from_gates_weights_and_multipliers(prune, tmp_path):
 
 
 def test_iterative_masks_go_up_the_ladder_too(prune, tmp_path):
-    from espnet_prune.export import export
+    from espnet_prune.export.export import export
 
     iterative = ("--method", "iterative")
     prune(tmp_path / "a", 0.5, *iterative)

@@ -10,14 +10,14 @@ import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
-from espnet_prune.baselines import METHODS
-from espnet_prune.errors import InputError
+from espnet_prune.base.errors import InputError
+from espnet_prune.config.methods import METHODS
 
 
 @pytest.fixture
 def stage(dense, data_options, tmp_path, monkeypatch):
     """``stage(module, *options)``: run a stage's program in this process."""
-    from espnet_prune.bin import export, prune_train
+    from espnet_prune.cli import export, prune_train
 
     def run(name, *options):
         program = {"export": export, "train": prune_train}[name]
@@ -149,7 +149,7 @@ def test_one_shot_run_of_another_seed_is_refused(stage, dense, tmp_path):
 
 def whole_models_gone(dense, compact, summary) -> list[float]:
     """Fractions of all parameters and MACs of one hypothesis, by counting both."""
-    from espnet_prune.checkpoint import load_model
+    from espnet_prune.families.espnet.checkpoint import load_model
 
     pairs = (dense / "config.yaml", dense / "model.pth")
     large, small = load_model(*pairs)[0], load_model(*written(compact))[0]
@@ -176,7 +176,7 @@ def whole_macs(model, frames, tokens) -> float:
 
 
 def params_left(summary, config) -> int:
-    from espnet_prune.conformer import PrunableConformerEncoder
+    from espnet_prune.families.espnet.conformer import PrunableConformerEncoder
 
     conf = {k: v for k, v in config["encoder_conf"].items() if k != "input_layer"}
     dense = PrunableConformerEncoder(20, **conf)

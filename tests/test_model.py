@@ -3,8 +3,8 @@ import copy
 import pytest
 import torch
 
-from espnet_prune.distill import DistillOptions
-from espnet_prune.gates import gates_of
+from espnet_prune.pruning.gates import gates_of
+from espnet_prune.training.distill import DistillOptions
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_blocks_are_drawn_while_the_student_is_trained_only(
         drawn.append(training)
         return [(0, 0)]
 
-    monkeypatch.setattr("espnet_prune.distill.matches", matches)
+    monkeypatch.setattr("espnet_prune.training.distill.matches", matches)
     student.train()(**speech_batch())
     student.eval()(**speech_batch())
     assert drawn == [True, False]
@@ -190,6 +190,6 @@ def test_only_blocks_that_are_left_are_matched_by_distance(
         asked.append(args[-1])
         return torch.zeros(())
 
-    monkeypatch.setattr("espnet_prune.model.layer_loss", spy)
+    monkeypatch.setattr("espnet_prune.training.student.layer_loss", spy)
     student.train()(**speech_batch())
     assert asked == [others if match == "min_distance" else None]

@@ -5,14 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_prune.architecture import Architecture
-from espnet_prune.compact_dir import verify
-from espnet_prune.distill import record
-from espnet_prune.encoder import PrunableEncoder
-from espnet_prune.inference.encoder import FastEncoder
-from espnet_prune.layers.open_norm import gated_norm, open_norm
-from espnet_prune.layers.residual import layer_norm
-from espnet_prune.layers.spread import Spread
+from espnet_prune.export.compact_dir import verify
+from espnet_prune.families.espnet.architecture import Architecture
+from espnet_prune.families.espnet.encoder import PrunableEncoder
+from espnet_prune.families.espnet.layers.open_norm import gated_norm, open_norm
+from espnet_prune.families.espnet.layers.residual import layer_norm
+from espnet_prune.families.espnet.layers.spread import Spread
+from espnet_prune.serving.fast.encoder import FastEncoder
+from espnet_prune.training.distill import record
 
 GATES = {"model_dim": True}
 FRAMES = 400

@@ -9,14 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from learned_gates import learned
 
-from espnet_prune.baselines import ONE_SHOT
-from espnet_prune.baselines.one_shot import scores_of, settle
-from espnet_prune.errors import InputError
-from espnet_prune.export import check_budget
-from espnet_prune.gates import gates_of
-from espnet_prune.layers.cost import times_dim
-from espnet_prune.projection import TOLERANCE, check_reachable, choose, project
-from espnet_prune.sparsity import SparsityController, SparsityOptions, make_budget
+from espnet_prune.base.errors import InputError
+from espnet_prune.config.methods import ONE_SHOT
+from espnet_prune.export.export import check_budget
+from espnet_prune.families.espnet.layers.cost import times_dim
+from espnet_prune.pruning.gates import gates_of
+from espnet_prune.pruning.one_shot import scores_of, settle
+from espnet_prune.pruning.projection import TOLERANCE, check_reachable, choose, project
+from espnet_prune.pruning.sparsity import (
+    SparsityController,
+    SparsityOptions,
+    make_budget,
+)
 
 GATES = {"model_dim": True}
 FRAMES = 400

@@ -12,8 +12,8 @@ import torch.distributed as dist
 import torch.multiprocessing
 import yaml
 
-from espnet_prune.errors import InputError
-from espnet_prune.nodes import Node
+from espnet_prune.base.errors import InputError
+from espnet_prune.running.nodes import Node
 
 ROOT = Path(__file__).resolve().parents[1]
 # Slurm, as far as ESPnet's launcher and its workers see it: two nodes, one task each.
@@ -77,7 +77,7 @@ def test_two_nodes_prune_together_and_go_on_after_a_stop(
     model = ["--model_config", dense / "config.yaml"]
     model += ["--model_file", dense / "model.pth", "--teacher_config"]
     model += [dense / "config.yaml", "--teacher_model", dense / "model.pth"]
-    command = ["espnet_prune.bin.prune_train", "--phase", "prune", "--recipe", recipe]
+    command = ["espnet_prune.cli.prune_train", "--phase", "prune", "--recipe", recipe]
     for epochs in (1, 2):
         result = launch(out, *command, *model, "--max_epoch", epochs)
         assert result.returncode == 0, result.stderr[-3000:]
@@ -85,7 +85,7 @@ def test_two_nodes_prune_together_and_go_on_after_a_stop(
     log = (out / "train.log").read_text()
     assert "node 1 waits" in log and ":0/2]" in log
     assert "2epoch started" in log and "1epoch started" not in log
-    from espnet_prune.export import export
+    from espnet_prune.export.export import export
 
     summary = export(out / "config.yaml", out / "latest.pth", tmp_path / "compact")
     assert 0.5 <= summary["removed"]["params"] < 0.53
@@ -94,7 +94,7 @@ def test_two_nodes_prune_together_and_go_on_after_a_stop(
 @pytest.mark.slow
 def test_what_the_first_node_refuses_stops_all(launch, dense, tmp_path):
     command = [
-        "espnet_prune.bin.prune_train",
+        "espnet_prune.cli.prune_train",
         "--phase",
         "prune",
         "--recipe",
@@ -137,7 +137,7 @@ def test_a_failure_of_the_first_node_reaches_the_others(tmp_path):
 
 
 def test_the_others_do_not_wait_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setattr("espnet_prune.nodes.PATIENCE", 0.3)
+    monkeypatch.setattr("espnet_prune.running.nodes.PATIENCE", 0.3)
     with pytest.raises(InputError, match="has not written it"):
         two_nodes(tmp_path)[1].first(lambda: None)
 

@@ -1,9 +1,9 @@
 import pytest
 
-from espnet_prune.distill import DistillOptions
-from espnet_prune.gates import GateOptions
-from espnet_prune.options import fits, make_options
-from espnet_prune.sparsity import SparsityOptions
+from espnet_prune.config.options import fits, make_options
+from espnet_prune.pruning.gates import GateOptions
+from espnet_prune.pruning.sparsity import SparsityOptions
+from espnet_prune.training.distill import DistillOptions
 
 
 @pytest.mark.parametrize(

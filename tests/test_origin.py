@@ -7,14 +7,14 @@ import pytest
 import torch
 import yaml
 
-from espnet_prune.bin import prune_train
-from espnet_prune.errors import InputError
-from espnet_prune.origin import (
+from espnet_prune.base.errors import InputError
+from espnet_prune.cli import prune_train
+from espnet_prune.training.origin import (
     refuse_another_run,
     refuse_missing_gpus,
     refuse_wrong_rate,
 )
-from espnet_prune.task import PruneASRTask
+from espnet_prune.training.task import PruneASRTask
 
 
 @pytest.fixture

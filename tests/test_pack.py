@@ -12,8 +12,8 @@ import soundfile
 import yaml
 from espnet2.bin.asr_inference import Speech2Text
 
-from espnet_prune.bin import pack as program
-from espnet_prune.errors import InputError
+from espnet_prune.base.errors import InputError
+from espnet_prune.cli import pack as program
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from espnet_prune.bin.progress import Watcher, main
-from espnet_prune.errors import InputError
+from espnet_prune.base.errors import InputError
+from espnet_prune.cli.progress import Watcher, main
 
 PREFIX = "[vm] 2026-11-21 01:08:06,198 (trainer:336) INFO: "
 
@@ -120,7 +120,7 @@ def test_log_that_another_program_writes_is_followed(tmp_path, monkeypatch, caps
 def test_stopping_it_stops_what_a_launcher_has_started(tmp_path):
     log, pid = tmp_path / "train.log", tmp_path / "pid"
     launcher = f"sleep 60 & echo $! >{pid}; wait"
-    command = [sys.executable, "-m", "espnet_prune.bin.progress", "--follow", str(log)]
+    command = [sys.executable, "-m", "espnet_prune.cli.progress", "--follow", str(log)]
     command += ["--log", str(tmp_path / "launch.log"), "--", "bash", "-c", launcher]
     env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     process = subprocess.Popen(command, env=env)
@@ -148,7 +148,7 @@ def running(tmp_path):
     """A shell with the progress program, whose training sleeps; the training's pid."""
     log = tmp_path / "exp" / "train.log"
     code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
-    command = [sys.executable, "-m", "espnet_prune.bin.progress", "--log", str(log)]
+    command = [sys.executable, "-m", "espnet_prune.cli.progress", "--log", str(log)]
     root = Path(__file__).resolve().parents[1]
     words = shlex.join([*command, "--", sys.executable, "-c", code])
     # As in run.sh: the shell waits for it, and has more to do afterwards.

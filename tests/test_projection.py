@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from learned_gates import learned
 
-from espnet_prune.errors import InputError
-from espnet_prune.export import check_budget
-from espnet_prune.gates import gates_of
-from espnet_prune.layers.structures import structures
-from espnet_prune.projection import TOLERANCE, project
-from espnet_prune.sparsity import SparsityOptions, make_budget
-from espnet_prune.units import units_of
+from espnet_prune.base.errors import InputError
+from espnet_prune.export.export import check_budget
+from espnet_prune.families.espnet.layers.structures import structures
+from espnet_prune.pruning.gates import gates_of
+from espnet_prune.pruning.projection import TOLERANCE, project
+from espnet_prune.pruning.sparsity import SparsityOptions, make_budget
+from espnet_prune.pruning.units import units_of
 
 FRAMES = 100
 

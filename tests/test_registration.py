@@ -4,10 +4,10 @@ import sys
 import pytest
 from espnet2.tasks import asr
 
-from espnet_prune import registration
-from espnet_prune.conformer import PrunableConformerEncoder
-from espnet_prune.model import PruneASRModel
-from espnet_prune.task import PruneASRTask
+from espnet_prune.families.espnet import registration
+from espnet_prune.families.espnet.conformer import PrunableConformerEncoder
+from espnet_prune.training.student import PruneASRModel
+from espnet_prune.training.task import PruneASRTask
 
 NAME = "prunable_conformer"
 
@@ -99,7 +99,7 @@ def test_programs_of_the_recipe_download_nothing(
         "nltk.download = download\n"
     )
     code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}]; import sitecustomize; "
-    result = python("-c", f"{code}import espnet_prune.bin.{program}")
+    result = python("-c", f"{code}import espnet_prune.cli.{program}")
     assert result.returncode == 0, result.stderr
 
 

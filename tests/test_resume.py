@@ -14,9 +14,9 @@ import torch.distributed as dist
 import yaml
 from espnet2.tasks.asr import ASRTask
 
-from espnet_prune.gates import gates_of
-from espnet_prune.task import DenseASRTask, PruneASRTask
-from espnet_prune.trainer import PruneTrainer, SafeTrainer
+from espnet_prune.pruning.gates import gates_of
+from espnet_prune.training.task import DenseASRTask, PruneASRTask
+from espnet_prune.training.trainer import PruneTrainer, SafeTrainer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -156,7 +156,9 @@ def test_schedule_is_planned_over_the_whole_run(
 ):
     """The target rises by batches; the optimizer steps once per ``accum_grad``."""
     # So short a run would have the largest rates, whatever its steps.
-    monkeypatch.setattr("espnet_prune.sparsity.GATE_LR_RANGE", (0.0, float("inf")))
+    monkeypatch.setattr(
+        "espnet_prune.pruning.sparsity.GATE_LR_RANGE", (0.0, float("inf"))
+    )
     seen = {}
 
     class Spy(PruneTrainer):
@@ -190,7 +192,7 @@ def start(
     command: list[str], log: Path, *extra: str, task: str = "PruneASRTask"
 ) -> subprocess.Popen:
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    program = f"from espnet_prune.task import {task}; {task}.main()"
+    program = f"from espnet_prune.training.task import {task}; {task}.main()"
     module = [sys.executable, "-c", program]
     with log.open("a") as f:
         return subprocess.Popen(

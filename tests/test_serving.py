@@ -10,9 +10,9 @@ import torch
 import yaml
 
 import espnet_prune
-from espnet_prune.errors import InputError
-from espnet_prune.inference.precision import check_precision
-from espnet_prune.serving import set_precision
+from espnet_prune.base.errors import InputError
+from espnet_prune.serving.fast.precision import check_precision
+from espnet_prune.serving.load import set_precision
 
 DECODING = {"beam_size": 2, "ctc_weight": 0.3, "maxlenratio": 0.2}
 
@@ -92,7 +92,7 @@ torch.set_num_threads(3)
 torch.set_num_interop_threads(2)
 torch.set_default_dtype(torch.float64)
 torch.backends.quantized.engine = engine
-import espnet_prune, espnet_prune.serving
+import espnet_prune, espnet_prune.serving.load
 assert torch.get_num_threads() == 3
 assert torch.get_num_interop_threads() == 2
 assert torch.get_default_dtype() is torch.float64

@@ -7,9 +7,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_prune.errors import InputError
-from espnet_prune.executor import Executor
-from espnet_prune.shards import mark_of, run_shards, split, time_left
+from espnet_prune.base.errors import InputError
+from espnet_prune.running.executor import Executor
+from espnet_prune.running.shards import mark_of, run_shards, split, time_left
 
 
 @given(st.lists(st.text(), min_size=1, max_size=60), st.integers(1, 80))
@@ -99,7 +99,7 @@ def test_shards_share_the_cores_that_the_user_leaves(tmp_path, monkeypatch, give
 def test_log_of_a_failed_decoding_is_still_there(
     data_dir, dense, tmp_path, monkeypatch
 ):
-    from espnet_prune.bin import decode
+    from espnet_prune.cli import decode
 
     (tmp_path / "decode.yaml").write_text("no_such_option: 1\n")
     argv = ["decode", "--config", str(dense / "config.yaml"), "--nj", "1"]
@@ -117,7 +117,7 @@ def test_log_of_a_failed_decoding_is_still_there(
 
 
 def test_utterances_too_short_for_a_window_are_not_given_to_espnet(tmp_path):
-    from espnet_prune.bin.decode import without_too_short
+    from espnet_prune.cli.decode import without_too_short
 
     samples = tmp_path / "utt2num_samples"
     assert without_too_short(["a", "b"], samples) == ["a", "b"]
@@ -129,7 +129,7 @@ def test_utterances_too_short_for_a_window_are_not_given_to_espnet(tmp_path):
 
 
 def test_utterance_without_a_hypothesis_counts_as_an_empty_one(tmp_path, caplog):
-    from espnet_prune.bin.decode import TABLES, merge
+    from espnet_prune.cli.decode import TABLES, merge
 
     jobs = [tmp_path / f"output.{n}" for n in (1, 2)]
     for job, key in zip(jobs, ("a", "c"), strict=True):
@@ -145,7 +145,7 @@ def test_utterance_without_a_hypothesis_counts_as_an_empty_one(tmp_path, caplog)
 def test_decoding_audio_of_another_rate_is_refused(
     data_dir, dense, tmp_path, monkeypatch
 ):
-    from espnet_prune.bin import decode
+    from espnet_prune.cli import decode
 
     config = yaml.safe_load((dense / "config.yaml").read_text())
     config["frontend_conf"] = (config["frontend_conf"] or {}) | {"fs": "8k"}
@@ -170,7 +170,7 @@ def test_statistics_are_collected_for_a_config_that_wants_them_itself(
     data_dir, tmp_path, monkeypatch
 ):
     # global_mvn needs a file of statistics, which is what is being made.
-    from espnet_prune.bin import collect_stats
+    from espnet_prune.cli import collect_stats
 
     config = {"normalize": "global_mvn", "decoder": "transformer"}
     config |= {"frontend_conf": {"n_fft": 256, "hop_length": 128, "n_mels": 20}}
@@ -223,7 +223,7 @@ def test_shards_take_turns_on_the_gpus(tmp_path, monkeypatch):
 def test_language_model_of_other_tokens_is_refused(tmp_path):
     from argparse import Namespace
 
-    from espnet_prune.bin.decode import check_lm
+    from espnet_prune.cli.decode import check_lm
 
     config, weights = tmp_path / "lm.yaml", tmp_path / "lm.pth"
     weights.touch()
@@ -259,7 +259,7 @@ def write_lm(folder, tokens, favourite):
 def test_language_model_has_a_say_in_the_search(
     compact, data_dir, tmp_path, monkeypatch
 ):
-    from espnet_prune.bin import decode
+    from espnet_prune.cli import decode
 
     tokens = yaml.safe_load((compact / "config.yaml").read_text())["token_list"]
     lm = write_lm(tmp_path, tokens, "B")
@@ -284,7 +284,7 @@ def test_language_model_has_a_say_in_the_search(
 def test_outputs_are_the_same_whatever_the_number_of_parts(
     dense, data_dir, tmp_path, monkeypatch, search
 ):
-    from espnet_prune.bin import decode
+    from espnet_prune.cli import decode
 
     (tmp_path / "decode.yaml").write_text(f"{search}\n")
     weights = torch.load(dense / "model.pth")

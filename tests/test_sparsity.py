@@ -3,14 +3,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_prune.budget import Budget, is_kept
-from espnet_prune.gates import CLAMP, gates_of
-from espnet_prune.sparsity import (
+from espnet_prune.pruning.budget import Budget, is_kept
+from espnet_prune.pruning.gates import CLAMP, gates_of
+from espnet_prune.pruning.sparsity import (
     SparsityController,
     SparsityOptions,
     make_budget,
 )
-from espnet_prune.trainer import as_optimizers, parameter_groups
+from espnet_prune.training.trainer import as_optimizers, parameter_groups
 
 STEPS = 200
 

@@ -17,9 +17,9 @@ import soundfile
 import torch
 from torch.multiprocessing.spawn import ProcessExitedException
 
-from espnet_prune.export import export
-from espnet_prune.task import PruneASRTask
-from espnet_prune.trainer import PruneTrainer
+from espnet_prune.export.export import export
+from espnet_prune.training.task import PruneASRTask
+from espnet_prune.training.trainer import PruneTrainer
 
 UTTERANCES, SAMPLES, UPDATES = 8, 8000, 4
 NO_DROPOUT = [

@@ -4,11 +4,11 @@ import copy
 import pytest
 import yaml
 
-from espnet_prune.checkpoint import load_model
-from espnet_prune.errors import InputError
-from espnet_prune.files import read_yaml
-from espnet_prune.measure.latency import read_table
-from espnet_prune.student import (
+from espnet_prune.base.errors import InputError
+from espnet_prune.base.files import read_yaml
+from espnet_prune.families.espnet.checkpoint import load_model
+from espnet_prune.measuring.latency import read_table
+from espnet_prune.training.configs import (
     finetuning_config,
     frames_of,
     model_config,
@@ -111,8 +111,8 @@ def test_frames_of_audio_are_those_of_the_frontend(dense):
 @pytest.fixture
 def student_config(dense, tmp_path):
     """What stage 12's command line makes of its options."""
-    from espnet_prune import plan
-    from espnet_prune.bin.prune_train import get_parser
+    from espnet_prune.cli.prune_train import get_parser
+    from espnet_prune.training import plan
 
     recipe = tmp_path / "prune.yaml"
     recipe.write_text(yaml.safe_dump(RECIPE))
@@ -245,8 +245,8 @@ def test_small_model_is_not_fine_tuned_without_the_dense_ones_config(student_con
 
 
 def test_encoder_option_that_is_not_prunable_is_named_at_once(dense, tmp_path):
-    from espnet_prune import plan
-    from espnet_prune.bin.prune_train import get_parser
+    from espnet_prune.cli.prune_train import get_parser
+    from espnet_prune.training import plan
 
     config = yaml.safe_load((dense / "config.yaml").read_text())
     config["encoder_conf"]["ctc_trim"] = True
@@ -263,8 +263,8 @@ def test_encoder_option_that_is_not_prunable_is_named_at_once(dense, tmp_path):
 def test_model_without_decoder_is_finetuned_by_its_loss(
     student_config, compact, monkeypatch
 ):
-    from espnet_prune import plan
-    from espnet_prune.bin.prune_train import averaged_name
+    from espnet_prune.cli.prune_train import averaged_name
+    from espnet_prune.training import plan
 
     options = ("--phase", "finetune", "--model_config", str(compact / "config.yaml"))
     options += ("--model_file", str(compact / "pruned.pth"))
@@ -284,7 +284,7 @@ def test_model_without_decoder_is_finetuned_by_its_loss(
 
 
 def test_options_of_espnet_are_not_taken_for_abbreviations_of_ours():
-    from espnet_prune.bin.prune_train import get_parser
+    from espnet_prune.cli.prune_train import get_parser
 
     ours = ["--phase", "prune", "--recipe", "r", "--output_dir", "o"]
     ours += ["--model_config", "c", "--model_file", "m"]

@@ -3,8 +3,8 @@ import copy
 import pytest
 import torch
 
-from espnet_prune.errors import InputError
-from espnet_prune.trainer import (
+from espnet_prune.base.errors import InputError
+from espnet_prune.training.trainer import (
     GroupClippedAdamW,
     WarmupHoldDecay,
     as_optimizers,

@@ -10,8 +10,8 @@ import numpy as np
 import soundfile
 import soxr
 
-from espnet_prune.data.table import read_table
-from espnet_prune.errors import InputError
+from espnet_prune.base.errors import InputError
+from espnet_prune.base.table import read_table
 
 # Kaldi's extract-segments forgives an end this far behind the recording's (seconds).
 _MAX_OVERSHOOT = 0.5

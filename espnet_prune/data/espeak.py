@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from espnet_prune.errors import InputError
+from espnet_prune.base.errors import InputError
 
 # Values of espeak-ng's speak_lib.h.
 _AUDIO_OUTPUT_SYNCHRONOUS = 2

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from espnet_prune.data.table import read_table, write_table
-from espnet_prune.errors import InputError
-from espnet_prune.files import atomic_dir
+from espnet_prune.base.errors import InputError
+from espnet_prune.base.files import atomic_dir
+from espnet_prune.base.table import read_table, write_table
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from espnet_prune.baselines import SCRATCH
+from espnet_prune.config.methods import SCRATCH
 
 SYNTHETIC = (
     "Synthetic speech: the corpus `synth` is spoken by espeak-ng voices from a seed. "

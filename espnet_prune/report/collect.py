@@ -14,11 +14,11 @@ from typing import Any
 
 import yaml
 
-from espnet_prune.baselines import ONE_SHOT
-from espnet_prune.checkpoint import read_checkpoint
-from espnet_prune.errors import InputError
-from espnet_prune.measure.wer import decoded_in
-from espnet_prune.version import __version__
+from espnet_prune import __version__
+from espnet_prune.base.errors import InputError
+from espnet_prune.config.methods import ONE_SHOT
+from espnet_prune.families.espnet.checkpoint import read_checkpoint
+from espnet_prune.measuring.wer import decoded_in
 
 PARAMS = ("subsampling", "blocks", "encoder", "decoder", "total")
 MACS = ("subsampling", "blocks", "encoder")

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from espnet_prune.baselines import SCRATCH
+from espnet_prune.config.methods import SCRATCH
 from espnet_prune.report import plots, tables
 from espnet_prune.report.caveats import caveats
 from espnet_prune.report.collect import Collected

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from espnet_prune.baselines import METHODS
+from espnet_prune.config.methods import METHODS
 from espnet_prune.report.collect import Curves
 
 PALETTE = (

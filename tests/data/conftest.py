@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT / "local"))
 
 @pytest.fixture
 def cli(monkeypatch) -> Callable[..., None]:
-    """``cli("espnet_prune.bin.x", *args)`` or ``cli("synth_data", *args)``."""
+    """``cli("espnet_prune.cli.x", *args)`` or ``cli("synth_data", *args)``."""
 
     def run(module: str, *args: object) -> None:
         monkeypatch.setattr(sys, "argv", [module, *map(str, args)])

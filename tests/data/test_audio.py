@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from espnet_prune.base.errors import InputError
 from espnet_prune.data.audio import load_source, load_utterance
-from espnet_prune.errors import InputError
 
 
 def _peak_hertz(samples: np.ndarray, fs: int) -> float:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from espnet_prune.base.errors import InputError
+from espnet_prune.base.table import read_table
 from espnet_prune.data.kaldi_dir import read_data_dir
-from espnet_prune.data.table import read_table
-from espnet_prune.errors import InputError
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 import pytest
 
+from espnet_prune.base.errors import InputError
 from espnet_prune.data.kaldi_dir import read_data_dir
-from espnet_prune.errors import InputError
 
 
 def test_kaldi_directories_are_copied_with_segments(cli, make_dir, tmp_path, caplog):

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from espnet_prune.base.errors import InputError
+from espnet_prune.base.table import read_table, write_table
 from espnet_prune.data.kaldi_dir import read_data_dir, write_data_dir
-from espnet_prune.data.table import read_table, write_table
-from espnet_prune.errors import InputError
 
 
 def test_reads_relative_paths_of_its_own_folder(make_dir):

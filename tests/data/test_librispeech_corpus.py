@@ -14,9 +14,9 @@ import pytest
 import soundfile
 from torchaudio.datasets.librispeech import _CHECKSUMS
 
+from espnet_prune.base.errors import InputError
+from espnet_prune.base.table import read_table
 from espnet_prune.data.kaldi_dir import read_data_dir
-from espnet_prune.data.table import read_table
-from espnet_prune.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
-from espnet_prune.data.parallel import ordered_map
+from espnet_prune.running.parallel import ordered_map
 
 def work(folder):
     Path(folder, str(os.getpid())).touch()

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from espnet_prune.base.errors import InputError
+from espnet_prune.base.table import read_table
 from espnet_prune.data.kaldi_dir import read_data_dir
-from espnet_prune.data.table import read_table
-from espnet_prune.errors import InputError
 
-FORMAT = "espnet_prune.bin.format_audio"
-FILTER = "espnet_prune.bin.filter_data"
-SPEED = "espnet_prune.bin.perturb_speed"
+FORMAT = "espnet_prune.cli.format_audio"
+FILTER = "espnet_prune.cli.filter_data"
+SPEED = "espnet_prune.cli.perturb_speed"
 
 
 def test_format_writes_what_espnet_reads(

@@ -7,10 +7,10 @@ import pytest
 import soundfile
 import synth_data
 
+from espnet_prune.base.errors import InputError
 from espnet_prune.data.espeak import Voice, speak
 from espnet_prune.data.kaldi_dir import read_data_dir
 from espnet_prune.data.synth import SPOKEN, VARIANTS, WORDS, Recipe, make_utterance
-from espnet_prune.errors import InputError
 
 SMALL = ("--train", 20, "--dev", 3, "--test", 6)
 

@@ -6,9 +6,9 @@ import sys
 import pytest
 import sentencepiece
 
-from espnet_prune.errors import InputError
+from espnet_prune.base.errors import InputError
 
-TOKENS = "espnet_prune.bin.make_tokens"
+TOKENS = "espnet_prune.cli.make_tokens"
 SENTENCES = ["OPEN THE WINDOW", "CLOSE THE DOOR", "CALL ME", "WINDOW OR DOOR", "A CALL"]
 
 

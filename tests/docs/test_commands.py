@@ -12,8 +12,8 @@ import pytest
 from espnet2.tasks.asr import ASRTask
 from pages import PAGES, ROOT, SECTIONS, code_in_text, commands
 
-from espnet_prune.options import make_options
-from espnet_prune.task import PruneASRTask
+from espnet_prune.config.options import make_options
+from espnet_prune.training.task import PruneASRTask
 
 # Those of ESPnet's asr.sh that the pages use.
 ASR_SH = {"--python", "--stage", "--stop_stage", "--asr_config", "--asr_exp"}
@@ -36,7 +36,7 @@ def parser_of(module: str) -> argparse.ArgumentParser:
 def program_takes(module: str, words: list[str]) -> None:
     if not words:
         assert importlib.util.find_spec(module), module
-    elif module == "espnet_prune.bin.prune_train":
+    elif module == "espnet_prune.cli.prune_train":
         args, rest = parser_of(module).parse_known_args(words)
         for section, kind in SECTIONS.items():
             make_options(kind, section, getattr(args, section))
@@ -60,10 +60,10 @@ def data_program_takes(corpus: str, words: list[str]) -> None:
 
 # Options of run.sh that hold options of other programs.
 NESTED = {
-    "--prune_args": "espnet_prune.bin.prune_train",
-    "--finetune_args": "espnet_prune.bin.prune_train",
-    "--measure_args": "espnet_prune.bin.measure",
-    "--format_args": "espnet_prune.bin.format_audio",
+    "--prune_args": "espnet_prune.cli.prune_train",
+    "--finetune_args": "espnet_prune.cli.prune_train",
+    "--measure_args": "espnet_prune.cli.measure",
+    "--format_args": "espnet_prune.cli.format_audio",
 }
 
 
@@ -114,8 +114,8 @@ def test_each_command_is_taken(page):
 def test_options_that_the_text_names_exist():
     listed = (ROOT / "run.sh").read_text() + (ROOT / "tests/run.sh").read_text()
     known = set(re.findall(r"^  (--\w+) ", listed, re.MULTILINE)) | ASR_SH
-    for program in sorted((ROOT / "espnet_prune/bin").glob("*.py")):
-        module = importlib.import_module(f"espnet_prune.bin.{program.stem}")
+    for program in sorted((ROOT / "espnet_prune/cli").glob("*.py")):
+        module = importlib.import_module(f"espnet_prune.cli.{program.stem}")
         if hasattr(module, "get_parser"):
             known |= module.get_parser()._option_string_actions.keys()
     known |= PruneASRTask.get_parser()._option_string_actions.keys()

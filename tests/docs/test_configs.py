@@ -8,10 +8,10 @@ import yaml
 from espnet2.bin import asr_inference
 from pages import PAGES, ROOT, SECTIONS, blocks
 
-from espnet_prune.bin import ctc_greedy
-from espnet_prune.options import make_options, optimizer_options
-from espnet_prune.recipe import OWN_KEYS
-from espnet_prune.task import DenseASRTask, PruneASRTask
+from espnet_prune.cli import ctc_greedy
+from espnet_prune.config.options import make_options, optimizer_options
+from espnet_prune.training.recipe import OWN_KEYS
+from espnet_prune.training.task import DenseASRTask, PruneASRTask
 
 CONFIGS = [(page, text) for page in PAGES for text in blocks(page, "yaml")]
 OURS = sorted((ROOT / "conf").glob("*.yaml"))

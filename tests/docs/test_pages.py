@@ -6,7 +6,7 @@ import shutil
 import pytest
 from pages import PAGES, ROOT, blocks
 
-from espnet_prune.data.table import read_table, write_table
+from espnet_prune.base.table import read_table, write_table
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch.backends import mkldnn
 
-from espnet_prune.inference import precision as precisions
-from espnet_prune.inference.conv2d import Conv2d, Int8Conv2d
-from espnet_prune.inference.precision import has_int8_convolutions
-from espnet_prune.inference.subsampling import FastSubsampling
+from espnet_prune.serving.fast import precision as precisions
+from espnet_prune.serving.fast.conv2d import Conv2d, Int8Conv2d
+from espnet_prune.serving.fast.precision import has_int8_convolutions
+from espnet_prune.serving.fast.subsampling import FastSubsampling
 
 
 def test_filters_are_arranged_for_the_kernel_that_takes_them(capfd):

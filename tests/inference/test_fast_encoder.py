@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from espnet_prune.inference import attention
-from espnet_prune.inference import encoder as fast_encoders
-from espnet_prune.inference.attention import BLOCK_BYTES
-from espnet_prune.inference.encoder import SHORTEST_TABLE
+from espnet_prune.serving.fast import attention
+from espnet_prune.serving.fast import encoder as fast_encoders
+from espnet_prune.serving.fast.attention import BLOCK_BYTES
+from espnet_prune.serving.fast.encoder import SHORTEST_TABLE
 
 
 def assert_close(actual, expected):
@@ -93,7 +93,7 @@ def test_long_audio_is_attended_in_blocks(make_encoder, batch, frames):
 
 
 def test_subsampling_goes_piece_by_piece(make_encoder, batch, monkeypatch):
-    monkeypatch.setattr("espnet_prune.inference.subsampling.PIECE", 10_000)
+    monkeypatch.setattr("espnet_prune.serving.fast.subsampling.PIECE", 10_000)
     encoder = make_encoder()
     x, lengths = batch((161, 40))
     assert_close(fast(encoder, x, lengths), plain(encoder, x, lengths))

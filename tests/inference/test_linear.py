@@ -3,8 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_prune.inference.linear import Linear, PackedLinear, bucket
-from espnet_prune.inference.precision import packs
+from espnet_prune.serving.fast.linear import Linear, PackedLinear, bucket
+from espnet_prune.serving.fast.precision import packs
 
 
 @given(st.integers(1, 100_000))

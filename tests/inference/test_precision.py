@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_prune.errors import InputError
-from espnet_prune.inference import conv2d as convolutions
-from espnet_prune.inference import linear as linears
-from espnet_prune.inference import precision as precisions
-from espnet_prune.inference.linear import Int8Linear
-from espnet_prune.inference.precision import PRECISIONS, check_precision
-from espnet_prune.serving import InferenceEncoder
+from espnet_prune.base.errors import InputError
+from espnet_prune.serving.fast import conv2d as convolutions
+from espnet_prune.serving.fast import linear as linears
+from espnet_prune.serving.fast import precision as precisions
+from espnet_prune.serving.fast.linear import Int8Linear
+from espnet_prune.serving.fast.precision import PRECISIONS, check_precision
+from espnet_prune.serving.load import InferenceEncoder
 
 # Relative error of the whole encoder's output: 8 bits of mantissa, and 8 bits in all.
 BOUNDS = {"fp32": 1e-5, "bf16": 0.03, "int8": 0.08}

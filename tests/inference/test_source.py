@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from espnet_prune import conformer
-from espnet_prune.encoder import PrunableEncoder
+from espnet_prune.families.espnet import conformer
+from espnet_prune.families.espnet.encoder import PrunableEncoder
 
 
 def assert_close(actual, expected):

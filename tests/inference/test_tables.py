@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from espnet_prune.inference import encoder as fast_encoders
-from espnet_prune.inference.attention import FastAttention
-from espnet_prune.inference.encoder import SHORTEST_TABLE
-from espnet_prune.serving import InferenceEncoder
+from espnet_prune.serving.fast import encoder as fast_encoders
+from espnet_prune.serving.fast.attention import FastAttention
+from espnet_prune.serving.fast.encoder import SHORTEST_TABLE
+from espnet_prune.serving.load import InferenceEncoder
 
 
 @pytest.fixture

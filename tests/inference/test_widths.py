@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_prune.inference.widths import fill, widened
+from espnet_prune.serving.fast.widths import fill, widened
 
 
 @given(st.integers(1, 100), st.sampled_from(["fp32", "bf16", "int8"]))

@@ -8,11 +8,14 @@ from espnet.nets.pytorch_backend.transformer.attention import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_prune.gates import GateOptions
-from espnet_prune.layers.attention import RelPositionAttention, rel_shift
-from espnet_prune.layers.convolution import Convolution
-from espnet_prune.layers.feed_forward import FeedForward
-from espnet_prune.layers.subsampling import halved
+from espnet_prune.families.espnet.layers.attention import (
+    RelPositionAttention,
+    rel_shift,
+)
+from espnet_prune.families.espnet.layers.convolution import Convolution
+from espnet_prune.families.espnet.layers.feed_forward import FeedForward
+from espnet_prune.families.espnet.layers.subsampling import halved
+from espnet_prune.pruning.gates import GateOptions
 
 SIZE = 8
 GATES = GateOptions()

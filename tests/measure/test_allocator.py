@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from espnet_prune.measure.allocator import keep_freed_memory
+from espnet_prune.measuring.allocator import keep_freed_memory
 
 # In a process of its own, whose heap has no large holes.
 PROGRAM = """
 import json, resource, torch
-from espnet_prune.measure.allocator import keep_freed_memory
+from espnet_prune.measuring.allocator import keep_freed_memory
 
 def faults(megabytes):
     counts = []

@@ -8,15 +8,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from espnet_prune.bin import bench
-from espnet_prune.errors import InputError
-from espnet_prune.inference.precision import PRECISIONS
-from espnet_prune.measure import bench as measure
-from espnet_prune.measure import bench_results
-from espnet_prune.measure.bench import gemm_rate, stopwatch, time_systems
-from espnet_prune.measure.bench_onnx import onnx_systems
-from espnet_prune.measure.bench_systems import SIZES, compiled, systems
-from espnet_prune.measure.memory import peak_bytes
+from espnet_prune.base.errors import InputError
+from espnet_prune.bench.onnx import onnx_systems
+from espnet_prune.bench.systems import SIZES, compiled, systems
+from espnet_prune.bench.timing import gemm_rate, stopwatch, time_systems
+from espnet_prune.cli import bench
+from espnet_prune.measuring import bench as measure
+from espnet_prune.measuring import bench_results
+from espnet_prune.measuring.memory import peak_bytes
+from espnet_prune.serving.fast.precision import PRECISIONS
 
 CPU = torch.device("cpu")
 KEYS = {  # of the documented interface

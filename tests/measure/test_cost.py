@@ -1,8 +1,8 @@
 import pytest
 from espnet2.tasks.asr import ASRTask
 
-from espnet_prune.errors import InputError
-from espnet_prune.measure.cost import count_macs, count_params, sampling_rate
+from espnet_prune.base.errors import InputError
+from espnet_prune.measuring.cost import count_macs, count_params, sampling_rate
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_macs_equal_the_formula_by_hand(dense):
 
 
 def test_prunable_encoder_counts_like_espnets(dense, tiny_models):
-    from espnet_prune.conformer import PrunableConformerEncoder
+    from espnet_prune.families.espnet.conformer import PrunableConformerEncoder
 
     model, args = ASRTask.build_model_from_file(*tiny_models["dense"], "cpu")
     expected = count_macs(model, args)
@@ -68,7 +68,7 @@ def test_model_of_features_is_refused(tiny_models):
 
 
 def test_rest_of_a_model_is_what_its_encoder_is_not(make_model):
-    from espnet_prune.measure.cost import rest_cost
+    from espnet_prune.measuring.cost import rest_cost
 
     model = make_model(encoder="prunable_conformer")
     rest = rest_cost(model, frames=100, tokens=5)

@@ -6,22 +6,25 @@ import timeit
 import pytest
 import torch
 
-from espnet_prune.decoder import PrunableTransformerDecoder, decoder_counts
-from espnet_prune.errors import InputError
-from espnet_prune.gates import gates_of
-from espnet_prune.layers.cost import group_of, total
-from espnet_prune.layers.subsampling import halved
-from espnet_prune.measure import latency
-from espnet_prune.measure.latency import (
+from espnet_prune.base.errors import InputError
+from espnet_prune.families.espnet.decoder import (
+    PrunableTransformerDecoder,
+    decoder_counts,
+)
+from espnet_prune.families.espnet.layers.cost import group_of, total
+from espnet_prune.families.espnet.layers.subsampling import halved
+from espnet_prune.measuring import latency
+from espnet_prune.measuring.latency import (
     MIN_RANK,
     latency_table,
     read_or_measure,
     settle_table,
     table_of_run,
 )
-from espnet_prune.measure.latency_layers import Beyond
-from espnet_prune.projection import project
-from espnet_prune.sparsity import SparsityOptions, make_budget
+from espnet_prune.measuring.latency_layers import Beyond
+from espnet_prune.pruning.gates import gates_of
+from espnet_prune.pruning.projection import project
+from espnet_prune.pruning.sparsity import SparsityOptions, make_budget
 
 FRAMES = 600
 ATTEMPTS = 4  # a neighbour of the machine may spoil a table, as its warning says
@@ -30,7 +33,7 @@ ATTEMPTS = 4  # a neighbour of the machine may spoil a table, as its warning say
 @pytest.fixture(scope="module")
 def encoder():
     """Large enough that sizes matter on the clock."""
-    from espnet_prune.conformer import PrunableConformerEncoder
+    from espnet_prune.families.espnet.conformer import PrunableConformerEncoder
 
     sizes = {"output_size": 144, "linear_units": 768, "num_blocks": 1}
     conf = {"macaron_style": True, "rel_pos_type": "latest", "gates": {}}

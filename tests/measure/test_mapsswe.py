@@ -2,9 +2,9 @@ import shutil
 
 import pytest
 
-from espnet_prune.bin import score
-from espnet_prune.measure import mapsswe as module
-from espnet_prune.measure.mapsswe import mapsswe
+from espnet_prune.cli import score
+from espnet_prune.measuring import mapsswe as module
+from espnet_prune.measuring.mapsswe import mapsswe
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import pytest
 import soundfile
 import torch
 
-from espnet_prune.bin import measure
-from espnet_prune.errors import InputError
-from espnet_prune.measure.machine import describe
-from espnet_prune.measure.rtf import (
+from espnet_prune.base.errors import InputError
+from espnet_prune.cli import measure
+from espnet_prune.measuring.machine import describe
+from espnet_prune.measuring.rtf import (
     COLUMNS,
     columns,
     summarise,

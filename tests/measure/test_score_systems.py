@@ -3,8 +3,8 @@ import shutil
 
 import pytest
 
-from espnet_prune.bin import score_systems
-from espnet_prune.errors import InputError
+from espnet_prune.base.errors import InputError
+from espnet_prune.cli import score_systems
 
 SETS = ("quiet", "noisy")
 KEYS = [f"spk-u{i:02}" for i in range(12)]

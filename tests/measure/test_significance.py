@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy.stats import t, ttest_1samp
 
-from espnet_prune.bin import compare as program
-from espnet_prune.errors import InputError
-from espnet_prune.measure.significance import compare, pool, read_speakers
-from espnet_prune.measure.wer import Pair, score
+from espnet_prune.base.errors import InputError
+from espnet_prune.cli import compare as program
+from espnet_prune.measuring.significance import compare, pool, read_speakers
+from espnet_prune.measuring.wer import Pair, score
 
 
 def result(wrong: set[int], n: int = 60) -> dict:

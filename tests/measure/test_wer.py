@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_prune.bin import score as score_cli
-from espnet_prune.errors import InputError
-from espnet_prune.measure.alignment import alignment_report, trn
-from espnet_prune.measure.wer import Pair, read_pairs, score
+from espnet_prune.base.errors import InputError
+from espnet_prune.cli import score as score_cli
+from espnet_prune.measuring.alignment import alignment_report, trn
+from espnet_prune.measuring.wer import Pair, read_pairs, score
 
 
 def pairs(*texts: tuple[str, str]) -> list[Pair]:

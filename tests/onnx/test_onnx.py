@@ -17,13 +17,13 @@ from espnet2.layers.utterance_mvn import UtteranceMVN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_prune.bin import export_onnx
-from espnet_prune.checkpoint import load_model
-from espnet_prune.errors import InputError
-from espnet_prune.greedy import GreedyDecoder
-from espnet_prune.onnx.export import open_onnx, runtime
-from espnet_prune.onnx.graph import EncoderGraph, LogMel, Normalize, Recognizer
-from espnet_prune.serving import InferenceEncoder
+from espnet_prune.base.errors import InputError
+from espnet_prune.cli import export_onnx
+from espnet_prune.export.onnx_graph import EncoderGraph, LogMel, Normalize, Recognizer
+from espnet_prune.export.onnx_write import open_onnx, runtime
+from espnet_prune.families.espnet.checkpoint import load_model
+from espnet_prune.serving.greedy import GreedyDecoder
+from espnet_prune.serving.load import InferenceEncoder
 
 DECODER = Path(__file__).resolve().parents[2] / "local" / "decode_onnx.py"
 

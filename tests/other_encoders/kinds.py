@@ -7,8 +7,8 @@ from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 from hypothesis import strategies as st
 
-from espnet_prune.e_branchformer import PrunableEBranchformerEncoder
-from espnet_prune.transformer import PrunableTransformerEncoder
+from espnet_prune.families.espnet.e_branchformer import PrunableEBranchformerEncoder
+from espnet_prune.families.espnet.transformer import PrunableTransformerEncoder
 
 FEATURES = 20
 SIZES = {"output_size": 16, "attention_heads": 4, "linear_units": 24, "num_blocks": 2}

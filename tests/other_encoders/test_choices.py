@@ -4,7 +4,7 @@ import pytest
 import torch
 from kinds import FEATURES, assert_same
 
-from espnet_prune.gates import gates_of
+from espnet_prune.pruning.gates import gates_of
 
 
 @pytest.mark.parametrize("multiple", [1, 4])
@@ -13,9 +13,9 @@ from espnet_prune.gates import gates_of
 def test_projection_meets_the_budget_and_uses_it(
     gated, target, multiple, seed, monkeypatch
 ):
-    from espnet_prune.projection import project
-    from espnet_prune.sparsity import SparsityOptions, make_budget
-    from espnet_prune.unit_prices import UnitPrices
+    from espnet_prune.pruning.projection import project
+    from espnet_prune.pruning.sparsity import SparsityOptions, make_budget
+    from espnet_prune.pruning.unit_prices import UnitPrices
 
     torch.manual_seed(seed)
     encoder = gated()
@@ -49,9 +49,9 @@ def test_projection_meets_the_budget_and_uses_it(
 
 @pytest.mark.parametrize("method", ["magnitude", "random", "blocks"])
 def test_one_shot_baselines_leave_the_budget(gated, compact_of, method):
-    from espnet_prune.baselines.one_shot import scores_of, settle
-    from espnet_prune.projection import project
-    from espnet_prune.sparsity import SparsityOptions, make_budget
+    from espnet_prune.pruning.one_shot import scores_of, settle
+    from espnet_prune.pruning.projection import project
+    from espnet_prune.pruning.sparsity import SparsityOptions, make_budget
 
     encoder = gated(num_blocks=4)
     options = SparsityOptions(kind="params+macs", target=0.6)
@@ -67,8 +67,8 @@ def test_one_shot_baselines_leave_the_budget(gated, compact_of, method):
 
 
 def test_weak_units_of_every_kind_go_first(gated):
-    from espnet_prune.baselines.scores import magnitude, unit_weights
-    from espnet_prune.layers.structures import structures
+    from espnet_prune.families.espnet.layers.structures import structures
+    from espnet_prune.pruning.scores import magnitude, unit_weights
 
     encoder, weak = gated(), 3
     rows = {"unit_gate": ("w_1",), "qk_gate": ("linear_q", "linear_k", "linear_pos")}

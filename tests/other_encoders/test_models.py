@@ -18,7 +18,7 @@ def prune(python, dense, data_options, out, *options):
     model += [dense / "model.pth", "--teacher_config", dense / "config.yaml"]
     model += ["--teacher_model", dense / "model.pth", "--output_dir", out]
     command = ["--phase", "prune", "--recipe", recipe, "--target", 0.5, *options]
-    return python("-m", "espnet_prune.bin.prune_train", *command, *model, *data_options)
+    return python("-m", "espnet_prune.cli.prune_train", *command, *model, *data_options)
 
 
 @pytest.mark.slow
@@ -28,7 +28,7 @@ def test_it_is_pruned_exported_and_decoded_by_stock_espnet(
     import soundfile
     from espnet2.bin.asr_inference import Speech2Text
 
-    from espnet_prune.export import export
+    from espnet_prune.export.export import export
 
     out = tmp_path / "pruned"
     result = prune(python, dense_model, data_options, out, "--kind", "params+macs")
@@ -67,8 +67,8 @@ def test_what_is_for_conformers_only_is_refused(
 
 
 def test_lower_precisions_are_refused(kind, dense_model):
-    from espnet_prune.errors import InputError
-    from espnet_prune.serving import load
+    from espnet_prune.base.errors import InputError
+    from espnet_prune.serving.load import load
 
     with pytest.raises(InputError, match=rf"its encoder \({kind}\) is not one"):
         load(dense_model / "config.yaml", dense_model / "model.pth", "int8")
@@ -77,8 +77,8 @@ def test_lower_precisions_are_refused(kind, dense_model):
 def test_greedy_decoding_takes_it_one_by_one(dense_model, data_dir):
     import soundfile
 
-    from espnet_prune.greedy import GreedyDecoder, collapse
-    from espnet_prune.serving import load
+    from espnet_prune.serving.greedy import GreedyDecoder, collapse
+    from espnet_prune.serving.load import load
 
     files = dense_model / "config.yaml", dense_model / "model.pth"
     model = load(*files).asr_model
@@ -94,7 +94,7 @@ def test_greedy_decoding_takes_it_one_by_one(dense_model, data_dir):
 
 
 def test_blocks_are_recorded_for_the_distillation(kind, make_model, speech_batch):
-    from espnet_prune.distill import record, run_teacher
+    from espnet_prune.training.distill import record, run_teacher
 
     conf = kind.sizes | NO_DROPOUT
     model = make_model(encoder=f"prunable_{kind}", encoder_conf=conf).eval()

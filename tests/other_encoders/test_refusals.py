@@ -3,8 +3,8 @@
 import pytest
 from kinds import FEATURES, KINDS, SIZES
 
-from espnet_prune.architecture import Architecture
-from espnet_prune.transformer import PrunableTransformerEncoder
+from espnet_prune.families.espnet.architecture import Architecture
+from espnet_prune.families.espnet.transformer import PrunableTransformerEncoder
 
 
 def test_architecture_of_another_kind_is_refused():
@@ -64,7 +64,7 @@ def test_options_that_it_does_not_compute_are_refused_by_name(kind, option):
 
 
 def test_what_has_no_effect_here_is_said(caplog):
-    from espnet_prune.student import model_config
+    from espnet_prune.training.configs import model_config
 
     kind = KINDS["e_branchformer"]
     kind.ours(FEATURES, **kind.sizes, layer_drop_rate=0.1, interctc_layer_idx=None)
@@ -75,7 +75,7 @@ def test_what_has_no_effect_here_is_said(caplog):
 
 
 def test_loaded_models_take_the_prunable_encoder(kind, dense_model):
-    from espnet_prune.serving import load
+    from espnet_prune.serving.load import load
 
     model = load(dense_model / "config.yaml", dense_model / "model.pth").asr_model
     assert type(model.encoder) is kind.ours
@@ -94,8 +94,8 @@ def test_report_names_all_units(kind, gated, random_masks):
 
 @pytest.mark.parametrize("name", ["contextual_block_conformer", "longformer", "rnn"])
 def test_other_encoders_are_refused_by_name(name):
-    from espnet_prune.errors import InputError
-    from espnet_prune.student import model_config
+    from espnet_prune.base.errors import InputError
+    from espnet_prune.training.configs import model_config
 
     with pytest.raises(InputError, match=f"encoder '{name}' cannot be pruned"):
         model_config({"encoder": name}, "exp/config.yaml")

@@ -13,8 +13,8 @@ import pytest
 import sentencepiece
 import yaml
 
-from espnet_prune.data.table import read_table, write_table
-from espnet_prune.files import read_yaml
+from espnet_prune.base.files import read_yaml
+from espnet_prune.base.table import read_table, write_table
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_PL = Path(__file__).with_name("run.pl")
@@ -243,7 +243,7 @@ def test_a_config_with_a_teacher_prunes_and_another_fine_tunes(recipe):
     prune = recipe.shipped("prune_asr_sh.yaml", sparsity={"macs_seconds": 1.0})
     recipe.stage10(prune, "exp/asr_stats_of_pruning")
     recipe.stage11(prune, "exp/asr_prune", stats="exp/asr_stats_of_pruning")
-    export = [sys.executable, "-m", "espnet_prune.bin.export"]
+    export = [sys.executable, "-m", "espnet_prune.cli.export"]
     recipe.call(*export, "--pruned", "exp/asr_prune", "--out", "exp/asr_compact")
     tune = recipe.shipped("finetune_asr_sh.yaml", compact="exp/asr_compact")
     recipe.stage11(tune, "exp/asr_compact/finetune", "--max_epoch", "2")

@@ -5,7 +5,7 @@ import json
 
 import torch
 
-from espnet_prune.bin import score
+from espnet_prune.cli import score
 
 
 def dump(path, value):

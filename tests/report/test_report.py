@@ -5,8 +5,8 @@ import re
 import pytest
 from left import PRUNING, checkpoint, dump, measured, options, scored
 
-from espnet_prune.bin import report
-from espnet_prune.errors import InputError
+from espnet_prune.base.errors import InputError
+from espnet_prune.cli import report
 from espnet_prune.report.caveats import caveats
 from espnet_prune.report.collect import read_curves
 from espnet_prune.report.plots import pareto_figure

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from espnet_prune.bin import seeds
-from espnet_prune.errors import InputError
+from espnet_prune.base.errors import InputError
+from espnet_prune.cli import seeds
 
 
 def significance(delta, p):

@@ -1,0 +1,197 @@
+"""Writing files so that a killed run leaves either the old file or the new one."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from espnet_prune.base.errors import InputError
+
+MADE_OF = ".made_of"  # in a directory: a digest of what it was made of
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary name beside ``path``; rename to ``path`` on success.
+
+    On an exception the temporary file is removed and ``path`` stays as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_dir(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary directory beside ``path``; swap it in on success.
+
+    What stood at ``path`` before is replaced as a whole.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_up_after_killed_runs(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        _swap_in(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def resumable_dir(path: str | Path, stamp: str) -> Iterator[Path]:
+    """As :func:`atomic_dir`, but an unfinished directory stays for the next run.
+
+    Args:
+        path: where it will be.
+        stamp: what it is made of; an unfinished one of another stamp is removed.
+
+    Raises:
+        InputError: another process makes it at the same time.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path):
+        _clear_up_after_killed_runs(path)
+        work = path.with_name(f".{path.name}.work")
+        mark = work / ".stamp"
+        if not mark.is_file() or mark.read_text() != stamp:
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir()
+            mark.write_text(stamp)
+        yield work
+        mark.unlink()
+        _swap_in(work, path)
+
+
+def is_made_of(path: str | Path, stamp: str) -> bool:
+    """Whether a directory was made of just this before (:func:`note_made_of`)."""
+    mark = Path(path) / MADE_OF
+    return mark.is_file() and mark.read_text() == _digest(stamp)
+
+
+def note_made_of(path: str | Path, stamp: str) -> None:
+    """Remember what a directory, which is complete, was made of."""
+    write_text(Path(path) / MADE_OF, _digest(stamp))
+
+
+def _digest(stamp: str) -> str:
+    return hashlib.sha256(stamp.encode()).hexdigest()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Refuse to work where another process does.
+
+    Raises:
+        InputError: another one holds the lock, a file beside ``path``.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                path, "another run is making it", "wait for it, or stop it"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _swap_in(temporary: Path, path: Path) -> None:
+    """Put a directory in the place of another, which is not lost if that fails."""
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    try:
+        if path.exists():
+            os.replace(path, old)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            if old.exists():
+                os.replace(old, path)
+            raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _clear_up_after_killed_runs(path: Path) -> None:
+    """Remove what killed :func:`atomic_dir` left; bring back what one had set aside."""
+    for left in path.parent.glob(f".{path.name}.*"):
+        _, pid, kind = left.name.rsplit(".", 2)
+        if kind not in ("tmp", "old") or not pid.isdigit() or _is_alive(int(pid)):
+            continue
+        if kind == "old" and not path.exists():
+            os.replace(left, path)  # killed between the two renames
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return pid != os.getpid()
+
+
+def retire(path: str | Path) -> Path:
+    """Move ``path`` aside, to the next free ``<path>.1``, ``<path>.2``, ..."""
+    path = Path(path)
+    number = 1
+    while (aside := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    os.replace(path, aside)
+    return aside
+
+
+def fingerprint(path: str | Path) -> str:
+    """SHA-256 of a file: ties a result to the weights that gave it."""
+    with Path(path).open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write ``text`` (UTF-8) atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically; NaN is refused."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        InputError: missing, not YAML, or no mapping.
+    """
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise InputError(
+            path, "does not exist", "check the option that names it"
+        ) from e
+    except yaml.YAMLError as e:
+        raise InputError(path, f"is no YAML: {str(e).splitlines()[0]}") from e
+    if not isinstance(data, dict):
+        raise InputError(path, "must hold `key: value` lines")
+    return data

@@ -1,0 +1,55 @@
+"""``espnet2.bin.asr_inference`` with the prunable encoder registered (stage 15).
+
+ESPnet would decode with random weights where a checkpoint misses some: those of our
+models are checked. Others are ESPnet's, which reads more kinds of files than we do.
+One option more than ESPnet's: ``--precision`` of the encoder, fp32, bf16 or int8.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from espnet_prune.base.quiet import hand_logging_to_espnet  # before anything of ESPnet
+
+# isort: split
+
+from espnet2.bin import asr_inference as espnet
+
+from espnet_prune.base.errors import run_main
+from espnet_prune.base.files import read_yaml
+from espnet_prune.families.espnet.checkpoint import load_model
+from espnet_prune.families.espnet.registration import names_ours
+from espnet_prune.serving.load import set_precision
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--asr_train_config", type=Path)
+    parser.add_argument("--asr_model_file", type=Path)
+    parser.add_argument("--precision", default="fp32")
+    args, rest = parser.parse_known_args()
+    given = args.asr_train_config and args.asr_model_file
+    if given and names_ours(read_yaml(args.asr_train_config)):
+        load_model(args.asr_train_config, args.asr_model_file)
+    if args.precision != "fp32":
+        espnet.Speech2Text = in_precision(args.precision, args.asr_train_config)
+    options = {"--asr_train_config": args.asr_train_config}
+    options["--asr_model_file"] = args.asr_model_file
+    files = [str(x) for pair in options.items() if pair[1] for x in pair]
+    hand_logging_to_espnet()
+    espnet.main([*files, *rest])
+
+
+def in_precision(precision: str, config: Path) -> type:
+    """ESPnet's decoder, which its program builds by name, with another encoder."""
+
+    class InPrecision(espnet.Speech2Text):
+        def __init__(self, *args: Any, **options: Any):
+            super().__init__(*args, **options)
+            set_precision(self, precision, config)
+
+    return InPrecision
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,193 @@
+"""Refuse what this machine or the model lacks, before stages that take hours.
+
+GPUs for training (``--ngpu``) and decoding (``--decode_ngpu``), the hardware that the
+number formats of ``--precisions`` need, what is for Conformers only, options of stages
+12 and 14 that there are not or that contradict each other, and whether the model that
+``--config`` and ``--asr_args`` describe can be pruned so.
+"""
+
+import argparse
+import contextlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from espnet_prune.base.errors import InputError, run_main
+from espnet_prune.base.files import read_yaml
+from espnet_prune.config.methods import SCRATCH
+from espnet_prune.families.espnet.prunable import (
+    ENCODERS,
+    check_gates,
+    check_student,
+    encoder_options,
+)
+
+FEATURES = 80  # any number does: the frontend is not looked at
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--ngpu", type=int, default=0)
+    parser.add_argument("--decode_ngpu", type=int, default=0)
+    parser.add_argument("--precisions", default="")
+    parser.add_argument("--methods", default="l0")
+    parser.add_argument("--target_kind", default="")
+    parser.add_argument("--prune_config", type=Path, help="stage 12 runs, with that")
+    parser.add_argument("--prune_args", default="", help="options beside it")
+    parser.add_argument("--finetune_config", type=Path, help="the same of stage 14")
+    parser.add_argument("--finetune_args", default="")
+    parser.add_argument("--inference_config", type=Path)
+    parser.add_argument("--config", type=Path, help="of the dense model")
+    parser.add_argument("--asr_args", default="", help="options beside that config")
+    return parser
+
+
+def main() -> None:
+    args = get_parser().parse_args()
+    if args.ngpu or args.decode_ngpu or args.precisions:
+        check_hardware(args)
+    if args.inference_config is not None:
+        from espnet_prune.cli.decode import check_lm_files  # takes seconds, as below
+
+        check_lm_files(read_yaml(args.inference_config), args.inference_config)
+    if args.asr_args:
+        from espnet_prune.training.espnet_options import check_options
+
+        check_options("--asr_args", args.asr_args.split())
+    config = None
+    if args.config is not None:
+        config = with_options(read_yaml(args.config), args.asr_args.split())
+        if config.get("encoder") not in ("conformer", "prunable_conformer"):
+            refuse_for_others(f"{args.config}: encoder {config.get('encoder')}", args)
+    if args.finetune_config is not None:
+        check_finetuning(args)
+    if args.prune_config is not None:
+        check_pruning(args, config)
+
+
+def with_options(config: dict[str, Any], options: Sequence[str]) -> dict[str, Any]:
+    """A training config as options of ESPnet's command line change its model."""
+    from espnet2.utils.nested_dict_action import NestedDictAction
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("model", "preencoder", "encoder", "postencoder", "decoder"):
+        parser.add_argument(f"--{name}", default=config.get(name))
+    conf = config.get("encoder_conf") or {}
+    parser.add_argument("--encoder_conf", action=NestedDictAction, default=conf)
+    return config | vars(parser.parse_known_args(options)[0])
+
+
+def check_hardware(args: argparse.Namespace) -> None:
+    """Refuse GPUs that are not there, and formats that would be slow here."""
+    import torch  # takes seconds, and most runs ask for nothing of this
+
+    from espnet_prune.serving.fast.precision import check_precision
+    from espnet_prune.training.origin import refuse_missing_gpus
+
+    refuse_missing_gpus(args.ngpu)
+    refuse_missing_gpus(args.decode_ngpu)
+    device = torch.device("cuda" if args.decode_ngpu else "cpu")
+    for precision in args.precisions.split():
+        check_precision(precision, device)
+
+
+def refuse_for_others(where: str, args: argparse.Namespace) -> None:
+    """Refuse what an encoder that is no Conformer cannot have."""
+    if precisions := args.precisions.strip():
+        raise InputError(where, "runs in fp32 only", f"leave out {precisions}")
+    for method in set(SCRATCH) & set(args.methods.split()):
+        raise InputError(where, f"--method {method} is for Conformers", "leave it out")
+    if "latency" in args.target_kind:
+        raise InputError(
+            where, "its latency cannot be measured yet", "--target_kind params or macs"
+        )
+
+
+def check_finetuning(args: argparse.Namespace) -> None:
+    """Refuse options of stage 14 that there are not, or of wrong values."""
+    from espnet_prune.training.recipe import read_recipe  # takes seconds
+
+    options = args.finetune_args.split()
+    stage = training_options("finetune", args.finetune_config, options)
+    for method in args.methods.split():
+        stage.method = method
+        read_recipe(stage)
+
+
+def check_pruning(args: argparse.Namespace, config: dict[str, Any] | None) -> None:
+    """Refuse what stage 12 would, once the dense model is trained.
+
+    Args:
+        args: the command line.
+        config: of the dense model; None before it is fetched.
+    """
+    from espnet_prune.pruning.budget import check_groups
+    from espnet_prune.training.recipe import (
+        read_recipe,
+        refusing,
+        settle_options,
+        source_of,
+    )
+
+    options = args.prune_args.split()
+    if args.target_kind:
+        options += ["--kind", args.target_kind]
+    stage = training_options("prune", args.prune_config, options)
+    for method in args.methods.split():
+        stage.method = method
+        recipe = read_recipe(stage)
+        sparsity = settle_options(stage, recipe)
+        if config is not None:
+            parts = parts_of(config, args.config, recipe)
+            with refusing(source_of(stage)):
+                check_groups(sparsity.groups, parts)
+
+
+def training_options(
+    phase: str, recipe: Path, options: Sequence[str]
+) -> argparse.Namespace:
+    """What the training of a stage makes of these options.
+
+    Raises:
+        InputError: one of them, or a key of the recipe, is none of ESPnet's either.
+    """
+    from espnet_prune.training.espnet_options import (
+        OneLineParser,
+        check_keys,
+        check_options,
+    )
+    from espnet_prune.training.recipe import OWN_KEYS, add_options
+
+    parser = OneLineParser(prog=f"--{phase}_args", allow_abbrev=False)
+    add_options(parser)
+    command = ["--phase", phase, "--recipe", str(recipe)]
+    found, rest = parser.parse_known_args([*command, *options])
+    check_options(parser.prog, rest)
+    check_keys(recipe, read_yaml(recipe).keys() - {*OWN_KEYS})
+    return found
+
+
+def parts_of(config: dict[str, Any], source: Path, recipe: dict[str, Any]) -> list[str]:
+    """What a student with gates is made of, named as in a budget.
+
+    Raises:
+        InputError: the model cannot have gates.
+    """
+    from espnet_prune.families.espnet.registration import encoders
+    from espnet_prune.pruning.budget import dense_counts
+    from espnet_prune.training.recipe import refusing
+
+    decoder = bool(recipe.get("prune_decoder"))
+    check_student(config, source)
+    check_gates(config, source, decoder)
+    with refusing(source):
+        make = encoders()[ENCODERS[config["encoder"]]]
+        options = encoder_options(config) | {"gates": recipe["gates"]}
+        encoder = make(FEATURES, **options)
+    return [*dense_counts(encoder), *(["decoder"] if decoder else [])]
+
+
+if __name__ == "__main__":
+    with contextlib.redirect_stdout(io.StringIO()):  # ESPnet's, while it is imported
+        run_main(main)

@@ -1,0 +1,187 @@
+"""Stage 15: decode a data set with ESPnet's own search, or greedily by CTC.
+
+Writes ESPnet's files (``text``, ``token``, ``token_int``, ``score``) into
+``<system>/decode_<tag>/<set>`` once every shard has finished.
+"""
+
+import argparse
+import json
+import logging
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from espnet_prune.base.errors import InputError, run_main
+from espnet_prune.base.files import (
+    fingerprint,
+    is_made_of,
+    note_made_of,
+    read_yaml,
+    resumable_dir,
+)
+from espnet_prune.base.table import read_table, write_table
+from espnet_prune.data.audio import check_rate
+from espnet_prune.data.kaldi_dir import audio_type
+from espnet_prune.families.espnet.checkpoint import resources, sampling_rate
+from espnet_prune.running.executor import add_arguments, from_arguments
+from espnet_prune.running.shards import mark_of, run_shards, split, time_left
+from espnet_prune.serving.fast.precision import PRECISIONS
+from espnet_prune.training.origin import refuse_missing_gpus
+
+# Half a window of ESPnet's widest usual STFT (1024), which reflects it at the edges.
+MIN_SAMPLES = 513
+TABLES = ("text", "token", "token_int", "score")
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--config", type=Path, required=True, help="of the model")
+    parser.add_argument("--model", type=Path, required=True, help="its weights")
+    parser.add_argument("--data", type=Path, required=True, help="dump/raw/<set>")
+    parser.add_argument("--inference_config", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    add_arguments(parser)
+    parser.add_argument("--ngpu", type=int, default=0)
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    return parser
+
+
+def main() -> None:
+    args = get_parser().parse_args()
+    executor = from_arguments(args)
+    if executor.is_local:
+        refuse_missing_gpus(args.ngpu)
+    if not args.inference_config.exists():
+        raise InputError(args.inference_config, "does not exist", "--inference_config")
+    keys = list(read_table(args.data / "wav.scp", "run stages 1-4"))
+    long_enough = without_too_short(keys, args.data / "utt2num_samples")
+    for path in (args.config, args.model):
+        if not path.exists():
+            raise InputError(path, "does not exist", "run the stage that trains it")
+    model = argparse.Namespace(**read_yaml(args.config))
+    check_rate(args.data / "wav.scp", sampling_rate(model), args.config)
+    # The logs lie beside the output, so that they survive a failure.
+    log_dir = args.out.parent / "log" / args.out.name
+    options = read_yaml(args.inference_config)
+    check_lm(options, model, args.inference_config)
+    named = [args.config, args.model, args.inference_config, args.data / "wav.scp"]
+    named += [args.data / "utt2num_samples", *resources(vars(model)).values()]
+    named += [value for value in options.values() if isinstance(value, str)]
+    named = [path for path in named if Path(path).is_file()]
+    stamp = json.dumps([args.precision, keys, long_enough, *map(fingerprint, named)])
+    if is_made_of(args.out, stamp):
+        logging.info(f"{args.out}: decoded before, from the same files")
+        return
+    # Whole results are the same for any number of parts; the parts are not.
+    with resumable_dir(args.out, f"{args.nj} {stamp}") as folder:
+        jobs = []
+        for n, part in enumerate(split(long_enough, args.nj), start=1):
+            job = folder / f"output.{n}"
+            job.mkdir(exist_ok=True)
+            key_file = folder / f"keys.{n}.scp"
+            key_file.write_text("".join(f"{key}\n" for key in part))
+            jobs.append((job, key_file, log_dir / f"asr_inference.{n}.log"))
+        audio = f"{args.data}/wav.scp,speech,{audio_type(args.data)}"
+        program = "ctc_greedy" if options.get("ctc_greedy") else "asr_inference"
+        commands = [
+            [sys.executable, "-m", f"espnet_prune.cli.{program}"]
+            + ["--config", str(args.inference_config), "--ngpu", str(args.ngpu)]
+            + ["--asr_train_config", str(args.config)]
+            + ["--asr_model_file", str(args.model)]
+            + ["--data_path_and_name_and_type", audio]
+            + ["--key_file", str(key_file), "--output_dir", str(job)]
+            + ["--num_workers", "0", "--precision", args.precision]
+            for job, key_file, _ in jobs
+        ]
+        logs = [log for _, _, log in jobs]
+        begun: list[float] = []  # when the models had been loaded
+        logging.info(f"decoding {len(keys)} utterances of {args.data}; log: {logs[0]}")
+
+        def progress() -> str:
+            done = sum(
+                log.read_text(errors="replace").count("best hypo") for log in logs
+            )
+            if done and not begun:
+                begun.append(time.monotonic())
+                return f"decoded {done} of {len(keys)} utterances"
+            left = time_left(begun[0], done, len(keys)) if begun else ""
+            return f"decoded {done} of {len(keys)} utterances{left}"
+
+        done = [mark_of(job) for job, _, _ in jobs]
+        run_shards(commands, logs, progress, executor, done, gpus=args.ngpu > 0)
+        merge([job for job, _, _ in jobs], folder, keys)
+        (folder / "model.sha256").write_text(fingerprint(args.model) + "\n")
+    note_made_of(args.out, stamp)
+    logging.info(f"{args.out}/text: {len(keys)} utterances")
+
+
+def check_lm_files(options: dict[str, Any], source: Path) -> None:
+    """Refuse a language model that is not there."""
+    for name in ("lm_train_config", "lm_file"):
+        if options.get(name) is not None and not Path(options[name]).is_file():
+            raise InputError(
+                source, f"{name} {options[name]} does not exist", "train it, or name it"
+            )
+
+
+def check_lm(options: dict[str, Any], model: argparse.Namespace, source: Path) -> None:
+    """Refuse a language model that is not there, or of other tokens than the model.
+
+    ESPnet would search with it all the same, and the words would be wrong.
+    """
+    check_lm_files(options, source)
+    if options.get("lm_train_config") is None:
+        return
+    tokens = read_yaml(options["lm_train_config"]).get("token_list")
+    if tokens != model.token_list:
+        raise InputError(
+            options["lm_train_config"],
+            "has other tokens than the model to decode",
+            "give a language model of the same tokens",
+        )
+
+
+def without_too_short(keys: list[str], samples: Path) -> list[str]:
+    """Leave out what a frontend cannot even make one window of: ESPnet would stop.
+
+    Raises:
+        InputError: nothing is left.
+    """
+    if not samples.exists():
+        return keys
+    lengths = read_table(samples)
+    kept = [key for key in keys if int(lengths.get(key, MIN_SAMPLES)) >= MIN_SAMPLES]
+    if not kept:
+        raise InputError(samples, f"every utterance is below {MIN_SAMPLES} samples")
+    if len(kept) < len(keys):
+        logging.warning(f"{len(keys) - len(kept)} utterances are too short to decode")
+    return kept
+
+
+def merge(jobs: list[Path], folder: Path, keys: list[str]) -> None:
+    """Join the shards' 1-best tables.
+
+    An utterance too short to decode has no line in the shard's ``text``: it gets an
+    empty hypothesis, so that the scorer counts its words as deleted.
+    """
+    for table in TABLES:
+        found: dict[str, str] = {}
+        for job in jobs:
+            path = job / "1best_recog" / table
+            if path.exists():
+                found |= read_table(path)
+        missing = [key for key in keys if key not in found]
+        if missing and table == "text":
+            logging.warning(
+                f"{len(missing)} utterances gave no hypothesis: {missing[0]}"
+            )
+        write_table(folder / table, {key: found.get(key, "") for key in keys})
+    for job in jobs:
+        shutil.rmtree(job)
+        mark_of(job).unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,56 @@
+"""Stage 13: cut the masked parts out of a pruned model."""
+
+import argparse
+import logging
+from pathlib import Path
+
+import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
+from espnet_prune.base.errors import InputError, run_main
+from espnet_prune.base.files import read_yaml
+from espnet_prune.export.export import export
+
+SAID = (("encoder", "params"), ("encoder", "macs"))  # of every model
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pruned", type=Path, required=True, help="stage 12's output")
+    parser.add_argument("--out", type=Path, required=True, help="compact directory")
+    parser.add_argument(
+        "--round_to", type=int, default=1,
+        help="keep multiples of so many units, channels, dimensions",
+    )  # fmt: skip
+    return parser
+
+
+def checkpoint_name(config: Path) -> str:
+    """The last epoch of a pruning run, which reached the target; else the best ones."""
+    options = read_yaml(config)
+    if (options.get("encoder_conf") or {}).get("gates") is not None:
+        return "latest.pth"
+    phase, key, *_ = options["best_model_criterion"][0]
+    return f"{phase}.{key}.ave.pth"
+
+
+def main() -> None:
+    args = get_parser().parse_args()
+    if args.round_to < 1:
+        raise InputError("--round_to", f"{args.round_to}: give a number from 1 on")
+    config = args.pruned / "config.yaml"
+    weights = args.pruned / checkpoint_name(config)
+    summary = export(config, weights, args.out, args.round_to)
+    removed = summary["removed"]
+    logging.info(
+        f"{args.out}/pruned.pth: {removed['params']:.1%} of the encoder's parameters "
+        f"and {removed['macs']:.1%} of its MACs are gone"
+    )
+    for constraint in summary.get("constraints", []):  # a model without gates has none
+        if (constraint["of"], constraint["kind"]) not in SAID:
+            logging.info(
+                f"{constraint['of']}: {constraint['realised']:.1%} of the "
+                f"{constraint['kind']} gone, the target is {constraint['target']:.1%}"
+            )
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,298 @@
+"""Stage 17: parameters, MACs, file size and real-time factors of some systems.
+
+    python -m espnet_prune.cli.measure \
+        --system dense=exp/dense/config.yaml:exp/dense/valid.acc.ave.pth \
+        --system compact=exp/compact/config.yaml:exp/compact/finetuned.pth \
+        --data dump/raw/test --inference_config conf/decode.yaml
+
+leaves ``measure.json`` beside each config. All systems are timed in one process,
+interleaved; the columns are those of ``espnet_prune.measuring.rtf``. A model with
+ESPnet's own Conformer is timed with this project's encoder, which computes the same
+faster, so that what is won between systems is won by pruning; and with its own, too.
+"""
+
+import argparse
+import datetime
+import inspect
+import json
+import logging
+import random
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
+
+# isort: split
+
+import torch
+from espnet2.bin.asr_inference import Speech2Text
+
+from espnet_prune.base.errors import InputError, run_main
+from espnet_prune.base.files import fingerprint, read_yaml, write_json
+from espnet_prune.base.table import read_table
+from espnet_prune.data.audio import load_source
+from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
+from espnet_prune.families.espnet.conversion import with_prunable_encoder
+from espnet_prune.measuring.allocator import keep_freed_memory
+from espnet_prune.measuring.cost import count_macs, count_params
+from espnet_prune.measuring.machine import describe, pin_threads
+from espnet_prune.measuring.rtf import columns, summarise, time_rounds
+from espnet_prune.pruning.sparsity import SparsityOptions
+from espnet_prune.running.shards import time_left
+from espnet_prune.serving.load import set_precision
+
+logger = logging.getLogger("espnet_prune.measuring")
+
+
+# Options of a config that decodes greedily (espnet_prune.cli.ctc_greedy).
+GREEDY = {"ctc_greedy", "batch_seconds"}
+# Shorter ones are below what a convolutional encoder takes, and tell nothing of speed.
+MIN_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class System:
+    """One model to measure, ``NAME=CONFIG:MODEL`` on the command line."""
+
+    name: str
+    config: Path
+    model: Path
+
+    @classmethod
+    def parse(cls, text: str) -> "System":
+        name, _, files = text.partition("=")
+        config, _, model = files.partition(":")
+        if not (name and config and model):
+            raise InputError("--system", f"{text!r} is not NAME=CONFIG:MODEL")
+        system = cls(name, Path(config), Path(model))
+        for path in (system.config, system.model):
+            if not path.is_file():
+                raise InputError(path, "no such file", "train or export it first")
+        return system
+
+    def load(self, inference: dict[str, Any], own: bool = False) -> Speech2Text:
+        """Build ESPnet's decoder for this model, on the CPU.
+
+        Args:
+            inference: decoding options.
+            own: keep ESPnet's encoder.
+
+        Raises:
+            InputError: config and weights do not match; ESPnet would not notice.
+        """
+        load_model(self.config, self.model)
+        decoder = Speech2Text(str(self.config), str(self.model), **inference)
+        if not own:
+            with_prunable_encoder(decoder.asr_model, decoder.asr_train_args)
+        return decoder
+
+    @property
+    def by_espnet(self) -> str:
+        """What the same model with ESPnet's encoder is called."""
+        return f"{self.name} (ESPnet's encoder)"
+
+
+def read_inference_config(path: Path | None) -> dict[str, Any]:
+    """Decoding options for ``Speech2Text``; those of the command line are left out."""
+    if path is None:
+        return {}
+    options = read_yaml(path)
+    known = inspect.signature(Speech2Text).parameters.keys()
+    for name in options.keys() - known - GREEDY:
+        logger.warning(f"{path}: {name} does not matter here and is ignored")
+    return {name: value for name, value in options.items() if name in known}
+
+
+def is_greedy(path: Path) -> bool:
+    """Whether a decoding config asks for no search."""
+    return bool(read_yaml(path).get("ctc_greedy"))
+
+
+def read_audio(scp: Path, n_utts: int, rates: set[int]) -> list[torch.Tensor]:
+    """A fixed random choice of utterances: audio (sample,) each, in [-1, 1].
+
+    Raises:
+        InputError: a file is unreadable, not mono, or has another rate than the models.
+    """
+    entries = list(read_table(scp, "run stages 1-4").items())
+    chosen = random.Random(0).sample(entries, min(n_utts, len(entries)))
+    audio: list[torch.Tensor] = []
+    for _, path in chosen:
+        samples, rate = load_source(path)
+        if samples.shape[1] != 1:
+            raise InputError(path, f"has {samples.shape[1]} channels, not one")
+        if rates != {rate}:
+            wanted = ", ".join(map(str, sorted(rates)))
+            raise InputError(path, f"has {rate} Hz, the models want {wanted} Hz")
+        if len(samples) >= MIN_SECONDS * rate:
+            audio.append(torch.from_numpy(samples[:, 0]))
+    if not audio:
+        raise InputError(scp, f"holds no utterance of at least {MIN_SECONDS} s")
+    return audio
+
+
+def length_of_targets(systems: list[System]) -> float:
+    """Seconds of the utterance in which the targets of these systems were counted.
+
+    Raises:
+        InputError: they were counted in several.
+    """
+    files = (system.config.parent / "pruning.json" for system in systems)
+    found = {
+        json.loads(file.read_text(encoding="utf-8"))["macs_seconds"]: file
+        for file in files
+        if file.is_file()
+    }
+    if len(found) > 1:
+        lengths = ", ".join(f"{s:g} s ({file})" for s, file in found.items())
+        raise InputError(
+            "--macs_seconds", f"targets were counted at {lengths}", "choose a length"
+        )
+    return next(iter(found), SparsityOptions.macs_seconds)
+
+
+def quiet_date(
+    systems: list[System], precisions: list[str], cpu: str, of: dict[str, Any]
+) -> str | None:
+    """When the same models were timed together on this machine while it was quiet.
+
+    Args:
+        systems, precisions: what is to be timed.
+        cpu: of this machine.
+        of: what else must be the same, as ``measure.json`` has it.
+    """
+    sessions = {}
+    for system in systems:
+        path = system.config.parent / "measure.json"
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            same = (
+                found["sha256"] == fingerprint(system.model)
+                and not found["machine"]["warning"]
+                and found["machine"]["cpu"] == cpu
+                and list(found["rtf_by_precision"]) == precisions
+                and all(found[name] == value for name, value in of.items())
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        if not same:
+            return None
+        sessions[found["session"]] = found["date"]
+    return found["date"] if len(sessions) == 1 else None
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--system", action="append", required=True)
+    parser.add_argument("--data", type=Path, required=True, help="has a wav.scp")
+    parser.add_argument("--utts", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--macs_seconds", type=float, help="default: as their targets were counted at"
+    )
+    parser.add_argument("--inference_config", type=Path, help="YAML as for decoding")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--precisions", default="", help="further formats of the encoder: bf16 int8"
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = get_parser().parse_args(argv)
+    # Speech2Text logs every utterance on the root logger; only our lines are wanted.
+    logging.getLogger().setLevel(logging.ERROR)
+    logging.getLogger("espnet_prune").setLevel(logging.INFO)
+    systems = [System.parse(text) for text in args.system]
+    if args.macs_seconds is None:
+        args.macs_seconds = length_of_targets(systems)
+    pin_threads(args.threads)
+    keep_freed_memory()
+    inference = read_inference_config(args.inference_config)
+    search = not (args.inference_config and is_greedy(args.inference_config))
+    loaded = {system.name: system.load(inference) for system in systems}
+    train_args = {name: s.asr_train_args for name, s in loaded.items()}
+    timed = {name: columns(s, search) for name, s in loaded.items()}
+    precisions = args.precisions.split()
+    for system in systems:
+        for precision in precisions:
+            more = system.load(inference)
+            set_precision(more, precision, system.config)
+            timed[f"{system.name} {precision}"] = columns(more, search)
+        own = system.load(inference, own=True)
+        if type(own.asr_model.encoder) is not type(
+            loaded[system.name].asr_model.encoder
+        ):
+            timed[system.by_espnet] = columns(own, search)
+    rates = {sampling_rate(a) for a in train_args.values()}
+    audio = read_audio(args.data / "wav.scp", args.utts, rates)
+    audio_seconds = sum(map(len, audio)) / rates.pop()
+
+    machine = describe()
+    if machine["warning"]:
+        of = {
+            "data": str(args.data),
+            "utterances": len(audio),
+            "rounds": args.rounds,
+            "macs_seconds": args.macs_seconds,
+            "inference": inference,
+        }
+        if date := quiet_date(systems, precisions, machine["cpu"], of):
+            logger.warning(
+                f"kept the times of {date}, when this machine was quiet: now "
+                f"{machine['warning']}"
+            )
+            return
+        logger.warning(f"times will vary: {machine['warning']}")
+    logger.info(f"{len(audio)} utterances, {audio_seconds:.1f} s, {args.rounds} rounds")
+    start, session = time.monotonic(), uuid.uuid4().hex
+    seconds = time_rounds(
+        timed,
+        audio,
+        args.rounds,
+        progress=lambda done: logger.info(
+            f"round {done} of {args.rounds} done{time_left(start, done, args.rounds)}"
+        ),
+    )
+    for system in systems:
+        model = loaded[system.name].asr_model
+        names = [system.name, system.by_espnet]
+        names += [f"{system.name} {precision}" for precision in precisions]
+        rtf, by_espnet, *lower = (
+            {c: summarise(s, audio_seconds) for c, s in seconds.get(name, {}).items()}
+            for name in names
+        )
+        result = {
+            "system": system.name,
+            "session": session,  # only times of one session can be compared
+            "model": str(system.model),
+            "sha256": fingerprint(system.model),
+            "params": count_params(model),
+            "macs_per_second": count_macs(
+                model, train_args[system.name], args.macs_seconds
+            ),
+            "macs_seconds": args.macs_seconds,
+            "bytes": system.model.stat().st_size,
+            "rtf": rtf,
+            "rtf_espnet": by_espnet or None,
+            "rtf_by_precision": dict(zip(precisions, lower, strict=True)),
+            "inference": inference,
+            "machine": machine,
+            "data": str(args.data),
+            "utterances": len(audio),
+            "audio_seconds": audio_seconds,
+            "rounds": args.rounds,
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        write_json(system.config.parent / "measure.json", result)
+        for name, factors in zip(names, (rtf, by_espnet, *lower), strict=True):
+            medians = (f"{c} {r['median']:.4f}" for c, r in factors.items())
+            if factors:
+                logger.info(f"{name}: RTF {', '.join(medians)}")
+
+
+if __name__ == "__main__":
+    run_main(main)

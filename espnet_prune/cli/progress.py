@@ -1,0 +1,205 @@
+"""Run a training with its output in a log, and tell the terminal how it goes.
+
+python -m espnet_prune.cli.progress --log exp/x/train.log -- python3 -m ...
+
+With ``--follow`` the training writes another log itself, perhaps on another machine, as
+one does that ESPnet's launcher started.
+
+One training at a time in a directory: a second one would mix its checkpoints with
+those of the first.
+"""
+
+import argparse
+import fcntl
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from espnet_prune.base.errors import InputError, run_main
+from espnet_prune.running.shards import time_left
+
+SIZE = re.compile(r"\[train\] mini-batch sizes summary: N-batch=(\d+)")
+EPOCH = re.compile(r"(\d+)/(\d+)epoch started")
+RESULT = re.compile(r"(\d+)epoch results: \[train\] (.*?), \[valid\] (.*)")
+BATCH = re.compile(r"(\d+)epoch:train:\d+-(\d+)batch: (.*)")
+SHOWN = ("loss", "acc", "sparsity_realised", "sparsity_target")
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("--follow", type=Path, help="log to watch; default: --log")
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    return parser
+
+
+def numbers(text: str) -> str:
+    """The few numbers of an ESPnet log line that say how the training goes."""
+    found = dict(re.findall(r"(\w+)=(-?\d[\d.e+-]*)", text))
+    return " ".join(f"{k} {float(found[k]):.3f}" for k in SHOWN if k in found)
+
+
+class Watcher:
+    """Turns the lines of a training's log into what the terminal shows."""
+
+    def __init__(self) -> None:
+        self.batches = 0  # in an epoch
+        self.first = self.last = 0  # epochs of this run
+        self.begun = 0.0
+
+    def describe(self, line: str) -> str | None:
+        """What to show of a log line, if anything."""
+        if match := SIZE.search(line):
+            self.batches = int(match[1])
+        elif match := EPOCH.search(line):
+            if not self.first:
+                self.first, self.begun = int(match[1]), time.monotonic()
+            self.last = int(match[2])
+            return f"epoch {match[1]}/{match[2]}"
+        elif match := BATCH.search(line):
+            left = self.time_left(int(match[1]), int(match[2]))
+            return f"  batch {match[2]}/{self.batches}{left}: {numbers(match[3])}"
+        elif match := RESULT.search(line):
+            return f"  after epoch {match[1]}: valid {numbers(match[3])}"
+        elif "already reached at max_epoch" in line:
+            return "all its epochs were done before"
+        return None
+
+    def time_left(self, epoch: int, batch: int) -> str:
+        """The time of the batches to come, at the pace of those of this run."""
+        done = (epoch - self.first) * self.batches + batch
+        total = (self.last - self.first + 1) * self.batches
+        return time_left(self.begun, done, total)
+
+
+def lock(folder: Path) -> int:
+    """Lock ``folder``; the lock lives as long as a process holds the descriptor.
+
+    The training inherits it, so the lock outlives a killed terminal, and no longer.
+
+    Raises:
+        InputError: another training holds it.
+    """
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 20, 0).decode()
+        os.close(descriptor)
+        raise InputError(
+            folder,
+            f"a training runs there already (process {holder})",
+            "wait for it, or stop it",
+        ) from None
+    return descriptor
+
+
+def start(command: list[str], log: Path, session: bool) -> subprocess.Popen:
+    """Start the training, its output appended to ``log``; it holds the lock.
+
+    Args:
+        command: what to start.
+        log: beside which the lock is.
+        session: whether it gets a session of its own, so that what it starts in turn
+            can be stopped with it. Otherwise it goes with the terminal.
+    """
+    descriptor = lock(log.parent)
+    with log.open("ab") as f:
+        process = subprocess.Popen(
+            command,
+            stdout=f,
+            stderr=subprocess.STDOUT,
+            pass_fds=[descriptor],
+            start_new_session=session,
+        )
+    os.truncate(descriptor, 0)
+    os.pwrite(descriptor, str(process.pid).encode(), 0)
+    os.close(descriptor)
+    return process
+
+
+class Tail:
+    """What is appended to a file from now on, also if another takes its place."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.file, self.rest = None, ""
+        if path.exists():
+            self.file = path.open(encoding="utf-8", errors="replace")
+            self.file.seek(0, os.SEEK_END)
+
+    def lines(self) -> list[str]:
+        """The lines that are new."""
+        new = self._read()
+        if self._replaced():  # ESPnet's launcher moves the old log away
+            self.file = self.path.open(encoding="utf-8", errors="replace")
+            new += self._read()
+        *lines, self.rest = (self.rest + new).split("\n")
+        return lines
+
+    def _read(self) -> str:
+        return self.file.read() if self.file else ""
+
+    def _replaced(self) -> bool:
+        try:
+            now = self.path.stat()
+        except FileNotFoundError:
+            return False
+        return self.file is None or os.fstat(self.file.fileno()).st_ino != now.st_ino
+
+
+def follow(process: subprocess.Popen, log: Tail) -> Iterator[str]:
+    """Lines that are appended to the log, until the process ends or run.sh is gone."""
+    parent = os.getppid()
+    while True:
+        running = process.poll() is None
+        yield from log.lines()
+        if not running:
+            if log.rest:  # a killed process leaves no newline
+                yield log.rest
+            return
+        if os.getppid() != parent:
+            sys.exit("run.sh was killed: stopping the training, which can resume")
+        time.sleep(0.5)
+
+
+def main() -> int:
+    args = get_parser().parse_args()
+    command = args.command[args.command[:1] == ["--"] :]
+    args.log.parent.mkdir(parents=True, exist_ok=True)
+    watched = args.follow or args.log
+    # Appended to, so that a resumed training keeps the log of its first part.
+    log = Tail(watched)
+    process = start(command, args.log, session=args.follow is not None)
+    # A terminated run.sh takes its training with it, by the way of `finally`.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if args.follow and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
+    print(f"  log: {watched}", flush=True)
+    watcher, tail = Watcher(), []
+    try:
+        for line in follow(process, log):
+            tail = [*tail, line][-12:]
+            if message := watcher.describe(line):
+                print(f"  {message}", flush=True)
+    finally:
+        if process.poll() is None:
+            if args.follow:
+                os.killpg(process.pid, signal.SIGTERM)
+            process.terminate()
+            process.wait()
+    if process.returncode != 0:
+        if not tail and watched != args.log:  # it never came to a training
+            tail, watched = args.log.read_text().splitlines()[-12:], args.log
+        print("\n".join(tail), file=sys.stderr)
+        raise InputError(watched, f"the training failed (exit {process.returncode})")
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

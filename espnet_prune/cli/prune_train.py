@@ -1,0 +1,169 @@
+"""Train a student beside its teacher: pruning (stage 12), fine-tuning (stage 14).
+
+Further options are those of ``espnet2.bin.asr_train``.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from espnet_prune.base.quiet import hand_logging_to_espnet  # before anything of ESPnet
+
+# isort: split
+
+import torch
+from espnet2.tasks.asr import ASRTask
+
+from espnet_prune.base.errors import InputError, run_main
+from espnet_prune.base.files import atomic_path, write_text
+from espnet_prune.config.methods import ONE_SHOT, SCRATCH
+from espnet_prune.export.compact_dir import model_state
+from espnet_prune.families.espnet.checkpoint import load_model, read_state
+from espnet_prune.measuring.latency import settle_table
+from espnet_prune.pruning.one_shot import scores_of, settle
+from espnet_prune.running.nodes import Node
+from espnet_prune.training.origin import (
+    refuse_another_run,
+    refuse_missing_gpus,
+    refuse_multiple_iterator,
+    refuse_wrong_rate,
+)
+from espnet_prune.training.plan import student_config
+from espnet_prune.training.recipe import add_options
+from espnet_prune.training.student import OWN_OPTIONS
+from espnet_prune.training.task import PruneASRTask
+
+# Of a pruning run, what the next rung of a ladder counts anew.
+COUNTERS = "sparsity.step,sparsity.updates"
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0],
+        allow_abbrev=False,  # ESPnet's --model_conf is not our --model_config
+    )
+    add_options(parser)
+    parser.add_argument(
+        "--model_config", type=Path, required=True, help="to start from"
+    )
+    parser.add_argument("--model_file", type=Path, required=True, help="its weights")
+    parser.add_argument("--teacher_config", type=Path, help="the teacher's config.yaml")
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--final", type=Path, help="where the averaged weights go")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args, training_options = get_parser().parse_known_args(arguments)
+    # What is refused below must leave the directory as it was.
+    config = args.output_dir / "student.yaml"
+    candidate = args.output_dir / "student.new.yaml"
+    command = ["--output_dir", str(args.output_dir)]
+    if args.teacher_config is not None:
+        command += ["--teacher_config", str(args.teacher_config)]
+    if args.phase == "prune" and args.previous is not None:
+        # Its gates and multipliers go on, its count of the steps does not.
+        command += ["--init_param", f"{args.previous / 'latest.pth'}:::{COUNTERS}"]
+    elif args.phase == "prune" and args.method not in SCRATCH:
+        command += ["--init_param", str(args.model_file)]
+    command += training_options
+    node = Node(training_options, args.output_dir)
+    options = node.first(lambda: settle_plan(args, candidate, config, command))
+    command += ["--config", str(config)]
+    if args.phase == "prune" and args.method in ONE_SHOT:
+        node.first(lambda: prune_at_once(args, command))
+        return
+    hand_logging_to_espnet()
+    PruneASRTask.main(cmd=command)
+    if args.final is not None and node.is_first:
+        averaged = args.output_dir / averaged_name(options)
+        finish(averaged, args.model_config, args.final)
+
+
+def settle_plan(
+    args: argparse.Namespace, candidate: Path, config: Path, command: list[str]
+) -> argparse.Namespace:
+    """Write the training config once nothing is wrong with it.
+
+    Args:
+        args: the command line.
+        candidate, config: its name until then, and after.
+        command: ESPnet's options.
+
+    Returns:
+        the training's options.
+    """
+    try:
+        student = student_config(args)
+        text = yaml.safe_dump(student, sort_keys=False, allow_unicode=True)
+        write_text(candidate, text)
+        options = PruneASRTask.get_parser().parse_args(
+            ["--config", str(candidate), *command]
+        )
+        refuse_planned(options, student)
+        refuse_multiple_iterator(options)
+        refuse_missing_gpus(options.ngpu)
+        refuse_wrong_rate(options)
+        refuse_another_run(options)
+        candidate.replace(config)
+        settle_table(args.output_dir)
+        return options
+    finally:
+        candidate.unlink(missing_ok=True)
+        settle_table(args.output_dir, keep=False)
+
+
+def refuse_planned(options: argparse.Namespace, student: dict[str, Any]) -> None:
+    """Refuse ESPnet options that change what the student's plan was made from.
+
+    Raises:
+        InputError: it was given as ``--model_conf`` or ``--encoder_conf``.
+    """
+    for part, names in {"model_conf": OWN_OPTIONS, "encoder_conf": ["gates"]}.items():
+        for name in names:
+            if (getattr(options, part) or {}).get(name) != student[part].get(name):
+                raise InputError(
+                    f"--{part} {name}",
+                    "is the plan's",
+                    "give --gates, --sparsity or --distill KEY=VALUE instead",
+                )
+
+
+def prune_at_once(args: argparse.Namespace, command: list[str]) -> None:
+    """Write what a pruning run leaves, from scores instead of a training."""
+    alone = ["--multiprocessing_distributed", "false", "--dist_launcher", "none"]
+    alone += ["--dist_world_size", "1"]  # the other nodes of the training have no part
+    PruneASRTask.main(cmd=[*command, *alone, "--dry_run", "true"])  # writes config.yaml
+    config = args.output_dir / "config.yaml"
+    model, train_args = ASRTask.build_model_from_file(config, None, "cpu")
+    weights = read_state(args.model_file)
+    model.load_state_dict(model.state_dict() | weights, strict=True)
+    budget = model.sparsity.budget
+    scores = scores_of(args.method, model, budget, train_args.seed)
+    settle(model, budget, scores)
+    with atomic_path(args.output_dir / "latest.pth") as temporary:
+        torch.save(model.state_dict(), temporary)
+
+
+def averaged_name(options: argparse.Namespace) -> str:
+    """ESPnet's name of the averaged weights, by the first criterion of a training."""
+    phase, key, *_ = options.best_model_criterion[0]
+    return f"{phase}.{key}.ave.pth"
+
+
+def finish(averaged: Path, config: Path, final: Path) -> None:
+    """Give the averaged weights their final name, once they load strictly."""
+    if not averaged.exists():
+        raise InputError(averaged, "was not written", "see the training's log")
+    with atomic_path(final) as temporary:
+        # To a file object: torch writes a file's name into it, and the report takes the
+        # same weights with another checksum for another model.
+        with temporary.open("wb") as file:
+            torch.save(model_state(read_state(averaged)), file)
+        load_model(config, temporary)
+
+
+if __name__ == "__main__":
+    run_main(main)

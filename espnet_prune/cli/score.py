@@ -1,0 +1,112 @@
+"""Score one decoded set (WER, CER), optionally against another system.
+
+    python -m espnet_prune.cli.score --ref dump/raw/test/text \
+        --hyp exp/compact/decode_asr/test/text --vs exp/dense/decode_asr/test
+
+leaves ``score_{wer,cer}/{ref.trn,hyp.trn,result.txt,result.json}`` beside the
+hypotheses, and with ``--vs`` also ``score_wer/significance.json``: over utterances and,
+where an ``utt2spk`` stands beside the references, over speakers.
+"""
+
+import argparse
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from espnet_prune.base.errors import run_main
+from espnet_prune.base.files import atomic_dir, write_json, write_text
+from espnet_prune.measuring.alignment import alignment_report, trn
+from espnet_prune.measuring.mapsswe import mapsswe
+from espnet_prune.measuring.significance import compare, read_result, read_speakers
+from espnet_prune.measuring.wer import UNITS, read_pairs, score
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ref", type=Path, required=True, help="Kaldi text")
+    parser.add_argument("--hyp", type=Path, required=True, help="Kaldi text")
+    parser.add_argument(
+        "--vs",
+        action="append",
+        default=[],
+        metavar="[NAME=]DIR",
+        help="scored directory of a system to compare with; several need names",
+    )
+    return parser
+
+
+def test_file(name: str) -> str:
+    """Name of the file of the comparison with a system of that name."""
+    return f"significance{name and '_'}{name}.json"
+
+
+def speakers_of(ref: Path) -> Path:
+    """Where the speakers of a set are, if they are known."""
+    return ref.with_name("utt2spk")
+
+
+def weights_of(decode: Path) -> str | None:
+    """What the decoding says of the weights that it was made with."""
+    mark = decode / "model.sha256"
+    return mark.read_text().strip() if mark.is_file() else None
+
+
+def score_set(ref: Path, hyp: Path, vs: Mapping[str, Path]) -> list[str]:
+    """Score one decoded set; see above for the files.
+
+    Args:
+        ref: Kaldi ``text`` of the set.
+        hyp: Kaldi ``text`` of the hypotheses.
+        vs: scored directories to compare with, by name; one may have none.
+
+    Returns:
+        a sentence for each rate.
+
+    Raises:
+        InputError: hypotheses are missing, a system to compare with is not scored, or
+            an utterance has no speaker.
+    """
+    out, said = hyp.parent, []
+    pairs = read_pairs(ref, hyp)
+    speakers = speakers_of(ref)
+    speaker = None
+    if speakers.is_file():
+        speaker = read_speakers(speakers, [pair.utt for pair in pairs])
+    for kind, unit in UNITS.items():
+        scored = score(pairs, unit)
+        result = scored.as_json()
+        with atomic_dir(out / f"score_{kind}") as folder:
+            write_text(folder / "ref.trn", trn(scored.utts, scored.output.references))
+            write_text(folder / "hyp.trn", trn(scored.utts, scored.output.hypotheses))
+            write_text(folder / "result.txt", alignment_report(scored))
+            write_json(folder / "result.json", result)
+            if kind == "wer":
+                for name, other in vs.items():
+                    scored_other = other / "score_wer"
+                    theirs = read_result(scored_other / "result.json")
+                    significance = compare(result, theirs, str(other), speaker) | {
+                        "mapsswe_p": mapsswe(folder, scored_other),
+                        "vs_sha256": weights_of(other),
+                    }
+                    write_json(folder / test_file(name), significance)
+        lo, hi = scored.ci95
+        said.append(
+            f"{kind.upper()} {100 * scored.output.wer:.2f} % "
+            f"({100 * lo:.2f} - {100 * hi:.2f}) over {scored.n_units} {unit}s: "
+            f"{out / f'score_{kind}'}"
+        )
+    return said
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = get_parser().parse_args(argv)
+    # A directory may hold a = itself.
+    named = [re.fullmatch(r"(?:(\w+)=)?(.*)", versus) for versus in args.vs]
+    vs = {match[1] or "": Path(match[2]) for match in named}
+    for line in score_set(args.ref, args.hyp, vs):
+        logging.info(line)
+
+
+if __name__ == "__main__":
+    run_main(main)

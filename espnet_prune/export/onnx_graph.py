@@ -1,0 +1,203 @@
+"""The modules that are exported: audio -> features -> encoder -> CTC log probabilities.
+
+They compute what ESPnet's do for one utterance, from tensors alone: no lengths, no
+masks, no tables that would fix the longest utterance.
+"""
+
+import copy
+import math
+
+import torch
+import torch.nn.functional as F
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.asr.frontend.default import DefaultFrontend
+from espnet2.layers.global_mvn import GlobalMVN
+from espnet2.layers.utterance_mvn import UtteranceMVN
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from espnet_prune.base.errors import InputError
+from espnet_prune.families.espnet.conformer import PrunableConformerEncoder
+from espnet_prune.families.espnet.layers.convolution import Convolution
+
+
+class LogMel(nn.Module):
+    """ESPnet's default frontend: log mel filterbank energies of short-time spectra.
+
+    The Fourier transform is a product with its basis, which onnxruntime computes faster
+    than its own STFT, and which lacks the zeros around the window.
+
+    Raises:
+        InputError: the frontend has an option that this does not compute.
+    """
+
+    def __init__(self, frontend: DefaultFrontend):
+        super().__init__()
+        stft, mel = frontend.stft, frontend.logmel
+        for name, plain in (
+            ("frontend_conf", not enhances(frontend.frontend)),
+            ("apply_stft", stft is not None),
+            ("onesided", stft is not None and stft.onesided),
+            ("normalized", stft is not None and not stft.normalized),
+        ):
+            if not plain:
+                raise InputError("frontend", f"{name} cannot be exported as it is set")
+        width = stft.win_length
+        window = torch.ones(width, dtype=torch.double)
+        if stft.window is not None:
+            make = getattr(torch, f"{stft.window}_window")
+            window = make(width, dtype=torch.double)
+        left = (stft.n_fft - width) // 2
+        bins = torch.arange(stft.n_fft // 2 + 1, dtype=torch.double)
+        samples = torch.arange(width, dtype=torch.double) + left
+        angle = samples[:, None] * bins * (2 * math.pi / stft.n_fft)
+        basis = torch.cat([angle.cos(), angle.sin()], 1) * window[:, None]
+        self.register_buffer("basis", basis.float())
+        self.register_buffer("mel", mel.melmat.detach().clone())
+        self.scale = 1 / math.log(mel.log_base) if mel.log_base else 1.0
+        self.hop = stft.hop_length
+        self.centre = stft.n_fft // 2 if stft.center else 0
+        # Zeros around the window, which the basis lacks.
+        self.left, self.right = left, stft.n_fft - width - left
+
+    def forward(self, speech: Tensor) -> Tensor:
+        """(batch, sample) -> (batch, frame, mel)."""
+        if self.centre:
+            speech = F.pad(speech[:, None], (self.centre,) * 2, mode="reflect")[:, 0]
+        cut = speech[:, self.left : speech.shape[1] - self.right]
+        spectrum = cut.unfold(1, len(self.basis), self.hop) @ self.basis
+        power = spectrum.square().unflatten(2, (2, -1)).sum(2)
+        return (power @ self.mel).clamp(min=1e-10).log() * self.scale
+
+
+def enhances(frontend: nn.Module | None) -> bool:
+    """Whether ESPnet's speech enhancement does anything."""
+    return frontend is not None and (frontend.use_wpe or frontend.use_beamformer)
+
+
+class Normalize(nn.Module):
+    """Mean and variance normalisation, of the utterance or of the training set.
+
+    Raises:
+        InputError: the layer is of another kind.
+    """
+
+    def __init__(self, layer: nn.Module | None):
+        super().__init__()
+        self.per_utterance = isinstance(layer, UtteranceMVN)
+        if layer is not None and not isinstance(layer, (UtteranceMVN, GlobalMVN)):
+            raise InputError("normalize", f"{type(layer).__name__} cannot be exported")
+        self.means = layer is not None and layer.norm_means
+        self.variances = layer is not None and layer.norm_vars
+        if isinstance(layer, GlobalMVN):
+            self.register_buffer("mean", layer.mean.detach().float())
+            self.register_buffer("std", layer.std.detach().float())
+        self.eps = layer.eps if self.per_utterance else 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, frame, feature) -> (batch, frame, feature)."""
+        if not (self.means or self.variances):
+            return x
+        mean = x.mean(1, keepdim=True) if self.per_utterance else self.mean
+        if self.per_utterance:
+            std = (x - mean).square().mean(1, keepdim=True).sqrt().clamp(min=self.eps)
+        else:
+            std = self.std
+        x = x - mean if self.means else x
+        return x / std if self.variances else x
+
+
+class Positions(nn.Module):
+    """ESPnet's relative positional encoding, computed for the length at hand."""
+
+    def __init__(self, of: nn.Module):
+        super().__init__()
+        self.scale = of.xscale
+        steps = torch.arange(0, of.d_model, 2, dtype=torch.float32)
+        self.register_buffer("rate", torch.exp(steps * -(math.log(1e4) / of.d_model)))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, time, channel) -> it, scaled; (1, 2 * time - 1, channel)."""
+        time = x.shape[1]
+        offsets = torch.arange(time - 1, -time, -1, dtype=x.dtype, device=x.device)
+        angle = offsets[:, None] * self.rate
+        encoded = torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
+        return x * self.scale, encoded[None]
+
+
+class GraphConvolution(nn.Module):
+    """The convolution module with BatchNorm folded and matrix products for the
+    pointwise convolutions, which onnxruntime can compute in int8."""
+
+    def __init__(self, layer: Convolution):
+        super().__init__()
+        self.first, self.last = (
+            pointwise(conv) for conv in (layer.pointwise_conv1, layer.pointwise_conv2)
+        )
+        self.depthwise = fuse_conv_bn_eval(layer.depthwise_conv, layer.norm)
+        self.activation = layer.activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, time, channel) -> (batch, time, channel)."""
+        x = self.depthwise(F.glu(self.first(x), dim=-1).transpose(1, 2))
+        return self.last(self.activation(x).transpose(1, 2))
+
+
+def pointwise(conv: nn.Conv1d) -> nn.Linear:
+    """The linear layer that a convolution of width 1 is."""
+    layer = nn.Linear(conv.in_channels, conv.out_channels)
+    layer.weight = nn.Parameter(conv.weight.detach().squeeze(2))
+    layer.bias = nn.Parameter(conv.bias.detach())
+    return layer
+
+
+class EncoderGraph(nn.Module):
+    """The encoder of one utterance, or of several of the same length."""
+
+    def __init__(self, encoder: PrunableConformerEncoder):
+        super().__init__()
+        encoder = copy.deepcopy(encoder).cpu().float().eval()
+        self.embed, self.blocks = encoder.embed, encoder.encoders
+        self.embed.out[1] = Positions(self.embed.out[1])
+        for block in self.blocks:
+            if block.conv_module is not None:
+                block.conv_module = GraphConvolution(block.conv_module)
+        self.after_norm, self.spread = encoder.after_norm, encoder.spread
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(batch, frame, feature) -> (batch, time, channel)."""
+        x = self.embed(features)
+        for block in self.blocks:
+            x, _ = block(x, None)
+        return self.spread(self.after_norm(x[0]))
+
+
+class Recognizer(nn.Module):
+    """From audio to the log probabilities of CTC, and the features on the way.
+
+    Args:
+        model: an ESPnet model whose encoder is ours.
+
+    Raises:
+        InputError: it has no CTC head, or parts that cannot be exported, by name.
+    """
+
+    def __init__(self, model: ESPnetASRModel):
+        super().__init__()
+        if model.ctc is None:
+            raise InputError("model", "has no CTC head", "only CTC can be exported")
+        for part in ("preencoder", "postencoder"):
+            if getattr(model, part) is not None:
+                raise InputError("model", f"its {part} cannot be exported")
+        if not isinstance(model.frontend, DefaultFrontend):
+            kind = type(model.frontend).__name__
+            raise InputError("frontend", f"{kind} cannot be exported")
+        self.features = LogMel(model.frontend)
+        self.normalize = Normalize(model.normalize)
+        self.encoder = EncoderGraph(model.encoder)
+        self.head = copy.deepcopy(model.ctc.ctc_lo).cpu().float()
+
+    def forward(self, speech: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, sample) in [-1, 1] -> (batch, time, token), (batch, frame, mel)."""
+        features = self.normalize(self.features(speech))
+        return self.head(self.encoder(features)).log_softmax(-1), features

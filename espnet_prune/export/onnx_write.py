@@ -1,0 +1,159 @@
+"""Writing a model as ONNX, and holding onnxruntime's outputs against torch's."""
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from espnet_prune.base.errors import InputError
+
+LONGEST = 1 << 24  # of a dynamic axis; torch wants a bound
+
+
+def runtime() -> object:
+    """The module ``onnxruntime``.
+
+    Raises:
+        InputError: it, or what writes its files, is not installed.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  (torch's exporter needs it)
+    except ImportError as e:
+        raise InputError(
+            "ONNX", f"{e.name} is not installed", "pip install -r requirements.txt"
+        ) from e
+    return onnxruntime
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing but errors on the terminal."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+
+
+@torch.no_grad()
+def write_onnx(
+    module: nn.Module,
+    example: torch.Tensor,
+    path: Path,
+    names: tuple[str, str],
+    outputs: list[str],
+    shortest: int,
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Write a module of one input, (batch, length, ...), any number of any length.
+
+    Args:
+        module: in evaluation mode.
+        example: an input of more than one (torch fixes a size of 1).
+        path: the file.
+        names: of the input and of its second axis.
+        outputs: names of what the module returns.
+        shortest: smallest length it takes.
+        metadata: what the file says about itself.
+    """
+    runtime()
+    given, axis = names
+    dynamic = {
+        0: torch.export.Dim("batch", min=1, max=LONGEST),
+        1: torch.export.Dim(axis, min=shortest, max=LONGEST),
+    }
+    # The exporter tells its steps, and warns of what is its own affair.
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module,
+            (example,),
+            input_names=[given],
+            output_names=outputs,
+            dynamic_shapes=(dynamic,),
+            dynamo=True,
+            verbose=False,
+        )
+    program.model.metadata_props.update(metadata or {})
+    program.save(path)
+
+
+def write_int8(source: Path, path: Path, keep: str | None = None) -> None:
+    """Quantize the weights of an ONNX file's matrix products; inputs as they come.
+
+    Convolutions stay in fp32: onnxruntime's int8 ones are slower on CPUs. Weights have
+    seven bits, since sums of products with eight overflow on CPUs without VNNI, and the
+    file may be run anywhere.
+
+    Args:
+        source: what :func:`write_onnx` wrote.
+        path: the file.
+        keep: products with weights of this submodule stay in fp32.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    nodes = onnx.load(source, load_external_data=False).graph.node
+    kept = [
+        node.name
+        for node in nodes
+        if keep and any(name.startswith(f"{keep}.") for name in node.input)
+    ]
+    if keep and not kept:
+        raise RuntimeError(f"{source}: no product has weights of {keep}")
+    # It recommends a pre-processing that changes nothing here.
+    with quiet():
+        quantize_dynamic(
+            source,
+            path,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            reduce_range=True,
+            nodes_to_exclude=kept,
+        )
+
+
+def open_onnx(path: Path, threads: int = 1, arena: bool = True) -> object:
+    """An ``onnxruntime.InferenceSession`` on the CPU.
+
+    Args:
+        threads: of one call; they do not spin between calls, where others may run.
+        arena: whether it keeps the memory of a call for the next.
+    """
+    onnxruntime = runtime()
+    options = onnxruntime.SessionOptions()
+    options.enable_cpu_mem_arena = arena
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(
+        str(path), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def difference(actual: np.ndarray, expected: torch.Tensor) -> float:
+    """Largest difference of two outputs, relative to the largest (but at least 1)."""
+    wanted = expected.numpy()
+    if actual.shape != wanted.shape:
+        return float("inf")
+    scale = max(1.0, float(np.abs(wanted).max()))
+    return float(np.abs(actual - wanted).max()) / scale
+
+
+def as_metadata(values: dict[str, object]) -> dict[str, str]:
+    """Metadata of an ONNX file are strings: JSON for what is none."""
+    return {
+        k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)
+        for k, v in values.items()
+    }

@@ -1,0 +1,128 @@
+"""Loading ESPnet models without ESPnet's silence about wrong checkpoints."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import humanfriendly
+import torch
+import yaml
+
+from espnet_prune.base.errors import InputError
+
+if TYPE_CHECKING:
+    from espnet2.asr.espnet_model import ESPnetASRModel
+
+
+def load_model(
+    config: str | Path, checkpoint: str | Path, device: str = "cpu"
+) -> tuple["ESPnetASRModel", argparse.Namespace]:
+    """Build an ASR model from its ``config.yaml`` and load its weights strictly.
+
+    Returns:
+        the model in evaluation mode, and its training arguments.
+
+    Raises:
+        InputError: a file is missing, or config and checkpoint do not match.
+    """
+    # Here, because it takes seconds, and who only reads a checkpoint has no need of it.
+    from espnet2.tasks.asr import ASRTask
+
+    for path in (config, checkpoint):
+        if not Path(path).is_file():
+            raise InputError(
+                path,
+                "is a directory" if Path(path).is_dir() else "does not exist",
+                "give a model's config.yaml and its file of weights",
+            )
+    check_resources(config)
+    model, args = ASRTask.build_model_from_file(config, None, device)
+    state = read_state(checkpoint)
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as e:
+        raise InputError(
+            checkpoint,
+            f"does not fit {config}: {str(e).splitlines()[-1].strip()}",
+            "config and checkpoint must come from the same experiment",
+        ) from e
+    return model.eval(), args
+
+
+def sampling_rate(args: argparse.Namespace) -> int:
+    """The rate in Hz that the model's frontend expects (ESPnet's default: 16000)."""
+    fs = (args.frontend_conf or {}).get("fs", 16000)
+    return humanfriendly.parse_size(fs) if isinstance(fs, str) else fs
+
+
+def resources(config: dict[str, Any]) -> dict[str, str]:
+    """The files that a model's config names, by option: ``normalize_conf.stats_file``.
+
+    ESPnet writes them relative to the directory that its recipe ran in.
+    """
+    named = {"non_linguistic_symbols": config.get("non_linguistic_symbols")}
+    if config.get("token_type", "bpe") == "bpe":  # else it names a model elsewhere
+        named["bpemodel"] = config.get("bpemodel")
+    statistics = (config.get("normalize_conf") or {}).get("stats_file")
+    named["normalize_conf.stats_file"] = statistics
+    return {option: path for option, path in named.items() if path is not None}
+
+
+def rename_resource(config: dict[str, Any], option: str, path: str) -> None:
+    """Let a model's config name another file for an option of :func:`resources`."""
+    *outer, key = option.split(".")
+    holder = config[outer[0]] if outer else config
+    holder[key] = path
+
+
+def check_resources(config: str | Path) -> None:
+    """Refuse a config whose own paths lead nowhere from here."""
+    try:
+        values = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+        named = resources(values)
+        trained = isinstance(values.get("token_list"), list)
+    except (yaml.YAMLError, AttributeError) as e:
+        raise InputError(config, f"is no ESPnet config: {e}") from e
+    if not trained:
+        raise InputError(
+            config,
+            "has no token list in it",
+            "give the config.yaml of a trained experiment, not a training config",
+        )
+    for option, path in named.items():
+        if not Path(path).exists():
+            raise InputError(
+                config,
+                f"{option} {path} does not exist (relative to {Path.cwd()})",
+                "copy it there, or make the path in the config absolute",
+            )
+
+
+def read_state(checkpoint: str | Path) -> dict[str, torch.Tensor]:
+    """The state dict of an ESPnet model file, on the CPU."""
+    state = read_checkpoint(checkpoint)
+    return state["model"] if "optimizers" in state else state
+
+
+def read_checkpoint(checkpoint: str | Path, mmap: bool = False) -> dict[str, Any]:
+    """What ``torch.save`` wrote there: a state dict, or a trainer's whole state.
+
+    With ``mmap`` tensors stay on the disk until they are used.
+
+    Raises:
+        InputError: it is no readable file of that kind.
+    """
+    try:
+        # The user's own training state, which ESPnet itself unpickles.
+        state = torch.load(
+            checkpoint, map_location="cpu", mmap=mmap, weights_only=False
+        )
+    except Exception as e:
+        raise InputError(
+            checkpoint,
+            f"is no readable checkpoint ({type(e).__name__}: {str(e).split('. ')[0]})",
+            "fetch it again, or remove it and run the stage that makes it",
+        ) from e
+    if not isinstance(state, dict):
+        raise InputError(checkpoint, "holds no model weights", "check its path")
+    return state

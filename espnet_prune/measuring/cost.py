@@ -1,0 +1,114 @@
+"""Parameters and multiply-accumulates of a loaded ESPnet ASR model, by counting.
+
+Counting, not formula: this is the check on the costs by formula, and it holds
+for any ESPnet encoder with ``embed`` and ``encoders``, the stock Conformer included.
+"""
+
+import argparse
+
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+from torch.utils.flop_counter import FlopCounterMode
+
+from espnet_prune.base.errors import InputError
+from espnet_prune.families.espnet.checkpoint import sampling_rate
+from espnet_prune.families.espnet.layers.subsampling import halved
+
+
+def count_params(model: ESPnetASRModel) -> dict[str, int]:
+    """Trainable or not, every parameter counts once; buffers do not count.
+
+    Returns:
+        ``subsampling`` (``encoder.embed``), ``blocks`` (the rest of the encoder),
+        ``encoder`` (their sum), ``decoder`` (attention decoder and CTC), ``total``.
+    """
+
+    def size(*modules: torch.nn.Module | None) -> int:
+        unique = {p for m in modules if m is not None for p in m.parameters()}
+        return sum(p.numel() for p in unique)
+
+    subsampling, encoder = size(model.encoder.embed), size(model.encoder)
+    return {
+        "subsampling": subsampling,
+        "blocks": encoder - subsampling,
+        "encoder": encoder,
+        "decoder": size(model.decoder, model.ctc),
+        "total": size(model),
+    }
+
+
+@torch.no_grad()
+def count_macs(
+    model: ESPnetASRModel, args: argparse.Namespace, seconds: float = 10.0
+) -> dict[str, int]:
+    """MACs of the encoder for one utterance of ``seconds``, per second of audio.
+
+    One MAC is half a FLOP of ``torch.utils.flop_counter``: matrix products and
+    convolutions; activations, norms and the frontend count nothing. The attention part
+    grows with the square of the length, so the figure belongs to its ``seconds``.
+
+    Args:
+        model: as ``ASRTask.build_model_from_file`` returns it.
+        args: its second result, the training configuration.
+
+    Returns:
+        ``subsampling``, ``blocks`` and ``encoder`` (their sum), in MACs per second.
+
+    Raises:
+        InputError: the model has no frontend, so audio has no length in frames.
+    """
+    if model.frontend is None:
+        raise InputError("frontend", "the model takes features instead of audio")
+    model.eval()
+    device = next(model.parameters()).device
+    n_samples = round(seconds * sampling_rate(args))
+    audio = torch.randn(1, n_samples, device=device)  # (batch, sample)
+    lengths = torch.tensor([n_samples], device=device)
+    n_frames = model.frontend(audio, lengths)[1]
+    n_features = model.frontend.output_size()
+    features = torch.randn(1, int(n_frames), n_features, device=device)
+
+    counter = FlopCounterMode(display=False)
+    # With gradients the prunable encoder runs its layers one by one as ESPnet's does;
+    # without, it leaves out work (positions of an utterance) that the figure includes.
+    with counter, torch.enable_grad():
+        model.encoder(features.requires_grad_(), n_frames)
+    flops = counter.get_flop_counts()
+    name = type(model.encoder).__name__
+    embed = sum(flops.get(f"{name}.embed", {}).values())
+    subsampling = round(embed / 2 / seconds)
+    blocks = round((counter.get_total_flops() - embed) / 2 / seconds)
+    return {
+        "subsampling": subsampling,
+        "blocks": blocks,
+        "encoder": subsampling + blocks,
+    }
+
+
+@torch.no_grad()
+def rest_cost(model: ESPnetASRModel, frames: int, tokens: int) -> dict[str, float]:
+    """Cost of a model beyond its encoder, for targets that count all of it.
+
+    Args:
+        frames: feature frames of one utterance.
+        tokens: of its transcript; the decoder is run on it once (a search runs it on
+            every hypothesis).
+
+    Returns:
+        ``params`` and ``macs``.
+    """
+    model.eval()
+    time = halved(halved(frames))
+    encoded = torch.zeros(1, time, model.encoder.output_size())
+    counter = FlopCounterMode(display=False)
+    with counter:
+        if model.ctc is not None:
+            model.ctc.ctc_lo(encoded)
+        if model.decoder is not None:
+            ids = torch.ones(1, tokens, dtype=torch.long)
+            model.decoder(encoded, torch.tensor([time]), ids, torch.tensor([tokens]))
+    counts = count_params(model)
+    return {
+        "params": counts["total"] - counts["encoder"],
+        "macs": counter.get_total_flops() / 2,
+    }

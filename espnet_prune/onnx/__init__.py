@@ -1,1 +1,0 @@
-"""Models for onnxruntime: from audio to the CTC's log probabilities, in one file."""

@@ -1,0 +1,148 @@
+"""The training configs of the student, derived from the teacher's own config."""
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.tasks.asr import ASRTask
+
+from espnet_prune.base.errors import InputError
+from espnet_prune.families.espnet.checkpoint import sampling_rate
+from espnet_prune.families.espnet.encoder import PrunableEncoder
+from espnet_prune.families.espnet.prunable import (
+    ENCODERS,
+    check_gates,
+    check_student,
+    encoder_options,
+)
+from espnet_prune.families.espnet.small import small_encoder, small_training
+from espnet_prune.pruning.budget import Budget
+from espnet_prune.training.recipe import OWN_KEYS
+
+
+def model_defaults() -> dict[str, Any]:
+    """ESPnet's options that make a model (and its text processing), with defaults.
+
+    Everything else in a ``config.yaml`` is about how the model was trained.
+    """
+    parser = argparse.ArgumentParser()
+    parser.set_defaults(required=[])
+    ASRTask.add_task_arguments(parser)
+    defaults = vars(parser.parse_args([]))
+    del defaults["required"]
+    return defaults
+
+
+def model_config(teacher: dict[str, Any], source: str | Path) -> dict[str, Any]:
+    """The part of an ESPnet config that defines the model, ready to be pruned.
+
+    Raises:
+        InputError: the model is of a kind that cannot be pruned, by name.
+    """
+    config = {k: teacher.get(k, v) for k, v in model_defaults().items()}
+    check_student(config, source)
+    if not isinstance(config.get("token_list"), list):
+        raise InputError(
+            source,
+            "has no token list in it",
+            "give the config.yaml of a trained experiment, not a training config",
+        )
+    config["encoder_conf"] = encoder_options(config)
+    config["encoder"] = ENCODERS[config["encoder"]]
+    config["model_conf"] = dict(config.get("model_conf") or {})
+    config["init"] = None  # the weights are the teacher's; gates have their own start
+    return config
+
+
+def frames_of(model: ESPnetASRModel, args: argparse.Namespace, seconds: float) -> int:
+    """Feature frames that the model's frontend makes of that much audio."""
+    samples = round(sampling_rate(args) * seconds)
+    if model.frontend is None:
+        raise InputError("teacher", "has no frontend: its input is features")
+    with torch.no_grad():
+        speech = torch.zeros(1, samples)
+        _, lengths = model.frontend(speech, torch.tensor([samples]))
+    return int(lengths[0])
+
+
+def pruning_config(
+    teacher: dict[str, Any], source: str | Path, recipe: dict[str, Any], frames: int
+) -> dict[str, Any]:
+    """Config of stage 12: the teacher's model with gates, trained by the recipe.
+
+    Args:
+        teacher: the teacher's ``config.yaml``.
+        source: where it was read, for messages.
+        recipe: ``conf/prune*.yaml``.
+        frames: feature frames of ``sparsity.macs_seconds`` of audio.
+    """
+    config = model_config(teacher, source)
+    check_gates(config, source, bool(recipe.get("prune_decoder")))
+    config["encoder_conf"]["gates"] = recipe.get("gates") or {}
+    if recipe.get("prune_decoder"):
+        config["decoder"] = "prunable_transformer"
+        gates = {"gates": config["encoder_conf"]["gates"]}
+        config["decoder_conf"] = dict(config["decoder_conf"] or {}) | gates
+    config["model"] = "prune"
+    config["model_conf"] |= {
+        "sparsity": recipe.get("sparsity") or {},
+        "distill": recipe.get("distill") or {},
+        "macs_frames": frames,
+    }
+    return config | _training_part(recipe)
+
+
+def small_config(
+    teacher: dict[str, Any],
+    source: str | Path,
+    recipe: dict[str, Any],
+    dense: PrunableEncoder,
+    frames: int,
+    budget: Budget,
+) -> dict[str, Any]:
+    """Config of a small dense Conformer that costs what a pruned one would.
+
+    Args:
+        teacher, source, recipe, frames: as for :func:`pruning_config`.
+        dense: the teacher's encoder.
+        budget: what the small one may cost.
+    """
+    config = model_config(teacher, source)
+    heads = (config.get("decoder_conf") or {}).get("attention_heads", 4)
+    encoder = small_encoder(dense.fixed, config["encoder_conf"], heads, frames, budget)
+    config |= {"encoder_conf": encoder, "init": teacher.get("init"), "model": "prune"}
+    cost = dense.architecture.cost(dense.fixed, frames)["encoder"]
+    config["model_conf"] |= {
+        "distill": recipe.get("distill") or {},
+        "teacher_size": dense.fixed.size,
+        "plan": {
+            "macs_frames": frames,
+            "dense_cost": cost._asdict(),
+            "dense_architecture": dense.architecture.to_dict(),
+        },
+    }
+    return config | _training_part(small_training(teacher, recipe))
+
+
+def finetuning_config(
+    compact: dict[str, Any],
+    source: str | Path,
+    recipe: dict[str, Any],
+    teacher_size: int | None = None,
+) -> dict[str, Any]:
+    """Config of stage 14: the compact model beside its teacher."""
+    config = model_config(compact, source)
+    config["model"] = "prune"
+    config["model_conf"]["distill"] = recipe.get("distill") or {}
+    if teacher_size is not None:
+        config["model_conf"]["teacher_size"] = teacher_size
+    return config | _training_part(recipe)
+
+
+def _training_part(recipe: dict[str, Any]) -> dict[str, Any]:
+    part = {k: v for k, v in recipe.items() if k not in OWN_KEYS}
+    # The optimizer clips each group of parameters apart (trainer.GroupClippedAdamW).
+    return part | {"grad_clip": math.inf}

@@ -1,0 +1,145 @@
+"""Checks before a training: the GPUs, the right audio, and the right run to resume.
+
+ESPnet writes the new ``config.yaml`` and goes on from the old ``checkpoint.pth``: other
+tokens, another recipe or another target would train, or decode, the wrong model without
+a word.
+"""
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from espnet_prune.base.errors import InputError
+from espnet_prune.base.files import fingerprint, write_json
+from espnet_prune.data.audio import check_rate
+from espnet_prune.families.espnet.checkpoint import read_state, sampling_rate
+
+# What may change between two parts of one training: where and how long it runs, and
+# what is logged of it.
+FREE = (
+    "config", "output_dir", "max_epoch", "resume", "ngpu", "num_workers", "log_level",
+    "log_interval", "use_tensorboard", "use_matplotlib", "keep_nbest_models",
+    "num_att_plot", "dry_run", "init_param", "teacher_config", "teacher_model",
+)  # fmt: skip
+
+
+def refuse_another_run(options: argparse.Namespace) -> None:
+    """Compare with what the directory was begun with; remember it if it is new.
+
+    Args:
+        options: of an ESPnet training.
+
+    Raises:
+        InputError: its ``output_dir`` holds a training of other options, data or
+            weights.
+    """
+    output_dir = Path(options.output_dir)
+    # ESPnet's form: path:source:destination:excluded
+    weights = [parameter.split(":")[0] for parameter in options.init_param]
+    weights.append(getattr(options, "teacher_model", None))
+    # Stage 12 starts from its teacher: no file is read twice.
+    digests = {path: state_digest(path) for path in set(weights) - {None}}
+    kept, files = described(options)
+    now = {
+        # As older versions wrote it, so that their runs can be resumed.
+        "options": digest([kept, list(files.values())]),
+        "weights": [digests[path] for path in weights if path is not None],
+    }
+    each = {part: digest(value) for part, value in (kept | files).items()}
+    origin = output_dir / "origin.json"
+    # What a training leaves, and what a method without one does.
+    held = any((output_dir / n).exists() for n in ("checkpoint.pth", "latest.pth"))
+    if origin.exists() and held:
+        begun = json.loads(origin.read_text())
+        if {key: begun.get(key) for key in now} != now:
+            old = begun.get("each", {})  # not of older versions
+            other = sorted(part for part in each if old and old.get(part) != each[part])
+            named = f" ({', '.join(other)})" if other else ""
+            raise InputError(
+                output_dir,
+                f"holds a training of other options, data or weights{named}",
+                "move it away, or give another --tag (and what it then needs: see "
+                "docs/troubleshooting.md)",
+            )
+    write_json(origin, now | {"each": each})
+
+
+def refuse_missing_gpus(asked: int) -> None:
+    """Refuse ``--ngpu`` where torch sees fewer; ESPnet would end in a traceback.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    if asked > (seen := torch.cuda.device_count()):
+        raise InputError(
+            f"--ngpu {asked}",
+            f"torch {torch.__version__} sees {seen} GPUs here",
+            "give --ngpu 0, or start where they are (and not hidden by "
+            "CUDA_VISIBLE_DEVICES)",
+        )
+
+
+def refuse_wrong_rate(options: argparse.Namespace) -> None:
+    """Refuse data of another sampling rate than the model's frontend is made for.
+
+    Raises:
+        InputError: names the table.
+    """
+    for path, name, kind in (
+        *options.train_data_path_and_name_and_type,
+        *options.valid_data_path_and_name_and_type,
+    ):
+        if name == "speech" and kind in ("sound", "kaldi_ark"):
+            for table in pieces(path)[:1]:
+                check_rate(table, sampling_rate(options), "the model")
+
+
+def refuse_multiple_iterator(options: argparse.Namespace) -> None:
+    """Refuse split data for a student: it plans its run by the number of batches.
+
+    Raises:
+        InputError: ``--multiple_iterator`` was given.
+    """
+    if options.multiple_iterator:
+        raise InputError(
+            "--multiple_iterator",
+            "a student must know its number of batches, which split data do not tell",
+            "leave it out, or asr.sh's --num_splits_asr",
+        )
+
+
+def pieces(path: str | Path) -> list[Path]:
+    """A table of data, or those that asr.sh's ``--num_splits_asr`` made of it."""
+    path = Path(path)
+    return sorted(path.glob("split.*")) if path.is_dir() else [path]
+
+
+def described(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
+    """The options that make the training, and fingerprints of the files they name."""
+    kept = {
+        key: value
+        for key, value in vars(options).items()
+        if key not in FREE and not key.startswith(("dist_", "multiprocessing_"))
+    }
+    files = [options.token_list, options.bpemodel]
+    files += [*options.train_shape_file, *options.valid_shape_file]
+    named = [p for f in files if isinstance(f, str) for p in pieces(f) if p.is_file()]
+    return kept, {str(file): fingerprint(file) for file in named}
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of plain data."""
+    return hashlib.sha256(json.dumps(value, default=str).encode()).hexdigest()
+
+
+def state_digest(weights: str | Path) -> str:
+    """SHA-256 of a model's tensors, however the file wraps them."""
+    digest = hashlib.sha256()
+    for key, value in sorted(read_state(weights).items()):
+        digest.update(key.encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

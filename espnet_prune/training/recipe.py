@@ -1,0 +1,154 @@
+"""A recipe, ``conf/prune.yaml``, as a command line and the method change it.
+
+What does not go together is refused here, before any model is looked at. ``args`` are
+those of ``espnet_prune.cli.prune_train``.
+"""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from espnet2.utils.nested_dict_action import NestedDictAction
+
+from espnet_prune.base.errors import InputError
+from espnet_prune.base.files import read_yaml
+from espnet_prune.config.methods import METHODS, ONE_SHOT, SCRATCH, UNTAUGHT
+from espnet_prune.config.options import check_section, make_options, optimizer_options
+from espnet_prune.pruning.budget import MODEL_DIM
+from espnet_prune.pruning.gates import GateOptions
+from espnet_prune.pruning.sparsity import SparsityOptions, check_choices
+from espnet_prune.training.distill import DistillOptions
+
+# Keys of a recipe that are the project's own.
+OWN_KEYS = ("gates", "sparsity", "distill", "prune_decoder", "compact")
+# Of a recipe, what can be given on the command line, too.
+SECTIONS = ("gates", "sparsity", "distill", "optim_conf")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Those of a command line that say what to make of a recipe."""
+    parser.add_argument("--phase", choices=["prune", "finetune"], required=True)
+    parser.add_argument("--method", choices=METHODS, default="l0", help="or a baseline")
+    parser.add_argument("--recipe", type=Path, required=True, help="conf/prune*.yaml")
+    parser.add_argument("--previous", type=Path, help="pruning run whose gates go on")
+    parser.add_argument("--kind", help="overrides sparsity.kind of the recipe")
+    parser.add_argument("--target", type=float, help="overrides sparsity.target")
+    parser.add_argument("--max_epoch", type=int, help="overrides that of the recipe")
+    for section in SECTIONS:
+        parser.add_argument(
+            f"--{section}", action=NestedDictAction, default={}, metavar="KEY=VALUE",
+            help="overrides options of the recipe, as often as needed",
+        )  # fmt: skip
+
+
+def read_recipe(args: argparse.Namespace) -> dict[str, Any]:
+    """``--recipe`` as the rest of the command line and the method change it.
+
+    Raises:
+        InputError: an option that there is not, or of a wrong value.
+    """
+    recipe = read_yaml(args.recipe)
+    with refusing(args.recipe):
+        for section in SECTIONS:
+            check_section(section, recipe.get(section))
+    if not isinstance(asked := recipe.get("prune_decoder"), bool | None):
+        what = f"prune_decoder must be true or false, not {asked!r}"
+        raise InputError(args.recipe, what)
+    if args.max_epoch is not None:
+        recipe["max_epoch"] = args.max_epoch
+    for section in SECTIONS:
+        if given := getattr(args, section):
+            if args.phase == "finetune" and section in ("gates", "sparsity"):
+                raise InputError(f"--{section}", "belongs to the pruning, stage 12")
+            recipe[section] = (recipe.get(section) or {}) | given
+    if args.method in UNTAUGHT:
+        untaught = {"layer_weight": 0.0, "output_weight": 0.0}
+        recipe["distill"] = (recipe.get("distill") or {}) | untaught
+    with refusing(source_of(args)):
+        make_options(DistillOptions, "distill", recipe.get("distill"))
+        optimizer_options(recipe.get("optim_conf") or {})
+    return recipe
+
+
+def settle_options(
+    args: argparse.Namespace,
+    recipe: dict[str, Any],
+    start: dict[str, float] | None = None,
+) -> SparsityOptions:
+    """Complete the recipe's ``gates`` and ``sparsity`` by target, rung and method.
+
+    Args:
+        args: the command line.
+        recipe: to be completed.
+        start: what the run ``--previous`` has removed, if there is one.
+
+    Raises:
+        InputError: they contradict each other, or the method cannot do what they ask.
+    """
+    given = {"kind": args.kind, "target": args.target}
+    with refusing(source_of(args)):
+        recipe["sparsity"] = dict(recipe.get("sparsity") or {})
+        recipe["sparsity"] |= {k: v for k, v in given.items() if v is not None}
+        recipe["gates"] = dict(recipe.get("gates") or {})
+        if start is not None:
+            recipe["sparsity"]["start"] = start
+            if (MODEL_DIM in start) != bool(recipe["gates"].get(MODEL_DIM)):
+                had = str(MODEL_DIM in start).lower()
+                raise InputError(
+                    args.previous,
+                    f"was pruned with model_dim: {had} in gates",
+                    "go on with the same, or start from the dense model",
+                )
+        if args.method == "iterative":
+            recipe["sparsity"]["by"] = "magnitude"
+        if args.method in (*ONE_SHOT, "iterative"):  # weights as they are, or gone
+            recipe["gates"]["mode"] = "straight_through"
+        gates = make_options(GateOptions, "gates", recipe["gates"])
+        options = make_options(SparsityOptions, "sparsity", recipe["sparsity"])
+        decoder = bool(recipe.get("prune_decoder"))
+        check_choices(options, gates.model_dim, decoder)
+    check_method(args.method, options, decoder)
+    return options
+
+
+def check_method(method: str, options: SparsityOptions, decoder: bool) -> None:
+    """Refuse what a baseline cannot do.
+
+    Args:
+        method: of ``METHODS``.
+        options: what is to be removed.
+        decoder: whether the decoder is pruned, too.
+
+    Raises:
+        InputError: names the method, and what to change.
+    """
+    if method == "blocks" and decoder:
+        raise InputError(
+            "--method blocks",
+            "only an encoder has blocks to drop",
+            "leave out prune_decoder, or this method",
+        )
+    whole_encoder = options.denominator == "encoder" and not options.groups
+    if method in SCRATCH and (not whole_encoder or "latency" in options.kinds):
+        raise InputError(
+            f"--method {method}",
+            "takes a target in params or macs of the whole encoder",
+            "choose such a target, or another method",
+        )
+
+
+def source_of(args: argparse.Namespace) -> str:
+    """Where the options of the recipe come from, for messages."""
+    given = [f"--{section}" for section in SECTIONS if getattr(args, section)]
+    return " and ".join([str(args.recipe), *given])
+
+
+@contextmanager
+def refusing(source: str | Path) -> Iterator[None]:
+    """Turn what a constructor refuses into an error of the file it came from."""
+    try:
+        yield
+    except (TypeError, ValueError) as e:
+        raise InputError(source, str(e).removeprefix(f"{source}: ")) from e

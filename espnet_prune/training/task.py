@@ -1,0 +1,73 @@
+"""ESPnet tasks: training the dense teacher, and training a student beside it.
+
+Both are importable classes, because ESPnet spawns its distributed workers: importing
+them there imports the package, which registers; what a parent registered is lost.
+"""
+
+import argparse
+
+import torch
+import torch.distributed as dist
+from espnet2.tasks.asr import ASRTask
+from espnet2.utils.types import str_or_none
+
+from espnet_prune.config.options import optimizer_options
+from espnet_prune.families.espnet.checkpoint import load_model
+from espnet_prune.families.espnet.conversion import with_prunable_encoder
+from espnet_prune.training.student import PruneASRModel
+from espnet_prune.training.trainer import (
+    PruneTrainer,
+    SafeTrainer,
+    as_optimizers,
+    parameter_groups,
+)
+
+
+class SafeASRTask(ASRTask):
+    """ESPnet's ASR task; its processes leave their group before they end."""
+
+    @classmethod
+    def main_worker(cls, args: argparse.Namespace) -> None:
+        super().main_worker(args)
+        # A group that is still open when the interpreter ends may abort the process,
+        # which then counts as failed. Not after an error: NCCL could wait for ever.
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+class DenseASRTask(SafeASRTask):
+    """ESPnet's ASR task; a killed run resumes."""
+
+    trainer = SafeTrainer
+
+
+class PruneASRTask(SafeASRTask):
+    """Pruning (gated encoder) and fine-tuning (compact encoder) with a teacher."""
+
+    trainer = PruneTrainer
+
+    @classmethod
+    def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        super().add_task_arguments(parser)
+        group = parser.add_argument_group(description="Teacher related")
+        group.add_argument("--teacher_config", type=str_or_none, default=None)
+        group.add_argument("--teacher_model", type=str_or_none, default=None)
+
+    @classmethod
+    def build_model(cls, args: argparse.Namespace) -> PruneASRModel:
+        model = super().build_model(args)
+        # Statistics and inference build the model, too, and need no teacher.
+        if args.teacher_config is not None and not args.collect_stats:
+            teacher = load_model(args.teacher_config, args.teacher_model)
+            model.set_teacher(with_prunable_encoder(*teacher))
+        return model
+
+    @classmethod
+    def build_optimizers(
+        cls, args: argparse.Namespace, model: torch.nn.Module
+    ) -> list[torch.optim.Optimizer]:
+        # ESPnet's own clipping sees all parameters at once; --grad_clip is inf here
+        # (see student.py), which leaves its check for non-finite gradients.
+        return as_optimizers(
+            parameter_groups(model, **optimizer_options(args.optim_conf))
+        )
