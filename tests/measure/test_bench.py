@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from espnet_prune.base.errors import InputError
+from espnet_prune.bench import results as bench_results
+from espnet_prune.bench import timing as measure
 from espnet_prune.bench.onnx import onnx_systems
 from espnet_prune.bench.systems import SIZES, compiled, systems
 from espnet_prune.bench.timing import gemm_rate, stopwatch, time_systems
 from espnet_prune.cli import bench
-from espnet_prune.measuring import bench as measure
-from espnet_prune.measuring import bench_results
 from espnet_prune.measuring.memory import peak_bytes
 from espnet_prune.serving.fast.precision import PRECISIONS
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from espnet_prune.bench import results as bench_results
 from espnet_prune.bench.results import Results
 from espnet_prune.bench.tables import machine_lines
-from espnet_prune.measuring import bench_results
 
 
 def row(iqr):
