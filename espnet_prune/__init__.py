@@ -7,7 +7,7 @@ so that ``espnet2.bin.asr_inference.Speech2Text`` can build a compact model.
 
 from typing import Any
 
-from espnet_prune.families.espnet.registration import register as _register
+from espnet_prune.training.registration import register as _register
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "prune"]

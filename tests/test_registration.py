@@ -4,7 +4,7 @@ import sys
 import pytest
 from espnet2.tasks import asr
 
-from espnet_prune.families.espnet import registration
+from espnet_prune.training import registration
 from espnet_prune.families.espnet.conformer import PrunableConformerEncoder
 from espnet_prune.training.student import PruneASRModel
 from espnet_prune.training.task import PruneASRTask

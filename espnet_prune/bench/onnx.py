@@ -9,7 +9,7 @@ from torch import Tensor
 from espnet_prune.bench.systems import System
 from espnet_prune.export.onnx_graph import EncoderGraph
 from espnet_prune.export.onnx_write import open_onnx, write_int8, write_onnx
-from espnet_prune.families.espnet.layers.subsampling import Subsampling
+from espnet_prune.serving.fast.encoder import MIN_FRAMES
 
 
 def onnx_systems(
@@ -28,12 +28,12 @@ def onnx_systems(
     for number, system in enumerate(networks):
         files = {p: folder / f"{number}.{p}.onnx" for p in ("fp32", "int8")}
         write_onnx(
-            EncoderGraph(system.prunable),
-            torch.randn(2, 100, system.prunable.fixed.features),
+            EncoderGraph(system.encoder),
+            torch.randn(2, 100, system.size.features),
             files["fp32"],
             ("features", "frames"),
             ["encoded"],
-            Subsampling.MIN_FRAMES,
+            MIN_FRAMES,
         )
         if "int8" in precisions:
             write_int8(files["fp32"], files["int8"])
@@ -43,7 +43,9 @@ def onnx_systems(
                 precision,
                 system.target,
                 Runner(files[precision]),
-                system.prunable,
+                system.encoder,
+                system.size,
+                system.macs,
                 files[precision].stat().st_size,
                 # What its arena keeps would hide what a call needs.
                 Runner(files[precision], arena=False).opened,

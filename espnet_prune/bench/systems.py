@@ -7,17 +7,24 @@ takes depends on sizes only, and theirs are as uneven as a real pruning leaves t
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from torch import Tensor, nn
 
-from espnet_prune.families.espnet.conformer import PrunableConformerEncoder
-from espnet_prune.pruning.one_shot import scores_of, settle
+from espnet_prune.config.sections import GateOptions, SparsityOptions
+from espnet_prune.families.espnet.compact import architecture_of
+from espnet_prune.families.espnet.conformer import describe
+from espnet_prune.families.espnet.encoders import PrunableConformerEncoder
+from espnet_prune.families.espnet.parts import encoder_clocks
+from espnet_prune.pruning.budget import Budget, make_constraints
+from espnet_prune.pruning.cost import count_terms, evaluate
+from espnet_prune.pruning.gates import Gates
 from espnet_prune.pruning.projection import project
-from espnet_prune.pruning.sparsity import SparsityOptions, make_budget
+from espnet_prune.pruning.scores import scores_of, settle
+from espnet_prune.pruning.slicing import sliced
 from espnet_prune.serving.load import InferenceEncoder
 
 FRAMES_PER_SECOND = 100
@@ -65,7 +72,9 @@ class System:
         precision: of its products.
         target: fraction of the MACs that was removed, or None.
         run: (features, lengths) -> outputs.
-        prunable: an encoder of these sizes, for its MACs.
+        encoder: of these sizes, as torch computes it.
+        size: of the dense one that it comes from.
+        macs: of one utterance, by its feature frames.
         weight_bytes: of what it holds.
         fresh: makes another ``run`` that holds nothing of earlier calls, in which the
             use of memory is measured; None where that could not be told.
@@ -75,29 +84,56 @@ class System:
     precision: str
     target: float | None
     run: Callable[[Tensor, Tensor], object]
-    prunable: PrunableConformerEncoder
+    encoder: nn.Module
+    size: Size
+    macs: Callable[[int], float]
     weight_bytes: int
     fresh: Callable[[], Callable[[Tensor, Tensor], object]] | None = None
 
-    def macs(self, frames: int) -> int:
-        """MACs of one utterance, by the formula of ESPnet's own layers."""
-        encoder = self.prunable
-        return int(encoder.architecture.cost(encoder.fixed, frames)["encoder"].macs)
-
 
 def compact_encoder(
-    size: Size, target: float, seconds: float, multiple: int = 1
-) -> nn.Module:
-    """An encoder that lost random structures worth ``target`` of its MACs."""
-    gated = PrunableConformerEncoder(size.features, **size.conf(), gates={})
-    frames = round(seconds * FRAMES_PER_SECOND)
-    budget = make_budget(SparsityOptions(kind="macs", target=target), gated, frames)
-    settle(gated, budget, scores_of("random", gated, budget, seed=0))
-    gated.set_masks(project(gated, budget, multiple).masks)
-    sizes = gated.kept().to_dict()
+    size: Size, target: float | None, seconds: float, multiple: int = 1
+) -> tuple[nn.Module, Callable[[int], float]]:
+    """An encoder that lost random structures worth ``target`` of its MACs.
+
+    Args:
+        size: of the dense one.
+        target: fraction of the MACs to remove; None: the dense one.
+        seconds: length of the utterance that it counts.
+        multiple: of what the numbers of units shall be.
+
+    Returns:
+        the encoder, and its MACs by feature frames.
+    """
+    dense, options = ConformerEncoder(size.features, **size.conf()), GateOptions()
+    about = describe(dense, options)
+    about.prepare(dense)
+    layout = about.layout(dense)
+    names = [name for name, _ in dense.named_parameters()]
+
+    def terms(frames: int):
+        return count_terms(
+            layout, names, about.work(encoder_clocks(frames, size.features))
+        )
+
+    own = layout.complete(torch.ones(len(layout)))
+    if target is not None:
+        removed = SparsityOptions(kind="macs", target=target)
+        found = terms(round(seconds * FRAMES_PER_SECOND))
+        budget = Budget(layout, found, make_constraints(removed, layout, found))
+        gates, tensors = Gates(layout, options), dict(dense.named_parameters())
+        settle(gates, budget, scores_of("random", budget, tensors, seed=0))
+        own = project(gates, budget, multiple).values
+    sums = layout.sums((own != 0).double())
+
+    @cache
+    def macs(frames: int) -> float:
+        return float(evaluate(terms(frames)["macs"], sums))
+
+    sizes = architecture_of(layout, own)
     compact = PrunableConformerEncoder(size.features, **size.conf(), architecture=sizes)
-    compact.load_state_dict(gated.sliced_state())
-    return compact.eval()
+    compact.load_state_dict(sliced(layout, dense.state_dict(), own))
+    return compact.eval(), macs
 
 
 def systems(
@@ -115,15 +151,13 @@ def systems(
         multiples: compact encoders for each, with numbers of units that are multiples.
     """
     stock = ConformerEncoder(size.features, **size.conf()).to(device).eval()
-    dense = PrunableConformerEncoder(size.features, **size.conf())
-    dense.load_state_dict(stock.state_dict())
-    dense.to(device).eval()
+    macs = compact_encoder(size, None, seconds)[1]
 
     def autocast(x: Tensor, lengths: Tensor) -> object:
         with torch.autocast(device.type, torch.bfloat16):
             return stock(x, lengths)
 
-    weights = held_bytes(dense, "fp32")
+    weights = held_bytes(stock, "fp32")
     espnets = [("stock_dense", "fp32", stock, weights)]
     if "bf16" in precisions:
         espnets.append(("stock_autocast", "bf16", autocast, weights))
@@ -134,19 +168,23 @@ def systems(
         held = weights - 3 * sum(weight.numel() for weight in products)
         espnets.append(("stock_int8", "int8", linear, held))
     found = [
-        System(name, precision, None, run, dense, held, lambda run=run: run)
+        System(name, precision, None, run, stock, size, macs, held, lambda run=run: run)
         for name, precision, run, held in espnets
     ]
-    ours = [("dense", None, dense)]
+    ours = [("dense", None, stock, macs)]
     for target, multiple in itertools.product(targets, multiples):
         name = "compact" if multiple == 1 else f"compact_r{multiple}"
-        encoder = compact_encoder(size, target, seconds, multiple).to(device)
-        ours.append((name, target, encoder))
-    for name, target, encoder in ours:
+        encoder, macs = compact_encoder(size, target, seconds, multiple)
+        ours.append((name, target, encoder.to(device), macs))
+    for name, target, encoder, macs in ours:
         for precision in precisions:
-            fresh = partial(InferenceEncoder, encoder, precision)
+            fresh = partial(InferenceEncoder, encoder, size.features, precision)
             held = held_bytes(encoder, precision)
-            found.append(System(name, precision, target, fresh(), encoder, held, fresh))
+            found.append(
+                System(
+                    name, precision, target, fresh(), encoder, size, macs, held, fresh
+                )
+            )
     return found
 
 

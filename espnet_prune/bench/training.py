@@ -3,6 +3,7 @@
 import argparse
 import random
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,12 @@ from espnet2.tasks.asr import ASRTask
 
 from espnet_prune.bench.systems import FRAMES_PER_SECOND, Size
 from espnet_prune.bench.timing import stopwatch
-from espnet_prune.families.espnet.conversion import with_prunable_encoder
+from espnet_prune.config.sections import GateOptions, SparsityOptions
+from espnet_prune.families.espnet.model import Lengths, describe
+from espnet_prune.families.registry import KINDS
 from espnet_prune.measuring.memory import peak_bytes
+from espnet_prune.training.plan import make_budget
+from espnet_prune.training.student import budget_data
 from espnet_prune.training.task import PruneASRTask
 
 RATE = 16000
@@ -40,20 +45,24 @@ def _arguments(size: Size) -> dict[str, Any]:
 
 def _student(size: Size, distilled: bool, seconds: float) -> ESPnetASRModel:
     args = _arguments(size)
-    args["encoder"] = "prunable_conformer"
-    args["encoder_conf"] = args["encoder_conf"] | {"gates": {}}
+    stock = ASRTask.build_model(argparse.Namespace(**args))
+    gates, options = GateOptions(), SparsityOptions()
+    described = describe(stock, KINDS["conformer"], gates)
+    lengths = Lengths(round(seconds * FRAMES_PER_SECOND), size.features)
+    budget = make_budget(options, described, lengths)
     args["model"] = "prune"
     weight = 4.0 if distilled else 0.0
     args["model_conf"] = args["model_conf"] | {
-        "sparsity": {"target": 0.5},
+        "gates": asdict(gates),
+        "sparsity": asdict(options),
+        "budget": budget_data(budget, lengths, None),
         "distill": {"layer_weight": weight, "output_weight": 0.0},
-        "macs_frames": round(seconds * FRAMES_PER_SECOND),
     }
     model = PruneASRTask.build_model(argparse.Namespace(**args))
     model.sparsity.total_steps = 1000
     if distilled:
         own = argparse.Namespace(**_arguments(size))
-        model.set_teacher(with_prunable_encoder(ASRTask.build_model(own), own))
+        model.set_teacher(ASRTask.build_model(own), own)
     return model
 
 

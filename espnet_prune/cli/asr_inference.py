@@ -18,8 +18,8 @@ from espnet2.bin import asr_inference as espnet
 from espnet_prune.base.errors import run_main
 from espnet_prune.base.files import read_yaml
 from espnet_prune.families.espnet.checkpoint import load_model
-from espnet_prune.families.espnet.registration import names_ours
 from espnet_prune.serving.load import set_precision
+from espnet_prune.training.registration import names_ours
 
 
 def main() -> None:

@@ -15,15 +15,9 @@ from typing import Any
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import read_yaml
-from espnet_prune.config.methods import SCRATCH
-from espnet_prune.families.espnet.prunable import (
-    ENCODERS,
-    check_gates,
-    check_student,
-    encoder_options,
-)
-
-FEATURES = 80  # any number does: the frontend is not looked at
+from espnet_prune.config.methods import METHODS
+from espnet_prune.families.espnet.prunable import check_gates, check_student
+from espnet_prune.families.registry import Kind, find_kind, require
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -58,8 +52,7 @@ def main() -> None:
     config = None
     if args.config is not None:
         config = with_options(read_yaml(args.config), args.asr_args.split())
-        if config.get("encoder") not in ("conformer", "prunable_conformer"):
-            refuse_for_others(f"{args.config}: encoder {config.get('encoder')}", args)
+        check_kind(find_kind(config.get("encoder")), args)
     if args.finetune_config is not None:
         check_finetuning(args)
     if args.prune_config is not None:
@@ -92,16 +85,15 @@ def check_hardware(args: argparse.Namespace) -> None:
         check_precision(precision, device)
 
 
-def refuse_for_others(where: str, args: argparse.Namespace) -> None:
-    """Refuse what an encoder that is no Conformer cannot have."""
-    if precisions := args.precisions.strip():
-        raise InputError(where, "runs in fp32 only", f"leave out {precisions}")
-    for method in set(SCRATCH) & set(args.methods.split()):
-        raise InputError(where, f"--method {method} is for Conformers", "leave it out")
+def check_kind(kind: Kind | None, args: argparse.Namespace) -> None:
+    """Refuse what this kind of encoder cannot have."""
+    if args.precisions.strip():
+        require(kind, "precision", f"--precisions {args.precisions}")
+    for method in args.methods.split():
+        if not METHODS[method].gated:
+            require(kind, "small", f"--method {method}")
     if "latency" in args.target_kind:
-        raise InputError(
-            where, "its latency cannot be measured yet", "--target_kind params or macs"
-        )
+        require(kind, "latency", f"--target_kind {args.target_kind}")
 
 
 def check_finetuning(args: argparse.Namespace) -> None:
@@ -139,9 +131,9 @@ def check_pruning(args: argparse.Namespace, config: dict[str, Any] | None) -> No
         recipe = read_recipe(stage)
         sparsity = settle_options(stage, recipe)
         if config is not None:
-            parts = parts_of(config, args.config, recipe)
+            groups = groups_of(config, args.config, recipe, source_of(stage))
             with refusing(source_of(stage)):
-                check_groups(sparsity.groups, parts)
+                check_groups(sparsity.groups, groups)
 
 
 def training_options(
@@ -168,24 +160,19 @@ def training_options(
     return found
 
 
-def parts_of(config: dict[str, Any], source: Path, recipe: dict[str, Any]) -> list[str]:
-    """What a student with gates is made of, named as in a budget.
+def groups_of(
+    config: dict[str, Any], source: Path, recipe: dict[str, Any], where: str
+) -> set[str | None]:
+    """Groups of structures that a student with gates has.
 
     Raises:
         InputError: the model cannot have gates.
     """
-    from espnet_prune.families.espnet.registration import encoders
-    from espnet_prune.pruning.budget import dense_counts
-    from espnet_prune.training.recipe import refusing
-
-    decoder = bool(recipe.get("prune_decoder"))
-    check_student(config, source)
-    check_gates(config, source, decoder)
-    with refusing(source):
-        make = encoders()[ENCODERS[config["encoder"]]]
-        options = encoder_options(config) | {"gates": recipe["gates"]}
-        encoder = make(FEATURES, **options)
-    return [*dense_counts(encoder), *(["decoder"] if decoder else [])]
+    kind = check_student(config, source)
+    check_gates(config, source, bool(recipe.get("prune_decoder")))
+    if recipe["gates"].get("model_dim"):
+        require(kind, "model_dim", where)
+    return kind.groups | ({"decoder"} if recipe.get("prune_decoder") else set())
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ from espnet2.utils.types import str2bool
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import read_yaml, write_text
 from espnet_prune.cli import asr_train, prune_train
-from espnet_prune.families.espnet.registration import names_ours
 from espnet_prune.training.configs import model_config
 from espnet_prune.training.recipe import OWN_KEYS
+from espnet_prune.training.registration import names_ours
 from espnet_prune.training.task import DenseASRTask
 
 TEACHER = ("teacher_config", "teacher_model")

@@ -33,9 +33,9 @@ from espnet_prune.export.onnx_write import (
     write_onnx,
 )
 from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
-from espnet_prune.families.espnet.conformer import PrunableConformerEncoder
-from espnet_prune.families.espnet.conversion import with_prunable_encoder
-from espnet_prune.families.espnet.layers.subsampling import Subsampling
+from espnet_prune.families.registry import require
+from espnet_prune.serving.fast.encoder import MIN_FRAMES
+from espnet_prune.serving.load import runs_fast
 from espnet_prune.training.task import PruneASRTask  # noqa: F401  (knows pruning runs)
 
 # Of outputs, relative to the largest.
@@ -101,15 +101,10 @@ def main(argv: list[str] | None = None) -> None:
     if args.out is not None and args.out.is_dir():
         raise InputError("--out", f"{args.out} is a directory", "name a file in it")
     model, train_args = load_model(config, weights)
-    if getattr(model.encoder, "gated", False):
+    if getattr(model, "gates", None) is not None:
         raise InputError(config, "is a pruning run", "export it first: stage 13")
-    model = with_prunable_encoder(model, train_args)
-    if not isinstance(model.encoder, PrunableConformerEncoder):
-        raise InputError(
-            config,
-            f"encoder {train_args.encoder} cannot be exported",
-            "give the compact model of a Conformer",
-        )
+    if not runs_fast(model.encoder, train_args):
+        require(None, "onnx", config)
     rate = sampling_rate(train_args)
     graph = Recognizer(model).eval()
     metadata = {
@@ -119,7 +114,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     path = args.out or args.exp / "model.onnx"
     logging.info(f"exporting {weights} (takes a minute)")
-    shortest = Subsampling.MIN_FRAMES * graph.features.hop + len(graph.features.basis)
+    shortest = MIN_FRAMES * graph.features.hop + len(graph.features.basis)
     audio = [0.1 * torch.randn(n, round(s * rate)) for s in SECONDS for n in (1, 2)]
     with atomic_path(path) as file:
         write_onnx(

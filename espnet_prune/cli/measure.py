@@ -33,14 +33,13 @@ from espnet2.bin.asr_inference import Speech2Text
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import fingerprint, read_yaml, write_json
 from espnet_prune.base.table import read_table
+from espnet_prune.config.sections import SparsityOptions
 from espnet_prune.data.audio import load_source
 from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
-from espnet_prune.families.espnet.conversion import with_prunable_encoder
 from espnet_prune.measuring.allocator import keep_freed_memory
 from espnet_prune.measuring.cost import count_macs, count_params
 from espnet_prune.measuring.machine import describe, pin_threads
 from espnet_prune.measuring.rtf import columns, summarise, time_rounds
-from espnet_prune.pruning.sparsity import SparsityOptions
 from espnet_prune.running.shards import time_left
 from espnet_prune.serving.load import set_precision
 
@@ -86,7 +85,7 @@ class System:
         load_model(self.config, self.model)
         decoder = Speech2Text(str(self.config), str(self.model), **inference)
         if not own:
-            with_prunable_encoder(decoder.asr_model, decoder.asr_train_args)
+            set_precision(decoder, "fp32", self.config)
         return decoder
 
     @property
@@ -258,7 +257,7 @@ def main(argv: list[str] | None = None) -> None:
         ),
     )
     for system in systems:
-        model = loaded[system.name].asr_model
+        model, _ = load_model(system.config, system.model)
         names = [system.name, system.by_espnet]
         names += [f"{system.name} {precision}" for precision in precisions]
         rtf, by_espnet, *lower = (

@@ -18,11 +18,11 @@ from espnet2.tasks.asr import ASRTask
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import atomic_path, write_text
-from espnet_prune.config.methods import ONE_SHOT, SCRATCH
+from espnet_prune.config.methods import METHODS
 from espnet_prune.export.compact_dir import model_state
 from espnet_prune.families.espnet.checkpoint import load_model, read_state
 from espnet_prune.measuring.latency import settle_table
-from espnet_prune.pruning.one_shot import scores_of, settle
+from espnet_prune.pruning.scores import scores_of, settle
 from espnet_prune.running.nodes import Node
 from espnet_prune.training.origin import (
     refuse_another_run,
@@ -66,13 +66,13 @@ def main(arguments: list[str] | None = None) -> None:
     if args.phase == "prune" and args.previous is not None:
         # Its gates and multipliers go on, its count of the steps does not.
         command += ["--init_param", f"{args.previous / 'latest.pth'}:::{COUNTERS}"]
-    elif args.phase == "prune" and args.method not in SCRATCH:
+    elif args.phase == "prune" and METHODS[args.method].gated:
         command += ["--init_param", str(args.model_file)]
     command += training_options
     node = Node(training_options, args.output_dir)
     options = node.first(lambda: settle_plan(args, candidate, config, command))
     command += ["--config", str(config)]
-    if args.phase == "prune" and args.method in ONE_SHOT:
+    if args.phase == "prune" and not METHODS[args.method].trained:
         node.first(lambda: prune_at_once(args, command))
         return
     hand_logging_to_espnet()
@@ -119,16 +119,15 @@ def refuse_planned(options: argparse.Namespace, student: dict[str, Any]) -> None
     """Refuse ESPnet options that change what the student's plan was made from.
 
     Raises:
-        InputError: it was given as ``--model_conf`` or ``--encoder_conf``.
+        InputError: it was given as ``--model_conf``.
     """
-    for part, names in {"model_conf": OWN_OPTIONS, "encoder_conf": ["gates"]}.items():
-        for name in names:
-            if (getattr(options, part) or {}).get(name) != student[part].get(name):
-                raise InputError(
-                    f"--{part} {name}",
-                    "is the plan's",
-                    "give --gates, --sparsity or --distill KEY=VALUE instead",
-                )
+    for name in OWN_OPTIONS:
+        if (options.model_conf or {}).get(name) != student["model_conf"].get(name):
+            raise InputError(
+                f"--model_conf {name}",
+                "is the plan's",
+                "give --gates, --sparsity or --distill KEY=VALUE instead",
+            )
 
 
 def prune_at_once(args: argparse.Namespace, command: list[str]) -> None:
@@ -141,8 +140,8 @@ def prune_at_once(args: argparse.Namespace, command: list[str]) -> None:
     weights = read_state(args.model_file)
     model.load_state_dict(model.state_dict() | weights, strict=True)
     budget = model.sparsity.budget
-    scores = scores_of(args.method, model, budget, train_args.seed)
-    settle(model, budget, scores)
+    scores = scores_of(args.method, budget, model.tensors(), train_args.seed)
+    settle(model.gates, budget, scores)
     with atomic_path(args.output_dir / "latest.pth") as temporary:
         torch.save(model.state_dict(), temporary)
 

@@ -1,23 +1,28 @@
 """Cut the masked parts out: from a gated model to a small one that ESPnet loads."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
+from torch import Tensor
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import read_yaml
-from espnet_prune.export.compact_dir import kept_decoder, write_compact
-from espnet_prune.families.espnet.architecture import Architecture
-from espnet_prune.families.espnet.checkpoint import load_model, read_checkpoint
-from espnet_prune.families.espnet.decoder import decoder_counts, to_dicts
-from espnet_prune.families.espnet.encoder import PrunableEncoder
-from espnet_prune.families.espnet.layers.cost import Counts, add, times_dim
-from espnet_prune.families.espnet.layers.structures import set_masks
-from espnet_prune.pruning.budget import Budget, is_kept
-from espnet_prune.pruning.projection import project
+from espnet_prune.config.sections import GateOptions
+from espnet_prune.export.compact_dir import Compact, write_compact
+from espnet_prune.families.espnet.checkpoint import load_model
+from espnet_prune.families.espnet.compact import architecture_of
+from espnet_prune.families.registry import find_kind
+from espnet_prune.measuring.cost import encoder_cost, rest_cost
+from espnet_prune.pruning.budget import Budget
+from espnet_prune.pruning.cost import evaluate
+from espnet_prune.pruning.layout import Layout
+from espnet_prune.pruning.projection import Projection, project
+from espnet_prune.pruning.slicing import sliced
+from espnet_prune.training.resume import check_finished
 
 
 def export(
@@ -38,46 +43,137 @@ def export(
 
     Raises:
         InputError: files missing or not belonging together, target not reachable.
-        RuntimeError: the compact model does not compute what the gated one does.
+        RuntimeError: the compact model does not compute what the gated one does, or
+            does not cost what the budget says.
     """
     import espnet_prune.training.task  # noqa: F401  (registers the student's model)
 
     config = read_yaml(pruned)
-    plan = (config.get("model_conf") or {}).get("plan") or {}
-    if (config.get("encoder_conf") or {}).get("gates") is None and not plan:
+    model_conf = config.get("model_conf") or {}
+    plan = model_conf.get("plan") or {}
+    if model_conf.get("gates") is None and not plan:
         raise InputError(pruned, "has no gates", "give the directory of a pruning run")
     model, _ = load_model(pruned, checkpoint)
     check_finished(pruned)
-    if model.sparsity is None:
-        small = trained_small(model, plan, config["model_conf"]["teacher_size"])
-        return write_compact(out, model, config, small, None)
-    encoder, options = model.encoder, model.sparsity.options
+    if model.gates is None:
+        whole = Compact(model.state_dict(), config["encoder"])
+        return write_compact(
+            out, model, config, whole, lambda small: _of_small(small, config, plan)
+        )
     budget = model.sparsity.budget
+    projection = project(model.gates, budget, multiple)
+    model.gates.mask = projection.values.to(model.gates.log_alpha)
+    layout = budget.layout
+    kept = architecture_of(layout, projection.values)
+    decoder = kept.pop("decoder", None)
+    kind = find_kind(config["encoder"])
+    cut = Compact(
+        sliced(layout, model.state_dict(), projection.values), kind.compact, kept, decoder
+    )
+
+    def summarise(small: ESPnetASRModel) -> dict[str, Any]:
+        check_budget(budget, projection, counted(small, model_conf))
+        size = model.encoder.output_size()
+        found = _summary(model, budget, projection) | {
+            "method": plan.get("method", "l0"),
+            "teacher": config["teacher_model"],
+            "round_to": multiple,
+            "macs_frames": model_conf["budget"]["frames"],
+            "removed": _removed(budget, projection.values),
+            "architecture": kept,
+            "dense_architecture": _dense(layout),
+            "model_dim": [len(kept.get("dims", range(size))), size],
+        }
+        if decoder is not None:
+            found["decoder"] = decoder
+            found["dense_decoder"] = found["dense_architecture"].pop("decoder")
+        return found
+
+    return write_compact(out, model, config, cut, summarise)
+
+
+def counted(small: ESPnetASRModel, model_conf: Mapping[str, Any]) -> dict[str, float]:
+    """Cost of a compact model by counting, in what its budget is a fraction of.
+
+    Args:
+        small: the model.
+        model_conf: of the pruning run that it comes from.
+    """
+    budget, whole = model_conf["budget"], _is_whole(model_conf)
+    found = encoder_cost(small.encoder, budget["frames"], budget["features"])
+    if whole:
+        rest = rest_cost(small, budget["frames"], budget["tokens"])
+        found = {kind: found[kind] + rest[kind] for kind in found}
+    return found
+
+
+def check_budget(
+    budget: Budget, projection: Projection, counted: Mapping[str, float]
+) -> None:
+    """Hold what is left against the budget, and its cost against a second count.
+
+    Args:
+        budget: by declaration.
+        projection: what was chosen.
+        counted: kind -> the same cost by counting.
+
+    Raises:
+        RuntimeError: the counts differ, or a limit is exceeded, or not used. Of several
+            kinds of cost of the same structures, the one that was met first decides.
+    """
+    costs = budget.cost((projection.values != 0).double()).tolist()
+    declared: dict[str, float] = {}
+    beyond: dict[str, float] = {}
+    for constraint, cost, allowed in zip(
+        budget.constraints, costs, projection.slack, strict=True
+    ):
+        kind = constraint.kind
+        declared[kind] = declared.get(kind, 0.0) + cost
+        over = 1 - cost / constraint.dense - constraint.target
+        least = beyond.get(constraint.name, math.inf)
+        beyond[constraint.name] = min(least, over - allowed)
+        if over < -1e-9:
+            raise RuntimeError(
+                f"{1 - cost / constraint.dense:.4f} of the {constraint.name}'s {kind} "
+                f"is gone, the target is {constraint.target:.4f}"
+            )
+    for kind, cost in counted.items():
+        if kind in declared and not math.isclose(declared[kind], cost, rel_tol=1e-6):
+            raise RuntimeError(
+                f"{declared[kind]:.0f} {kind} are left by declaration, {cost:.0f} by "
+                "counting"
+            )
+    for name, more in beyond.items():
+        if more > 1e-9:
+            raise RuntimeError(f"more of the {name} is gone than its targets ask for")
+
+
+def _is_whole(model_conf: Mapping[str, Any]) -> bool:
+    return (model_conf["sparsity"] or {}).get("denominator") == "model"
+
+
+def _summary(
+    model: ESPnetASRModel, budget: Budget, projection: Projection
+) -> dict[str, Any]:
+    """What ``pruning.json`` holds of targets, and of how they were met."""
+    gates, options = model.gates, model.sparsity.options
     with torch.no_grad():
-        expected = budget.removed(model).tolist()
-        realised = budget.removed(model, is_kept).tolist()
-    projection = project(model, budget, multiple)
-    set_masks(model, projection.masks)
-    architecture, decoder = encoder.kept(), kept_decoder(model)
-    counts = architecture.counts()
-    if encoder.dim_gate is not None:
-        counts = times_dim(counts, architecture.size or encoder.fixed.size)
-    counts = add([counts, decoder_counts(decoder or [])])
-    check_budget(budget, counts, projection.slack)
+        expected = budget.removed(gates.spread(gates.openness())).tolist()
+        realised = budget.removed(gates.spread(gates.is_open().float())).tolist()
 
     def mean(fractions: list[float]) -> float:
         return sum(f * w for f, w in zip(fractions, budget.shares, strict=True))
 
-    target = {"kind": options.kind, "value": options.target}
-    summary = {
-        "method": plan.get("method", "l0"),
-        "teacher": config["teacher_model"],
-        "target": target
-        | {"denominator": options.denominator, "groups": options.groups},
+    found = {
+        "target": {
+            "kind": options.kind,
+            "value": options.target,
+            "denominator": options.denominator,
+            "groups": options.groups,
+        },
         "expected_before_projection": mean(expected),
         "realised_before_projection": mean(realised),
         "realised": mean(projection.removed),
-        "round_to": multiple,
         "gates_flipped": projection.flipped,
         "constraints": [
             {
@@ -91,78 +187,44 @@ def export(
             for i, constraint in enumerate(budget.constraints)
         ],
         "macs_seconds": options.macs_seconds,
-        "macs_frames": model.macs_frames,
-        "removed": removed(encoder, architecture, model.macs_frames),
-        "architecture": architecture.to_dict(),
-        "dense_architecture": encoder.architecture.to_dict(),
-        "model_dim": [architecture.size or encoder.fixed.size, encoder.fixed.size],
     }
     if budget.dim_target is not None:
-        summary["model_dim_target"] = budget.dim_target
-    if decoder is not None:
-        summary["decoder"] = to_dicts(decoder)
-        summary["dense_decoder"] = to_dicts(model.decoder.architecture)
-    return write_compact(out, model, config, summary, architecture)
+        found["model_dim_target"] = budget.dim_target
+    return found
 
 
-def removed(
-    encoder: PrunableEncoder, small: Architecture, frames: int
-) -> dict[str, float]:
+def _removed(budget: Budget, values: Tensor) -> dict[str, float]:
     """Fractions of the dense encoder's parameters and MACs that are gone."""
-    before = encoder.architecture.cost(encoder.fixed, frames)["encoder"]
-    after = small.cost(encoder.fixed, frames)["encoder"]
-    kinds = ("params", "macs")
-    return {k: 1 - getattr(after, k) / getattr(before, k) for k in kinds}
+    layout, found = budget.layout, {}
+    before = layout.sums(layout.complete(torch.ones(len(layout)).double()))
+    after = layout.sums((values != 0).double())
+    for kind in ("params", "macs"):
+        terms = [term for term in budget.terms[kind] if term.group != "decoder"]
+        found[kind] = 1 - float(evaluate(terms, after) / evaluate(terms, before))
+    return found
 
 
-def trained_small(
-    model: ESPnetASRModel, plan: dict[str, Any], dense_dim: int
+def _dense(layout: Layout) -> dict[str, Any]:
+    """The sizes of the dense model."""
+    return architecture_of(layout, layout.complete(torch.ones(len(layout))))
+
+
+def _of_small(
+    small: ESPnetASRModel, config: Mapping[str, Any], plan: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What ``pruning.json`` holds of a small dense model (nothing was pruned)."""
-    encoder = model.encoder
-    before = plan["dense_cost"]
-    after = encoder.architecture.cost(encoder.fixed, plan["macs_frames"])["encoder"]
-    gone = {kind: 1 - getattr(after, kind) / before[kind] for kind in before}
-    return plan | {
+    after = encoder_cost(small.encoder, plan["macs_frames"], plan["features"])
+    gone = {kind: 1 - after[kind] / plan["dense_cost"][kind] for kind in after}
+    kind = find_kind(config["encoder"])
+    options = GateOptions()
+    layout = kind.describe(small.encoder, options, gated=False).layout(small.encoder)
+    return {
+        **plan,
         "removed": gone,
         "realised": min(gone[kind] for kind in plan["target"]["kind"].split("+")),
-        "architecture": encoder.architecture.to_dict(),
-        "model_dim": [encoder.fixed.size, dense_dim],
+        "architecture": _dense(layout),
+        "model_dim": [
+            small.encoder.output_size(),
+            config["model_conf"]["teacher_size"],
+        ],
     }
-
-
-def check_budget(budget: Budget, counts: Counts, slack: list[float]) -> None:
-    """Hold the architecture that is left against the budget, by its own formula.
-
-    Raises:
-        RuntimeError: a limit is exceeded, or not used. Of several kinds of cost of the
-            same structures, the one that was met first decides.
-    """
-    beyond: dict[str, float] = {}
-    for constraint, allowed in zip(budget.constraints, slack, strict=True):
-        over = constraint.removed(counts) - constraint.target
-        least = beyond.get(constraint.name, math.inf)
-        beyond[constraint.name] = min(least, over - allowed)
-        if over < -1e-9:
-            raise RuntimeError(
-                f"{constraint.removed(counts):.4f} of the {constraint.name}'s "
-                f"{constraint.kind} is gone, the target is {constraint.target:.4f}"
-            )
-    for name, more in beyond.items():
-        if more > 1e-9:
-            raise RuntimeError(f"more of the {name} is gone than its targets ask for")
-
-
-def check_finished(pruned: Path) -> None:
-    """Refuse a run whose target was still rising: its gates mean nothing yet."""
-    config = read_yaml(pruned)
-    checkpoint = pruned.parent / "checkpoint.pth"
-    if not checkpoint.exists():
-        return
-    epoch = read_checkpoint(checkpoint)["reporter"]["epoch"]
-    if epoch < config["max_epoch"]:
-        raise InputError(
-            checkpoint,
-            f"pruning stopped after epoch {epoch} of {config['max_epoch']}",
-            "run stage 12 again: it resumes",
-        )

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from espnet_prune.base.errors import InputError
-from espnet_prune.families.espnet.conformer import PrunableConformerEncoder
-from espnet_prune.families.espnet.layers.convolution import Convolution
+from espnet_prune.families.espnet.attention import SizedAttention, sizes_of
+from espnet_prune.families.espnet.compact import Absent, Skip
 
 
 class LogMel(nn.Module):
@@ -129,7 +129,7 @@ class GraphConvolution(nn.Module):
     """The convolution module with BatchNorm folded and matrix products for the
     pointwise convolutions, which onnxruntime can compute in int8."""
 
-    def __init__(self, layer: Convolution):
+    def __init__(self, layer: nn.Module):
         super().__init__()
         self.first, self.last = (
             pointwise(conv) for conv in (layer.pointwise_conv1, layer.pointwise_conv2)
@@ -152,21 +152,32 @@ def pointwise(conv: nn.Conv1d) -> nn.Linear:
 
 
 class EncoderGraph(nn.Module):
-    """The encoder of one utterance, or of several of the same length."""
+    """A Conformer encoder on one utterance, or on several of the same length.
 
-    def __init__(self, encoder: PrunableConformerEncoder):
+    Args:
+        encoder: ESPnet's, or the compact one made of it.
+    """
+
+    def __init__(self, encoder: nn.Module):
         super().__init__()
         encoder = copy.deepcopy(encoder).cpu().float().eval()
         self.embed, self.blocks = encoder.embed, encoder.encoders
         self.embed.out[1] = Positions(self.embed.out[1])
         for block in self.blocks:
-            if block.conv_module is not None:
+            if isinstance(block, Skip):
+                continue
+            if not isinstance(block.conv_module, Absent):
                 block.conv_module = GraphConvolution(block.conv_module)
-        self.after_norm, self.spread = encoder.after_norm, encoder.spread
+            if not isinstance(block.self_attn, Absent):
+                # ESPnet's makes views of fixed sizes and keeps its last weights.
+                sizes = sizes_of(block.self_attn)[:3]
+                block.self_attn = SizedAttention(block.self_attn, *sizes)
+        self.after_norm = encoder.after_norm
+        self.spread = getattr(encoder, "spread", nn.Identity())
 
     def forward(self, features: Tensor) -> Tensor:
         """(batch, frame, feature) -> (batch, time, channel)."""
-        x = self.embed(features)
+        x, _ = self.embed(features, None)
         for block in self.blocks:
             x, _ = block(x, None)
         return self.spread(self.after_norm(x[0]))

@@ -16,7 +16,7 @@ import yaml
 
 from espnet_prune import __version__
 from espnet_prune.base.files import atomic_path, read_yaml, write_text
-from espnet_prune.config.methods import SCRATCH
+from espnet_prune.config.methods import METHODS
 from espnet_prune.families.espnet.checkpoint import (
     load_model,
     rename_resource,
@@ -137,7 +137,7 @@ def card(
     pruning = json.loads((compact / "pruning.json").read_text(encoding="utf-8"))
     machine = (report["environment"]["measured_on"] or {}).get("cpu", "no machine yet")
     pruned = pruning_sentence(pruning)
-    if pruning["method"] not in SCRATCH:
+    if METHODS[pruning["method"]].gated:
         pruned += f" {channels_sentence(pruning)}"
     return CARD.format(
         license=license,

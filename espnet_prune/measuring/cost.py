@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.families.espnet.checkpoint import sampling_rate
-from espnet_prune.families.espnet.layers.subsampling import halved
+from espnet_prune.families.espnet.parts import halved
 
 
 def count_params(model: ESPnetASRModel) -> dict[str, int]:
@@ -68,21 +68,43 @@ def count_macs(
     n_features = model.frontend.output_size()
     features = torch.randn(1, int(n_frames), n_features, device=device)
 
-    counter = FlopCounterMode(display=False)
-    # With gradients the prunable encoder runs its layers one by one as ESPnet's does;
-    # without, it leaves out work (positions of an utterance) that the figure includes.
-    with counter, torch.enable_grad():
-        model.encoder(features.requires_grad_(), n_frames)
-    flops = counter.get_flop_counts()
-    name = type(model.encoder).__name__
-    embed = sum(flops.get(f"{name}.embed", {}).values())
-    subsampling = round(embed / 2 / seconds)
-    blocks = round((counter.get_total_flops() - embed) / 2 / seconds)
+    embed, whole = _macs(model.encoder, features)
+    subsampling = round(embed / seconds)
+    blocks = round((whole - embed) / seconds)
     return {
         "subsampling": subsampling,
         "blocks": blocks,
         "encoder": subsampling + blocks,
     }
+
+
+def encoder_cost(
+    encoder: torch.nn.Module, frames: int, features: int
+) -> dict[str, float]:
+    """Parameters of an encoder, and MACs of one utterance, by counting.
+
+    Args:
+        encoder: dense or compact.
+        frames: feature frames of the utterance.
+        features: of each frame.
+
+    Returns:
+        ``params`` and ``macs``.
+    """
+    weight = next(encoder.parameters())
+    x = torch.randn(1, frames, features, device=weight.device, dtype=weight.dtype)
+    params = sum(p.numel() for p in encoder.parameters())
+    return {"params": params, "macs": _macs(encoder.eval(), x)[1]}
+
+
+def _macs(encoder: torch.nn.Module, x: torch.Tensor) -> tuple[float, float]:
+    """Of the subsampling, and of all of an encoder, for features (1, frame, feature)."""
+    counter = FlopCounterMode(display=False)
+    # The counter's hooks want gradients where a layer's output is a parameter.
+    with counter, torch.enable_grad():
+        encoder(x.requires_grad_(), torch.tensor([x.shape[1]], device=x.device))
+    embed = counter.get_flop_counts().get(f"{type(encoder).__name__}.embed", {})
+    return sum(embed.values()) / 2, counter.get_total_flops() / 2
 
 
 @torch.no_grad()

@@ -12,7 +12,6 @@ import math
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,17 @@ import numpy as np
 import torch
 from scipy.optimize import nnls
 from scipy.stats import spearmanr
+from torch import nn
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import write_json
-from espnet_prune.families.espnet.decoder import to_dicts
-from espnet_prune.families.espnet.encoder import PrunableEncoder
-from espnet_prune.families.espnet.layers.cost import Counts
-from espnet_prune.families.espnet.layers.subsampling import halved
+from espnet_prune.families.espnet.attention import sizes_of
+from espnet_prune.families.espnet.model import Lengths
+from espnet_prune.families.espnet.parts import halved
 from espnet_prune.measuring.allocator import keep_freed_memory
 from espnet_prune.measuring.latency_layers import (
     Beyond,
+    Counts,
     Point,
     decoder_points,
     encoder_points,
@@ -43,8 +43,8 @@ MIN_R2, MIN_RANK = 0.9, 0.75  # below: the table does not describe the machine
 
 
 def latency_table(
-    encoder: PrunableEncoder,
-    frames: int,
+    encoder: nn.Module,
+    lengths: Lengths,
     beyond: Beyond | None = None,
     threads: int = 1,
 ) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def latency_table(
 
     Args:
         encoder: the dense one, for its sizes and options.
-        frames: feature frames of the utterance that is timed.
+        lengths: of the utterance that is timed.
         beyond: to be measured, too.
         threads: that torch may use meanwhile.
 
@@ -61,16 +61,17 @@ def latency_table(
         of predicted and measured time, largest error), ``points``, ``beyond`` (its
         seconds, or None), ``machine``, and ``of``: what was measured.
     """
-    memory = halved(halved(frames))
+    memory = halved(halved(lengths.frames))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     keep_freed_memory()
     try:
         machine = describe()
-        points = list(encoder_points(encoder, frames))
+        points = list(encoder_points(encoder, lengths))
         if beyond is not None:
-            if beyond.decoder is not None:
-                points += decoder_points(beyond.decoder, memory, beyond.tokens)
+            if beyond.pruned:
+                decoder = beyond.model.decoder
+                points += decoder_points(decoder, memory, beyond.tokens)
             points.append(Point({}, beyond.task(memory)))
         seconds = _time(points)
     finally:
@@ -96,7 +97,7 @@ def latency_table(
     return {
         "prices": prices,
         "fit": fits,
-        "of": subject(encoder, frames, beyond),
+        "of": subject(encoder, lengths, beyond),
         "beyond": rest,
         "machine": machine,
         "points": [
@@ -107,17 +108,27 @@ def latency_table(
 
 
 def subject(
-    encoder: PrunableEncoder, frames: int, beyond: Beyond | None
+    encoder: nn.Module, lengths: Lengths, beyond: Beyond | None
 ) -> dict[str, Any]:
     """What a table is of, as it stands in the table."""
-    decoder = beyond.decoder if beyond is not None else None
-    # Sizes that it does not have came later than the first tables.
-    fixed = {name: size for name, size in asdict(encoder.fixed).items() if size}
+    block = encoder.encoders[0]
+    decoder = None
+    if beyond is not None and beyond.pruned:
+        layer = beyond.model.decoder.decoders[0]
+        units = layer.feed_forward.w_1.out_features
+        heads = [sizes_of(part)[:3] for part in (layer.self_attn, layer.src_attn)]
+        decoder = [layer.size, units, *map(list, heads)]
     return {
-        "frames": frames,
-        "encoder": fixed | encoder.architecture.to_dict(),
+        "frames": lengths.frames,
+        "encoder": {
+            "features": lengths.features,
+            "size": encoder.output_size(),
+            "units": block.feed_forward.w_1.out_features,
+            "heads": list(sizes_of(block.self_attn)[:3]),
+            "kernel": block.conv_module.depthwise_conv.kernel_size[0],
+        },
         "tokens": beyond.tokens if beyond is not None else None,
-        "decoder": to_dicts(decoder.architecture) if decoder is not None else None,
+        "decoder": decoder,
     }
 
 
@@ -143,8 +154,8 @@ def read_table(path: Path) -> dict[str, Any]:
 
 def read_or_measure(
     path: Path,
-    encoder: PrunableEncoder,
-    frames: int,
+    encoder: nn.Module,
+    lengths: Lengths,
     beyond: Beyond | None = None,
 ) -> dict[str, Any]:
     """The table at ``path``, measured first unless it is there and of this machine.
@@ -152,14 +163,14 @@ def read_or_measure(
     Raises:
         InputError: the file is damaged.
     """
-    asked = subject(encoder, frames, beyond)
+    asked = subject(encoder, lengths, beyond)
     if path.exists():
         table = read_table(path)
         if table["machine"]["cpu"] == cpu()["cpu"] and serves(table, asked):
             return table
         logging.warning(f"{path} is of another machine, length or model: measured anew")
     logging.info(f"measuring what the model's layers take, for {path}")
-    table = latency_table(encoder, frames, beyond)
+    table = latency_table(encoder, lengths, beyond)
     write_json(path, table)
     return table
 
@@ -167,8 +178,8 @@ def read_or_measure(
 def table_of_run(
     run: Path,
     model: Path,
-    encoder: PrunableEncoder,
-    frames: int,
+    encoder: nn.Module,
+    lengths: Lengths,
     beyond: Beyond | None = None,
 ) -> dict[str, Any]:
     """The table that a pruning run goes by.
@@ -178,15 +189,15 @@ def table_of_run(
     Args:
         run: directory of the run. One that resumes keeps its table, on any machine.
         model: directory of the dense model, whose table all its runs share.
-        encoder, frames, beyond: what is measured if there is none yet.
+        encoder, lengths, beyond: what is measured if there is none yet.
     """
     settle_table(run, keep=False)  # left by a start that was killed
     own = run / OWN
     if own.exists():
         table = read_table(own)
-        if serves(table, subject(encoder, frames, beyond)):
+        if serves(table, subject(encoder, lengths, beyond)):
             return table
-    table = read_or_measure(model / OWN, encoder, frames, beyond)
+    table = read_or_measure(model / OWN, encoder, lengths, beyond)
     write_json(run / WAITING, table)
     return table
 

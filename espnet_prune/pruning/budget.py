@@ -5,49 +5,38 @@ For each kind of cost there is one *constraint* on the whole, unless groups
 them is one, and the others share what is left.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from espnet_prune.families.espnet.layers.cost import (
-    Counts,
-    group_of,
-    per_dim,
-    prices_at,
-    total,
-)
-from espnet_prune.families.espnet.layers.structures import gated_counts
-from espnet_prune.pruning.gates import Gate
-
-KINDS = ("params", "macs", "latency")
-# Group of what goes with the model dimension only; it can have no target of its own.
-NORMS = "norm"
-MODEL_DIM = "model_dim"
-DENOMINATORS = ("encoder", "model")
+from espnet_prune.config.sections import MODEL_DIM, SparsityOptions
+from espnet_prune.pruning.cost import REST, Polynomial, Terms, evaluate
+from espnet_prune.pruning.layout import Layout
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Constraint:
     """A limit on what some groups cost.
 
     Args:
-        name: of the denominator, or of the group.
-        kind: what the prices are in: ``params``, ``macs`` (of one utterance) or
-            ``latency`` (seconds for it).
-        prices: of each thing that is counted.
+        name: the denominator, or the group, that is limited.
+        kind: ``params``, ``macs`` (of one utterance) or ``latency`` (seconds for it).
         groups: what is counted.
         fixed: cost of what is in the denominator, too, and cannot go.
+        beyond: the part of ``fixed`` that is beyond the described model.
         dense: cost of all of it in the dense model, ``fixed`` included.
         limit: what may be kept of it, ``fixed`` included.
     """
 
     name: str
     kind: str
-    prices: dict[str, float]
-    groups: frozenset[str]
+    groups: tuple[str, ...]
     fixed: float
+    beyond: float
     dense: float
     limit: float
 
@@ -66,63 +55,66 @@ class Constraint:
         """What it is called in a config: ``encoder/params``."""
         return f"{self.name}/{self.kind}"
 
-    def cost(self, counts: Counts) -> float | Tensor:
-        """Of its part of the counts, without ``fixed``."""
-        own = {n: c for n, c in counts.items() if group_of(n) in self.groups}
-        return total(own, self.prices)
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for YAML."""
+        return asdict(self) | {"groups": list(self.groups)}
 
-    def removed(self, counts: Counts) -> float | Tensor:
-        """Fraction of ``dense`` that is gone when this is what is left."""
-        return 1 - (self.fixed + self.cost(counts)) / self.dense
-
-    def of_dim(self, dim: int, norms: Counts) -> "Constraint":
-        """The limit on what is left to choose once the model dimension is chosen.
-
-        Args:
-            dim: channels that are kept.
-            norms: what they cost wherever nothing else is.
-        """
-        table = prices_at(self.prices, dim)
-        fixed = self.fixed
-        if NORMS in self.groups:
-            fixed += total(norms, table)
-        others = self.prices.keys() - {*table, *map(per_dim, table)}
-        table |= {name: self.prices[name] for name in others}  # of the decoder
-        return replace(self, prices=table, fixed=fixed, groups=self.groups - {NORMS})
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Constraint":
+        """Read what :meth:`to_dict` wrote."""
+        return cls(**data | {"groups": tuple(data["groups"])})
 
 
 @dataclass(frozen=True)
 class Budget:
-    """All constraints, and what they leave of the model dimension.
+    """All constraints on a model of one layout, with what its units cost.
 
     Args:
+        layout: of the model.
+        terms: kind -> what the model costs in it.
         constraints: those of one kind do not overlap.
         dim_target: fraction to remove of the model dimension, where it has gates. Not
             a constraint: a projection may choose otherwise to meet those.
     """
 
+    layout: Layout
+    terms: Mapping[str, Terms]
     constraints: tuple[Constraint, ...]
     dim_target: float | None = None
 
-    def removed(
-        self, model: nn.Module, openness: Callable[[Gate], Tensor] = Gate.openness
-    ) -> Tensor:
-        """Fraction of each constraint's dense cost that the gates remove.
+    @cached_property
+    def _polynomial(self) -> tuple[Polynomial, Tensor, Tensor]:
+        """Of all kinds together; (term, constraint): what counts where; (constraint,):
+        what is beyond the layout."""
+        kinds = dict.fromkeys(c.kind for c in self.constraints)
+        together = [(kind, term) for kind in kinds for term in self.terms[kind]]
+        counted = [
+            [float(kind == c.kind and term.group in c.groups) for c in self.constraints]
+            for kind, term in together
+        ]
+        polynomial = Polynomial(
+            [term for _, term in together], len(self.layout.structures)
+        )
+        beyond = [c.beyond for c in self.constraints]
+        return polynomial, torch.tensor(counted).double(), torch.tensor(beyond).double()
+
+    def cost(self, own: Tensor) -> Tensor:
+        """What is left of each constraint's part, ``beyond`` included.
 
         Args:
-            model: with gates.
-            openness: what a gate contributes: its probability of being open
-                (differentiable), or :func:`is_kept`.
+            own: (unit,) openness of the units, derived ones included.
 
         Returns:
-            (constraint,).
+            (constraint,), in double precision, differentiable.
         """
-        counts = gated_counts(model, openness)
-        return torch.stack([c.removed(counts) for c in self.constraints])
+        polynomial, counted, beyond = self._polynomial
+        values = polynomial(self.layout.sums(own.double()))
+        return values @ counted.to(own.device) + beyond.to(own.device)
 
-    def of_dim(self, dim: int, norms: Counts) -> "Budget":
-        """What is left to choose of it (:meth:`Constraint.of_dim`)."""
-        return Budget(tuple(c.of_dim(dim, norms) for c in self.constraints))
+    def removed(self, own: Tensor) -> Tensor:
+        """Fraction of each constraint's dense cost that is gone, (constraint,)."""
+        dense = own.new_tensor([c.dense for c in self.constraints], dtype=torch.double)
+        return 1 - self.cost(own) / dense
 
     def share(self, group: str) -> float:
         """Fraction of what can go of a group that its tightest constraint lets stay;
@@ -131,11 +123,11 @@ class Budget:
             return 1 - (self.dim_target or 0.0)
         return min(c.share for c in self.constraints if group in c.groups)
 
-    def at(self, targets: list[float], dim_target: float | None = None) -> "Budget":
+    def at(self, targets: Sequence[float], dim_target: float | None = None) -> "Budget":
         """The budget with other targets, one for each constraint."""
         pairs = zip(self.constraints, targets, strict=True)
         limits = (replace(c, limit=c.dense * (1 - t)) for c, t in pairs)
-        return Budget(tuple(limits), dim_target)
+        return replace(self, constraints=tuple(limits), dim_target=dim_target)
 
     @property
     def shares(self) -> list[float]:
@@ -146,40 +138,76 @@ class Budget:
         return [c.dense / dense[c.kind] / len(dense) for c in self.constraints]
 
 
-def plan(
-    kind: str,
-    prices: dict[str, float],
-    dense: Counts,
-    fixed: float,
-    target: float,
-    denominator: str = "encoder",
-    groups: dict[str, float] | None = None,
-) -> list[Constraint]:
-    """The constraints that meet ``target`` as a whole and ``groups`` one by one.
+def make_constraints(
+    options: SparsityOptions,
+    layout: Layout,
+    terms: Mapping[str, Terms],
+    beyond: Mapping[str, float] | None = None,
+) -> tuple[Constraint, ...]:
+    """The constraints that meet the target as a whole and those of groups one by one.
 
     Args:
-        kind, prices: of :class:`Constraint`.
-        dense: what there is in the dense model.
-        fixed: cost in the denominator of what cannot go.
-        target: fraction of the denominator to remove, at least.
-        denominator: its name.
-        groups: group -> fraction of it to remove.
+        options: what to remove.
+        layout, terms: of the model, by kind of cost.
+        beyond: kind -> cost of what is in the denominator and not in the layout.
 
     Raises:
         ValueError: an unknown group, or targets that contradict each other.
     """
-    cost = dict.fromkeys(map(group_of, dense), 0.0)
-    for name, number in dense.items():
-        cost[group_of(name)] += float(prices[name] * number)
-    groups = dict(groups or {})
-    check_groups(groups, dense)
+    check_groups(options.groups, {s.group for s in layout.structures} - {None})
+    found: list[Constraint] = []
+    for kind in options.kinds:
+        found += _plan(
+            options, kind, layout, terms[kind], (beyond or {}).get(kind, 0.0)
+        )
+    return tuple(found)
+
+
+def plan_dim(options: SparsityOptions, constraints: Iterable[Constraint]) -> float:
+    """Fraction of the model dimension to remove.
+
+    Raises:
+        ValueError: what is asked for would leave a group less than it may keep.
+    """
+    # All of a group in fewer channels than that would not use its budget.
+    share = max(c.share for c in constraints if set(c.groups) - {"decoder"})
+    if options.model_dim is None:
+        return 1 - share**0.5
+    if options.model_dim > 1 - share:
+        raise ValueError(
+            f"sparsity: model_dim {options.model_dim:g} removes more than the targets "
+            f"ask for: at most {1 - share:.3f}"
+        )
+    return options.model_dim
+
+
+def check_groups(groups: Iterable[str], parts: Collection[str]) -> None:
+    """Raises ValueError for a group that is none of a model's."""
+    if unknown := {*groups} - parts:
+        needs = " (decoder: with prune_decoder: true)" if "decoder" in unknown else ""
+        raise ValueError(
+            f"sparsity: groups {sorted(unknown)} are not among {sorted(parts)}{needs}"
+        )
+
+
+def _plan(
+    options: SparsityOptions, kind: str, layout: Layout, terms: Terms, beyond: float
+) -> list[Constraint]:
+    """The constraints of one kind of cost."""
+    full = layout.sums(layout.complete(torch.ones(len(layout), dtype=torch.double)))
+
+    def cost(groups: set[str], fixed: bool = False) -> float:
+        part = [t for t in terms if t.group in groups and not (fixed and t.factors)]
+        return float(evaluate(part, full))
+
     named = [
-        Constraint(g, kind, prices, frozenset([g]), 0.0, cost[g], (1 - t) * cost[g])
-        for g, t in groups.items()
+        Constraint(g, kind, (g,), 0.0, 0.0, cost({g}), (1 - t) * cost({g}))
+        for g, t in options.groups.items()
     ]
-    others = frozenset(cost.keys() - groups.keys())
-    whole = sum(cost.values()) + fixed
-    if not others - {NORMS}:
+    others = ({t.group for t in terms} | {REST}) - options.groups.keys()
+    whole = cost({t.group for t in terms}) + beyond
+    target, denominator = options.target, options.denominator
+    if not others - {REST}:
         gone = sum(c.dense - c.limit for c in named) / whole
         if gone < target:
             raise ValueError(
@@ -190,9 +218,9 @@ def plan(
     rest = Constraint(
         "others" if named else denominator,
         kind,
-        prices,
-        others,
-        fixed,
+        tuple(sorted(others)),
+        cost(others, fixed=True) + beyond,
+        beyond,
         whole - sum(c.dense for c in named),
         (1 - target) * whole - sum(c.limit for c in named),
     )
@@ -202,24 +230,3 @@ def plan(
             f"of {sorted(others)} must go to remove {target:.1%} of the {denominator}'s"
         )
     return [*named, rest]
-
-
-def check_groups(groups: Iterable[str], names: Iterable[str]) -> None:
-    """Raises ValueError for a group that none of the things with these names is in."""
-    parts = {*map(group_of, names)} - {NORMS}
-    if unknown := {*groups} - parts:
-        needs = " (decoder: with prune_decoder: true)" if "decoder" in unknown else ""
-        raise ValueError(
-            f"sparsity: groups {sorted(unknown)} are not among {sorted(parts)}{needs}"
-        )
-
-
-def is_kept(gate: Gate) -> Tensor:
-    """Whether each gate counts as open now: 0 or 1."""
-    return gate.is_open().float()
-
-
-def dense_counts(model: nn.Module) -> Counts:
-    """What there is in the model when no gate is closed."""
-    counts = gated_counts(model, lambda gate: torch.ones(len(gate)))
-    return {name: float(number) for name, number in counts.items()}

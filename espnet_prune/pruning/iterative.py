@@ -5,13 +5,13 @@ single weights, and the linear schedule of the gates instead of their cubic one.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from espnet_prune.pruning.budget import Budget, is_kept
-from espnet_prune.pruning.gates import gates_of
-from espnet_prune.pruning.one_shot import settle
-from espnet_prune.pruning.scores import magnitude
-from espnet_prune.pruning.sparsity import Schedule, SparsityOptions
+from espnet_prune.config.sections import SparsityOptions
+from espnet_prune.pruning.budget import Budget
+from espnet_prune.pruning.controller import Schedule
+from espnet_prune.pruning.gates import Gates
+from espnet_prune.pruning.scores import magnitude, settle
 
 UPDATES = 20  # of the masks while the target rises
 
@@ -27,21 +27,24 @@ class MagnitudeController(Schedule):
         super().__init__(options, budget)
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
-    def forward(self, model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
-        """Zero, and what to log. In training mode it counts the step."""
+    @torch.no_grad()
+    def forward(
+        self, gates: Gates, tensors: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Zero, and what to log. In training mode it counts the step.
+
+        Args:
+            gates: of the student; their mask is set.
+            tensors: its parameters, by name.
+        """
         if self.training:
             self.step += 1
         due = int(self.ramp() * UPDATES)
-        gates = list(gates_of(model).values())
         if self.training and due > self.updates:
-            for gate in gates:
-                gate.mask = None
-            targets = self.targets(gates[0].log_alpha).tolist()
-            budget = self.budget.at(targets, self.dim_target())
-            settle(model, budget, magnitude(model, budget.share))
+            budget = self.budget.at(self.targets(), self.dim_target())
+            settle(gates, budget, magnitude(budget.layout, tensors, budget.share))
             self.updates.fill_(due)
-        for gate in gates:  # never drawn at random, not before the first update either
-            gate.mask = gate.is_open().float()
-        removed = self.budget.removed(model, is_kept)
-        stats = self.stats(removed, removed)
-        return removed.new_zeros(()), stats
+        # Never drawn at random, not before the first update either.
+        gates.mask = gates.spread(gates.is_open().float())
+        removed = self.budget.removed(gates.mask).float()
+        return removed.new_zeros(()), self.stats(removed, removed)

@@ -1,7 +1,7 @@
 """The units of all structures of a model side by side in one vector.
 
-Whatever holds a number for each unit (gate values, scores, masks) is a vector (unit,) in
-the order of the structures. Which entries of a tensor, which parents and which sums
+Whatever holds a number for each unit (gate values, scores, masks) is a vector (unit,)
+in the order of the structures. Which entries of a tensor, which parents and which sums
 belong to a unit are index tensors, made once.
 """
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from espnet_prune.pruning.structure import FLAT, Slot, Structure
+
+_NONE = torch.empty(0, dtype=torch.long)
 
 
 class Layout:
@@ -39,16 +41,28 @@ class Layout:
             self.offsets.append(self.size)
             self.size += structure.size
         self._placed: dict[torch.device, dict[str, Tensor]] = {}
+        parents = self._parents()
+        plural = parents.clone()
+        plural[torch.isin(plural, self._single_units())] = self.size
+        self._pieces: dict[str, list[tuple[str, int, int]]] = {}
         self._made = {
-            "where": torch.cat(
-                [torch.full((s.size,), i) for i, s in enumerate(self.structures)]
+            "where": torch.arange(len(self.structures)).repeat_interleave(
+                torch.tensor([s.size for s in self.structures])
             ),
-            "parents": self._parents(),
+            "parents": parents,
+            "plural": plural,
             "derived": self._derived(),
-            "learned": self._flags("learned") & ~self._flags("any_of"),
+            "learned": torch.cat(
+                [
+                    torch.arange(s.size) + first
+                    if s.learned and not s.any_of
+                    else _NONE
+                    for s, first in zip(self.structures, self.offsets, strict=True)
+                ]
+            ),
+            "gated": self._factors("gated"),
+            "opens": self._factors("opens"),
         }
-        for name in ("gated", "opens"):
-            self._made |= self._factors(name)
 
     def __len__(self) -> int:
         return self.size
@@ -73,7 +87,7 @@ class Layout:
 
     @property
     def learned(self) -> Tensor:
-        """Bool (unit,): which units have gates of their own."""
+        """(gate,) indices of the units that have gates of their own, rising."""
         return self._made["learned"]
 
     def children(self, name: str) -> list[Structure]:
@@ -117,11 +131,13 @@ class Layout:
         found = torch.arange(slot.start, slot.start + length)
         return found.view(slot.tiles, structure.size, -1).transpose(0, 1).flatten(1)
 
-    def complete(self, own: Tensor) -> Tensor:
-        """Fill in the derived structures: open where any of its parts is.
+    def complete(self, own: Tensor, values: bool = False) -> Tensor:
+        """Fill in the derived structures, open where any of their parts is.
 
         Args:
-            own: (unit,) values of the gates, 1 where there is none.
+            own: (unit,) values or probabilities of the gates, 1 where there is none.
+            values: whether these are values: what is derived is there or not then, 1 or
+                0, and not likely to be there.
         """
         parts = self.at("derived", own.device)
         if not len(parts):
@@ -130,10 +146,13 @@ class Layout:
         closed = 1 - some[:, 0]
         for column in range(1, some.shape[1]):
             closed = closed * (1 - some[:, column])
-        return own.index_copy(0, parts[:, 0], 1 - closed)
+        derived = 1 - closed
+        if values:
+            derived = derived + ((derived > 0).to(own.dtype) - derived).detach()
+        return own.index_copy(0, parts[:, 0], derived)
 
     def effective(self, own: Tensor) -> Tensor:
-        """(unit,) values of units -> the same times those of all that they depend on."""
+        """(unit,) values -> the same times those of all that a unit depends on."""
         extended = torch.cat([own, own.new_ones(1)])
         for level in self.at("parents", own.device):
             own = own * extended[level]
@@ -176,7 +195,7 @@ class Layout:
                     left = reached[self.span(structure.name)].view(parent.size, -1)
                     is_open[self.span(parent.name)] &= left.any(1)
             if is_open.equal(before):
-                return self.complete(own * reached.to(own.dtype))
+                return self.complete(own * reached.to(own.dtype), values=True)
 
     def gated(self, tensors: Mapping[str, Tensor], own: Tensor) -> dict[str, Tensor]:
         """The tensors that ``torch.func.functional_call`` replaces.
@@ -207,44 +226,27 @@ class Layout:
                 found[tensor] = old * part.to(old.dtype).view(shape)
         return found
 
-    def _flags(self, name: str) -> Tensor:
-        values = [bool(getattr(s, name)) for s in self.structures]
-        sizes = torch.tensor([s.size for s in self.structures])
-        return torch.tensor(values).repeat_interleave(sizes)
+    def _single_units(self) -> Tensor:
+        """The units that are alone in their structure."""
+        found = [self.offsets[i] for i, s in enumerate(self.structures) if s.size == 1]
+        return torch.tensor(found, dtype=torch.long)
 
     def _parents(self) -> Tensor:
         """(level, unit): the ancestors of each unit; one past the end for none."""
-        levels: list[Tensor] = []
-        self.depth = max(
-            (len(self.ancestors(s.name)) for s in self.structures), default=0
-        )
-        for level in range(self.depth):
-            found = torch.full((self.size,), self.size)
-            for structure in self.structures:
-                above = self.ancestors(structure.name)
-                if level < len(above):
-                    parent = self[above[level]]
-                    if structure.size % parent.size:
-                        raise ValueError(
-                            f"{structure.name}: {structure.size} units are not shared "
-                            f"evenly by the {parent.size} of {parent.name}"
-                        )
-                    share = structure.size // parent.size
-                    units = torch.arange(structure.size) // share
-                    found[self.span(structure.name)] = (
-                        units + self.offsets[self.index[parent.name]]
+        above = [self.ancestors(s.name) for s in self.structures]
+        levels = torch.full((max(map(len, above), default=0), self.size), self.size)
+        for structure, names in zip(self.structures, above, strict=True):
+            for level, name in zip(levels, names, strict=False):
+                parent = self[name]
+                if structure.size % parent.size:
+                    raise ValueError(
+                        f"{structure.name}: {structure.size} units are not shared "
+                        f"evenly by the {parent.size} of {parent.name}"
                     )
-            levels.append(found)
-        none = torch.empty(0, self.size, dtype=torch.long)
-        stacked = torch.stack(levels) if levels else none
-        plural = stacked.clone()
-        singles = [
-            self.offsets[i] for i, s in enumerate(self.structures) if s.size == 1
-        ]
-        plural[torch.isin(plural, torch.tensor(singles, dtype=torch.long))] = self.size
-        self._made = getattr(self, "_made", {})
-        self._plural = plural
-        return stacked
+                units = torch.arange(structure.size) // (structure.size // parent.size)
+                first = self.offsets[self.index[name]]
+                level[self.span(structure.name)] = units + first
+        return levels
 
     def _derived(self) -> Tensor:
         """(derived structure, 1 + part): its unit, and the units that keep it open; two
@@ -258,27 +260,24 @@ class Layout:
                 row[1 + i] = self.offsets[self.index[part]]
         return rows
 
-    def _factors(self, field: str) -> dict[str, Tensor]:
-        """Which gates multiply each entry of each dimension that has any."""
+    def _factors(self, field: str) -> Tensor:
+        """(level, entry): the gates that multiply each entry of every dimension that
+        has any, one dimension after the other; one past the end for none."""
         factors: dict[tuple[str, int], list[Tensor]] = {}
         for structure in self.structures:
             for slot in getattr(structure, field):
+                entries = self.entries(structure, slot)
                 shape = torch.Size(self.shapes[slot.tensor])
                 length = shape.numel() if slot.dim == FLAT else shape[slot.dim]
-                entries = self.entries(structure, slot)
                 found = torch.full((length,), self.size)
-                units = torch.arange(structure.size)[:, None].expand_as(entries)
                 first = self.offsets[self.index[structure.name]]
+                units = torch.arange(structure.size)[:, None].expand_as(entries)
                 found[entries.flatten()] = units.flatten() + first
                 factors.setdefault((slot.tensor, slot.dim), []).append(found)
-        most = max(map(len, factors.values()), default=0)
-        self._pieces = getattr(self, "_pieces", {})
         self._pieces[field] = [(*at, len(own[0])) for at, own in factors.items()]
-        levels = []
-        for level in range(most):
-            parts = [
-                own[level] if level < len(own) else torch.full_like(own[0], self.size)
-                for own in factors.values()
-            ]
-            levels.append(torch.cat(parts))
-        return {field: torch.stack(levels) if levels else torch.empty(0, 0)}
+        most = max(map(len, factors.values()), default=0)
+        columns = []
+        for own in factors.values():
+            none = torch.full_like(own[0], self.size)
+            columns.append(torch.stack([*own, *[none] * (most - len(own))]))
+        return torch.cat(columns, 1) if columns else torch.empty(0, 0)

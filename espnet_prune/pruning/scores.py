@@ -1,73 +1,85 @@
-"""Which units to keep without having learned it: scores in place of log_alpha."""
+"""Which units to keep without having learned it: scores in place of log_alpha.
+
+A score vector is (unit,); submodules are closed by none of them but ``blocks``.
+"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from espnet_prune.families.espnet.architecture import Architecture
-from espnet_prune.families.espnet.encoder import PrunableEncoder
-from espnet_prune.families.espnet.layers.attention import RelPositionAttention
-from espnet_prune.families.espnet.layers.cgmlp import ConvolutionalGatingMLP
-from espnet_prune.families.espnet.layers.convolution import Convolution
-from espnet_prune.families.espnet.layers.cost import group_of
-from espnet_prune.families.espnet.layers.feed_forward import FeedForward
-from espnet_prune.families.espnet.layers.heads import PrunableHeads
-from espnet_prune.families.espnet.layers.structures import (
-    dim_gate_of,
-    encoder_of,
-    structures,
-)
-from espnet_prune.families.espnet.layers.subsampling import Subsampling
-from espnet_prune.pruning.budget import MODEL_DIM, Budget
-from espnet_prune.pruning.gates import Gate, gates_of
+from espnet_prune.config.sections import MODEL_DIM
+from espnet_prune.pruning.budget import Budget
+from espnet_prune.pruning.cost import evaluate
+from espnet_prune.pruning.gates import Gates
+from espnet_prune.pruning.layout import Layout
+from espnet_prune.pruning.projection import choose
+from espnet_prune.pruning.structure import FLAT, Structure
 
 ALWAYS, NEVER = 100.0, -100.0
-Scores = dict[Gate, Tensor]
 Share = Callable[[str], float]  # group -> fraction
 
 
-def unit_weights(layer: nn.Module) -> dict[Gate, Tensor]:
-    """The layer's weights that go with each of its units: gate -> (unit, weight)."""
-    if isinstance(layer, FeedForward):
-        both = [layer.w_1.weight, layer.w_2.weight.t()]
-        return {layer.unit_gate: torch.cat(both, 1)}
-    if isinstance(layer, Convolution):
-        first, second = layer.pointwise_conv1.weight, layer.pointwise_conv2.weight
-        depthwise = layer.depthwise_conv.weight
-        parts = [*first.chunk(2), depthwise, second.transpose(0, 1)]
-        return {layer.unit_gate: torch.cat([p.flatten(1) for p in parts], 1)}
-    if isinstance(layer, Subsampling):
-        first, second = layer.conv[0].weight, layer.conv[2].weight
-        linear = layer.out[0].weight.unflatten(1, (len(layer.gate2), -1))
-        consumers = second.transpose(0, 1), linear.transpose(0, 1)
-        return {
-            layer.gate1: torch.cat([first.flatten(1), consumers[0].flatten(1)], 1),
-            layer.gate2: torch.cat([second.flatten(1), consumers[1].flatten(1)], 1),
-        }
-    if isinstance(layer, ConvolutionalGatingMLP):
-        first, last = layer.channel_proj1[0].weight, layer.channel_proj2.weight
-        parts = [*first.chunk(2), layer.csgu.conv.weight.flatten(1), last.t()]
-        return {layer.unit_gate: torch.cat(parts, 1), layer.out_gate: last}
-    assert isinstance(layer, PrunableHeads)
-    linears = [layer.linear_q, layer.linear_k]
-    if isinstance(layer, RelPositionAttention):
-        linears.append(layer.linear_pos)
-    qk = torch.cat([linear.weight for linear in linears], 1)
-    v = torch.cat([layer.linear_v.weight, layer.linear_out.weight.t()], 1)
-    by_head = [x.unflatten(0, (layer.heads, -1)).flatten(1) for x in (qk, v)]
-    weights = {layer.head_gate: torch.cat(by_head, 1)}
-    if layer.qk_gate is not None:
-        weights |= {layer.qk_gate: qk, layer.v_gate: v}
-    if layer.out_gate is not None:
-        weights[layer.out_gate] = layer.linear_out.weight
-    return weights
+def scores_of(
+    method: str, budget: Budget, tensors: Mapping[str, Tensor], seed: int
+) -> Tensor:
+    """The scores of one of the one-shot methods: ``magnitude``, ``random``, ``blocks``.
+
+    Args:
+        method: its name.
+        budget: what is to be met.
+        tensors: the model's parameters, by name.
+        seed: for those drawn at random.
+    """
+    if method == "magnitude":
+        return magnitude(budget.layout, tensors, budget.share)
+    if method == "random":
+        return random(budget.layout, seed, budget.share)
+    return blocks(budget, tensors)
 
 
 @torch.no_grad()
-def magnitude(model: nn.Module, share: Share) -> Scores:
-    """Where a unit stands, by its weights' norm, among those of its kind in its layer.
+def settle(gates: Gates, budget: Budget, scores: Tensor) -> None:
+    """Close the gates that the scores and the budget leave out, and open the others.
+
+    Projecting the gates again, as the export does, chooses the same (unless it rounds).
+    """
+    layout, device = budget.layout, gates.log_alpha.device
+    gates.log_alpha.copy_(scores.to(device)[layout.at("learned", device)])
+    keep = choose(gates, budget).choose()[layout.learned]
+    order = gates.log_alpha.cpu().argsort(descending=True, stable=True).argsort()
+    worth = 1 - order / len(order)  # in (0, 1], the order of the scores
+    gates.log_alpha.copy_(torch.where(keep, 1 + worth, worth - 2))
+
+
+def unit_weights(
+    layout: Layout, tensors: Mapping[str, Tensor], structure: Structure
+) -> Tensor | None:
+    """The weights that go with each unit, and with what depends on it.
+
+    Returns:
+        (unit, weight), biases and norms left out; None if there are none.
+    """
+    children = layout.children(structure.name)
+    found = []
+    for child in children:
+        own = unit_weights(layout, tensors, child)
+        if own is not None:
+            found.append(own.unflatten(0, (structure.size, -1)).flatten(1))
+    slots = {(s.tensor, s.dim): s for s in (*structure.gated, *structure.cut)}
+    for slot in slots.values() if not children else ():
+        weight = tensors[slot.tensor]
+        if slot.dim == FLAT or weight.dim() < 2:
+            continue
+        entries = layout.entries(structure, slot).to(weight.device)
+        found.append(weight.movedim(slot.dim, 0)[entries].flatten(1))
+    return torch.cat(found, 1) if found else None
+
+
+@torch.no_grad()
+def magnitude(layout: Layout, tensors: Mapping[str, Tensor], share: Share) -> Tensor:
+    """Where a unit stands, by its weights' norm, among those of its structure.
 
     Ranks, from 0 to 1, so that every layer loses the same share: what stands around a
     layer scales its weights, and compared over layers (by norms, or relative to their
@@ -75,137 +87,154 @@ def magnitude(model: nn.Module, share: Share) -> Scores:
     are never closed.
 
     Args:
-        share: what may be kept of a group of structures, for :func:`close_heads`.
+        layout: of the model.
+        tensors: its parameters, by name.
+        share: what may be kept of a group of structures, for heads and channels.
     """
-    scores: Scores = {}
-    for layer in structures(model):
-        for gate, weights in unit_weights(layer).items():
-            norm = weights.double().square().mean(1)
-            rank = norm.argsort().argsort()
-            scores[gate] = (rank + 0.5).float() / len(norm)
-        if hasattr(layer, "module_gate"):
-            scores[layer.module_gate] = torch.full((1,), ALWAYS)
-    close_heads(model, scores, share)
-    if (dims := dim_gate_of(model)) is not None:
-        norm = channel_weights(model).double().square().mean(1)
-        scores[dims] = kept_share(norm, share(MODEL_DIM))
-    return scores
+    norms = {}
+    for structure in layout.structures:
+        weights = unit_weights(layout, tensors, structure)
+        if weights is not None:
+            norms[structure.name] = weights.double().square().mean(1).cpu()
+    return _from_orders(layout, norms, share)
 
 
-def channel_weights(model: nn.Module) -> Tensor:
-    """Weights that read or write a channel between the layers, (channel, weight)."""
-    found = []
-    for layer in structures(encoder_of(model)):
-        state = layer.state_dict()
-        found += [state[name].transpose(0, 1) for name in layer.READS]
-        found += [state[name] for name in layer.WRITES if name.endswith("weight")]
-    return torch.cat([weights.flatten(1) for weights in found], 1)
-
-
-def kept_share(order: Tensor, share: float) -> Tensor:
-    """Scores that keep a share of the channels between the layers.
+def random(layout: Layout, seed: int, share: Share) -> Tensor:
+    """Units at random; every submodule keeps its share of them.
 
     Args:
-        order: the higher, the sooner a channel is kept.
-        share: from 0 to 1.
+        layout: of the model.
+        seed: of the draw.
+        share: what may be kept of a group of structures, for heads and channels.
     """
-    kept = max(1, round(share * len(order)))
-    scores = torch.full((len(order),), NEVER)
-    scores[order.topk(kept).indices] = ALWAYS
+    draw = torch.Generator().manual_seed(seed)
+    drawn = {s.name: torch.rand(s.size, generator=draw) for s in layout.structures}
+    return _from_orders(layout, drawn, share)
+
+
+def _from_orders(layout: Layout, orders: dict[str, Tensor], share: Share) -> Tensor:
+    """Scores from what orders the units of each structure."""
+    scores = torch.full((len(layout),), ALWAYS)
+    for structure in layout.structures:
+        if structure.name in orders and structure.size > 1:
+            rank = orders[structure.name].argsort(stable=True).argsort()
+            ranks = (rank + 0.5).float() / structure.size
+            scores[layout.span(structure.name)] = ranks
+    _close_parents(layout, scores, share)
+    if MODEL_DIM in layout:
+        span = layout.span(MODEL_DIM)
+        kept = max(1, round(share(MODEL_DIM) * (span.stop - span.start)))
+        best = scores[span].topk(kept).indices
+        scores[span] = NEVER
+        scores[best + span.start] = ALWAYS
     return scores
 
 
-def close_heads(model: nn.Module, scores: Scores, share: Share) -> None:
+def _close_parents(layout: Layout, scores: Tensor, share: Share) -> None:
     """Close the heads of the lowest scores, where their dimensions have gates, too.
 
     Heads and the dimensions inside them thin out alike: sqrt(share) of the heads of a
     group stay, and the budget leaves about as much of their dimensions.
     """
-    fine = [m for m in structures(model) if getattr(m, "qk_gate", None) is not None]
-    by_group: dict[str, list[Gate]] = {}
-    for layer in fine:
-        by_group.setdefault(layer.group, []).append(layer.head_gate)
-    for group, gates in by_group.items():
-        values = torch.cat([scores[gate] for gate in gates])
-        kept = max(1, round(math.sqrt(share(group_of(group))) * len(values)))
-        push = torch.full_like(values, NEVER)
-        push[values.topk(kept).indices] = ALWAYS
-        for gate, own in zip(gates, push.split([len(g) for g in gates]), strict=True):
-            scores[gate] = scores[gate] + own
+    by_group: dict[str, list[slice]] = {}
+    for structure in layout.structures:
+        fine = any(child.learned for child in layout.children(structure.name))
+        if fine and structure.size > 1:
+            at = by_group.setdefault(structure.thing, [])
+            at.append(layout.span(structure.name))
+    for thing, spans in by_group.items():
+        group = next(s.group for s in layout.structures if s.thing == thing)
+        units = torch.cat([torch.arange(span.start, span.stop) for span in spans])
+        kept = max(1, round(math.sqrt(share(group)) * len(units)))
+        best = units[scores[units].topk(kept).indices]
+        scores[units] += NEVER
+        scores[best] += ALWAYS - NEVER
 
 
-def random(model: nn.Module, seed: int, share: Share) -> Scores:
-    """Units at random; every submodule keeps its share of them.
-
-    Args:
-        share: what may be kept of a group of structures, for :func:`close_heads`.
-    """
-    draw = torch.Generator().manual_seed(seed)
-    scores: Scores = {}
-    for name, gate in sorted(gates_of(model).items()):
-        if name.endswith("module_gate"):
-            scores[gate] = torch.full((len(gate),), ALWAYS)
-        else:
-            scores[gate] = torch.rand(len(gate), generator=draw)
-    close_heads(model, scores, share)
-    if (dims := dim_gate_of(model)) is not None:
-        scores[dims] = kept_share(scores[dims], share(MODEL_DIM))
-    return scores
-
-
-def blocks(encoder: PrunableEncoder, budget: Budget) -> Scores:
+@torch.no_grad()
+def blocks(budget: Budget, tensors: Mapping[str, Tensor]) -> Tensor:
     """As many whole blocks as fit, evenly spaced, then the strongest units of one more.
 
-    The subsampling, which is no block, loses its weakest channels down to its share of
-    the budget.
+    What is in no block, as the subsampling, loses its weakest channels down to its share
+    of the budget; the model dimension stays whole.
+
+    Args:
+        budget: what is to be met, with structures that are derived from the submodules
+            of a block each.
+        tensors: the model's parameters, by name.
     """
-    if encoder.dim_gate is not None:  # blocks go whole, and nothing of the others
-        norms = encoder.architecture.norm_counts()
-        budget = budget.of_dim(len(encoder.dim_gate), norms)
-    scores, total = magnitude(encoder, lambda group: 1.0), len(encoder.encoders)
-    channels = _affordable_channels(encoder, budget)
-    for gate in (encoder.embed.gate1, encoder.embed.gate2):
-        strongest = scores[gate].topk(min(channels, len(gate))).indices
-        scores[gate][strongest] += ALWAYS
-    kept = _affordable_blocks(encoder, budget, channels)
+    layout = budget.layout
+    scores = magnitude(layout, tensors, lambda group: 1.0)
+    inside = [
+        [n for part in s.any_of for n in (part, *layout.descendants(part))]
+        for s in layout.structures
+        if s.any_of
+    ]
+    free = [s for s in layout.roots() if s.least and s.name != MODEL_DIM]
+    channels = _affordable_units(budget, free, scores)
+    for structure in free:
+        span = layout.span(structure.name)
+        best = scores[span].topk(min(channels, structure.size)).indices
+        scores[best + span.start] += ALWAYS
+
+    def fits(number: int) -> bool:
+        own = torch.zeros(len(layout), dtype=torch.double)
+        if MODEL_DIM in layout:
+            own[layout.span(MODEL_DIM)] = 1
+        for structure in free:
+            span = layout.span(structure.name)
+            own[
+                scores[span].topk(min(channels, structure.size)).indices + span.start
+            ] = 1
+        for names in inside[:number]:
+            for name in names:
+                own[layout.span(name)] = 1
+        costs = budget.cost(layout.complete(own)).tolist()
+        return all(x <= c.limit for x, c in zip(costs, budget.constraints, strict=True))
+
+    total = len(inside)
+    kept = next((n for n in range(total, 0, -1) if fits(n)), 0)
     chosen = {round((i + 0.5) * total / kept - 0.5) for i in range(kept)}
     rest = [i for i in range(total) if i not in chosen]
     # The one that is kept in part: where the gap is widest, the later of equals.
     gaps = {i: min((abs(i - c) for c in chosen), default=total) for i in rest}
     partial = max(rest, key=lambda i: (gaps[i], i), default=None)
-    for index, block in enumerate(encoder.encoders):
-        for gate in gates_of(block).values():
+    for index, names in enumerate(inside):
+        for span in map(layout.span, names):
             if index in chosen:
-                scores[gate] = scores[gate] + ALWAYS
+                scores[span] += ALWAYS
             elif index != partial:
-                scores[gate] = scores[gate] + NEVER - ALWAYS
+                scores[span] += NEVER - ALWAYS
     return scores
 
 
-def _fits(architecture: Architecture, budget: Budget) -> bool:
-    counts = architecture.counts()
-    return all(c.fixed + c.cost(counts) <= c.limit for c in budget.constraints)
+def _affordable_units(budget: Budget, free: list[Structure], scores: Tensor) -> int:
+    """Units of the structures in no block that leave them no larger a share than they
+    had."""
+    layout = budget.layout
+    if not free:
+        return 0
+    groups = {s.group for s in free}
+    own = [c for c in budget.constraints if groups & set(c.groups)]
+    pairs = [(c, [t for t in budget.terms[c.kind] if t.group in groups]) for c in own]
 
+    def costs(number: int) -> list[float]:
+        units = torch.ones(len(layout), dtype=torch.double)
+        for structure in free:
+            span = layout.span(structure.name)
+            units[span] = 0
+            units[span.start : span.start + min(number, structure.size)] = 1
+        sums = layout.sums(layout.complete(units))
+        return [float(evaluate(terms, sums)) for _, terms in pairs]
 
-def _affordable_blocks(encoder: PrunableEncoder, budget: Budget, channels: int) -> int:
-    dense = encoder.architecture
-    for number in range(len(dense.blocks), 0, -1):
-        if _fits(Architecture((channels,) * 2, dense.blocks[:number]), budget):
-            return number
-    return 0
-
-
-def _affordable_channels(encoder: PrunableEncoder, budget: Budget) -> int:
-    """Channels that leave the subsampling no larger a share than it had."""
-    dense = encoder.architecture
-    whole = Architecture(dense.subsampling, ()).counts()
-    for channels in range(min(dense.subsampling), 1, -1):
-        counts = Architecture((channels,) * 2, ()).counts()
+    most = min(s.size for s in free)
+    whole = costs(max(s.size for s in free))
+    for number in range(most, 1, -1):
         shares = [
-            c.cost(counts) / c.cost(whole) * c.dense / c.limit
-            for c in budget.constraints
-            if c.limit and c.cost(whole)
+            some / all_of_it * c.dense / c.limit
+            for some, all_of_it, (c, _) in zip(costs(number), whole, pairs, strict=True)
+            if c.limit and all_of_it
         ]
         if all(share <= 1 or math.isclose(share, 1) for share in shares):
-            return channels
+            return number
     return 1

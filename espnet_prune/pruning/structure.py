@@ -1,9 +1,9 @@
 """What can be removed from a model, declared beside it.
 
 A model stays as its authors wrote it. A *structure* is one prunable dimension of it: so
-many like units (hidden units, heads, channels, whole submodules), where their slices lie
-in the model's tensors, and which other units they depend on. Gating, cost, selection,
-slicing and reports follow from the list of structures alone.
+many like units (hidden units, heads, channels, whole submodules), where their slices
+lie in the model's tensors, and which other units they depend on. Gating, cost,
+selection, slicing and reports follow from the list of structures alone.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Structure:
         group: what can be given a target of its own (``ffn``, ``attention``); None for
             a structure that runs through all groups.
         thing: what one unit is called in a table of prices: ``ffn.unit``.
-        gated: what a unit's gate multiplies while it is learned, and for good at export.
+        gated: what a unit's gate multiplies, while it is learned and for good at export.
         cut: what goes with a unit at export.
         opens: buffers that are told which units are open (1) and which are not (0).
         owns: modules or tensors, by name, that exist only while the structure (of one

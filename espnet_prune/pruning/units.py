@@ -1,150 +1,134 @@
-"""The smallest things that a projection keeps or removes, in a layer with gates."""
+"""The smallest things that a projection keeps or removes, and in which order."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from espnet_prune.pruning.gates import Gate
-
-IsOpen = Callable[[Gate], Tensor]  # bool (gates,)
+from espnet_prune.pruning.layout import Layout
+from espnet_prune.pruning.structure import Structure
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Gates that are kept together.
+    """Units of structures that are kept together.
 
     Args:
-        score: their log_alpha; the higher, the sooner it is kept.
-        layer: where they are.
-        parts: gates, and indices in them.
-        entry: whether it opens its submodule, too; the others wait for that.
+        score: of them; the higher, the sooner they are kept.
+        family: structure that they are counted with.
+        parts: structure -> indices in a vector (unit,).
+        entry: whether they open their submodule; the others wait for that.
     """
 
     score: float
-    layer: nn.Module
-    parts: tuple[tuple[Gate, Tensor], ...]
+    family: int
+    parts: dict[int, Tensor]
     entry: bool = False
 
-    def set(self, keep: dict[Gate, Tensor], value: bool) -> None:
-        for gate, indices in self.parts:
-            keep[gate][indices] = value
 
-
-def scores_of(gate: Gate) -> Tensor:
-    """Its log_alpha, (gates,), on the CPU, where the choice is made."""
-    return gate.log_alpha.detach().cpu()
-
-
-def units_of(layer: nn.Module, is_open: IsOpen, multiple: int = 1) -> list[Unit]:
-    """The units of a layer, best first; none if its submodule is closed.
+def units_of(
+    layout: Layout, root: Structure, scores: Tensor, is_open: Tensor, multiple: int = 1
+) -> list[Unit]:
+    """The units below a structure that depends on no other, best first.
 
     Args:
-        layer: one with gates.
-        is_open: which coarse gates (submodules; heads whose dimensions have gates)
-            are open.
-        multiple: how many units, channels or dimensions go together; fewer of the last
-            of a gate, which must not be kept without those before it.
+        layout: of the model.
+        root: the structure; a submodule, or units that are in none.
+        scores: (unit,), -inf for what must stay closed.
+        is_open: (unit,) which units with others below them are open; of a submodule
+            that is closed there are no units.
+        multiple: how many units go together; fewer of the last of a structure, which
+            must not be kept without those before it.
     """
-    if not hasattr(layer, "module_gate"):
-        units = _channels(layer, multiple)
-    elif not is_open(layer.module_gate).any():
+    families = [layout[name] for name in layout.descendants(root.name)]
+    if not families:
+        return _without_least(layout, root, scores, multiple)
+    if not is_open[layout.span(root.name)].any():
         return []
-    elif getattr(layer, "qk_gate", None) is not None:
-        units = _slices(layer, is_open(layer.head_gate), multiple)
-    elif getattr(layer, "unit_gate", None) is not None:
-        units = _bundles(layer, layer.unit_gate, multiple)
-    else:
-        units = _bundles(layer, layer.head_gate)
-    units = sorted(units, key=lambda unit: -unit.score)
-    if hasattr(layer, "module_gate") and not units[0].entry:
-        first, one = units[0], torch.tensor([0])
-        parts = (*first.parts, (layer.module_gate, one))
-        # However many come with it, it is the best one that opens the submodule.
-        gate, indices = first.parts[0]
-        best = float(scores_of(gate)[indices].max())
-        units[0] = Unit(best, layer, parts, entry=True)
-    if getattr(layer, "out_gate", None) is not None:
-        units = _with_outputs(units, layer, multiple)
-    return units
+    found: list[list[Unit]] = []
+    for family in families:
+        if not family.learned:
+            continue
+        if any(child.learned for child in layout.children(family.name)):
+            found += _ranked(layout, family, scores, is_open, multiple)
+        elif not family.even:
+            found.append(list(_bundles(layout, family, scores, multiple)))
+    firsts = [bundles[0] for bundles in found]
+    parts: dict[int, Tensor] = {}
+    for unit in firsts:
+        for number, indices in unit.parts.items():
+            parts.setdefault(number, indices)
+    if root.learned:
+        number = layout.index[root.name]
+        parts[number] = torch.tensor([layout.offsets[number]])
+    # However many come with it, it is the best one that opens the submodule.
+    score = max(float(scores[unit.parts[unit.family]].max()) for unit in firsts)
+    entry = Unit(score, firsts[0].family, parts, entry=True)
+    rest = [unit for bundles in found for unit in bundles[1:]]
+    return [entry, *sorted(rest, key=lambda unit: -unit.score)]
 
 
-def in_effect(layer: nn.Module, is_open: IsOpen) -> dict[Gate, Tensor]:
-    """Which of a layer's gates let anything through: open, and under no closed one."""
-    found = {g: is_open(g) for g in layer.children() if isinstance(g, Gate)}
-    if getattr(layer, "qk_gate", None) is not None:
-        heads = found[layer.head_gate]
-        for gate in (layer.qk_gate, layer.v_gate):
-            of_heads = found[gate].view(len(heads), -1)
-            found[gate] = (of_heads & heads[:, None]).flatten()
-    if hasattr(layer, "module_gate"):
-        present = found[layer.module_gate]
-        found = {gate: mask & present for gate, mask in found.items()}
+def _bundles(
+    layout: Layout, family: Structure, scores: Tensor, multiple: int
+) -> Iterator[Unit]:
+    number = layout.index[family.name]
+    own, order = scores[layout.span(family.name)].sort(descending=True, stable=True)
+    for ranks in _together(family.size, multiple):
+        indices = order[ranks] + layout.offsets[number]
+        yield Unit(float(own[ranks].mean()), number, {number: indices})
+
+
+def _without_least(
+    layout: Layout, root: Structure, scores: Tensor, multiple: int
+) -> list[Unit]:
+    """Without those that are kept in any case."""
+    number = layout.index[root.name]
+    kept = least_of(layout, root, scores)
+    found = []
+    for unit in _bundles(layout, root, scores, multiple):
+        indices = unit.parts[number]
+        if len(rest := indices[~torch.isin(indices, kept)]):
+            found.append(Unit(unit.score, number, {number: rest}))
     return found
 
 
-def _bundles(layer: nn.Module, gate: Gate, multiple: int = 1) -> Iterator[Unit]:
-    scores, order = scores_of(gate).sort(descending=True, stable=True)  # as argmax
-    for ranks in _together(len(gate), multiple):
-        yield Unit(float(scores[ranks].mean()), layer, ((gate, order[ranks]),))
+def least_of(layout: Layout, structure: Structure, scores: Tensor) -> Tensor:
+    """Indices of the best units, as many as must stay."""
+    span = layout.span(structure.name)
+    best = scores[span].argsort(descending=True, stable=True)[: structure.least]
+    return best + span.start
 
 
-def _with_outputs(units: list[Unit], layer: nn.Module, multiple: int) -> list[Unit]:
-    """With the output channels; the best of them come with the submodule's entry."""
-    best, *others = _bundles(layer, layer.out_gate, multiple)
-    entry = next(unit for unit in units if unit.entry)
-    # Nothing of a submodule may be looked at before its entry.
-    score = max(entry.score, best.score)
-    opened = Unit(score, layer, (*entry.parts, *best.parts), entry=True)
-    rest = [unit for unit in units if unit is not entry]
-    return [opened, *sorted([*rest, *others], key=lambda unit: -unit.score)]
+def _ranked(
+    layout: Layout, family: Structure, scores: Tensor, is_open: Tensor, multiple: int
+) -> list[list[Unit]]:
+    """More units in every one of a family's that is kept: dimensions in heads.
+
+    The heads of a layer are computed together, as wide as the widest: a dimension in
+    one head alone would cost as much as one in each.
+    """
+    span, number = layout.span(family.name), layout.index[family.name]
+    rows = is_open[span].nonzero().squeeze(1)
+    if not len(rows):  # the submodule is open: its best head stands for it
+        rows = scores[span].argmax()[None]
+    found = []
+    for child in layout.children(family.name):
+        inside = layout.span(child.name)
+        by_row = scores[inside].view(family.size, -1)
+        values, order = by_row[rows].sort(dim=1, descending=True, stable=True)
+        order = order + (rows * by_row.shape[1])[:, None] + inside.start
+        own, values = layout.index[child.name], values.mean(0)
+        bundles = []
+        for ranks in _together(len(values), multiple):
+            parts = {own: order[:, ranks].flatten()}
+            if not bundles:
+                parts[number] = rows + span.start
+            bundles.append(Unit(float(values[ranks].mean()), own, parts))
+        found.append(bundles)
+    return found
 
 
 def _together(size: int, multiple: int) -> list[slice]:
     """Ranks that go together."""
     return [slice(i, min(i + multiple, size)) for i in range(0, size, multiple)]
-
-
-def _channels(layer: nn.Module, multiple: int) -> Iterator[Unit]:
-    """Of the subsampling; the best of each convolution is kept in any case."""
-    for gate in (layer.gate1, layer.gate2):
-        best = scores_of(gate).argmax()
-        for unit in _bundles(layer, gate, multiple):
-            indices = unit.parts[0][1]
-            if len(rest := indices[indices != best]):
-                yield Unit(unit.score, layer, ((gate, rest),))
-
-
-def _slices(layer: nn.Module, heads: Tensor, multiple: int) -> Iterator[Unit]:
-    """More dimensions in every head that is kept.
-
-    The heads of a layer are computed together, as wide as the widest: a dimension in
-    one head alone would cost as much as one in each.
-    """
-    if not heads.any():  # the submodule is open: its best head stands for it
-        best = scores_of(layer.head_gate)
-        heads = best == best.max()
-    rows = heads.nonzero().squeeze(1)
-
-    def ranked(gate: Gate) -> tuple[Tensor, Tensor]:
-        by_head = scores_of(gate).view(len(heads), -1)
-        scores, order = by_head[rows].sort(dim=1, descending=True)
-        return scores.mean(0), order + (rows * by_head.shape[1])[:, None]
-
-    (qk, qk_order), (v, v_order) = ranked(layer.qk_gate), ranked(layer.v_gate)
-    first, *_ = together = _together(len(qk), multiple)
-    parts = (
-        (layer.qk_gate, qk_order[:, first].flatten()),
-        (layer.v_gate, v_order[:, first].flatten()),
-        (layer.head_gate, rows),
-        (layer.module_gate, torch.tensor([0])),
-    )
-    yield Unit(max(float(qk[0]), float(v[0])), layer, parts, entry=True)
-    for gate, scores, order in (
-        (layer.qk_gate, qk, qk_order),
-        (layer.v_gate, v, v_order),
-    ):
-        for ranks in together[1:]:
-            chosen = order[:, ranks].flatten()
-            yield Unit(float(scores[ranks].mean()), layer, ((gate, chosen),))

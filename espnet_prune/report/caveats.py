@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from espnet_prune.config.methods import SCRATCH
+from espnet_prune.config.methods import METHODS
 
 SYNTHETIC = (
     "Synthetic speech: the corpus `synth` is spoken by espeak-ng voices from a seed. "
@@ -26,7 +26,7 @@ def caveats(report: dict[str, Any]) -> list[str]:
             "small a model is enough for these data, or the dense one was not trained "
             "to its end"
         )
-        if better - {*SCRATCH}:
+        if any(METHODS[method].gated for method in better):
             sentence += (
                 " and pruning and fine-tuning went on training it: then these numbers "
                 "do not say what pruning costs a finished model"

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from espnet_prune.config.methods import SCRATCH
+from espnet_prune.config.methods import METHODS
 from espnet_prune.report import plots, tables
 from espnet_prune.report.caveats import caveats
 from espnet_prune.report.collect import Collected
@@ -96,7 +96,7 @@ def build(found: Collected, note: str) -> list[Part]:
         parts.append(Paragraph(UNITS))
     for number, (exp, pruning) in enumerate(found.pruning.items(), 1):
         parts.append(Paragraph(f"{exp}: {tables.pruning_sentence(pruning)}"))
-        if pruning["method"] not in SCRATCH:  # of that nothing is kept
+        if METHODS[pruning["method"]].gated:  # of that nothing is kept
             picture = plots.png(plots.kept_figure(pruning, f"Kept units ({exp})"))
             parts.append(Picture(f"kept_{number}.png", f"Kept units of {exp}", picture))
         parts += [

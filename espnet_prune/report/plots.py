@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from espnet_prune.config.methods import METHODS
 from espnet_prune.report.collect import Curves
+from espnet_prune.report.tables import whole_blocks
 
 PALETTE = (
     "#2b6cb0", "#dd6b20", "#2f855a", "#805ad5",
@@ -120,7 +121,7 @@ def kept_figure(pruning: dict[str, Any], title: str) -> Figure:
     units = list(large["blocks"][0])
     image = panel(
         right,
-        [[block[unit] for block in small["blocks"]] for unit in units],
+        [[block.get(unit, 0) for block in whole_blocks(small)] for unit in units],
         [[block[unit] for block in large["blocks"]] for unit in units],
     )
     right.set_xticklabels([str(i) for i in range(1, n_blocks + 1)])

@@ -174,14 +174,21 @@ def kept_table(pruning: dict[str, Any]) -> Table:
     small, large = pruning["architecture"], pruning["dense_architecture"]
     units = list(large["blocks"][0])  # in a block's order
     rows = [
-        [str(number), *(cell(kept[unit], dense[unit]) for unit in units)]
+        [str(number), *(cell(kept.get(unit, 0), dense[unit]) for unit in units)]
         for number, (kept, dense) in enumerate(
             # One that was trained from scratch may have fewer blocks.
-            zip(small["blocks"], large["blocks"], strict=False),
+            zip(whole_blocks(small), large["blocks"], strict=False),
             1,
         )
     ]
     return Table(["block", *units], rows)
+
+
+def whole_blocks(architecture: dict[str, Any]) -> list[dict[str, int]]:
+    """The sizes of each block; all 0 where it is gone."""
+    blocks = architecture["blocks"]
+    none = dict.fromkeys(next(filter(None, blocks), {}), 0)
+    return [none if block is None else block for block in blocks]
 
 
 def decoder_table(pruning: dict[str, Any]) -> Table | None:

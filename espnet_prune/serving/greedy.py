@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_prune.base.errors import InputError
-from espnet_prune.families.espnet.layers.subsampling import Subsampling
+from espnet_prune.serving.fast.encoder import MIN_FRAMES
 from espnet_prune.serving.load import InferenceEncoder
 
 
@@ -59,7 +59,7 @@ class GreedyDecoder:
             for index, audio in enumerate(speech)
             if len(audio) >= self.shortest
         }
-        heard = [i for i, x in features.items() if len(x) >= Subsampling.MIN_FRAMES]
+        heard = [i for i, x in features.items() if len(x) >= MIN_FRAMES]
         if not heard:
             return found
         encoded, frames = self._encode([features[index] for index in heard])

@@ -1,33 +1,41 @@
 """Loading a trained model for inference only, in a chosen precision."""
 
+import argparse
 from pathlib import Path
 from typing import Any
 
 import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.bin.asr_inference import Speech2Text
 from torch import Tensor
 
 from espnet_prune.base.device import find_device
 from espnet_prune.base.errors import InputError
 from espnet_prune.families.espnet.checkpoint import load_model
-from espnet_prune.families.espnet.conformer import PrunableConformerEncoder
-from espnet_prune.families.espnet.conversion import with_prunable_encoder
+from espnet_prune.families.registry import find_kind, require
 from espnet_prune.serving.fast.encoder import FastEncoder
 from espnet_prune.serving.fast.precision import check_precision, data_type
-from espnet_prune.serving.fast.source import Source
+
+# Of modules whose function is known: subclasses of others may compute something else.
+OWNERS = ("torch.nn.modules", "espnet.nets.", "espnet2.asr.encoder.", "espnet_prune.")
 
 
 class InferenceEncoder(AbsEncoder):
-    """A prunable encoder in one precision, without what only training needs.
+    """A Conformer encoder in one precision, without what only training needs.
 
     It has no parameters: it cannot be trained, saved or moved to another device.
+
+    Args:
+        encoder: ESPnet's, or the compact one made of it.
+        features: of each frame.
+        precision: of its products.
     """
 
-    def __init__(self, encoder: PrunableConformerEncoder, precision: str):
+    def __init__(self, encoder: torch.nn.Module, features: int, precision: str):
         super().__init__()
         self.size, self.precision = encoder.output_size(), precision
-        self.fast = FastEncoder(*encoder.layers, precision)
+        self.fast = FastEncoder(encoder, features, precision)
 
     def output_size(self) -> int:
         return self.size
@@ -42,7 +50,7 @@ class InferenceEncoder(AbsEncoder):
         ctc: torch.nn.Module | None = None,
         return_all_hs: bool = False,
     ) -> tuple[Any, Tensor, None]:
-        """As that of :class:`PrunableConformerEncoder`."""
+        """Encode as ESPnet's encoder does."""
         return self.fast(xs_pad, ilens, masks, return_all_hs)
 
 
@@ -94,33 +102,60 @@ def set_precision(
             f"its encoder is already in {encoder.precision}",
             "load the model again",
         )
+    model, args = decoder.asr_model, decoder.asr_train_args
     if any(type(m).__module__.startswith("torch.ao") for m in encoder.modules()):
         raise InputError(
             "quantize_asr_model",
             "replaces the layers that ours are made of",
             'leave it out; precision "int8" quantizes the encoder',
         )
-    model = with_prunable_encoder(decoder.asr_model, decoder.asr_train_args)
-    if not _can_run(model.encoder):
-        if precision == "fp32":
-            return
-        raise InputError(
-            config,
-            f"its encoder ({decoder.asr_train_args.encoder}) is not one that can run "
-            f"in {precision} here",
-            "use a Conformer that could be pruned, or a pruned one once it is exported",
-        )
-    weight = next(model.encoder.parameters())
+    if not runs_fast(encoder, args):
+        if precision != "fp32":
+            require(None, "precision", config)
+        return
+    weight = next(encoder.parameters())
     check_precision(precision, weight.device)
     possible = torch.float32, data_type(precision)
     if precision != "fp32" and weight.dtype not in possible:
         raise InputError(
             "dtype", f"{weight.dtype} does not go with {precision}", "use float32"
         )
-    model.encoder = InferenceEncoder(model.encoder, precision)
+    model.encoder = for_inference(model, args, precision)
 
 
-def _can_run(encoder: AbsEncoder) -> bool:
-    """Whether ours computes what this one does: not gates, not adapters."""
-    ours = isinstance(encoder, PrunableConformerEncoder)
-    return ours and Source(*encoder.layers).is_known()
+def for_inference(
+    model: ESPnetASRModel, args: argparse.Namespace, precision: str = "fp32"
+) -> AbsEncoder:
+    """The model's encoder without what only training needs, of its weights as they are.
+
+    In fp32 an encoder that ours cannot compute is given back as it is.
+
+    Args:
+        model, args: as ``ASRTask.build_model_from_file`` returns them.
+        precision: of its products.
+    """
+    if not runs_fast(model.encoder, args):
+        return model.encoder
+    features = args.input_size or model.frontend.output_size()
+    return InferenceEncoder(model.encoder, features, precision)
+
+
+def runs_fast(encoder: AbsEncoder, args: argparse.Namespace) -> bool:
+    """Whether :class:`FastEncoder` computes what this encoder does.
+
+    Args:
+        encoder: of a loaded model.
+        args: the model's training arguments.
+    """
+    kind = find_kind(args.encoder)
+    if kind is None or "precision" not in kind.can:
+        return False
+    try:
+        kind.rules.check(args.encoder_conf)
+    except ValueError:
+        return False
+    # Adapters and parametrizations put other classes in their place, or hooks on them.
+    return all(
+        type(m).__module__.startswith(OWNERS) and not m._forward_hooks
+        for m in encoder.modules()
+    )

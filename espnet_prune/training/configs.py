@@ -11,15 +11,8 @@ from espnet2.tasks.asr import ASRTask
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.families.espnet.checkpoint import sampling_rate
-from espnet_prune.families.espnet.encoder import PrunableEncoder
-from espnet_prune.families.espnet.prunable import (
-    ENCODERS,
-    check_gates,
-    check_student,
-    encoder_options,
-)
-from espnet_prune.families.espnet.small import small_encoder, small_training
-from espnet_prune.pruning.budget import Budget
+from espnet_prune.families.espnet.prunable import check_gates, check_student
+from espnet_prune.families.espnet.small import small_training
 from espnet_prune.training.recipe import OWN_KEYS
 
 
@@ -37,21 +30,20 @@ def model_defaults() -> dict[str, Any]:
 
 
 def model_config(teacher: dict[str, Any], source: str | Path) -> dict[str, Any]:
-    """The part of an ESPnet config that defines the model, ready to be pruned.
+    """The part of an ESPnet config that defines the model, ready to be trained on.
 
     Raises:
         InputError: the model is of a kind that cannot be pruned, by name.
     """
     config = {k: teacher.get(k, v) for k, v in model_defaults().items()}
-    check_student(config, source)
+    kind = check_student(config, source)
     if not isinstance(config.get("token_list"), list):
         raise InputError(
             source,
             "has no token list in it",
             "give the config.yaml of a trained experiment, not a training config",
         )
-    config["encoder_conf"] = encoder_options(config)
-    config["encoder"] = ENCODERS[config["encoder"]]
+    config["encoder_conf"] = kind.rules.student(config.get("encoder_conf") or {})
     config["model_conf"] = dict(config.get("model_conf") or {})
     config["init"] = None  # the weights are the teacher's; gates have their own start
     return config
@@ -69,7 +61,10 @@ def frames_of(model: ESPnetASRModel, args: argparse.Namespace, seconds: float) -
 
 
 def pruning_config(
-    teacher: dict[str, Any], source: str | Path, recipe: dict[str, Any], frames: int
+    teacher: dict[str, Any],
+    source: str | Path,
+    recipe: dict[str, Any],
+    budget: dict[str, Any],
 ) -> dict[str, Any]:
     """Config of stage 12: the teacher's model with gates, trained by the recipe.
 
@@ -77,20 +72,19 @@ def pruning_config(
         teacher: the teacher's ``config.yaml``.
         source: where it was read, for messages.
         recipe: ``conf/prune*.yaml``.
-        frames: feature frames of ``sparsity.macs_seconds`` of audio.
+        budget: what its target means for this model.
     """
     config = model_config(teacher, source)
-    check_gates(config, source, bool(recipe.get("prune_decoder")))
-    config["encoder_conf"]["gates"] = recipe.get("gates") or {}
-    if recipe.get("prune_decoder"):
-        config["decoder"] = "prunable_transformer"
-        gates = {"gates": config["encoder_conf"]["gates"]}
-        config["decoder_conf"] = dict(config["decoder_conf"] or {}) | gates
+    decoder = bool(recipe.get("prune_decoder"))
+    check_gates(config, source, decoder)
     config["model"] = "prune"
     config["model_conf"] |= {
+        "encoder_kind": config["encoder"],
+        "gates": recipe.get("gates") or {},
         "sparsity": recipe.get("sparsity") or {},
+        "budget": budget,
+        "prune_decoder": decoder,
         "distill": recipe.get("distill") or {},
-        "macs_frames": frames,
     }
     return config | _training_part(recipe)
 
@@ -99,30 +93,24 @@ def small_config(
     teacher: dict[str, Any],
     source: str | Path,
     recipe: dict[str, Any],
-    dense: PrunableEncoder,
-    frames: int,
-    budget: Budget,
+    encoder_conf: dict[str, Any],
+    plan: dict[str, Any],
 ) -> dict[str, Any]:
     """Config of a small dense Conformer that costs what a pruned one would.
 
     Args:
-        teacher, source, recipe, frames: as for :func:`pruning_config`.
-        dense: the teacher's encoder.
-        budget: what the small one may cost.
+        teacher, source, recipe: as for :func:`pruning_config`.
+        encoder_conf: of the small one.
+        plan: what its export must know.
     """
     config = model_config(teacher, source)
-    heads = (config.get("decoder_conf") or {}).get("attention_heads", 4)
-    encoder = small_encoder(dense.fixed, config["encoder_conf"], heads, frames, budget)
-    config |= {"encoder_conf": encoder, "init": teacher.get("init"), "model": "prune"}
-    cost = dense.architecture.cost(dense.fixed, frames)["encoder"]
+    size = config["encoder_conf"].get("output_size", 256)
+    config |= {"encoder_conf": encoder_conf, "init": teacher.get("init")}
+    config["model"] = "prune"
     config["model_conf"] |= {
         "distill": recipe.get("distill") or {},
-        "teacher_size": dense.fixed.size,
-        "plan": {
-            "macs_frames": frames,
-            "dense_cost": cost._asdict(),
-            "dense_architecture": dense.architecture.to_dict(),
-        },
+        "teacher_size": size,
+        "plan": plan,
     }
     return config | _training_part(small_training(teacher, recipe))
 

@@ -4,80 +4,17 @@ Peng et al. 2023, DPHuBERT (arXiv 2305.17651), eq. 6 for the layer term (L1 and 
 distance); Hinton et al. 2015 (arXiv 1503.02531) for the output term.
 """
 
-import itertools
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import Tensor, nn
 
-from espnet_prune.families.espnet.encoder import content
-
-MATCHES = ("fixed", "min_distance", "random")
-LAYER_LOSSES = ("l1_cos", "mse")
-
-
-@dataclass(frozen=True)
-class DistillOptions:
-    """Loss terms and their weights.
-
-    Args:
-        task_weight: of ESPnet's CTC/attention loss.
-        layer_weight: of the layer term, summed over the layers.
-        output_weight: of the output term.
-        output_ctc_weight: share of CTC in the output term, the rest is the decoder's;
-            None for the shares of the task loss.
-        temperature: of the output distributions.
-        layers: number of blocks compared, evenly spaced and ending with the last; all
-            of them where the student has fewer.
-        match: which teacher block stands against which student block: ``fixed``, the
-            one at the same depth; ``min_distance``, the assignment of student blocks
-            that are left to the evenly spaced teacher blocks that keeps their order
-            and has the smallest loss (CoFi, arXiv 2204.00408); ``random``, as many
-            blocks drawn anew at every step (RAIL-KD, arXiv 2109.10164).
-        layer_loss: ``l1_cos``, mean |s - t| + 1 - cos(s, t); or ``mse``.
-        projection: compare a learned linear image of the student's blocks, which
-            starts as the identity, instead of the blocks themselves.
-
-    Raises:
-        ValueError: an option outside its range, by name.
-    """
-
-    task_weight: float = 1.0
-    layer_weight: float = 4.0
-    output_weight: float = 0.0
-    output_ctc_weight: float | None = None
-    temperature: float = 1.0
-    layers: int = 4
-    match: str = "fixed"
-    layer_loss: str = "l1_cos"
-    projection: bool = False
-
-    def __post_init__(self):
-        if min(self.task_weight, self.layer_weight, self.output_weight) < 0:
-            raise ValueError("distill: weights must not be negative")
-        if not 0 <= (self.output_ctc_weight or 0) <= 1:
-            raise ValueError("distill: output_ctc_weight must be in [0, 1]")
-        if self.layers < 1 or self.temperature <= 0:
-            raise ValueError("distill: layers must be >= 1 and temperature > 0")
-        for name, known in (("match", MATCHES), ("layer_loss", LAYER_LOSSES)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"distill: {name} must be one of {known}")
-
-    @property
-    def asks_teacher(self) -> bool:
-        """Whether any term compares with the teacher."""
-        return self.layer_weight > 0 or self.output_weight > 0
-
-    def block_indices(self, num_blocks: int) -> list[int]:
-        """0-based indices of evenly spaced blocks, ending with the last."""
-        n = min(self.layers, num_blocks)
-        return [round((i + 1) * num_blocks / n) - 1 for i in range(n)]
+from espnet_prune.config.sections import DistillOptions
 
 
 @dataclass
@@ -126,21 +63,19 @@ def record(model: ESPnetASRModel) -> Iterator[Record]:
 
 @torch.no_grad()
 def run_teacher(
-    teacher: ESPnetASRModel, student: Record, decoder: bool = True
+    encode: Callable[..., Any], decoder: nn.Module | None, student: Record
 ) -> Record:
     """Run the teacher once on the very features (augmented) that the student saw.
 
     Args:
-        decoder: whether its decoder is needed, too.
+        encode: (features, lengths) -> ((outputs, block outputs), lengths, None).
+        decoder: the teacher's, if its outputs are needed, too.
+        student: what passed through the student.
     """
-    (encoded, hidden), lengths, _ = teacher.encoder(
-        *student.features, return_all_hs=True
-    )
+    (encoded, hidden), lengths, _ = encode(*student.features)
     rec = Record(hidden=dict(enumerate(hidden)), encoded=(encoded, lengths))
-    if decoder and student.decoder_input is not None:
-        rec.decoder_logits, _ = teacher.decoder(
-            encoded, lengths, *student.decoder_input
-        )
+    if decoder is not None and student.decoder_input is not None:
+        rec.decoder_logits, _ = decoder(encoded, lengths, *student.decoder_input)
     return rec
 
 
@@ -149,93 +84,37 @@ def layer_loss(
     student: Record,
     teacher: Record,
     projection: nn.Module | None,
-    training: bool,
-    left: Sequence[int] | None = None,
 ) -> Tensor:
-    """Sum over the matched blocks of their difference, over real frames only.
+    """Sum over the compared blocks of their difference, over real frames only.
 
     Args:
+        options: which blocks are compared.
+        student, teacher: what passed through both.
         projection: applied to the student's blocks, (..., channel) -> (..., channel).
-        training: blocks are drawn at random (if they are) in training only.
-        left: student blocks to choose from by distance; None for all.
     """
     mask = length_mask(student.encoded[1], student.encoded[0].shape[1])
-
-    @cache
-    def ours(block: int) -> Tensor:
-        hidden = student.hidden[block][mask]
-        return (projection(hidden) if projection else hidden).float()
-
-    @cache
-    def theirs(block: int) -> Tensor:
-        return teacher.hidden[block][mask].float()
-
-    def loss(pair: tuple[int, int]) -> Tensor:
-        return difference(options.layer_loss, ours(pair[0]), theirs(pair[1]))
-
     total = student.encoded[0].new_zeros((), dtype=torch.float32)
-    sizes = len(student.hidden), len(teacher.hidden)
-    return total + sum(map(loss, matches(options, *sizes, training, loss, left)))
+    for own, other in matches(options, len(student.hidden), len(teacher.hidden)):
+        hidden = student.hidden[own][mask]
+        hidden = (projection(hidden) if projection else hidden).float()
+        total = total + difference(hidden, teacher.hidden[other][mask].float())
+    return total
 
 
-def difference(kind: str, student: Tensor, teacher: Tensor) -> Tensor:
-    """Of two blocks' outputs, both (frame, channel)."""
-    if kind == "mse":
-        return F.mse_loss(student, teacher)
+def difference(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean |s - t| + 1 - cos(s, t) of two blocks' outputs, both (frame, channel)."""
     cosine = F.cosine_similarity(student, teacher, dim=-1)
     return F.l1_loss(student, teacher) + (1 - cosine).mean()
 
 
 def matches(
-    options: DistillOptions,
-    num_student: int,
-    num_teacher: int,
-    training: bool,
-    loss: Callable[[tuple[int, int]], Tensor],
-    left: Sequence[int] | None = None,
+    options: DistillOptions, num_student: int, num_teacher: int
 ) -> list[tuple[int, int]]:
-    """Pairs (student block, teacher block) to compare, 0-based.
-
-    Args:
-        loss: of a pair; asked for only where the pairs depend on it.
-        left: student blocks to choose from by distance; None for all. If they are
-            fewer than the teacher's, they stand against the last of those.
-    """
-    chosen = options.block_indices(num_teacher)
-    if options.match == "random" and training:
-        chosen = sorted(torch.randperm(num_teacher)[: len(chosen)].tolist())
-    if options.match == "min_distance":
-        found = list(left or range(num_student))
-        last = chosen[-len(found) :]
-        distances = [[float(loss((s, t)).detach()) for s in found] for t in last]
-        # A batch that overflowed has no distances; ESPnet's trainer will skip it.
-        if all(map(math.isfinite, itertools.chain(*distances))):
-            columns = ordered_assignment(distances)
-            return [(found[c], t) for c, t in zip(columns, last, strict=True)]
-    # At the same depth: the same block, if there are as many.
-    return [(max(1, round((t + 1) * num_student / num_teacher)) - 1, t) for t in chosen]
-
-
-def ordered_assignment(distances: Sequence[Sequence[float]]) -> list[int]:
-    """The column of each row such that columns ascend and their sum is smallest.
-
-    Args:
-        distances: (row, column), not more rows than columns.
-    """
-    rows, columns = len(distances), len(distances[0])
-    best = [[0.0] * (columns + 1)]  # best[r][c]: of the first r rows in c columns
-    for r in range(rows):
-        line = [float("inf")] * (columns + 1)
-        for c in range(r, columns):
-            line[c + 1] = min(line[c], best[r][c] + float(distances[r][c]))
-        best.append(line)
-    chosen, c = [], columns
-    for r in range(rows, 0, -1):
-        while best[r][c] == best[r][c - 1]:
-            c -= 1
-        chosen.append(c - 1)
-        c -= 1
-    return chosen[::-1]
+    """Pairs (student block, teacher block) at the same depth, 0-based."""
+    return [
+        (max(1, round((t + 1) * num_student / num_teacher)) - 1, t)
+        for t in options.block_indices(num_teacher)
+    ]
 
 
 def identity_projection(student_size: int, teacher_size: int) -> nn.Linear:
@@ -254,14 +133,12 @@ def output_loss(
     teacher_record: Record,
     options: DistillOptions,
 ) -> Tensor:
-    """KL(teacher || student) of CTC and decoder, weighted as the options say.
+    """KL(teacher || student) of CTC and decoder, in the shares of the task loss.
 
     Summed over frames or tokens and divided by the batch, like ESPnet's losses.
     """
     total = student_record.encoded[0].new_zeros((), dtype=torch.float32)
-    temperature, ctc_weight = options.temperature, options.output_ctc_weight
-    if ctc_weight is None:
-        ctc_weight = student.ctc_weight
+    temperature, ctc_weight = options.temperature, student.ctc_weight
     if student.ctc is not None:
         mask = length_mask(student_record.encoded[1], student_record.encoded[0].size(1))
         s = student.ctc.ctc_lo(student_record.encoded[0])
@@ -292,3 +169,8 @@ def divergence(
 def length_mask(lengths: Tensor, size: int) -> Tensor:
     """(batch,) lengths -> (batch, size), True within the length."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
+def content(x: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    """What a block gives on, without the positions that travel beside it."""
+    return x[0] if isinstance(x, tuple) else x

@@ -5,42 +5,52 @@ training starts. ``args`` are those of ``espnet_prune.cli.prune_train``.
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
-from espnet2.tasks.asr import encoder_choices
-from torch import nn
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import read_yaml
-from espnet_prune.config.methods import SCRATCH
+from espnet_prune.config.methods import METHODS
 from espnet_prune.config.options import make_options
-from espnet_prune.export.compact_dir import PROJECTION
-from espnet_prune.export.export import check_finished
+from espnet_prune.config.sections import (
+    MODEL_DIM,
+    DistillOptions,
+    GateOptions,
+    SparsityOptions,
+)
 from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
-from espnet_prune.families.espnet.decoder import PrunableTransformerDecoder
-from espnet_prune.families.espnet.encoder import PrunableEncoder
+from espnet_prune.families.espnet.compact import architecture_of
+from espnet_prune.families.espnet.model import Described, Lengths, describe
+from espnet_prune.families.espnet.prunable import check_gates, check_student
+from espnet_prune.families.espnet.small import small_encoder
+from espnet_prune.families.registry import Kind, require
 from espnet_prune.measuring.cost import rest_cost
 from espnet_prune.measuring.latency import table_of_run
 from espnet_prune.measuring.latency_layers import Beyond
-from espnet_prune.pruning.budget import MODEL_DIM
+from espnet_prune.pruning.budget import Budget, make_constraints, plan_dim
+from espnet_prune.pruning.controller import Schedule
+from espnet_prune.pruning.cost import evaluate
 from espnet_prune.pruning.projection import check_reachable
-from espnet_prune.pruning.sparsity import Schedule, SparsityOptions, make_budget
 from espnet_prune.training.configs import (
     finetuning_config,
     frames_of,
     pruning_config,
     small_config,
 )
-from espnet_prune.training.distill import DistillOptions
 from espnet_prune.training.recipe import (
     read_recipe,
     refusing,
     settle_options,
     source_of,
 )
-from espnet_prune.training.student import projects
+from espnet_prune.training.resume import check_finished
+from espnet_prune.training.student import budget_data, projects
+
+PROJECTION = "projection.pth"  # what pruning compared the blocks through, if it did
 
 
 def student_config(args: argparse.Namespace) -> dict[str, Any]:
@@ -50,49 +60,92 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
         InputError: model, recipe, method and target do not go together.
     """
     config, recipe = read_yaml(args.model_config), read_recipe(args)
-    model, model_args = load_model(args.model_config, args.model_file)
     if args.phase == "finetune":
-        return _finetuning(args, config, recipe, model)
+        return _finetuning(args, config, recipe)
     start = None if args.previous is None else reached(args.previous)
     options = settle_options(args, recipe, start)
+    gates = make_options(GateOptions, "gates", recipe["gates"])
+    decoder = bool(recipe.get("prune_decoder"))
+    kind = check_student(config, args.model_config)
+    check_gates(config, args.model_config, decoder)
+    check_kind(kind, args.method, options, gates, source_of(args))
+    model, model_args = load_model(args.model_config, args.model_file)
+    if decoder and model.decoder is None:
+        raise InputError(args.model_config, "has no decoder", "leave out prune_decoder")
     frames = frames_of(model, model_args, options.macs_seconds)
-    student = pruning_config(config, args.model_config, recipe, frames)
-    encoder, decoder = _gated(args, recipe, student, model)
-    rate = sampling_rate(model_args)
-    prices = _prices(args, options, model, rate, encoder, decoder, frames)
+    lengths = Lengths(frames, model.frontend.output_size(), options.macs_tokens)
+    rest, prices = _measured(args, options, model, model_args, kind, lengths, decoder)
+    described = describe(model, kind, gates, decoder)
     with refusing(source_of(args)):
-        budget = make_budget(options, encoder, frames, **prices, decoder=decoder)
+        budget = make_budget(options, described, lengths, rest, prices)
         Schedule(options, budget)
-    plan: dict[str, Any] = {"method": args.method}
-    if args.method in SCRATCH:
-        source = args.model_config
-        student = small_config(config, source, recipe, encoder, frames, budget)
-        target = {"kind": options.kind, "value": options.target}
-        plan |= student["model_conf"]["plan"]
-        plan |= {
-            "teacher": str(args.model_file),
-            "target": target | {"denominator": options.denominator},
-            "macs_seconds": options.macs_seconds,
-        }
-    else:
-        parts = {"encoder": encoder, "decoder": decoder}
-        gated = nn.ModuleDict({n: p for n, p in parts.items() if p is not None})
-        check_reachable(gated, budget)
-        student["model_conf"] |= prices
-    student["model_conf"]["plan"] = plan
+    if not METHODS[args.method].gated:
+        return _small(args, config, recipe, options, budget, lengths)
+    check_reachable(budget)
+    data = budget_data(budget, lengths, prices)
+    student = pruning_config(config, args.model_config, recipe, data)
+    student["model_conf"]["plan"] = {"method": args.method}
     return student
 
 
+def check_kind(
+    kind: Kind, method: str, options: SparsityOptions, gates: GateOptions, where: str
+) -> None:
+    """Refuse what this kind of encoder cannot do.
+
+    Raises:
+        InputError: names ``where`` it was asked for.
+    """
+    if gates.model_dim:
+        require(kind, "model_dim", where)
+    if "latency" in options.kinds:
+        require(kind, "latency", where)
+    if not METHODS[method].gated:
+        require(kind, "small", f"--method {method}")
+
+
+def make_budget(
+    options: SparsityOptions,
+    described: Described,
+    lengths: Lengths,
+    rest: Mapping[str, float] | None = None,
+    prices: Mapping[str, float] | None = None,
+) -> Budget:
+    """The budget of a described model.
+
+    Args:
+        options: what to remove.
+        described: the model.
+        lengths: at which it is counted.
+        rest: kind -> cost of the model beyond its encoder, for the denominator
+            ``model``.
+        prices: seconds of each thing, for the kind ``latency``.
+
+    Raises:
+        ValueError: targets of groups that contradict each other.
+    """
+    layout, terms = described.layout, described.terms(lengths, prices)
+    beyond = {}
+    if options.denominator == "model":
+        full = layout.sums(layout.complete(torch.ones(len(layout)).double()))
+        for kind in options.kinds:
+            decoder = [term for term in terms[kind] if term.group == "decoder"]
+            inside = float(evaluate(decoder, full))
+            # Exact but for latency, whose parts and whole are measured each by itself.
+            beyond[kind] = max(0.0, rest[kind] - inside)
+    constraints = make_constraints(options, layout, terms, beyond)
+    dims = plan_dim(options, constraints) if MODEL_DIM in layout else None
+    return Budget(layout, terms, constraints, dims)
+
+
 def _finetuning(
-    args: argparse.Namespace,
-    config: dict[str, Any],
-    recipe: dict[str, Any],
-    model: ESPnetASRModel,
+    args: argparse.Namespace, config: dict[str, Any], recipe: dict[str, Any]
 ) -> dict[str, Any]:
-    """Of stage 14: the compact ``model``, and the projection that pruning learned."""
+    """Of stage 14: the compact model, and the projection that pruning learned."""
+    model, _ = load_model(args.model_config, args.model_file)
     if model.decoder is None:  # no accuracy to choose the best epochs by
         recipe["best_model_criterion"] = [["valid", "loss", "min"]]
-    size = teacher_size(args) if args.method in SCRATCH else None
+    size = None if METHODS[args.method].gated else teacher_size(args)
     student = finetuning_config(config, args.model_config, recipe, size)
     start, learned = [args.model_file], args.model_file.with_name(PROJECTION)
     distill = make_options(DistillOptions, "distill", recipe.get("distill"))
@@ -101,68 +154,70 @@ def _finetuning(
     return student | {"init_param": [str(path) for path in start]}
 
 
-def _gated(
+def _small(
     args: argparse.Namespace,
+    config: dict[str, Any],
     recipe: dict[str, Any],
-    student: dict[str, Any],
-    model: ESPnetASRModel,
-) -> tuple[PrunableEncoder, PrunableTransformerDecoder | None]:
-    """Encoder and, if it is pruned, too, decoder of ``student``: costs are theirs."""
-    with refusing(args.model_config):
-        encoder = encoder_choices.get_class(student["encoder"])(
-            model.frontend.output_size(), **student["encoder_conf"]
-        )
-    kind = encoder.architecture.kind
-    if args.method in SCRATCH and kind != "conformer":
-        raise InputError(
-            f"--method {args.method}",
-            f"makes a small Conformer, the dense encoder is {kind!r}",
-            "choose another method",
-        )
-    if not recipe.get("prune_decoder"):
-        return encoder, None
-    if model.decoder is None:
-        raise InputError(args.model_config, "has no decoder", "leave out prune_decoder")
-    with refusing(args.model_config):
-        return encoder, PrunableTransformerDecoder(
-            len(student["token_list"]), encoder.fixed.size, **student["decoder_conf"]
-        )
+    options: SparsityOptions,
+    budget: Budget,
+    lengths: Lengths,
+) -> dict[str, Any]:
+    """Of stage 12 for a small Conformer that is trained from scratch."""
+    heads = (config.get("decoder_conf") or {}).get("attention_heads", 4)
+    encoder_conf = small_encoder(
+        config.get("encoder_conf") or {},
+        heads,
+        lengths.features,
+        lengths.frames,
+        budget.constraints,
+    )
+    whole = budget.layout.sums(budget.layout.complete(torch.ones(len(budget.layout))))
+    plan = {
+        "method": args.method,
+        "teacher": str(args.model_file),
+        "target": {
+            "kind": options.kind,
+            "value": options.target,
+            "denominator": options.denominator,
+        },
+        "macs_seconds": options.macs_seconds,
+        "macs_frames": lengths.frames,
+        "features": lengths.features,
+        "dense_cost": {
+            kind: float(evaluate(budget.terms[kind], whole))
+            for kind in ("params", "macs")
+        },
+        "dense_architecture": architecture_of(
+            budget.layout, budget.layout.complete(torch.ones(len(budget.layout)))
+        ),
+    }
+    return small_config(config, args.model_config, recipe, encoder_conf, plan)
 
 
-def _prices(
+def _measured(
     args: argparse.Namespace,
     options: SparsityOptions,
     model: ESPnetASRModel,
-    rate: int,
-    encoder: PrunableEncoder,
-    decoder: PrunableTransformerDecoder | None,
-    frames: int,
-) -> dict[str, Any]:
-    """Of the budget, what counting the gated parts does not tell: the measured
-    ``latency`` of their units, and the ``rest`` of the model if it counts, too."""
-    prices: dict[str, Any] = {}
+    model_args: argparse.Namespace,
+    kind: Kind,
+    lengths: Lengths,
+    decoder: bool,
+) -> tuple[dict[str, float], dict[str, float] | None]:
+    """Of the budget, what counting the gated parts does not tell: the cost of the rest
+    of the model if it counts, too, and the seconds that things take."""
     whole = options.denominator == "model"
-    if whole:
-        prices["rest"] = rest_cost(model, frames, options.macs_tokens)
+    rest = rest_cost(model, lengths.frames, lengths.tokens) if whole else {}
     if "latency" not in options.kinds:
-        return prices
-    if encoder.architecture.kind != "conformer":
-        raise InputError(
-            source_of(args),
-            f"the latency of an encoder {encoder.architecture.kind!r} cannot be "
-            "measured yet",
-            "choose a target in params or macs",
-        )
+        return rest, None
     beyond = None
     if whole:
-        samples = round(rate * options.macs_seconds)
+        samples = round(sampling_rate(model_args) * options.macs_seconds)
         beyond = Beyond(model, samples, options.macs_tokens, decoder)
     beside = args.model_config.parent
-    table = table_of_run(args.output_dir, beside, encoder, frames, beyond)
-    prices["latency"] = table["prices"]
+    table = table_of_run(args.output_dir, beside, model.encoder, lengths, beyond)
     if beyond is not None:
-        prices["rest"]["latency"] = table["beyond"]
-    return prices
+        rest["latency"] = table["beyond"]
+    return rest, table["prices"]
 
 
 def reached(previous: Path) -> dict[str, float]:

@@ -14,12 +14,14 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import read_yaml
-from espnet_prune.config.methods import METHODS, ONE_SHOT, SCRATCH, UNTAUGHT
+from espnet_prune.config.methods import METHODS
 from espnet_prune.config.options import check_section, make_options, optimizer_options
-from espnet_prune.pruning.budget import MODEL_DIM
-from espnet_prune.pruning.gates import GateOptions
-from espnet_prune.pruning.sparsity import SparsityOptions, check_choices
-from espnet_prune.training.distill import DistillOptions
+from espnet_prune.config.sections import (
+    MODEL_DIM,
+    DistillOptions,
+    GateOptions,
+    SparsityOptions,
+)
 
 # Keys of a recipe that are the project's own.
 OWN_KEYS = ("gates", "sparsity", "distill", "prune_decoder", "compact")
@@ -63,7 +65,7 @@ def read_recipe(args: argparse.Namespace) -> dict[str, Any]:
             if args.phase == "finetune" and section in ("gates", "sparsity"):
                 raise InputError(f"--{section}", "belongs to the pruning, stage 12")
             recipe[section] = (recipe.get(section) or {}) | given
-    if args.method in UNTAUGHT:
+    if not METHODS[args.method].taught:
         untaught = {"layer_weight": 0.0, "output_weight": 0.0}
         recipe["distill"] = (recipe.get("distill") or {}) | untaught
     with refusing(source_of(args)):
@@ -103,7 +105,7 @@ def settle_options(
                 )
         if args.method == "iterative":
             recipe["sparsity"]["by"] = "magnitude"
-        if args.method in (*ONE_SHOT, "iterative"):  # weights as they are, or gone
+        if not METHODS[args.method].learned:  # weights as they are, or gone
             recipe["gates"]["mode"] = "straight_through"
         gates = make_options(GateOptions, "gates", recipe["gates"])
         options = make_options(SparsityOptions, "sparsity", recipe["sparsity"])
@@ -111,6 +113,30 @@ def settle_options(
         check_choices(options, gates.model_dim, decoder)
     check_method(args.method, options, decoder)
     return options
+
+
+def check_choices(options: SparsityOptions, model_dim: bool, decoder: bool) -> None:
+    """Refuse what contradicts each other, whatever the sizes of the model.
+
+    Args:
+        options: what to remove.
+        model_dim, decoder: whether these have gates.
+
+    Raises:
+        ValueError: names the option to change.
+    """
+    if "latency" in options.kinds and model_dim:
+        raise ValueError(
+            "sparsity: the latency of a layer is not measured by model dimension; "
+            "set model_dim: false in gates"
+        )
+    if options.model_dim is not None and not model_dim:
+        raise ValueError("sparsity: model_dim needs model_dim: true in gates")
+    if decoder and options.denominator != "model":
+        raise ValueError(
+            "sparsity: with prune_decoder the denominator must be model: the decoder "
+            "is no part of the encoder"
+        )
 
 
 def check_method(method: str, options: SparsityOptions, decoder: bool) -> None:
@@ -131,7 +157,7 @@ def check_method(method: str, options: SparsityOptions, decoder: bool) -> None:
             "leave out prune_decoder, or this method",
         )
     whole_encoder = options.denominator == "encoder" and not options.groups
-    if method in SCRATCH and (not whole_encoder or "latency" in options.kinds):
+    if not METHODS[method].gated and (not whole_encoder or "latency" in options.kinds):
         raise InputError(
             f"--method {method}",
             "takes a target in params or macs of the whole encoder",

@@ -1,23 +1,24 @@
 """The ESPnet model that is trained while pruning: student, teacher, losses."""
 
+import argparse
+from collections.abc import Mapping
 from typing import Any
 
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from espnet_prune.config.options import make_options
-from espnet_prune.families.espnet.encoder import PrunableEncoder
-from espnet_prune.pruning.gates import gates_of
+from espnet_prune.config.sections import DistillOptions, GateOptions, SparsityOptions
+from espnet_prune.families.espnet.model import Described, Lengths, describe
+from espnet_prune.families.registry import Kind, find_kind
+from espnet_prune.pruning.budget import Budget, Constraint
+from espnet_prune.pruning.controller import SparsityController
+from espnet_prune.pruning.gates import Gates
 from espnet_prune.pruning.iterative import MagnitudeController
-from espnet_prune.pruning.sparsity import (
-    Schedule,
-    SparsityController,
-    SparsityOptions,
-    make_budget,
-)
+from espnet_prune.serving.load import for_inference
 from espnet_prune.training.distill import (
-    DistillOptions,
     identity_projection,
     layer_loss,
     output_loss,
@@ -27,23 +28,27 @@ from espnet_prune.training.distill import (
 
 # Options of PruneASRModel that ESPnet's own model does not have.
 OWN_OPTIONS = (
-    "distill", "sparsity", "macs_frames", "rest", "latency", "teacher_size", "plan",
+    "encoder_kind", "gates", "sparsity", "budget", "prune_decoder", "distill",
+    "teacher_size", "plan",
 )  # fmt: skip
 
 
 class PruneASRModel(ESPnetASRModel):
     """A student with a teacher at its side, registered with ESPnet as ``prune``.
 
-    With a gated encoder it prunes; with a compact one it fine-tunes. Without a teacher
-    (validation of a config, inference) it is the plain ESPnet model.
+    With gates it prunes; without, of a compact model, it fine-tunes. Without a teacher
+    (validation of a config, inference) it is the plain ESPnet model. Gates live beside
+    encoder and decoder, which stay as ESPnet made them: in a forward pass their tensors
+    are replaced by gated ones.
 
     Args:
         args, kwargs: those of ESPnet's model.
+        encoder_kind: ESPnet's name of the encoder.
+        gates: keyword arguments of :class:`GateOptions`; None: there are none.
+        sparsity: keyword arguments of :class:`SparsityOptions`; they need gates.
+        budget: what it means for this model (:func:`budget_data`).
+        prune_decoder: whether the decoder has gates, too.
         distill: keyword arguments of :class:`DistillOptions`.
-        sparsity: keyword arguments of :class:`SparsityOptions`; needs gates.
-        macs_frames: feature frames of ``sparsity.macs_seconds`` of audio.
-        rest: kind -> cost of the model beyond its encoder.
-        latency: seconds that each thing in the encoder takes.
         teacher_size: the teacher's model dimension, if it is another.
         plan: what the export must know of how the model was made; not used here.
     """
@@ -51,71 +56,78 @@ class PruneASRModel(ESPnetASRModel):
     def __init__(
         self,
         *args: Any,
-        distill: dict[str, Any] | None = None,
+        encoder_kind: str = "conformer",
+        gates: dict[str, Any] | None = None,
         sparsity: dict[str, Any] | None = None,
-        macs_frames: int = 1000,
-        rest: dict[str, float] | None = None,
-        latency: dict[str, float] | None = None,
+        budget: dict[str, Any] | None = None,
+        prune_decoder: bool = False,
+        distill: dict[str, Any] | None = None,
         teacher_size: int | None = None,
         plan: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
-        gated = getattr(self.encoder, "gated", False)
-        if gated != (sparsity is not None):
+        if not (gates is None) == (sparsity is None) == (budget is None):
             raise ValueError(
-                "model_conf.sparsity and encoder_conf.gates belong together: "
-                "give both (pruning) or none (fine-tuning)"
+                "model_conf: gates, sparsity and budget belong together: give all of "
+                "them (pruning) or none (fine-tuning)"
             )
         self.distill = make_options(DistillOptions, "distill", distill)
-        if projects(self.distill, self.encoder, teacher_size):
-            size = self.encoder.output_size()
+        self.gates = self.sparsity = self.projection = None
+        if gates is not None:
+            options = make_options(GateOptions, "gates", gates)
+            kind = find_kind(encoder_kind)
+            described = describe(self, kind, options, prune_decoder)
+            self.gates = Gates(described.layout, options)
+            self.sparsity = self._controller(sparsity, read_budget(budget, described))
+        size = self.encoder.output_size()
+        if projects(self.distill, self.encoder, teacher_size, gates):
             self.projection = identity_projection(size, teacher_size or size)
-        else:
-            self.projection = None
-        self.sparsity = (
-            self._controller(
-                make_options(SparsityOptions, "sparsity", sparsity),
-                macs_frames,
-                rest,
-                latency,
-            )
-            if sparsity is not None
-            else None
-        )
-        self.macs_frames = macs_frames
         self.set_teacher(None)
 
-    def _controller(
-        self,
-        options: SparsityOptions,
-        frames: int,
-        rest: dict[str, float] | None,
-        latency: dict[str, float] | None,
-    ) -> Schedule:
-        decoder = self.decoder if gates_of(self.decoder or nn.Module()) else None
-        budget = make_budget(options, self.encoder, frames, rest, latency, decoder)
+    def _controller(self, sparsity: dict[str, Any], budget: Budget) -> nn.Module:
+        options = make_options(SparsityOptions, "sparsity", sparsity)
         if options.by == "magnitude":
-            for gate in gates_of(self).values():
-                gate.requires_grad_(False)
+            self.gates.requires_grad_(False)
             return MagnitudeController(options, budget)
         return SparsityController(options, budget)
 
-    def set_teacher(self, teacher: ESPnetASRModel | None) -> None:
+    def set_teacher(
+        self, teacher: ESPnetASRModel | None, args: argparse.Namespace | None = None
+    ) -> None:
         """Give the student its teacher, frozen and in evaluation mode for good.
 
         It stays outside the module registry: not trained, not flipped to training
         mode, not saved, not wrapped by DDP, not drawn by the attention plots.
+
+        Args:
+            teacher, args: as ``ASRTask.build_model_from_file`` returns them.
         """
         if teacher is not None:
             teacher.requires_grad_(False).eval()
-        self.__dict__["teacher"] = teacher
+        self.__dict__ |= {"teacher": teacher, "teacher_args": args}
+        self.__dict__["teacher_encoder"] = None
+
+    def _encode_by_teacher(self, *features: Tensor) -> Any:
+        """The teacher's encoder, by the faster forward that its frozen weights allow.
+
+        That is made where the teacher is when it is first needed.
+        """
+        if self.teacher_encoder is None:
+            encoder = for_inference(self.teacher, self.teacher_args)
+            self.__dict__["teacher_encoder"] = encoder
+        return self.teacher_encoder(*features, return_all_hs=True)
 
     def _apply(self, fn, *args, **kwargs):
         # .to() and .cuda() must reach the teacher, too.
         if self.teacher is not None:
             self.teacher._apply(fn, *args, **kwargs)
+            self.__dict__["teacher_encoder"] = None
         return super()._apply(fn, *args, **kwargs)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers, by name."""
+        return {**dict(self.named_parameters()), **dict(self.named_buffers())}
 
     def forward(
         self,
@@ -136,41 +148,63 @@ class PruneASRModel(ESPnetASRModel):
         Returns:
             loss, stats to log, weight (batch size).
         """
-        sparsity = None
-        if self.sparsity is not None:  # first, since it may set the masks
-            sparsity = self.sparsity(self)
+        replaced, lagrangian = {}, None
+        if self.gates is not None:
+            tensors = self.tensors()
+            lagrangian = self.sparsity(self.gates, tensors)  # it may set the masks
+            replaced = self.gates.layout.gated(tensors, self.gates())
+        losses = functional_call(
+            _Losses(self),
+            {f"student.{name}": tensor for name, tensor in replaced.items()},
+            (speech, speech_lengths, text, text_lengths),
+            kwargs,
+        )
+        loss, stats, weight = losses
+        if lagrangian is not None:
+            loss = loss + lagrangian[0]
+            stats.update(lagrangian[1])
+        stats["loss"] = loss.detach()
+        return force_gatherable((loss, stats, weight), loss.device)
+
+    def losses(
+        self, *batch: Tensor, **kwargs: Any
+    ) -> tuple[Tensor, dict[str, Tensor], int]:
+        """Task loss and distillation with the tensors as they are."""
         with record(self) as student:
-            task, stats, weight = super().forward(
-                speech, speech_lengths, text, text_lengths, **kwargs
-            )
+            task, stats, _ = super().forward(*batch, **kwargs)
         loss = self.distill.task_weight * task
         stats["loss_task"] = task.detach()
         if self.teacher is not None and self.distill.asks_teacher:
             outputs = self.distill.output_weight > 0
-            teacher = run_teacher(self.teacher, student, decoder=outputs)
+            decoder = self.teacher.decoder if outputs else None
+            teacher = run_teacher(self._encode_by_teacher, decoder, student)
             if self.distill.layer_weight > 0:
-                left = None
-                if self.distill.match == "min_distance":
-                    blocks = enumerate(self.encoder.encoders)
-                    left = [i for i, block in blocks if block.is_left()]
-                layer = layer_loss(
-                    self.distill, student, teacher, self.projection, self.training, left
-                )
+                layer = layer_loss(self.distill, student, teacher, self.projection)
                 loss = loss + self.distill.layer_weight * layer
                 stats["loss_layer"] = layer.detach()
             if outputs:
                 output = output_loss(self, self.teacher, student, teacher, self.distill)
                 loss = loss + self.distill.output_weight * output
                 stats["loss_output"] = output.detach()
-        if sparsity is not None:
-            loss = loss + sparsity[0]
-            stats.update(sparsity[1])
-        stats["loss"] = loss.detach()
-        return force_gatherable((loss, stats, len(speech)), loss.device)
+        return loss, stats, len(batch[0])
+
+
+class _Losses(nn.Module):
+    """The losses of a student as a module that ``functional_call`` can call."""
+
+    def __init__(self, student: PruneASRModel):
+        super().__init__()
+        self.student = student
+
+    def forward(self, *batch: Tensor, **kwargs: Any) -> tuple[Tensor, dict, int]:
+        return self.student.losses(*batch, **kwargs)
 
 
 def projects(
-    distill: DistillOptions, encoder: PrunableEncoder, teacher_size: int | None
+    distill: DistillOptions,
+    encoder: nn.Module,
+    teacher_size: int | None,
+    gates: Mapping[str, Any] | None = None,
 ) -> bool:
     """Whether a student's blocks are compared through a learned projection.
 
@@ -178,10 +212,42 @@ def projects(
         distill: how they are compared.
         encoder: the student's.
         teacher_size: the teacher's model dimension, if it is another.
+        gates: keyword arguments of :class:`GateOptions`, if it has any.
     """
-    size = encoder.output_size()
-    other = teacher_size not in (None, size)
+    other = teacher_size not in (None, encoder.output_size())
     # What is gone of a block's output must be found in the rest of it.
-    other |= size != encoder.size or encoder.dim_gate is not None
+    architecture = getattr(encoder, "architecture", None) or {}
+    other |= "dims" in architecture or bool((gates or {}).get("model_dim"))
     # Without a layer term it would have no gradient, which DDP does not take.
-    return distill.layer_weight > 0 and (distill.projection or other)
+    return distill.layer_weight > 0 and other
+
+
+def budget_data(budget: Budget, lengths: Lengths, prices: Mapping[str, float] | None):
+    """A budget as plain data, computed once for all who need it.
+
+    Args:
+        budget: of the model.
+        lengths: at which it was counted.
+        prices: seconds of each thing, for the kind ``latency``.
+    """
+    return {
+        "frames": lengths.frames,
+        "features": lengths.features,
+        "tokens": lengths.tokens,
+        "constraints": [constraint.to_dict() for constraint in budget.constraints],
+        "dim_target": budget.dim_target,
+        "latency": None if prices is None else dict(prices),
+    }
+
+
+def read_budget(data: Mapping[str, Any], described: Described) -> Budget:
+    """The budget that :func:`budget_data` wrote, of a described model."""
+    lengths = Lengths(data["frames"], data["features"], data["tokens"])
+    constraints = tuple(map(Constraint.from_dict, data["constraints"]))
+    terms = described.terms(lengths, data["latency"])
+    return Budget(described.layout, terms, constraints, data["dim_target"])
+
+
+def student_kind(config: Mapping[str, Any]) -> Kind | None:
+    """The kind of a student's encoder, by its config."""
+    return find_kind(config.get("encoder"))

@@ -13,7 +13,6 @@ from espnet2.utils.types import str_or_none
 
 from espnet_prune.config.options import optimizer_options
 from espnet_prune.families.espnet.checkpoint import load_model
-from espnet_prune.families.espnet.conversion import with_prunable_encoder
 from espnet_prune.training.student import PruneASRModel
 from espnet_prune.training.trainer import (
     PruneTrainer,
@@ -58,8 +57,7 @@ class PruneASRTask(SafeASRTask):
         model = super().build_model(args)
         # Statistics and inference build the model, too, and need no teacher.
         if args.teacher_config is not None and not args.collect_stats:
-            teacher = load_model(args.teacher_config, args.teacher_model)
-            model.set_teacher(with_prunable_encoder(*teacher))
+            model.set_teacher(*load_model(args.teacher_config, args.teacher_model))
         return model
 
     @classmethod

@@ -14,6 +14,7 @@ from espnet2.train.trainer import Trainer
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import atomic_path
 from espnet_prune.families.espnet.checkpoint import read_checkpoint
+from espnet_prune.pruning.controller import learning_rates
 
 
 @contextmanager
@@ -94,7 +95,7 @@ class PruneTrainer(SafeTrainer):
             model.sparsity.total_steps = forwards
             # The gates move once per update, however many forwards make one.
             updates = max(1, forwards // options.accum_grad)
-            rates = model.sparsity.options.learning_rates(updates)
+            rates = learning_rates(model.sparsity.options, updates)
             for group in optimizer.param_groups:
                 if group["name"] != "weights":
                     group["lr"] = rates[group["name"] == "multipliers"]
@@ -137,7 +138,7 @@ class WarmupHoldDecay(AbsBatchStepScheduler):
 
     def _set(self) -> None:
         for group in self._weights():
-            group["lr"] = self.peak * max(self.factor(), self.END)
+            group["lr"] = self.peak * self.factor()
 
     def step(self, epoch: int | None = None) -> None:
         self.steps += 1

@@ -1,134 +1,130 @@
-"""ESPnet's E-Branchformer encoder in its dense, its gated or its compact life."""
+"""ESPnet's E-Branchformer encoder, described.
 
-from typing import Any
+Kim et al. 2022, "E-Branchformer: Branchformer with enhanced merging for speech
+recognition" (arXiv 2210.00077). The outputs of attention and of a convolutional gating
+MLP are put side by side, a depthwise convolution of them is added, and a linear layer
+brings the sum back to the model dimension. What each branch gives to it can go, too.
+"""
 
-from espnet.nets.pytorch_backend.nets_utils import get_activation
-from espnet.nets.pytorch_backend.transformer.embedding import RelPositionalEncoding
 from torch import nn
 
-from espnet_prune.families.espnet.architecture import Architecture, BranchBlock, Fixed
-from espnet_prune.families.espnet.encoder import (
-    COMMON,
-    PrunableEncoder,
-    Rules,
-    head_dim,
-)
-from espnet_prune.families.espnet.layers.branch_block import EBranchformerBlock
-
-KIND = "e_branchformer"
-RULES = Rules(
-    # Options of ESPnet's EBranchformerEncoder that must have one value here, and why.
-    required=COMMON
-    | {
-        "attention_layer_type": ("rel_selfattn", "only relative attention is prunable"),
-        "pos_enc_layer_type": ("rel_pos", "only relative positions are prunable"),
-        "rel_pos_type": ("latest", "legacy relative positions compute other outputs"),
-        "use_linear_after_conv": (False, "a linear layer inside of it is not prunable"),
-        "zero_triu": (False, "masked relative positions are not prunable"),
-    },
-    inert={
-        "padding_idx",
-        "qk_norm",  # these two belong to attention_layer_type "selfattn"
-        "use_flash_attn",
-    },
-    left_out={"layer_drop_rate", "gradient_checkpoint_layers"},
-)
+from espnet_prune.config.sections import GateOptions
+from espnet_prune.families.espnet import parts
+from espnet_prune.families.espnet.parts import Description, Key
+from espnet_prune.pruning.structure import Slot, Structure
 
 
-class PrunableEBranchformerEncoder(PrunableEncoder):
-    """E-Branchformer encoder, registered with ESPnet as ``prunable_e_branchformer``.
-
-    Loads every checkpoint of ESPnet's ``e_branchformer`` with relative positions: same
-    parameter names, same outputs.
+def describe(
+    encoder: nn.Module, options: GateOptions, gated: bool = True, prefix: str = ""
+) -> Description:
+    """What can go of an E-Branchformer: half FFN, both branches, half FFN.
 
     Args:
-        input_size: features per frame.
-        output_size: model dimension.
-        attention_heads, linear_units, num_blocks: sizes of the dense model.
-        cgmlp_linear_units: both halves of the gating MLP together, in the dense model.
-        cgmlp_conv_kernel, merge_conv_kernel: odd widths of the depthwise convolutions.
-        gate_activation, ffn_activation_type: as in ESPnet.
-        use_ffn, macaron_ffn: whether a block has FFNs, and whether two of them.
-        dropout_rate, positional_dropout_rate, attention_dropout_rate: as in ESPnet.
-        max_pos_emb_len: length for which positions are prepared beforehand.
-        architecture: sizes of a compact model (:meth:`Architecture.to_dict`); None
-            for those of the dense model.
-        gates: keyword arguments of :class:`GateOptions` for the gated life.
-        options: further options of ESPnet's ``EBranchformerEncoder``.
-
-    Raises:
-        ValueError: an option that is not supported, by name.
+        encoder: ESPnet's, whose options :data:`rules.E_BRANCHFORMER` has checked.
+        options: what has gates, and how they are made.
+        gated: whether the model has gates; a compact one has none.
+        prefix: of its tensors' names in the model, ``encoder.``.
     """
+    into = Description(options, gated)
+    model = parts.under(encoder, prefix)
+    parts.subsampling(model, into, f"{prefix}embed")
+    for i, block in enumerate(encoder.encoders):
+        at = f"{prefix}encoders.{i}."
 
-    def __init__(
-        self,
-        input_size: int,
-        output_size: int = 256,
-        attention_heads: int = 4,
-        cgmlp_linear_units: int = 2048,
-        cgmlp_conv_kernel: int = 31,
-        gate_activation: str = "identity",
-        num_blocks: int = 12,
-        dropout_rate: float = 0.1,
-        positional_dropout_rate: float = 0.1,
-        attention_dropout_rate: float = 0.0,
-        max_pos_emb_len: int = 5000,
-        use_ffn: bool = False,
-        macaron_ffn: bool = False,
-        ffn_activation_type: str = "swish",
-        linear_units: int = 2048,
-        merge_conv_kernel: int = 3,
-        architecture: dict[str, Any] | None = None,
-        gates: dict[str, Any] | None = None,
-        **options: Any,
-    ):
-        RULES.check(options)
-        dim = head_dim(output_size, attention_heads)
-        if cgmlp_linear_units < 2 or cgmlp_linear_units % 2:
-            raise ValueError(
-                f"encoder_conf: cgmlp_linear_units {cgmlp_linear_units} are no pairs"
-            )
-        for width in (cgmlp_conv_kernel, merge_conv_kernel):
-            if width % 2 == 0:
-                raise ValueError(
-                    "encoder_conf: cgmlp_conv_kernel and merge_conv_kernel must be "
-                    f"odd, not {width}"
-                )
-        two = use_ffn and macaron_ffn
-        block = BranchBlock(
-            ffn1=linear_units if two else 0,
-            heads=attention_heads,
-            qk_dim=dim,
-            v_dim=dim,
-            attn_out=output_size,
-            cgmlp=cgmlp_linear_units // 2,
-            cgmlp_out=output_size,
-            ffn2=linear_units if use_ffn else 0,
-        )
-        fixed = Fixed(
-            input_size, output_size, dim, cgmlp_conv_kernel, merge_conv_kernel
-        )
+        def key(name: str, i: int = i) -> Key:
+            return "blocks", i, name
 
-        def gating() -> nn.Module:
-            if gate_activation == "identity":
-                return nn.Identity()
-            return get_activation(gate_activation)
-
-        super().__init__(
-            fixed,
-            Architecture((output_size, output_size), (block,) * num_blocks, KIND),
-            architecture,
-            gates,
-            RelPositionalEncoding(
-                output_size, positional_dropout_rate, max_pos_emb_len
-            ),
-            lambda sizes, gate_options: EBranchformerBlock(
-                sizes,
-                fixed,
-                (dropout_rate, attention_dropout_rate),
-                lambda: get_activation(ffn_activation_type),
-                gating,
-                0.5 if two else 1.0,
-                gate_options,
-            ),
+        submodules = [f"{at}attn", f"{at}cgmlp"]
+        for name, norm, units in (
+            ("feed_forward_macaron", "norm_ff_macaron", "ffn1"),
+            ("feed_forward", "norm_ff", "ffn2"),
+        ):
+            if getattr(block, name) is not None:
+                parts.feed_forward(model, into, at + name, at + norm, key(units))
+                submodules.append(at + name)
+        heads = key("heads"), key("qk_dim"), key("v_dim")
+        attn, cgmlp = submodules[:2]
+        merged = _merged(at, 0, block.size)
+        parts.attention(model, into, attn, f"{at}norm_mha", heads, merged=merged[-1:])
+        _outputs(into, attn, "attention", f"{attn}.linear_out", merged, key("attn_out"))
+        merged = _merged(at, block.size, block.size)
+        _gating_mlp(model, into, cgmlp, f"{at}norm_mlp", merged, key)
+        norm, bias = f"{at}norm_final", f"{at}merge_proj.bias"
+        parts.whole_block(into, at[:-1], submodules, norm, bias)
+        fusion, projection = f"{at}depthwise_conv_fusion", f"{at}merge_proj"
+        into.times |= dict.fromkeys(
+            [f"{fusion}.weight", f"{projection}.weight"], "time"
         )
+    return into
+
+
+def _merged(at: str, start: int, length: int) -> tuple[Slot, ...]:
+    """Where a branch's channels are in what merges the branches; the last is where they
+    are consumed, after the bias of the convolution, and gated."""
+    fusion = f"{at}depthwise_conv_fusion"
+    places = (
+        (f"{fusion}.weight", 0),
+        (f"{fusion}.bias", 0),
+        (f"{at}merge_proj.weight", 1),
+    )
+    return tuple(Slot(tensor, dim, start, length) for tensor, dim in places)
+
+
+def _outputs(
+    into: Description,
+    at: str,
+    group: str,
+    layer: str,
+    merged: tuple[Slot, ...],
+    key: Key,
+) -> None:
+    """The channels that a branch gives on."""
+    made = Slot(f"{layer}.weight"), Slot(f"{layer}.bias")
+    into.structures.append(
+        Structure(
+            f"{at}.out",
+            merged[-1].length,
+            group,
+            f"{group}.channel",
+            gated=merged[-1:],
+            cut=(*made, *merged),
+            parent=at,
+            key=key,
+        )
+    )
+
+
+def _gating_mlp(
+    model: nn.Module,
+    into: Description,
+    at: str,
+    norm: str,
+    merged: tuple[Slot, ...],
+    key,
+) -> None:
+    """Convolutional gating MLP (Sakuma et al. 2022): a unit is a pair of channels, one
+    of each half; the norm of the second half sees the units that are left alone."""
+    group, out = "cgmlp", Slot(f"{at}.channel_proj2.weight", 1)
+    first = [Slot(f"{at}.channel_proj1.0.{n}", tiles=2) for n in ("weight", "bias")]
+    names = ("csgu.norm.weight", "csgu.norm.bias", "csgu.conv.weight", "csgu.conv.bias")
+    opens = ()
+    if into.gated:
+        opens = (Slot(f"{at}.csgu.norm.open"),)
+        into.open_norms[f"{at}.csgu.norm"] = (True, False)
+    into.structures += [
+        Structure(at, 1, group, f"{group}.module", gated=merged[-1:], owns=(at, norm)),
+        Structure(
+            f"{at}.unit",
+            model.get_submodule(at).channel_proj2.in_features,
+            group,
+            f"{group}.unit",
+            gated=(out,),
+            cut=(*first, *(Slot(f"{at}.{name}") for name in names), out),
+            opens=opens,
+            parent=at,
+            key=key("cgmlp"),
+        ),
+    ]
+    _outputs(into, at, group, f"{at}.channel_proj2", merged, key("cgmlp_out"))
+    for name in ("channel_proj1.0", "csgu.conv", "channel_proj2"):
+        into.times[f"{at}.{name}.weight"] = "time"

@@ -1,39 +1,39 @@
-"""Which models can be pruned, told by their configs alone."""
+"""Which ESPnet models can be pruned, told by their configs alone."""
 
 from pathlib import Path
 from typing import Any
 
 from espnet_prune.base.errors import InputError
+from espnet_prune.families.espnet.rules import DECODER
+from espnet_prune.families.registry import KINDS, Kind, find_kind
 
-# ESPnet's name of an encoder, or ours -> ours.
-ENCODERS = {
-    "conformer": "prunable_conformer",
-    "prunable_conformer": "prunable_conformer",
-    "transformer": "prunable_transformer",
-    "prunable_transformer": "prunable_transformer",
-    "e_branchformer": "prunable_e_branchformer",
-    "prunable_e_branchformer": "prunable_e_branchformer",
-}
 DECODERS = ("transformer", "prunable_transformer")
 
 
-def check_student(config: dict[str, Any], source: str | Path) -> None:
+def check_student(config: dict[str, Any], source: str | Path) -> Kind:
     """Refuse a model that cannot be made a student, dense or compact.
 
     Args:
         config: of an ESPnet training, or the ``config.yaml`` that it left.
         source: where it was read, for messages.
 
+    Returns:
+        the kind of its encoder.
+
     Raises:
         InputError: names what it is that cannot.
     """
-    encoder = config.get("encoder")
-    if encoder not in ENCODERS:
+    kind = find_kind(config.get("encoder"))
+    if kind is None:
         raise InputError(
             source,
-            f"encoder {encoder!r} cannot be pruned",
-            f"use a model whose encoder is one of {tuple(ENCODERS)}",
+            f"encoder {config.get('encoder')!r} cannot be pruned",
+            f"use a model whose encoder is one of {tuple(KINDS)}",
         )
+    try:
+        kind.rules.check(config.get("encoder_conf") or {})
+    except ValueError as e:
+        raise InputError(source, str(e)) from e
     if config.get("model") not in (None, "espnet"):
         raise InputError(source, f"model {config['model']!r} cannot be pruned")
     unsupported = ("preencoder", "postencoder", "joint_net_conf")
@@ -44,6 +44,7 @@ def check_student(config: dict[str, Any], source: str | Path) -> None:
             f"cannot be distilled: {given or 'a transducer decoder'}",
             "use a CTC, attention or CTC/attention model",
         )
+    return kind
 
 
 def check_gates(config: dict[str, Any], source: str | Path, decoder: bool) -> None:
@@ -58,20 +59,15 @@ def check_gates(config: dict[str, Any], source: str | Path, decoder: bool) -> No
     """
     if (config.get("encoder_conf") or {}).get("architecture") is not None:
         raise InputError(source, "is compact already", "prune its dense teacher again")
-    if decoder and config.get("decoder") not in DECODERS:
+    if not decoder:
+        return
+    if config.get("decoder") not in DECODERS:
         raise InputError(
             source,
             f"decoder {config.get('decoder')!r} cannot be pruned",
             f"leave out prune_decoder, or use one of {DECODERS}",
         )
-
-
-def encoder_options(config: dict[str, Any]) -> dict[str, Any]:
-    """``encoder_conf`` as a student's, which has gates.
-
-    Regularisers of the teacher's training are left out.
-    """
-    options = dict(config.get("encoder_conf") or {})
-    for name in ("stochastic_depth_rate", "layer_drop_rate"):
-        options.pop(name, None)
-    return options
+    try:
+        DECODER.check(config.get("decoder_conf") or {})
+    except ValueError as e:
+        raise InputError(source, str(e)) from e

@@ -3,20 +3,28 @@
 import itertools
 import math
 from bisect import bisect_left
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
+from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+
 from espnet_prune.base.errors import InputError
-from espnet_prune.families.espnet.architecture import Architecture, Fixed
-from espnet_prune.pruning.budget import Budget
+from espnet_prune.config.sections import GateOptions
+from espnet_prune.families.espnet.conformer import describe
+from espnet_prune.families.espnet.parts import encoder_clocks
+from espnet_prune.pruning.budget import Constraint
+from espnet_prune.pruning.cost import count_terms, evaluate
+
+Cost = Callable[[int, int], dict[str, float]]  # blocks, units -> by kind
 
 
 def small_encoder(
-    fixed: Fixed,
     encoder_conf: dict[str, Any],
     decoder_heads: int,
+    features: int,
     frames: int,
-    budget: Budget,
+    constraints: Iterable[Constraint],
 ) -> dict[str, Any]:
     """``encoder_conf`` of the largest small Conformer that fits.
 
@@ -25,10 +33,11 @@ def small_encoder(
     learns little. Heads stay as many as they are.
 
     Args:
-        fixed, encoder_conf: of the dense model.
+        encoder_conf: of the dense model.
         decoder_heads: of the dense model, whose decoder is as wide as its encoder.
+        features: input features per frame.
         frames: feature frames of the utterance whose cost is counted.
-        budget: which it must not exceed; of the whole encoder, in params and macs.
+        constraints: which it must not exceed; on the whole encoder's params and macs.
 
     Raises:
         InputError: not even the smallest fits.
@@ -36,18 +45,21 @@ def small_encoder(
     heads = encoder_conf.get("attention_heads", 4)
     units = encoder_conf.get("linear_units", 2048)
     most_blocks = encoder_conf.get("num_blocks", 6)
+    full = encoder_conf.get("output_size", 256)
+    limits = [(c.kind, c.limit) for c in constraints]
+    step = math.lcm(heads, decoder_heads, 2)  # positions need an even dimension
+    costs = {
+        size: cost_by_sizes(encoder_conf | {"output_size": size}, features, frames)
+        for size in range(step, full + 1, step)
+    }
 
     def fits(blocks: int, size: int, units: int) -> bool:
-        small = replace(fixed, size=size, head_dim=size // heads)
-        cost = Architecture.dense(size, heads, units, blocks).cost(small, frames)
-        limits = budget.constraints
-        return all(getattr(cost["encoder"], c.kind) <= c.limit for c in limits)
+        found = costs[size](blocks, units)
+        return all(found[kind] <= limit for kind, limit in limits)
 
     best, misfit = None, math.inf
-    step = math.lcm(heads, decoder_heads, 2)  # positions need an even dimension
-    sizes = range(step, fixed.size + 1, step)
-    for blocks, size in itertools.product(range(1, most_blocks + 1), sizes):
-        shrink = fixed.size / size
+    for blocks, size in itertools.product(range(1, most_blocks + 1), costs):
+        shrink = full / size
         most = bisect_left(
             range(1, units + 1),
             True,
@@ -65,6 +77,41 @@ def small_encoder(
         )
     names = ("num_blocks", "output_size", "linear_units")
     return encoder_conf | dict(zip(names, best, strict=True))
+
+
+def cost_by_sizes(encoder_conf: dict[str, Any], features: int, frames: int) -> Cost:
+    """What a dense Conformer costs, by its blocks and linear units.
+
+    Args:
+        encoder_conf: its other options.
+        features, frames: as for :func:`small_encoder`.
+    """
+    with torch.device("meta"):
+        one = ConformerEncoder(features, **encoder_conf | {"num_blocks": 1})
+    about = describe(one, GateOptions(), gated=False)
+    layout = about.layout(one)
+    names = [name for name, _ in one.named_parameters()]
+    terms = count_terms(layout, names, about.work(encoder_clocks(frames, features)))
+    whole = layout.sums(torch.ones(len(layout), dtype=torch.double))
+    ffn = [i for i, s in enumerate(layout.structures) if s.thing == "ffn.unit"]
+    inside = [
+        i for i, s in enumerate(layout.structures) if s.key[:1] != ("subsampling",)
+    ]
+    empty, thin = whole.clone(), whole.clone()
+    empty[inside], thin[ffn] = 0, 0
+    points = {
+        kind: [float(evaluate(of, sums)) for sums in (empty, thin, whole)]
+        for kind, of in terms.items()
+    }
+    units = float(whole[ffn[0]])
+
+    def cost(blocks: int, number: int) -> dict[str, float]:
+        return {
+            kind: base + blocks * (bare - base + (full - bare) * number / units)
+            for kind, (base, bare, full) in points.items()
+        }
+
+    return cost
 
 
 def small_training(teacher: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:

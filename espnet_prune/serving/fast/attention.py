@@ -2,9 +2,9 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from espnet_prune.families.espnet.layers.attention import RelPositionAttention
+from espnet_prune.families.espnet.attention import sizes_of
 from espnet_prune.serving.fast.linear import linear
 from espnet_prune.serving.fast.precision import data_type
 from espnet_prune.serving.fast.widths import fill, widened
@@ -17,7 +17,7 @@ BLOCK_BYTES = 512
 
 
 class FastAttention:
-    """Same function as a :class:`RelPositionAttention` without gates, in eval mode.
+    """Same function as relative-position attention, in eval mode.
 
     Query, key and value are one product; the softmax scale is in the query's weights;
     projected positions do not depend on the audio: one :meth:`table` serves many
@@ -25,19 +25,19 @@ class FastAttention:
     fused kernels want.
     """
 
-    def __init__(self, layer: RelPositionAttention, precision: str = "fp32"):
-        self.heads = layer.heads
-        self.width = widened(max(layer.qk_dim, layer.v_dim), precision)
+    def __init__(self, layer: nn.Module, precision: str = "fp32"):
+        self.heads, qk_dim, v_dim, scale = sizes_of(layer)
+        self.width = widened(max(qk_dim, v_dim), precision)
         q, k, v = layer.linear_q, layer.linear_k, layer.linear_v
         rows = [self._padded(m.weight) for m in (q, k, v)]
         # The query's own bias becomes part of both position biases.
         bias = self._padded(q.bias)
         biases = [torch.zeros_like(bias), self._padded(k.bias), self._padded(v.bias)]
         self.project = linear(
-            torch.cat([rows[0] * layer.scale, *rows[1:]]), torch.cat(biases), precision
+            torch.cat([rows[0] * scale, *rows[1:]]), torch.cat(biases), precision
         )
         self.content_bias, self.position_bias = (
-            ((bias + self._padded(b.flatten())) * layer.scale)
+            ((bias + self._padded(b.flatten())) * scale)
             .view(self.heads, 1, self.width)
             .to(data_type(precision))
             for b in (layer.pos_bias_u, layer.pos_bias_v)

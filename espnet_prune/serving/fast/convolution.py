@@ -1,10 +1,9 @@
 """The convolution module at inference: no transposes, BatchNorm folded."""
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from espnet_prune.families.espnet.layers.convolution import Convolution
 from espnet_prune.serving.fast.activation import activation_of
 from espnet_prune.serving.fast.conv2d import Conv2d
 from espnet_prune.serving.fast.linear import linear
@@ -13,14 +12,14 @@ from espnet_prune.serving.fast.widths import fill, widened
 
 
 class FastConvolution:
-    """Same function as a :class:`Convolution` without gates, in eval mode.
+    """Same function as ESPnet's layer, in eval mode.
 
     The pointwise convolutions are linear layers on (batch, time, channel). That is also
     the layout of a two-dimensional convolution over (1, time) in channels-last format,
     so the depthwise one needs no copy either.
     """
 
-    def __init__(self, layer: Convolution, precision: str = "fp32"):
+    def __init__(self, layer: nn.Module, precision: str = "fp32"):
         first, last = layer.pointwise_conv1, layer.pointwise_conv2
         channels = widened(layer.depthwise_conv.out_channels, precision)
 

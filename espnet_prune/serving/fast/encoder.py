@@ -6,12 +6,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from espnet.nets.pytorch_backend.transformer.embedding import RelPositionalEncoding
+from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from torch import Tensor, nn
 
-from espnet_prune.families.espnet.layers.block import ConformerBlock
-from espnet_prune.families.espnet.layers.padding import real_frames
-from espnet_prune.families.espnet.layers.spread import Spread
-from espnet_prune.families.espnet.layers.subsampling import Subsampling, halved
+from espnet_prune.families.espnet.compact import Absent, Skip
+from espnet_prune.families.espnet.parts import halved
 from espnet_prune.serving.fast.attention import FastAttention
 from espnet_prune.serving.fast.convolution import FastConvolution
 from espnet_prune.serving.fast.feed_forward import FastFeedForward
@@ -19,12 +18,13 @@ from espnet_prune.serving.fast.linear import bucket
 from espnet_prune.serving.fast.precision import data_type, packs
 from espnet_prune.serving.fast.subsampling import FastSubsampling
 
-FAST = {
-    "feed_forward_macaron": (FastFeedForward, 0.5),
-    "self_attn": (FastAttention, 1.0),
-    "conv_module": (FastConvolution, 1.0),
-    "feed_forward": (FastFeedForward, 0.5),
+FAST = {  # submodule -> its norm, what computes it, its share
+    "feed_forward_macaron": ("norm_ff_macaron", FastFeedForward, 0.5),
+    "self_attn": ("norm_mha", FastAttention, 1.0),
+    "conv_module": ("norm_conv", FastConvolution, 1.0),
+    "feed_forward": ("norm_ff", FastFeedForward, 0.5),
 }
+MIN_FRAMES = 7  # fewer leave no frame after the subsampling
 # Frames for which projected positions are kept: at least, and at most (10 s and 160 s
 # of audio). Those of 10 minutes would take more memory than the weights.
 SHORTEST_TABLE, LONGEST_TABLE = 256, 4096
@@ -49,14 +49,15 @@ class Norm:
 
 
 class FastBlock:
-    """Same function as a :class:`ConformerBlock` without gates, in eval mode."""
+    """Same function as a Conformer's block, in eval mode."""
 
-    def __init__(self, block: ConformerBlock, precision: str):
+    def __init__(self, block: nn.Module, precision: str):
         self.branches = []
-        for name, layer in block.submodules().items():
-            make, share = FAST[name]
-            norm = Norm(getattr(block, block.NORMS[name]), data_type(precision))
-            self.branches.append((name, norm, make(layer, precision), share))
+        for name, (norm, make, share) in FAST.items():
+            layer = getattr(block, name)
+            if not isinstance(layer, Absent):
+                own = Norm(getattr(block, norm), data_type(precision))
+                self.branches.append((name, own, make(layer, precision), share))
         self.norm_final = Norm(block.norm_final, data_type(precision))
 
     @property
@@ -85,31 +86,29 @@ class FastBlock:
 
 
 class FastEncoder:
-    """Same function as the encoder that these layers are of, in eval mode.
+    """Same function as a Conformer encoder, dense or compact, in eval mode.
 
-    It holds what it derived from their weights (shared with them where nothing had to
+    It holds what it derived from the weights (shared with them where nothing had to
     be derived): make a new one when they change. In bf16 the residual stream is bf16:
     conversions would take more time than the products of small layers. Norms and
     softmax are computed in fp32 inside. On CPUs bf16 is computed in lengths that many
     utterances share (:func:`bucket`). Several threads may call it at once.
 
     Args:
-        embed, blocks, after_norm, spread: layers without gates.
+        encoder: ESPnet's, or the compact one made of it.
+        features: of each frame.
         precision: of :data:`PRECISIONS`, in which products are held and computed; fp32
             means the data type of the layers, whatever that is.
     """
 
-    def __init__(
-        self,
-        embed: Subsampling,
-        blocks: nn.ModuleList,
-        after_norm: nn.LayerNorm,
-        spread: Spread,
-        precision: str = "fp32",
-    ):
-        self.embed = FastSubsampling(embed, precision)
-        self.blocks = [FastBlock(block, precision) for block in blocks]
-        self.spread = spread
+    def __init__(self, encoder: nn.Module, features: int, precision: str = "fp32"):
+        embed, after_norm = encoder.embed, encoder.after_norm
+        self.embed = FastSubsampling(embed, features, precision)
+        self.blocks = [
+            None if isinstance(block, Skip) else FastBlock(block, precision)
+            for block in encoder.encoders
+        ]
+        self.spread = getattr(encoder, "spread", nn.Identity())
         self.after_norm = Norm(after_norm, data_type(precision))
         self.working = data_type(precision) or after_norm.weight.dtype
         self.in_buckets = packs(data_type(precision), after_norm.weight.device)
@@ -163,7 +162,8 @@ class FastEncoder:
             hidden = hidden.masked_fill_(~mask, -torch.inf).unsqueeze(1)
         outputs = []
         for block, table in zip(self.blocks, self._tables(x.shape[1]), strict=True):
-            x = block(x, hidden, table, real)
+            if block is not None:
+                x = block(x, hidden, table, real)
             if return_all_hs:
                 outputs.append(self.spread(x[:, :time]).to(xs_pad.dtype) + lost)
         out = self.spread(self.after_norm(x[:, :time])).to(xs_pad.dtype) + lost
@@ -188,8 +188,36 @@ class FastEncoder:
         device = self.after_norm.weight.device.type
         for block in self.blocks:
             table = None
-            if block.attention is not None:
+            if block is not None and block.attention is not None:
                 # Kept for calls without autocast, too.
                 with torch.autocast(device, enabled=False):
                     table = block.attention.table(positions)
             yield table
+
+
+def real_frames(x: Tensor, lengths: Tensor, padding: Tensor | None) -> Tensor:
+    """Mask of the frames that the subsampling leaves.
+
+    Args:
+        x: features, (batch, frame, feature).
+        lengths: (batch,) frames of each utterance.
+        padding: (batch, frame) True where padded; overrides ``lengths``.
+
+    Returns:
+        (batch, 1, time), True for real frames.
+
+    Raises:
+        TooShortUttError: fewer frames than the subsampling needs.
+    """
+    if x.size(1) < MIN_FRAMES:
+        raise TooShortUttError(
+            f"has {x.size(1)} frames and is too short for subsampling "
+            f"(it needs at least {MIN_FRAMES} frames)",
+            x.size(1),
+            MIN_FRAMES,
+        )
+    if padding is None:
+        # ESPnet's make_pad_mask compares a matrix of frames by frames.
+        frames = torch.arange(x.size(1), device=x.device)
+        padding = frames >= lengths.to(x.device)[:, None]
+    return (~padding[:, None, :])[..., :-2:2][..., :-2:2]

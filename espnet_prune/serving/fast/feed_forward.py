@@ -1,17 +1,16 @@
 """The feed-forward layer at inference."""
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from espnet_prune.families.espnet.layers.feed_forward import FeedForward
 from espnet_prune.serving.fast.activation import activation_of
 from espnet_prune.serving.fast.linear import linear
 from espnet_prune.serving.fast.widths import fill, widened
 
 
 class FastFeedForward:
-    """Same function as a :class:`FeedForward` without gates, in eval mode."""
+    """Same function as ESPnet's layer, in eval mode."""
 
-    def __init__(self, layer: FeedForward, precision: str = "fp32"):
+    def __init__(self, layer: nn.Module, precision: str = "fp32"):
         activation = activation_of(layer.activation)
         w_1, w_2 = layer.w_1, layer.w_2
         units = widened(len(w_1.bias), precision)

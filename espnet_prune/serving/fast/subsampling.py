@@ -3,9 +3,9 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from espnet_prune.families.espnet.layers.subsampling import Subsampling, halved
+from espnet_prune.families.espnet.parts import halved
 from espnet_prune.serving.fast.activation import RELU
 from espnet_prune.serving.fast.conv2d import Conv2d, Int8Conv2d
 from espnet_prune.serving.fast.linear import linear
@@ -17,22 +17,22 @@ PIECE = 3 << 20
 
 
 class FastSubsampling:
-    """Same function as a :class:`Subsampling` without gates, in eval mode.
+    """Same function as ESPnet's ``Conv2dSubsampling``, in eval mode.
 
     The columns of the linear layer are in the order in which channels-last convolutions
     leave their channels, and hold the scale of the positional encoding.
     """
 
-    def __init__(self, layer: Subsampling, precision: str = "fp32"):
+    def __init__(self, layer: nn.Module, features: int, precision: str = "fp32"):
         first, second, out = layer.conv[0], layer.conv[2], layer.out[0]
-        bands = halved(halved(layer.features))
+        bands = halved(halved(features))
         # Of a single band, oneDNN's kernels for AMX make noise (torch's own, too).
         in_fp32 = bands == 1
         dtype = None if in_fp32 else data_type(precision)
 
         inner, outer = (widened(len(c.bias), precision) for c in (first, second))
 
-        typical, stride = (100, halved(layer.features)), (2, 2)  # of the second
+        typical, stride = (100, halved(features)), (2, 2)  # of the second
 
         def convolution(weight: Tensor, bias: Tensor) -> Conv2d:
             return Conv2d(weight, bias, dtype, typical, stride, activation=RELU)

@@ -31,9 +31,11 @@ def register() -> None:
 
 def encoders() -> dict[str, type]:
     """Our encoders by their names, without ESPnet's tasks."""
-    from espnet_prune.families.espnet.conformer import PrunableConformerEncoder
-    from espnet_prune.families.espnet.e_branchformer import PrunableEBranchformerEncoder
-    from espnet_prune.families.espnet.transformer import PrunableTransformerEncoder
+    from espnet_prune.families.espnet.encoders import (
+        PrunableConformerEncoder,
+        PrunableEBranchformerEncoder,
+        PrunableTransformerEncoder,
+    )
 
     return {
         "prunable_conformer": PrunableConformerEncoder,
@@ -43,7 +45,7 @@ def encoders() -> dict[str, type]:
 
 
 def _add_to(registry: ModuleType) -> None:
-    from espnet_prune.families.espnet.decoder import PrunableTransformerDecoder
+    from espnet_prune.families.espnet.encoders import PrunableTransformerDecoder
     from espnet_prune.training.student import PruneASRModel
 
     registry.model_choices.classes["prune"] = PruneASRModel

@@ -1,0 +1,170 @@
+"""The sections of a recipe, ``conf/prune.yaml``, as plain data, each checked when made."""
+
+from dataclasses import dataclass, field
+
+GATE_MODES = ("hard_concrete", "straight_through")
+COSTS = ("params", "macs", "latency")
+DENOMINATORS = ("encoder", "model")
+STEERING = ("lagrangian", "magnitude")
+MODEL_DIM = "model_dim"
+
+
+@dataclass(frozen=True)
+class GateOptions:
+    """How the gates of an encoder are made.
+
+    Args:
+        mode: ``hard_concrete`` (values in [0, 1]) or ``straight_through`` (the
+            forward sees exactly 0 or 1, the gradient is the hard concrete's; the
+            idea of Wang et al. 2023, arXiv 2306.01385).
+        drop_rate_init: probability that a gate's underlying coin says "drop" at the
+            start; small, since the student starts as the teacher.
+        fine_heads: also gate the dimensions inside each attention head.
+        model_dim: also gate the channels between the layers (CoFi's hidden dimensions,
+            Xia et al. 2022, arXiv 2204.00408); one gate closes a channel in all blocks.
+
+    Raises:
+        ValueError: unknown mode, or a rate outside (0, 1).
+    """
+
+    mode: str = "straight_through"
+    drop_rate_init: float = 0.05
+    fine_heads: bool = True
+    model_dim: bool = False
+
+    def __post_init__(self):
+        if self.mode not in GATE_MODES:
+            raise ValueError(
+                f"gates: mode must be one of {GATE_MODES}, not {self.mode!r}"
+            )
+        if not 0 < self.drop_rate_init < 1:
+            raise ValueError(
+                f"gates: drop_rate_init must be in (0, 1), not {self.drop_rate_init}"
+            )
+
+
+@dataclass(frozen=True)
+class SparsityOptions:
+    """What to remove, and how fast.
+
+    Args:
+        kind: what the target counts: ``params``, ``macs`` or ``latency``; several,
+            as ``params+macs``: that fraction of each at least.
+        target: fraction of it to remove, in (0, 1).
+        denominator: of what: ``encoder``, or ``model`` with its CTC and decoder (MACs
+            and latency: for one hypothesis; latency: with its frontend, too).
+        groups: targets of their own for some of ``subsampling``, ``attention``,
+            ``ffn``, ``convolution``, ``decoder``, each a fraction of the group, which
+            may be 0; the others share what ``target`` leaves.
+        model_dim: fraction of the model dimension to remove, where it has gates; None
+            thins it out as much as the units in it: 1 - sqrt(1 - target), of the group
+            that loses least. Without a target of its own it would stay whole, for
+            every layer feels it.
+        start: where the rise of the targets begins, by ``Constraint.key``: what is
+            removed already, on the second rung of a ladder.
+        macs_seconds: length of the utterance whose MACs or latency are counted, in
+            seconds.
+        macs_tokens: length of its transcript, where the model's decoder counts, too.
+        warmup: fraction of the steps in which the target rises linearly.
+        gate_lr, multiplier_lr: learning rates; None derives them from the number of
+            steps, so that the gates can close in short runs, too.
+        max_multiplier: bound on the multipliers, against overshooting.
+        by: what closes the gates: the ``lagrangian``, or the ``magnitude`` of their
+            weights (a baseline).
+
+    Raises:
+        ValueError: an option outside its range, by name.
+    """
+
+    kind: str = "params"
+    target: float = 0.5
+    denominator: str = "encoder"
+    groups: dict[str, float] = field(default_factory=dict)
+    model_dim: float | None = None
+    start: dict[str, float] = field(default_factory=dict)
+    macs_seconds: float = 10.0
+    macs_tokens: int = 30
+    warmup: float = 0.5
+    gate_lr: float | None = None
+    multiplier_lr: float | None = None
+    max_multiplier: float = 200.0
+    by: str = "lagrangian"
+
+    def __post_init__(self):
+        unknown = set(self.kinds) - set(COSTS)
+        if unknown or len(set(self.kinds)) != len(self.kinds):
+            raise ValueError(
+                f"sparsity: kind must be one of {COSTS}, or several as params+macs, "
+                f"not {self.kind}"
+            )
+        if self.by not in STEERING:
+            raise ValueError(f"sparsity: by must be one of {STEERING}, not {self.by}")
+        if self.denominator not in DENOMINATORS:
+            raise ValueError(
+                f"sparsity: denominator must be one of {DENOMINATORS}, not "
+                f"{self.denominator}"
+            )
+        if not 0 < self.target < 1:
+            raise ValueError(
+                f"sparsity: target is the fraction to remove, in (0, 1), not "
+                f"{self.target}"
+            )
+        parts = self.groups | {MODEL_DIM: self.model_dim or 0}
+        for name, target in parts.items():
+            if not 0 <= target < 1:
+                raise ValueError(
+                    f"sparsity: {name} is the fraction to remove, in [0, 1), not "
+                    f"{target}"
+                )
+        lengths = ("macs_seconds", "macs_tokens")
+        for name in (*lengths, "gate_lr", "multiplier_lr", "max_multiplier"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"sparsity: {name} must be above 0, not {value}")
+        if not 0 <= self.warmup <= 1:
+            raise ValueError(f"sparsity: warmup must be in [0, 1], not {self.warmup}")
+
+    @property
+    def kinds(self) -> list[str]:
+        return str(self.kind).split("+")
+
+
+@dataclass(frozen=True)
+class DistillOptions:
+    """Loss terms and their weights.
+
+    Args:
+        task_weight: weight of ESPnet's CTC/attention loss.
+        layer_weight: weight of the layer term, summed over the layers: mean |s - t| +
+            1 - cos(s, t) (Peng et al. 2023, arXiv 2305.17651, eq. 6).
+        output_weight: weight of the output term, whose shares of CTC and decoder are
+            those of the task loss.
+        temperature: divides the logits of the output term.
+        layers: number of blocks compared, evenly spaced and ending with the last; all
+            of them where the teacher has fewer.
+
+    Raises:
+        ValueError: an option is outside its range, by name.
+    """
+
+    task_weight: float = 1.0
+    layer_weight: float = 4.0
+    output_weight: float = 0.0
+    temperature: float = 1.0
+    layers: int = 4
+
+    def __post_init__(self):
+        if min(self.task_weight, self.layer_weight, self.output_weight) < 0:
+            raise ValueError("distill: weights must not be negative")
+        if self.layers < 1 or self.temperature <= 0:
+            raise ValueError("distill: layers must be >= 1 and temperature > 0")
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether any term compares with the teacher."""
+        return self.layer_weight > 0 or self.output_weight > 0
+
+    def block_indices(self, num_blocks: int) -> list[int]:
+        """0-based indices of evenly spaced blocks, ending with the last."""
+        n = min(self.layers, num_blocks)
+        return [round((i + 1) * num_blocks / n) - 1 for i in range(n)]

@@ -1,0 +1,123 @@
+"""The compact encoders and decoder as ESPnet builds them: stock ones, cut to sizes.
+
+Each loads every checkpoint of the ESPnet class that it is made of: without an
+``architecture`` it is that class. With one, it refuses a checkpoint that misses or adds a
+key even when the caller loads with ``strict=False``.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from espnet2.asr.decoder.transformer_decoder import TransformerDecoder
+from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
+from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
+from torch import Tensor, nn
+
+from espnet_prune.config.sections import GateOptions
+from espnet_prune.families.espnet import (
+    conformer,
+    decoder,
+    e_branchformer,
+    rules,
+    transformer,
+)
+from espnet_prune.families.espnet.compact import Spread, check_dims, cut
+from espnet_prune.families.espnet.parts import Description
+from espnet_prune.families.espnet.strict import StrictLoading
+
+
+class _CompactEncoder(StrictLoading):
+    """What the compact encoders share.
+
+    Args:
+        input_size: features per frame.
+        architecture: sizes (:mod:`espnet_prune.families.espnet.compact`); None for
+            those of the dense model.
+        options: those of ESPnet's class.
+
+    Raises:
+        ValueError: an option is not supported, or the sizes make no sense, by name.
+    """
+
+    kind: str
+    describe: Callable[..., Description]
+    rules: rules.Rules
+
+    def __init__(
+        self,
+        input_size: int,
+        architecture: dict[str, Any] | None = None,
+        **options: Any,
+    ):
+        self.rules.check(options)
+        super().__init__(input_size=input_size, **options)
+        self.architecture, self.spread = architecture, nn.Identity()
+        if architecture is None:
+            return
+        if (kind := architecture.get("kind", self.kind)) != self.kind:
+            raise ValueError(f"architecture: its kind is {kind!r}, not {self.kind!r}")
+        dims = architecture.get("dims")
+        if dims is not None:
+            check_dims(dims, self.output_size())
+            self.spread = Spread(dims, self.output_size())
+        options = GateOptions(model_dim=dims is not None)
+        cut(self, self.describe(self, options, gated=False), architecture)
+
+    def forward(self, *args: Any, **options: Any) -> tuple[Any, Tensor, Any]:
+        """Encode as the stock encoder does; channels that are gone are 0."""
+        out, lengths, states = super().forward(*args, **options)
+        if isinstance(out, tuple):
+            hidden = [self.spread(x) for x in out[1]]
+            return (self.spread(out[0]), hidden), lengths, states
+        return self.spread(out), lengths, states
+
+
+class PrunableConformerEncoder(_CompactEncoder, ConformerEncoder):
+    """Conformer, registered with ESPnet as ``prunable_conformer``."""
+
+    kind, rules = "conformer", rules.CONFORMER
+    describe = staticmethod(conformer.describe)
+
+
+class PrunableTransformerEncoder(_CompactEncoder, TransformerEncoder):
+    """Transformer encoder, registered with ESPnet as ``prunable_transformer``."""
+
+    kind, rules = "transformer", rules.TRANSFORMER
+    describe = staticmethod(transformer.describe)
+
+
+class PrunableEBranchformerEncoder(_CompactEncoder, EBranchformerEncoder):
+    """E-Branchformer, registered with ESPnet as ``prunable_e_branchformer``."""
+
+    kind, rules = "e_branchformer", rules.E_BRANCHFORMER
+    describe = staticmethod(e_branchformer.describe)
+
+
+class PrunableTransformerDecoder(StrictLoading, TransformerDecoder):
+    """Transformer decoder, registered with ESPnet as ``prunable_transformer``.
+
+    Args:
+        vocab_size, encoder_output_size: as in ESPnet.
+        architecture: sizes of each layer; None for those of the dense model.
+        options: those of ESPnet's class.
+
+    Raises:
+        ValueError: an option is not supported, or the sizes make no sense, by name.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        encoder_output_size: int,
+        architecture: list[dict[str, int]] | None = None,
+        **options: Any,
+    ):
+        rules.DECODER.check(options)
+        super().__init__(
+            vocab_size=vocab_size, encoder_output_size=encoder_output_size, **options
+        )
+        self.architecture = architecture
+        if architecture is not None:
+            about = decoder.describe(self, GateOptions(), gated=False)
+            cut(self, about, {"decoder": architecture})

@@ -1,0 +1,97 @@
+"""An ESPnet ASR model described as a whole, and what it costs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from espnet_prune.config.sections import GateOptions
+from espnet_prune.families.espnet import decoder as decoders
+from espnet_prune.families.espnet.parts import (
+    Description,
+    decoder_clocks,
+    encoder_clocks,
+    halved,
+)
+from espnet_prune.families.registry import Kind
+from espnet_prune.pruning.cost import Terms, count_terms, price_terms
+from espnet_prune.pruning.layout import Layout
+
+ENCODER, DECODER = "encoder.", "decoder."
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The utterance whose MACs or latency are counted.
+
+    Args:
+        frames: feature frames.
+        features: of each frame.
+        tokens: of its transcript, where the decoder counts.
+    """
+
+    frames: int
+    features: int
+    tokens: int = 0
+
+    def clocks(self) -> dict[str, float]:
+        """How often tensors are applied, by clock."""
+        memory = halved(halved(self.frames))
+        encoder = encoder_clocks(self.frames, self.features)
+        return encoder | decoder_clocks(memory, self.tokens)
+
+
+@dataclass(frozen=True)
+class Described:
+    """A model that has been prepared for gates, with its layout.
+
+    Args:
+        about: what can go of it.
+        layout: of its structures.
+        parameters: names of the parameters that count.
+    """
+
+    about: Description
+    layout: Layout
+    parameters: tuple[str, ...]
+
+    def terms(
+        self, lengths: Lengths, prices: Mapping[str, float] | None = None
+    ) -> dict[str, Terms]:
+        """What it costs in parameters, in MACs and, with prices, in seconds."""
+        work = self.about.work(lengths.clocks())
+        found = count_terms(self.layout, self.parameters, work)
+        if prices is not None:
+            first, second = f"{ENCODER}embed.conv.0", f"{ENCODER}embed.conv.2"
+            products = {"subsampling.filter": (first, second)}
+            found["latency"] = price_terms(self.layout, prices, products)
+        return found
+
+
+def describe(
+    model: nn.Module, kind: Kind, options: GateOptions, decoder: bool = False
+) -> Described:
+    """Describe a model, and prepare it for gates: its function stays the same.
+
+    Args:
+        model: with a dense ``encoder`` and, if it is to be pruned, ``decoder``.
+        kind: of its encoder.
+        options: what has gates, and how they are made.
+        decoder: whether the decoder is pruned, too.
+    """
+    about = kind.describe(model.encoder, options, prefix=ENCODER)
+    prefixes = [ENCODER]
+    if decoder:
+        more = decoders.describe(model.decoder, options, prefix=DECODER)
+        about.structures += more.structures
+        about.times |= more.times
+        about.extra |= more.extra
+        prefixes.append(DECODER)
+    about.prepare(model)
+    parameters = [
+        name for name, _ in model.named_parameters() if name.startswith(tuple(prefixes))
+    ]
+    if decoder:  # embeddings, output layer and last norm are beyond what is pruned
+        inside = f"{DECODER}decoders."
+        parameters = [n for n in parameters if n.startswith((ENCODER, inside))]
+    return Described(about, about.layout(model), tuple(parameters))

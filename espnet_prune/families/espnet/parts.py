@@ -1,0 +1,402 @@
+"""How the parts of ESPnet's encoders and decoders are described.
+
+A part is one submodule with its norm: a feed-forward layer, attention, a convolution. Its
+function adds to a :class:`Description` what can go of it, who reads and writes the
+channels between the layers, and how often its tensors are applied. Nothing of ESPnet is
+imported: sizes are read off the modules.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from espnet_prune.config.sections import MODEL_DIM, GateOptions
+from espnet_prune.pruning.cost import Work
+from espnet_prune.pruning.layout import Layout
+from espnet_prune.pruning.open_norm import OpenNorm
+from espnet_prune.pruning.structure import FLAT, Slot, Structure
+
+DIM_DROP_RATE = 0.01  # at the start, at most, of the channels between the layers
+Key = tuple[str | int, ...]
+
+
+@dataclass
+class Description:
+    """What can go of a model, put together part by part.
+
+    Args:
+        options: what has gates, and how they are made.
+        gated: whether the model has gates; a compact one has none.
+
+    Attributes:
+        structures: what can go.
+        times: parameter -> the clock that counts how often it is applied.
+        extra: structure -> the clock that counts its MACs without a parameter.
+        reads, writes: slots of the channels between the layers.
+        norms: norms of the channels between the layers.
+        open_norms: norms that the gated model replaces -> whether channels of it may
+            go, and whether it may itself.
+    """
+
+    options: GateOptions
+    gated: bool = True
+    structures: list[Structure] = field(default_factory=list)
+    times: dict[str, str] = field(default_factory=dict)
+    extra: dict[str, str] = field(default_factory=dict)
+    reads: list[Slot] = field(default_factory=list)
+    writes: list[Slot] = field(default_factory=list)
+    norms: list[str] = field(default_factory=list)
+    open_norms: dict[str, tuple[bool, bool]] = field(default_factory=dict)
+
+    def work(self, clocks: Mapping[str, float]) -> Work:
+        """How often everything is applied, for the values of the clocks."""
+        return Work(
+            {name: clocks[clock] for name, clock in self.times.items()},
+            {name: clocks[clock] for name, clock in self.extra.items()},
+        )
+
+    def prepare(self, model: nn.Module) -> None:
+        """Put norms that can be told what is open where the gated model needs them."""
+        if not self.gated:
+            return
+        for name, (narrow, can_go) in self.open_norms.items():
+            path, _, leaf = name.rpartition(".")
+            holder = model.get_submodule(path)
+            setattr(holder, leaf, OpenNorm(getattr(holder, leaf), narrow, can_go))
+
+    def layout(self, model: nn.Module) -> Layout:
+        """The layout of the model, which :meth:`prepare` has been through."""
+        tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        return Layout(self.structures, {n: t.shape for n, t in tensors.items()})
+
+
+def halved(length: int) -> int:
+    """Length after a convolution of width 3 and stride 2, without padding."""
+    return (length - 1) // 2
+
+
+def encoder_clocks(frames: int, features: int) -> dict[str, float]:
+    """How often the tensors of an encoder are applied, by clock.
+
+    Args:
+        frames: feature frames of an utterance.
+        features: of each frame.
+    """
+    time, rows = halved(halved(frames)), halved(frames)
+    bands, offsets = halved(halved(features)), 2 * time - 1
+    return {
+        "first": rows * halved(features),
+        "second": time * bands,
+        "time": time,
+        "offsets": offsets,
+        "v": time * time,
+        "qk": time * (time + offsets),
+    }
+
+
+def decoder_clocks(memory: int, tokens: int) -> dict[str, float]:
+    """The same of a decoder, run once on a transcript.
+
+    Args:
+        memory: encoder frames.
+        tokens: of the transcript.
+    """
+    return {
+        "tokens": tokens,
+        "memory": memory,
+        "self_products": tokens * tokens,
+        "source_products": tokens * memory,
+    }
+
+
+def under(module: nn.Module, prefix: str) -> nn.Module:
+    """A module that holds this one under the name that a prefix begins with."""
+    if not prefix:
+        return module
+    holder = nn.Module()
+    holder.add_module(prefix.rstrip("."), module)
+    return holder
+
+
+def feed_forward(
+    model: nn.Module,
+    into: Description,
+    at: str,
+    norm: str,
+    key: Key,
+    group: str = "ffn",
+    clock: str = "time",
+) -> None:
+    """Describe ``w_2(dropout(activation(w_1(norm(x)))))``.
+
+    Args:
+        model: that holds it.
+        into: what is added to.
+        at, norm: names of the layer and of its norm.
+        key: where its number of units stands in the architecture.
+        group: under which it is counted.
+        clock: how often it is applied.
+    """
+    units = model.get_submodule(at).w_1.out_features
+    out = Slot(f"{at}.w_2.weight", 1)
+    into.structures += [
+        Structure(
+            at,
+            1,
+            _outer(group),
+            f"{group}.module",
+            gated=(out, Slot(f"{at}.w_2.bias")),
+            owns=(at, norm),
+        ),
+        Structure(
+            f"{at}.unit",
+            units,
+            _outer(group),
+            f"{group}.unit",
+            gated=(out,),
+            cut=(Slot(f"{at}.w_1.weight"), Slot(f"{at}.w_1.bias"), out),
+            parent=at,
+            key=key,
+        ),
+    ]
+    into.reads.append(Slot(f"{at}.w_1.weight", 1))
+    into.writes += [Slot(f"{at}.w_2.weight"), Slot(f"{at}.w_2.bias")]
+    into.norms.append(norm)
+    into.times |= dict.fromkeys([f"{at}.w_1.weight", f"{at}.w_2.weight"], clock)
+
+
+def attention(
+    model: nn.Module,
+    into: Description,
+    at: str,
+    norm: str,
+    keys: tuple[Key, Key, Key],
+    group: str = "attention",
+    clocks: tuple[str, str, str, str] = ("time", "time", "qk", "v"),
+    merged: tuple[Slot, ...] = (),
+) -> None:
+    """Describe multi-head attention, with relative positions if it has them.
+
+    A query/key dimension is gated where the query is made, its biases included; the
+    rows of the key and of the position projection are only cut. Wang et al. 2023
+    (arXiv 2306.01385): gates on the dimensions inside heads.
+
+    Args:
+        model, into, at, norm, group: as for :func:`feed_forward`.
+        keys: where heads, query/key and value dimensions stand in the architecture.
+        clocks: how often queries and keys are made; MACs of a query/key and of a value
+            dimension without parameters.
+        merged: where its output is gated, if that is not added to the input.
+    """
+    layer = model.get_submodule(at)
+    heads, dim = layer.h, layer.d_k
+    queries, memory, qk_products, v_products = clocks
+    out = Slot(f"{at}.linear_out.weight", 1)
+    q = [Slot(f"{at}.linear_q.{name}") for name in ("weight", "bias")]
+    k = [Slot(f"{at}.linear_k.{name}") for name in ("weight", "bias")]
+    if hasattr(layer, "linear_pos"):
+        q += [Slot(f"{at}.pos_bias_{name}", FLAT) for name in "uv"]
+        k.append(Slot(f"{at}.linear_pos.weight"))
+        into.times[f"{at}.linear_pos.weight"] = "offsets"
+    v = [Slot(f"{at}.linear_v.{name}") for name in ("weight", "bias")]
+    fine = into.options.fine_heads
+    head, qk, value = f"{at}.head", f"{at}.qk", f"{at}.v"
+    into.structures += [
+        Structure(
+            at,
+            1,
+            _outer(group),
+            f"{group}.module",
+            gated=merged or (out, Slot(f"{at}.linear_out.bias")),
+            owns=(at, norm),
+        ),
+        Structure(
+            head,
+            heads,
+            _outer(group),
+            f"{group}.head",
+            gated=(out,),
+            parent=at,
+            key=keys[0],
+        ),
+        Structure(
+            qk,
+            heads * dim,
+            _outer(group),
+            f"{group}.qk",
+            gated=tuple(q) if fine else (),
+            cut=(*q, *k),
+            parent=head,
+            needed=False,
+            even=True,
+            learned=fine,
+            key=keys[1],
+        ),
+        Structure(
+            value,
+            heads * dim,
+            _outer(group),
+            f"{group}.v",
+            gated=(out,) if fine else (),
+            cut=(*v, out),
+            parent=head,
+            even=True,
+            learned=fine,
+            key=keys[2],
+        ),
+    ]
+    into.reads += [Slot(f"{at}.linear_{name}.weight", 1) for name in "qkv"]
+    into.writes += [Slot(f"{at}.linear_out.weight"), Slot(f"{at}.linear_out.bias")]
+    into.norms.append(norm)
+    for name, clock in (("q", queries), ("k", memory), ("v", memory), ("out", queries)):
+        into.times[f"{at}.linear_{name}.weight"] = clock
+    into.extra |= {qk: qk_products, value: v_products}
+
+
+def convolution(
+    model: nn.Module, into: Description, at: str, norm: str, key: Key
+) -> None:
+    """Describe pointwise, GLU, depthwise, BatchNorm, activation, pointwise.
+
+    The gate sits after norm and activation: before them, the depthwise bias and the
+    BatchNorm shift would turn a zeroed channel into a constant.
+
+    Args:
+        model, into, at, norm, key: as for :func:`feed_forward`.
+    """
+    channels = model.get_submodule(at).depthwise_conv.out_channels
+    group, out = "convolution", Slot(f"{at}.pointwise_conv2.weight", 1)
+    first = [Slot(f"{at}.pointwise_conv1.{n}", tiles=2) for n in ("weight", "bias")]
+    inner = ("depthwise_conv.weight", "depthwise_conv.bias", "norm.weight", "norm.bias")
+    statistics = ("norm.running_mean", "norm.running_var")
+    into.structures += [
+        Structure(
+            at,
+            1,
+            _outer(group),
+            f"{group}.module",
+            gated=(out, Slot(f"{at}.pointwise_conv2.bias")),
+            owns=(at, norm),
+        ),
+        Structure(
+            f"{at}.channel",
+            channels,
+            group,
+            f"{group}.channel",
+            gated=(out,),
+            cut=(*first, *(Slot(f"{at}.{n}") for n in (*inner, *statistics)), out),
+            parent=at,
+            key=key,
+        ),
+    ]
+    into.reads.append(Slot(f"{at}.pointwise_conv1.weight", 1))
+    into.writes += [Slot(f"{at}.pointwise_conv2.{n}") for n in ("weight", "bias")]
+    into.norms.append(norm)
+    for name in ("pointwise_conv1", "depthwise_conv", "pointwise_conv2"):
+        into.times[f"{at}.{name}.weight"] = "time"
+
+
+def subsampling(model: nn.Module, into: Description, at: str) -> None:
+    """Describe two 3x3 convolutions of stride 2 and the linear layer behind them.
+
+    A channel is gated where it is consumed: by the second convolution, and by the
+    columns that the linear layer has for it, one per frequency band.
+
+    Args:
+        model, into, at: as for :func:`feed_forward`.
+    """
+    layer = model.get_submodule(at)
+    second, out = Slot(f"{at}.conv.2.weight", 1), Slot(f"{at}.out.0.weight", 1)
+    for name, conv, consumer, position in (
+        ("first", "conv.0", second, 0),
+        ("second", "conv.2", out, 1),
+    ):
+        into.structures.append(
+            Structure(
+                f"{at}.{conv}",
+                layer.get_submodule(conv).out_channels,
+                "subsampling",
+                f"subsampling.{name}",
+                gated=(consumer,),
+                cut=(Slot(f"{at}.{conv}.weight"), Slot(f"{at}.{conv}.bias"), consumer),
+                least=1,
+                key=("subsampling", position),
+            )
+        )
+        into.times[f"{at}.{conv}.weight"] = name
+    into.writes += [Slot(f"{at}.out.0.weight"), Slot(f"{at}.out.0.bias")]
+    into.times[f"{at}.out.0.weight"] = "time"
+
+
+def whole_block(
+    into: Description,
+    at: str,
+    parts: list[str],
+    norm: str | None = None,
+    bias: str | None = None,
+) -> None:
+    """Describe a block that is gone once all its submodules are.
+
+    Args:
+        into: what is added to.
+        at: name of the block.
+        parts: its submodules.
+        norm: of its output, if there is one; it goes with the block.
+        bias: the same.
+    """
+    gated, owns = [], []
+    if norm is not None:
+        owns.append(norm)
+        if into.gated:
+            gated.append(Slot(f"{norm}.present"))
+            into.open_norms[norm] = (False, True)
+    if bias is not None:
+        owns.append(bias)
+        gated.append(Slot(bias))
+    into.structures.append(
+        Structure(
+            at,
+            1,
+            thing="norm.module" if norm else "",
+            gated=tuple(gated),
+            owns=tuple(owns),
+            any_of=tuple(parts),
+        )
+    )
+
+
+def model_dim(model: nn.Module, into: Description, last: list[str]) -> None:
+    """Describe the channels between the layers, once all else is.
+
+    All that reads such a channel reads it through a norm: what is written to one that
+    is closed is never seen. CoFi's hidden dimensions (Xia et al. 2022, arXiv
+    2204.00408); one gate closes a channel in all blocks.
+
+    Args:
+        model, into: as for :func:`feed_forward`.
+        last: norms of what the blocks and the model give.
+    """
+    norms = [*into.norms, *last]
+    affine = [Slot(f"{norm}.{name}") for norm in norms for name in ("weight", "bias")]
+    opens = []
+    if into.gated:
+        opens = [Slot(f"{norm}.open") for norm in norms]
+        for norm in norms:
+            into.open_norms[norm] = (True, into.open_norms.get(norm, (0, False))[1])
+    into.structures.append(
+        Structure(
+            MODEL_DIM,
+            model.get_submodule(last[-1]).normalized_shape[0],
+            gated=tuple(affine),
+            cut=(*into.reads, *into.writes, *affine),
+            opens=tuple(opens),
+            least=1,
+            most_dropped=DIM_DROP_RATE,
+        )
+    )
+
+
+def _outer(group: str) -> str:
+    """``decoder`` of ``decoder.self``: what can be given a target."""
+    return group.partition(".")[0]

@@ -1,0 +1,164 @@
+"""Which options of ESPnet's encoders and decoder can be pruned."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which options of one kind of encoder or decoder the descriptions hold for.
+
+    Args:
+        section: of ESPnet's config, for messages: ``encoder_conf``.
+        required: option -> the one value that it must have here, and why.
+        free: options that may have any value.
+        left_out: regularisers of ESPnet's training that a student does without.
+        defaults: those of ESPnet's constructor where they differ from ``required``: a
+            config that does not mention the option means these.
+    """
+
+    section: str
+    required: dict[str, tuple[Any, str]]
+    free: frozenset[str]
+    left_out: frozenset[str] = frozenset()
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Refuse by name what cannot be pruned as it is described.
+
+        Raises:
+            ValueError: an option of another value, or an unknown one.
+        """
+        for name, (value, why) in self.required.items():
+            given = options.get(name, self.defaults.get(name, value))
+            if given != value and (given or value):  # None is no list either
+                raise ValueError(
+                    f"{self.section}: {name}={given!r} is not supported ({why}); "
+                    f"it must be {value!r}"
+                )
+        known = self.required.keys() | self.free | self.left_out | {"architecture"}
+        if unknown := options.keys() - known:
+            raise ValueError(f"{self.section}: unknown option(s) {sorted(unknown)}")
+
+    def student(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of a student: without the regularisers that are left out."""
+        for name in self.left_out:
+            if options.get(name):
+                logging.warning(f"{name} of the teacher's training is left out")
+        return {k: v for k, v in options.items() if k not in self.left_out}
+
+
+SIZES = {"output_size", "attention_heads", "linear_units", "num_blocks"}
+RATES = {"dropout_rate", "positional_dropout_rate", "attention_dropout_rate"}
+# What is needed of every encoder.
+COMMON: dict[str, tuple[Any, str]] = {
+    "input_layer": ("conv2d", "only the 4-fold convolutional subsampling is prunable"),
+    "positionwise_layer_type": ("linear", "convolutional FFNs are not prunable"),
+    "interctc_layer_idx": ([], "intermediate CTC is not supported"),
+    "interctc_use_conditioning": (False, "intermediate CTC is not supported"),
+}
+BEFORE = {
+    "normalize_before": (True, "post-norm blocks are not prunable"),
+    "concat_after": (False, "the concatenating attention output is not prunable"),
+}
+RELATIVE = {
+    "rel_pos_type": ("latest", "legacy relative positions compute other outputs"),
+    "pos_enc_layer_type": ("rel_pos", "only relative positions are prunable"),
+    "zero_triu": (False, "masked relative positions are not prunable"),
+}
+CONFORMER = Rules(
+    "encoder_conf",
+    COMMON
+    | BEFORE
+    | RELATIVE
+    | {
+        "macaron_style": (True, "a block needs both half FFNs"),
+        "selfattention_layer_type": (
+            "rel_selfattn",
+            "only relative attention is prunable",
+        ),
+        "use_cnn_module": (True, "a block needs its convolution module"),
+        "ctc_trim": (False, "trimming by CTC is not supported"),
+    },
+    frozenset(
+        SIZES
+        | RATES
+        | {
+            "activation_type",
+            "cnn_module_kernel",
+            "max_pos_emb_len",
+            "positionwise_conv_kernel_size",
+            "padding_idx",
+            "qk_norm",  # these two belong to selfattention_layer_type "selfattn"
+            "use_flash_attn",
+        }
+    ),
+    left_out=frozenset({"stochastic_depth_rate", "layer_drop_rate"}),
+    defaults={"macaron_style": False, "rel_pos_type": "legacy"},
+)
+TRANSFORMER = Rules(
+    "encoder_conf",
+    COMMON
+    | BEFORE
+    | {
+        "pos_enc_layer_type": ("abs_pos", "only absolute positions are prunable"),
+        "qk_norm": (False, "norms of queries and keys are not prunable"),
+    },
+    frozenset(
+        SIZES
+        | RATES
+        | {"positionwise_conv_kernel_size", "padding_idx", "use_flash_attn"}
+    ),
+    left_out=frozenset({"layer_drop_rate"}),
+)
+E_BRANCHFORMER = Rules(
+    "encoder_conf",
+    COMMON
+    | RELATIVE
+    | {
+        "attention_layer_type": ("rel_selfattn", "only relative attention is prunable"),
+        "use_linear_after_conv": (False, "a linear layer inside of it is not prunable"),
+    },
+    frozenset(
+        SIZES
+        | RATES
+        | {
+            "cgmlp_linear_units",
+            "cgmlp_conv_kernel",
+            "gate_activation",
+            "max_pos_emb_len",
+            "use_ffn",
+            "macaron_ffn",
+            "ffn_activation_type",
+            "merge_conv_kernel",
+            "padding_idx",
+            "qk_norm",  # these two belong to attention_layer_type "selfattn"
+            "use_flash_attn",
+        }
+    ),
+    left_out=frozenset({"layer_drop_rate", "gradient_checkpoint_layers"}),
+)
+DECODER = Rules(
+    "decoder_conf",
+    BEFORE
+    | {
+        "input_layer": ("embed", "only token embeddings are prunable"),
+        "use_output_layer": (True, "it must give scores"),
+        "qk_norm": (False, "norms of queries and keys are not prunable"),
+    },
+    frozenset(
+        {
+            "attention_heads",
+            "linear_units",
+            "num_blocks",
+            "dropout_rate",
+            "positional_dropout_rate",
+            "self_attention_dropout_rate",
+            "src_attention_dropout_rate",
+            "use_flash_attn",
+        }
+    ),
+    left_out=frozenset({"layer_drop_rate", "gradient_checkpoint_layers"}),
+)

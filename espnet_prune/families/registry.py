@@ -1,0 +1,100 @@
+"""The kinds of encoders that can be pruned, what each can do, and who describes it.
+
+A new kind is a row here, a description, and its tests. What a kind cannot do is refused
+in one place, :func:`require`, before any training starts.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from espnet_prune.base.errors import InputError
+from espnet_prune.families.espnet import rules
+from espnet_prune.families.espnet.rules import Rules
+
+# What only some kinds can do -> how a refusal puts it, and the mend.
+CAPABILITIES = {
+    "model_dim": ("its model dimension cannot be pruned", "gates: model_dim: false"),
+    "latency": ("its latency cannot be measured yet", "--target_kind params or macs"),
+    "small": ("there is no small one to train from scratch", "another --method"),
+    "precision": ("it runs in fp32 only", "leave bf16 and int8 out"),
+    "onnx": ("it cannot be exported to ONNX", "use it through ESPnet"),
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of encoder.
+
+    Args:
+        name: of the encoder in its owner's configs.
+        rules: which of its options are supported.
+        description: module whose ``describe`` declares what can go of it.
+        groups: what can be given a target of its own.
+        can: those of :data:`CAPABILITIES` that it has.
+    """
+
+    name: str
+    rules: Rules
+    description: str
+    groups: frozenset[str]
+    can: frozenset[str] = frozenset()
+
+    @property
+    def compact(self) -> str:
+        """What a compact one is called in its owner's configs."""
+        return f"prunable_{self.name}"
+
+    @property
+    def describe(self) -> Callable[..., Any]:
+        """Declares what can go of an encoder of this kind."""
+        return importlib.import_module(self.description).describe
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            "conformer",
+            rules.CONFORMER,
+            "espnet_prune.families.espnet.conformer",
+            frozenset({"subsampling", "attention", "ffn", "convolution"}),
+            frozenset(CAPABILITIES),
+        ),
+        Kind(
+            "transformer",
+            rules.TRANSFORMER,
+            "espnet_prune.families.espnet.transformer",
+            frozenset({"subsampling", "attention", "ffn"}),
+        ),
+        Kind(
+            "e_branchformer",
+            rules.E_BRANCHFORMER,
+            "espnet_prune.families.espnet.e_branchformer",
+            frozenset({"subsampling", "attention", "ffn", "cgmlp"}),
+        ),
+    )
+}
+
+
+def find_kind(name: str | None) -> Kind | None:
+    """The kind of an encoder, dense or compact, by its name in a config."""
+    return KINDS.get(str(name).removeprefix("prunable_"))
+
+
+def require(kind: Kind | None, capability: str, where: object) -> None:
+    """Refuse what a kind of encoder cannot do.
+
+    Args:
+        kind: of encoder; None for one that is none of ours, which can do nothing.
+        capability: of :data:`CAPABILITIES`.
+        where: the file or option to name.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if kind is None or capability not in kind.can:
+        what, mend = CAPABILITIES[capability]
+        name = "of this kind" if kind is None else repr(kind.name)
+        raise InputError(where, f"an encoder {name} cannot be used so: {what}", mend)

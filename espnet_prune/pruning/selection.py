@@ -1,0 +1,253 @@
+"""Which units to keep: those of the highest scores that the budget has room for.
+
+Units are kept in the order of their scores as long as they fit: the Lagrangian has
+already priced every one, so that order needs no cost in it. The model dimension, which
+is a factor of every price, is chosen first, and is what was learned.
+"""
+
+import torch
+from torch import Tensor
+
+from espnet_prune.base.errors import InputError
+from espnet_prune.config.sections import MODEL_DIM
+from espnet_prune.pruning.budget import Budget, Constraint
+from espnet_prune.pruning.pricing import Pricing
+from espnet_prune.pruning.structure import Structure
+from espnet_prune.pruning.units import Unit, least_of, units_of
+
+TOLERANCE = 0.005  # of a limit: how far below it the result may end
+
+
+class Selection:
+    """The search for what to keep.
+
+    Args:
+        budget: what it may cost.
+        scores: (unit,) the higher, the sooner a unit is kept.
+        learned: bool (unit,) which units the scores themselves would keep: those of
+            submodules and heads open first, those of the model dimension say how many.
+        multiple: of what the numbers of units, channels and dimensions shall be, which
+            matrix products like.
+
+    Attributes:
+        slack: by how much of each limit the choice may stay below it.
+        cheapest: for each constraint, what the cheapest unit that did not fit costs.
+
+    Raises:
+        InputError: what pruning must leave alone already costs more than the budget.
+    """
+
+    def __init__(
+        self, budget: Budget, scores: Tensor, learned: Tensor, multiple: int = 1
+    ):
+        self.budget, self.layout, self.multiple = budget, budget.layout, multiple
+        self.scores, self.learned = scores, learned
+        self.roots = [s for s in self.layout.roots() if s.name != MODEL_DIM]
+        self.kept_dims: Tensor | None = None
+        if MODEL_DIM in self.layout:
+            self._choose_dims()
+        self._left_at_most(self._least())
+        self.limits = {
+            root.name: [
+                i
+                for i, c in enumerate(budget.constraints)
+                if self._group(root) in c.groups
+            ]
+            for root in self.roots
+        }
+        self.slack = self._slack()
+        self.cheapest = [0.0] * len(budget.constraints)
+
+    def choose(self) -> Tensor:
+        """Open what learned to be open; go on until the budget is used.
+
+        Returns:
+            bool (unit,): what is kept.
+        """
+        order = self._coarse()
+        opened = {unit for unit in order if self.learned[unit]} or set(order[:1])
+        while True:
+            keep, left = self._fill(opened)
+            # What is still closed, and could use what is left of all its limits.
+            useful = (
+                unit
+                for unit in order
+                if unit not in opened
+                and all(left[c] > self.slack[c] for c in self.limits[self.root[unit]])
+            )
+            for unit in useful:
+                opened.add(unit)
+                # A head alone changes nothing as long as its submodule is closed.
+                if self.owner.get(unit, unit) in opened:
+                    break
+            else:
+                return keep
+
+    def _coarse(self) -> list[int]:
+        """Units with learned ones below them: submodules and, where their dimensions
+        have gates, heads; the best first."""
+        self.owner: dict[int, int] = {}
+        self.root: dict[int, str] = {}
+        found = []
+        for structure in self.layout.structures:
+            below = [self.layout[n] for n in self.layout.descendants(structure.name)]
+            if not (structure.learned and any(s.learned for s in below)):
+                continue
+            above = [structure.name, *self.layout.ancestors(structure.name)]
+            span = self.layout.span(structure.name)
+            for unit in range(span.start, span.stop):
+                found.append(unit)
+                self.root[unit] = above[-1]
+                if len(above) > 1:
+                    self.owner[unit] = self.layout.span(above[-1]).start
+        scores = self.scores.tolist()
+        return sorted(found, key=lambda unit: -scores[unit])
+
+    def _fill(self, opened: set[int]) -> tuple[Tensor, list[float]]:
+        """Keep units in the order of their scores as long as they fit.
+
+        Returns:
+            what is kept, and what is left of each constraint's limit.
+        """
+        keep = self._least()
+        left = self._left_at_most(keep)
+        # What the units that did not fit cost.
+        unfit: list[list[float]] = [[] for _ in left]
+        is_open = torch.zeros(len(self.layout), dtype=torch.bool)
+        is_open[list(opened)] = True
+        found: list[tuple[Structure, Unit]] = []
+        for root in self.roots:
+            if not root.learned:
+                is_open[self.layout.span(root.name)] = True
+            units = units_of(self.layout, root, self.scores, is_open, self.multiple)
+            found += [(root, unit) for unit in units]
+        pricing = Pricing(self.budget, keep)
+        refused: set[int] = set()
+        entered: set[str] = set()
+        for root, unit in sorted(found, key=lambda pair: -pair[1].score):
+            if self.multiple > 1 and unit.family in refused:
+                continue  # a smaller remainder may fit, and is no multiple
+            if self.layout.children(root.name) and not unit.entry:
+                if root.name not in entered:
+                    continue  # its submodule's entry did not fit
+            extra = pricing.of(unit)
+            limits = self.limits[root.name]
+            if all(extra[c] <= left[c] for c in limits):
+                pricing.keep(unit)
+                entered.add(root.name)
+                for indices in unit.parts.values():
+                    keep[indices] = True
+                for c in limits:
+                    left[c] -= extra[c]
+            else:
+                refused.add(unit.family)
+                for c in limits:
+                    if extra[c] > left[c]:
+                        unfit[c].append(extra[c])
+        self.cheapest = [min(costs, default=0.0) for costs in unfit]
+        return keep, left
+
+    def _choose_dims(self) -> None:
+        """The channels between the layers: as many as were learned; fewer where so many
+        leave nothing to all else, more where all else does not use what so few leave."""
+        span, step = self.layout.span(MODEL_DIM), self.multiple
+        size = span.stop - span.start
+        numbers = [*range(step, size, step), size]
+        order = self.scores[span].argsort(descending=True, stable=True)
+
+        def keep(number: int) -> None:
+            self.kept_dims = order[:number] + span.start
+
+        learned = int(self.learned[span].sum())
+        at = min(range(len(numbers)), key=lambda i: abs(numbers[i] - learned))
+        keep(numbers[at])
+        while at > 0 and min(self._left(self._least())) < 0:
+            at -= 1
+            keep(numbers[at])
+        while at < len(numbers) - 1 and not self._is_used():
+            at += 1
+            keep(numbers[at])
+
+    def _is_used(self) -> bool:
+        """Whether all that there is would use the budget up; of several kinds of cost
+        of the same structures, the first that is met decides."""
+        tightest: dict[str, float] = {}
+        left = self._left(self._everything())
+        for c, rest in zip(self.budget.constraints, left, strict=True):
+            tightest[c.name] = min(rest, tightest.get(c.name, rest))
+        return max(tightest.values()) <= 0
+
+    def _everything(self) -> Tensor:
+        """All units, but for channels between the layers that are gone."""
+        keep = torch.ones(len(self.layout), dtype=torch.bool)
+        if self.kept_dims is not None:
+            keep[self.layout.span(MODEL_DIM)] = False
+            keep[self.kept_dims] = True
+        return keep
+
+    def _least(self) -> Tensor:
+        """What must stay, what has no gates, and the channels between the layers that
+        are kept."""
+        keep = torch.ones(len(self.layout), dtype=torch.bool)
+        keep[self.layout.learned] = False
+        if self.kept_dims is not None:
+            keep[self.kept_dims] = True
+        for structure in self.layout.structures:
+            if structure.least and structure.name != MODEL_DIM:
+                keep[least_of(self.layout, structure, self.scores)] = True
+        return keep
+
+    def _left_at_most(self, keep: Tensor) -> list[float]:
+        """What the limits leave to units when only what must stay is kept."""
+        left = self._left(keep)
+        for c, rest in zip(self.budget.constraints, left, strict=True):
+            if rest < 0:
+                raise InputError("sparsity target", *_why_too_high(c, rest))
+        return left
+
+    def _left(self, keep: Tensor) -> list[float]:
+        """What a choice leaves of each limit."""
+        own = self.layout.complete(keep.double())
+        spent = self.budget.cost(own).tolist()
+        limits = [c.limit for c in self.budget.constraints]
+        return [limit - cost for limit, cost in zip(limits, spent, strict=True)]
+
+    def _slack(self) -> list[float]:
+        """0.5 % of each limit, or where that is more the dearest kind of unit of the
+        submodule whose units are the cheapest."""
+        everything = self._everything()
+        pricing = Pricing(self.budget, everything)
+        cheapest = [float("inf")] * len(self.budget.constraints)
+        for root in self.roots:
+            units = units_of(self.layout, root, self.scores, everything, self.multiple)
+            kinds = {unit.family: unit for unit in units if not unit.entry}
+            dearest = [0.0] * len(cheapest)
+            for unit in kinds.values():
+                pairs = zip(dearest, pricing.of(unit), strict=True)
+                dearest = [max(pair) for pair in pairs]
+            if kinds:
+                for c in self.limits[root.name]:
+                    cheapest[c] = min(cheapest[c], dearest[c])
+        return [
+            max(TOLERANCE * c.limit, least if least < float("inf") else 0.0)
+            for c, least in zip(self.budget.constraints, cheapest, strict=True)
+        ]
+
+    def _group(self, root: Structure) -> str | None:
+        below = map(self.layout.__getitem__, self.layout.descendants(root.name))
+        return next((s.group for s in (root, *below) if s.group), None)
+
+
+def _why_too_high(c: Constraint, rest: float) -> tuple[str, str]:
+    """What to say of a limit that cannot be met, and the mend."""
+    stays, mend = "norms, biases, a subsampling channel", ""
+    if c.name == "model" and "decoder" in c.groups:
+        stays += "; all but heads and units of the decoder"
+    elif c.name == "model":
+        stays += "; all beyond the encoder"
+        mend = ", or prune_decoder: true"
+    what = (
+        f"{c.target:.1%} of the {c.name}'s {c.kind} cannot be removed: what must stay "
+        f"({stays}) costs {(c.limit - rest) / c.dense:.1%}"
+    )
+    return what, f"choose a lower target{mend}"
