@@ -1,3 +1,4 @@
+import fcntl
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from espnet_prune.base.files import (
     atomic_dir,
     atomic_path,
     is_made_of,
+    locked,
     note_made_of,
     resumable_dir,
     retire,
@@ -95,6 +97,46 @@ def test_two_runs_do_not_make_one_directory(tmp_path):
                 pass
         assert (work / "x").exists()
     assert [p.name for p in tmp_path.rglob("*")] == ["out", "x"]
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from espnet_prune.base.errors import InputError
+from espnet_prune.base.files import locked
+try:
+    with locked(Path(sys.argv[1])):
+        print("mine", flush=True)
+        sys.stdin.read()
+except InputError:
+    print("refused", flush=True)
+"""
+
+
+def test_lock_that_its_owner_takes_away_meanwhile_is_none(tmp_path, monkeypatch):
+    """Who opens the file just before its owner removes it must not hold that one."""
+    path, flock = tmp_path / "out", fcntl.flock
+
+    def hold():
+        return subprocess.Popen(
+            [sys.executable, "-c", HOLD, path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    owner = hold()
+    assert owner.stdout.readline() == "mine\n"
+
+    def flock_once_the_owner_is_gone(*arguments):
+        if owner.poll() is None:
+            owner.communicate()
+        flock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", flock_once_the_owner_is_gone)
+    with locked(path):
+        assert hold().communicate()[0] == "refused\n"
+    assert not list(tmp_path.iterdir())
 
 
 def test_directory_that_cannot_be_swapped_in_is_not_lost(tmp_path, monkeypatch):

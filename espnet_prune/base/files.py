@@ -6,9 +6,9 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -94,23 +94,51 @@ def _digest(stamp: str) -> str:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Refuse to work where another process does.
+    """The context holds the only lock on ``path``, a file beside it.
+
+    Args:
+        path: what is being made; its directory must exist, it itself need not.
 
     Raises:
-        InputError: another one holds the lock, a file beside ``path``.
+        InputError: another process holds the lock.
     """
     lock = path.with_name(f".{path.name}.lock")
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with _hold(lock) as file:
+        if file is None:
             raise InputError(
                 path, "another run is making it", "wait for it, or stop it"
-            ) from None
+            )
         try:
             yield
         finally:
             lock.unlink(missing_ok=True)
+
+
+def _hold(lock: Path) -> AbstractContextManager[IO[str] | None]:
+    """The function opens and locks a file, and makes it if it is not there.
+
+    A file that its owner removes between our opening and locking it locks nobody out:
+    the next file of that name is locked then.
+
+    Args:
+        lock: name of the file.
+
+    Returns:
+        The open file, which is locked until it is closed; a context of None if another
+        process has locked it.
+    """
+    while True:
+        file = lock.open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
+                return file
+        except BlockingIOError:
+            file.close()
+            return nullcontext()
+        except FileNotFoundError:
+            pass
+        file.close()
 
 
 def _swap_in(temporary: Path, path: Path) -> None:
