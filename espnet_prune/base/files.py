@@ -1,10 +1,13 @@
 """Writing files so that a killed run leaves either the old file or the new one."""
 
 import fcntl
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -17,6 +20,21 @@ from espnet_prune.base.errors import InputError
 MADE_OF = ".made_of"  # in a directory: a digest of what it was made of
 
 
+def _host() -> str:
+    """The function returns the name of this machine, without dots."""
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
+
+
+def _own_name(path: Path, kind: str) -> Path:
+    """The function returns a name beside ``path`` that no other process takes.
+
+    Args:
+        path: what is to be written.
+        kind: last part of the name: ``tmp``, or ``old`` for what is set aside.
+    """
+    return path.with_name(f".{path.name}.{_host()}.{os.getpid()}.{kind}")
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; rename to ``path`` on success.
@@ -25,7 +43,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _own_name(path, "tmp")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -42,7 +60,7 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_up_after_killed_runs(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _own_name(path, "tmp")
     temporary.mkdir()
     try:
         yield temporary
@@ -143,7 +161,7 @@ def _hold(lock: Path) -> AbstractContextManager[IO[str] | None]:
 
 def _swap_in(temporary: Path, path: Path) -> None:
     """Put a directory in the place of another, which is not lost if that fails."""
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    old = _own_name(path, "old")
     try:
         if path.exists():
             os.replace(path, old)
@@ -158,9 +176,13 @@ def _swap_in(temporary: Path, path: Path) -> None:
 
 
 def _clear_up_after_killed_runs(path: Path) -> None:
-    """Remove what killed :func:`atomic_dir` left; bring back what one had set aside."""
-    for left in path.parent.glob(f".{path.name}.*"):
-        _, pid, kind = left.name.rsplit(".", 2)
+    """The function removes what killed :func:`atomic_dir` left of ``path`` here, and
+    brings back what one had set aside.
+
+    What processes of other machines left stays: whether they live cannot be seen.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{_host()}.*"):
+        pid, kind = left.name.split(".")[-2:]
         if kind not in ("tmp", "old") or not pid.isdigit() or _is_alive(int(pid)):
             continue
         if kind == "old" and not path.exists():
