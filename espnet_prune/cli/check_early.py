@@ -16,6 +16,7 @@ from typing import Any
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import read_yaml
 from espnet_prune.config.methods import SCRATCH
+from espnet_prune.config.options import make_options
 from espnet_prune.families.espnet.prunable import (
     ENCODERS,
     check_gates,
@@ -182,9 +183,9 @@ def parts_of(config: dict[str, Any], source: Path, recipe: dict[str, Any]) -> li
     check_student(config, source)
     check_gates(config, source, decoder)
     with refusing(source):
-        make = encoders()[ENCODERS[config["encoder"]]]
+        made = encoders()[ENCODERS[config["encoder"]]]
         options = encoder_options(config) | {"gates": recipe["gates"]}
-        encoder = make(FEATURES, **options)
+        encoder = make_options(made, "encoder_conf", options, FEATURES)
     return [*dense_counts(encoder), *(["decoder"] if decoder else [])]
 
 

@@ -1,32 +1,42 @@
 """Options of a section of a recipe, from what a user wrote."""
 
+import inspect
 import typing
-from dataclasses import fields
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-def make_options(kind: type[T], section: str, values: dict[str, Any] | None) -> T:
-    """``kind(**values)``, with names and types checked first.
+def make_options(
+    kind: type[T], section: str, values: dict[str, Any] | None, *given: Any
+) -> T:
+    """The function returns ``kind(*given, **values)``, its arguments checked first.
 
     Args:
-        kind: a dataclass whose annotations are plain types.
-        section: its name in a recipe, for messages.
+        kind: a class whose constructor's annotations are plain types. Where it takes
+            ``**options``, it refuses unknown ones by itself.
+        section: name of the values in a recipe or a config, for messages.
+        values: what a user wrote there.
+        given: its first arguments, which are not the user's.
 
     Raises:
         ValueError: an unknown name, a value of another type, or what ``kind`` refuses.
     """
     check_section(section, values)
-    known = typing.get_type_hints(kind)
+    types = typing.get_type_hints(kind.__init__)
+    own = list(inspect.signature(kind).parameters.values())[len(given) :]
+    known = [p.name for p in own if p.kind is not p.VAR_KEYWORD]
+    further = len(known) < len(own)  # it takes **options
     for name, value in (values or {}).items():
-        if name not in known:
-            names = ", ".join(f.name for f in fields(kind))
+        if name in known:
+            if not fits(value, types[name]):
+                told = getattr(types[name], "__name__", str(types[name]))
+                what = f"{name} must be of type {told}, not {value!r}"
+                raise ValueError(f"{section}: {what}")
+        elif not further or name in types or not isinstance(name, str):
+            names = ", ".join(known)
             raise ValueError(f"{section}: no option {name!r}; there are: {names}")
-        if not fits(value, known[name]):
-            told = getattr(known[name], "__name__", str(known[name]))
-            raise ValueError(f"{section}: {name} must be of type {told}, not {value!r}")
-    return kind(**(values or {}))
+    return kind(*given, **(values or {}))
 
 
 def optimizer_options(conf: dict[str, float]) -> dict[str, float]:
@@ -53,7 +63,12 @@ def check_section(section: str, values: object) -> None:
 
 
 def fits(value: object, annotation: Any) -> bool:
-    """Whether a value from YAML is of that type; an int serves as a float."""
+    """The function says whether a value from YAML is of that type.
+
+    An int serves as a float.
+    """
+    if annotation is Any:
+        return True
     choices = typing.get_args(annotation)
     origin = typing.get_origin(annotation)
     if origin is dict:
@@ -61,6 +76,8 @@ def fits(value: object, annotation: Any) -> bool:
         return isinstance(value, dict) and all(
             fits(k, key) and fits(v, item) for k, v in value.items()
         )
+    if origin is list:
+        return isinstance(value, list) and all(fits(v, choices[0]) for v in value)
     if choices:  # a union
         return any(fits(value, choice) for choice in choices)
     if annotation is float:

@@ -109,9 +109,9 @@ def _gated(
 ) -> tuple[PrunableEncoder, PrunableTransformerDecoder | None]:
     """Encoder and, if it is pruned, too, decoder of ``student``: costs are theirs."""
     with refusing(args.model_config):
-        encoder = encoder_choices.get_class(student["encoder"])(
-            model.frontend.output_size(), **student["encoder_conf"]
-        )
+        made, conf = encoder_choices.get_class(student["encoder"]), "encoder_conf"
+        features = model.frontend.output_size()
+        encoder = make_options(made, conf, student[conf], features)
     kind = encoder.architecture.kind
     if args.method in SCRATCH and kind != "conformer":
         raise InputError(
@@ -124,9 +124,9 @@ def _gated(
     if model.decoder is None:
         raise InputError(args.model_config, "has no decoder", "leave out prune_decoder")
     with refusing(args.model_config):
-        return encoder, PrunableTransformerDecoder(
-            len(student["token_list"]), encoder.fixed.size, **student["decoder_conf"]
-        )
+        made, conf = PrunableTransformerDecoder, "decoder_conf"
+        sizes = len(student["token_list"]), encoder.fixed.size
+        return encoder, make_options(made, conf, student[conf], *sizes)
 
 
 def _prices(
