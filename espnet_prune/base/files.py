@@ -15,6 +15,7 @@ from typing import IO, Any
 
 import yaml
 
+from espnet_prune import __version__
 from espnet_prune.base.errors import InputError
 
 MADE_OF = ".made_of"  # in a directory: a digest of what it was made of
@@ -215,6 +216,17 @@ def fingerprint(path: str | Path) -> str:
     """SHA-256 of a file: ties a result to the weights that gave it."""
     with Path(path).open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def code_version() -> str:
+    """The function returns the package's version and a SHA-256 of its source files.
+
+    It ties a result to the code that gave it.
+    """
+    package, digest = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package)} {fingerprint(path)}\n".encode())
+    return f"{__version__} {digest.hexdigest()}"
 
 
 def write_text(path: str | Path, text: str) -> None:
