@@ -1,5 +1,6 @@
 """Hypotheses are kept as long as what they were made of is the same."""
 
+import argparse
 import shutil
 import sys
 
@@ -117,6 +118,12 @@ def test_another_model_is_decoded(dense, decodes, tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config | {"seed": 77}))
     other["config"] = tmp_path / "config.yaml"
     assert decodes(**other) and not decodes(**other)
+
+
+def test_weights_that_hold_more_are_refused_before_espnet_runs_them(decodes, tmp_path):
+    torch.save({"more": argparse.Namespace()}, tmp_path / "found.pth")
+    with pytest.raises(InputError, match="found.pth: holds more than tensors"):
+        decodes(model=tmp_path / "found.pth")
 
 
 def test_other_code_decodes_anew(decodes, monkeypatch):

@@ -25,7 +25,7 @@ from espnet_prune.base.files import (
 from espnet_prune.base.table import read_table, write_table
 from espnet_prune.data.audio import audio_digest, check_rate
 from espnet_prune.data.kaldi_dir import audio_type
-from espnet_prune.families.espnet.checkpoint import resources, sampling_rate
+from espnet_prune.families.espnet.checkpoint import read_state, resources, sampling_rate
 from espnet_prune.running.executor import add_arguments, from_arguments
 from espnet_prune.running.shards import mark_of, run_shards, split, time_left
 from espnet_prune.serving.fast.precision import PRECISIONS
@@ -61,6 +61,7 @@ def main() -> None:
     for path in (args.config, args.model):
         if not path.exists():
             raise InputError(path, "does not exist", "run the stage that trains it")
+    read_state(args.model)  # what it refuses, ESPnet would run
     model = argparse.Namespace(**read_yaml(args.config))
     check_rate(args.data / "wav.scp", sampling_rate(model), args.config)
     # The logs lie beside the output, so that they survive a failure.
