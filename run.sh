@@ -311,6 +311,7 @@ for name in ${method}; do
             train "${pruned}" espnet_prune.cli.prune_train --phase prune --method "${name}" \
                 --recipe "${prune_config}" --kind "${target_kind}" --target "${target}" \
                 --model_config "${teacher_config}" --model_file "${teacher_model}" \
+                --latency_table "${dense}/latency.json" \
                 "${previous[@]}" "${student[@]}" ${prune_args}
         fi
         if begin 13 "export the compact model to ${compact}"; then

@@ -81,6 +81,8 @@ def test_nothing_is_written_beside_a_teacher_from_elsewhere(commands, given):
     ]
     assert values(found, "report", "--dense") == names[:1]
     assert values(found, "report", "--dense_training") == [str(teacher)]
+    tables = values(found, "prune_train", "--latency_table")
+    assert tables == [f"{names[0]}/latency.json"]
 
 
 def test_fetched_teacher_and_what_is_made_of_it_lie_apart(commands):

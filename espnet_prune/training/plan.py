@@ -157,8 +157,8 @@ def _prices(
     if whole:
         samples = round(rate * options.macs_seconds)
         beyond = Beyond(model, samples, options.macs_tokens, decoder)
-    beside = args.model_config.parent
-    table = table_of_run(args.output_dir, beside, encoder, frames, beyond)
+    shared = args.latency_table
+    table = table_of_run(args.output_dir, shared, encoder, frames, beyond)
     prices["latency"] = table["prices"]
     if beyond is not None:
         prices["rest"]["latency"] = table["beyond"]
