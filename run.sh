@@ -148,16 +148,15 @@ tokens=data/token_list/${tag}_${token_type}
 token_args=(--token_list "${tokens}/tokens.txt" --token_type "${token_type}")
 [ "${token_type}" != bpe ] || token_args+=(--bpemodel "${tokens}/bpe.model")
 stats=exp/${tag}_stats
+# What is made of the dense model goes there, wherever the model itself is.
 dense=exp/${tag}_dense
-if [ -n "${teacher_config}" ]; then
-    dense=$(dirname "${teacher_config}")
-elif [ -n "${teacher_tag}" ]; then
+if [ -n "${teacher_tag}" ]; then
     name=${teacher_tag%.zip}
     [[ ${teacher_tag} != *.zip ]] || name=$(basename "${name}")
-    dense=exp/${name//[^A-Za-z0-9._-]/_}
-    teacher_config=${dense}/config.yaml
-    teacher_model=${dense}/model.pth
-else
+    fetched=exp/${name//[^A-Za-z0-9._-]/_}
+    teacher_config=${fetched}/config.yaml
+    teacher_model=${fetched}/model.pth
+elif [ -z "${teacher_config}" ]; then
     teacher_config=${dense}/config.yaml
     teacher_model=${dense}/${inference_asr_model}
 fi
@@ -236,8 +235,8 @@ if ! runs 3 && { runs 15 || runs 17; }; then
 fi
 
 # First, before hours are spent on data for a model that cannot be had.
-if [ -n "${teacher_tag}" ] && begin 11 "fetch ${teacher_tag} to ${dense}"; then
-    python3 -m espnet_prune.cli.fetch_teacher --tag "${teacher_tag}" --out "${dense}"
+if [ -n "${teacher_tag}" ] && begin 11 "fetch ${teacher_tag} to ${fetched}"; then
+    python3 -m espnet_prune.cli.fetch_teacher --tag "${teacher_tag}" --out "${fetched}"
 fi
 if begin 1 "prepare ${corpus} as data/{${train_set},${valid_set},${test_sets// /,}}"; then
     # shellcheck disable=SC2086
@@ -312,6 +311,7 @@ for name in ${method}; do
             train "${pruned}" espnet_prune.cli.prune_train --phase prune --method "${name}" \
                 --recipe "${prune_config}" --kind "${target_kind}" --target "${target}" \
                 --model_config "${teacher_config}" --model_file "${teacher_model}" \
+                --latency_table "${dense}/latency.json" \
                 "${previous[@]}" "${student[@]}" ${prune_args}
         fi
         if begin 13 "export the compact model to ${compact}"; then
@@ -333,6 +333,7 @@ for name in ${method}; do
     done
 done
 [ "${inference_model}" = pruned.pth ] && made_by=13 || made_by=14
+results=("${dense}" "${compacts[@]}")
 models=("${teacher_config}:${teacher_model}")
 for compact in "${compacts[@]}"; do
     models+=("${compact}/config.yaml:${compact}/${inference_model}")
@@ -340,13 +341,13 @@ done
 if begin 15 "decode ${test_sets} with ${inference_config}"; then
     need 11 "${teacher_config}" "${teacher_model}"
     need "${made_by}" "${compacts[@]/%//${inference_model}}"
-    for model in "${models[@]}"; do
+    for i in "${!models[@]}"; do
         for set in ${test_sets}; do
             for precision in fp32 ${precisions}; do
-                out=$(dirname "${model%%:*}")/$(tag_in "${precision}")/${set}
-                python3 -m espnet_prune.cli.decode --config "${model%%:*}" \
-                    --model "${model#*:}" --data "dump/raw/${set}" "${split[@]}" \
-                    --inference_config "${inference_config}" --out "${out}" \
+                python3 -m espnet_prune.cli.decode --config "${models[i]%%:*}" \
+                    --model "${models[i]#*:}" --data "dump/raw/${set}" "${split[@]}" \
+                    --inference_config "${inference_config}" \
+                    --out "${results[i]}/$(tag_in "${precision}")/${set}" \
                     --precision "${precision}" --ngpu "${decode_ngpu}"
             done
         done
@@ -355,8 +356,7 @@ fi
 if begin 16 "score"; then
     for set in ${test_sets}; do
         for precision in fp32 ${precisions}; do
-            systems=("${dense}" "${compacts[@]}")
-            need 15 "${systems[@]/%//$(tag_in "${precision}")/${set}/text}"
+            need 15 "${results[@]/%//$(tag_in "${precision}")/${set}/text}"
         done
     done
     systems=()
@@ -375,8 +375,10 @@ fi
 if begin 17 "measure parameters, MACs and real-time factors"; then
     need 11 "${teacher_config}" "${teacher_model}"
     need "${made_by}" "${compacts[@]/%//${inference_model}}"
-    systems=(--system "dense=${models[0]}")
-    for i in "${!goals[@]}"; do systems+=(--system "${goals[i]}${rounded}=${models[i + 1]}"); done
+    systems=(--system "dense=${models[0]}:${dense}")
+    for i in "${!goals[@]}"; do
+        systems+=(--system "${goals[i]}${rounded}=${models[i + 1]}:${compacts[i]}")
+    done
     # shellcheck disable=SC2086
     python3 -m espnet_prune.cli.measure "${systems[@]}" --data "dump/raw/${test_sets%% *}" \
         --inference_config "${inference_config}" --precisions "${precisions}" ${measure_args}
@@ -387,7 +389,8 @@ if begin 18 "report"; then
     for compact in "${compacts[@]}"; do systems+=(--compact "${compact}"); done
     for name in "${goals[@]}"; do systems+=(--pruned "exp/${tag}_pruned_${name}"); done
     python3 -m espnet_prune.cli.report --corpus "${corpus}" --dense "${dense}" \
-        "${systems[@]}" --decode_tag "${decode_tag}" --precisions "${precisions}" \
+        --dense_training "$(dirname "${teacher_config}")" "${systems[@]}" \
+        --decode_tag "${decode_tag}" --precisions "${precisions}" \
         --test_sets "${test_sets}" --out "exp/report" \
         --note "${preset_note}${note:+${preset_note:+ }${note}}"
 fi

@@ -51,6 +51,16 @@ def check(tmp_path, monkeypatch):
             r"--finetune_args: no option '--max_epochs' -> is it --max_epoch\?",
         ),
         ("", ("--asr_args", "--use_amp maybe"), "--asr_args: argument --use_amp: "),
+        (
+            "",
+            ("--asr_args", "--encoder_conf num_blocks=two"),
+            "train_small.yaml: encoder_conf: num_blocks must be of type int, not 'two'",
+        ),
+        (
+            "",
+            ("--asr_args", "--encoder_conf input_size=80"),
+            "train_small.yaml: encoder_conf: no option 'input_size'; there are: ",
+        ),
         ("", ("--finetune_args", "--gates mode=hard"), "belongs to the pruning"),
         ("prune_decoder: true", (), "the denominator must be model"),
         ("sparsity: {groups: {fnn: 0.5}}", (), "groups \\['fnn'\\] are not among"),

@@ -1,9 +1,16 @@
+import argparse
+import os
+
 import pytest
 import torch
 import yaml
 
 from espnet_prune.base.errors import InputError
-from espnet_prune.families.espnet.checkpoint import load_model, read_state
+from espnet_prune.families.espnet.checkpoint import (
+    load_model,
+    read_checkpoint,
+    read_state,
+)
 
 
 def test_dense_model_is_loaded_in_evaluation_mode(dense):
@@ -16,6 +23,44 @@ def test_dense_model_is_loaded_in_evaluation_mode(dense):
 def test_training_checkpoint_gives_its_model(pruned):
     state, model = read_state(pruned / "checkpoint.pth"), pruned / "latest.pth"
     assert state.keys() == torch.load(model).keys()
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_training_state_that_espnet_writes_is_read_whole(pruned, mmap):
+    path = pruned / "checkpoint.pth"
+    whole = torch.load(path, weights_only=False)
+    read = read_checkpoint(path, mmap)
+    assert read.keys() == whole.keys()
+    assert read["reporter"]["epoch"] == 2
+    assert str(read["reporter"]) == str(whole["reporter"])  # with NaN in it
+    states = [s["optimizers"][0]["state"] for s in (read, whole)]
+    assert states[0].keys() == states[1].keys()
+    torch.testing.assert_close(*states, rtol=0, atol=0)
+
+
+class Code:
+    """What runs a command where it is unpickled."""
+
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("kind", ["code", "object"])
+def test_checkpoint_that_holds_more_than_weights_is_refused_and_not_run(
+    dense, tmp_path, kind, zipped
+):
+    path, ran = tmp_path / "found.pth", tmp_path / "ran"
+    more = Code(f"touch {ran}") if kind == "code" else argparse.Namespace(a=1)
+    state = torch.load(dense / "model.pth") | {"more": more}
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    named = "posix.system" if kind == "code" else "argparse.Namespace"
+    with pytest.raises(InputError, match=f"{path}: holds more than .*{named}.* -> "):
+        load_model(dense / "config.yaml", path)
+    assert not ran.exists()
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "model.pth"])

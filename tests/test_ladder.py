@@ -112,23 +112,22 @@ def test_rung_without_the_one_before_is_refused(prune, tmp_path):
 
 def test_refused_start_leaves_a_run_that_resumes(prune, dense, tmp_path):
     """Its prices in seconds are the run's own; another table would be another run."""
-    out, latency = tmp_path / "a", ("--kind", "latency", "--sparsity")
-    try:
-        prune(out, 0.2, *latency, "macs_seconds=0.5")
-        before = {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
-        with pytest.raises(InputError, match="other options"):
-            prune(out, 0.2, *latency, "macs_seconds=1.0")
-        with pytest.raises(InputError, match="cannot be removed"):
-            prune(out, 0.999, *latency, "macs_seconds=1.0")
-        assert not list(out.glob("*.new.*"))
-        # What a killed start left is nobody's table.
-        (out / "latency.new.json").write_text("{}")
-        prune(out, 0.2, *latency, "macs_seconds=0.5")
-        for name in ("latency.json", "student.yaml", "config.yaml", "latest.pth"):
-            assert (out / name).read_bytes() == before[name], name
-        assert not list(out.glob("*.new.*"))
-    finally:
-        (dense / "latency.json").unlink(missing_ok=True)
+    out, shared = tmp_path / "a", tmp_path / "dense/latency.json"
+    latency = ("--kind", "latency", "--latency_table", shared, "--sparsity")
+    prune(out, 0.2, *latency, "macs_seconds=0.5")
+    before = {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
+    assert before["latency.json"] == shared.read_bytes()
+    with pytest.raises(InputError, match="other options"):
+        prune(out, 0.2, *latency, "macs_seconds=1.0")
+    with pytest.raises(InputError, match="cannot be removed"):
+        prune(out, 0.999, *latency, "macs_seconds=1.0")
+    assert not list(out.glob("*.new.*"))
+    # What a killed start left is nobody's table.
+    (out / "latency.new.json").write_text("{}")
+    prune(out, 0.2, *latency, "macs_seconds=0.5")
+    for name in ("latency.json", "student.yaml", "config.yaml", "latest.pth"):
+        assert (out / name).read_bytes() == before[name], name
+    assert not list(out.glob("*.new.*")) and not (dense / "latency.json").exists()
 
 
 def test_options_of_a_recipe_can_be_given_one_by_one(prune, tmp_path):

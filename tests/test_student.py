@@ -200,11 +200,9 @@ def test_latency_of_the_whole_model_counts_what_is_beyond_the_encoder(
     (tmp_path / "prune.yaml").write_text(
         yaml.safe_dump(recipe | {"prune_decoder": True})
     )
-    try:
-        options = student_config("--output_dir", str(tmp_path / "run"))["model_conf"]
-        table = read_table(tmp_path / "run" / "latency.new.json")
-    finally:
-        (dense / "latency.json").unlink(missing_ok=True)
+    options = student_config("--output_dir", str(tmp_path / "run"))["model_conf"]
+    table = read_table(tmp_path / "run" / "latency.new.json")
+    assert not (dense / "latency.json").exists()  # it may be anyone's
     assert options["latency"] == table["prices"]
     assert any(name.startswith("decoder.self.") for name in options["latency"])
     assert options["rest"]["latency"] == table["beyond"] > 0

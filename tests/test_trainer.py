@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from espnet_prune.base.errors import InputError
+from espnet_prune.base.files import atomic_path
 from espnet_prune.training.trainer import (
     GroupClippedAdamW,
     WarmupHoldDecay,
@@ -157,6 +158,15 @@ def test_repair_mends_a_missing_or_dangling_link_and_keeps_the_epoch(experiment)
         break_link(experiment / "latest.pth")
         repair(experiment)
         assert torch.load(experiment / "latest.pth")["w"].tolist() == [5, 5]
+
+
+def test_repair_takes_away_what_a_killed_save_left(experiment):
+    with atomic_path(experiment / "checkpoint.pth") as temporary:
+        temporary.write_bytes((experiment / "checkpoint.pth").read_bytes())
+    before = set(experiment.iterdir()) | {experiment / "3epoch.pth"}
+    temporary.write_bytes(b"half")
+    repair(experiment)
+    assert set(experiment.iterdir()) == before
 
 
 def test_repair_of_a_fresh_directory_does_nothing(tmp_path):

@@ -1,20 +1,39 @@
 """Writing files so that a killed run leaves either the old file or the new one."""
 
 import fcntl
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
+from espnet_prune import __version__
 from espnet_prune.base.errors import InputError
 
 MADE_OF = ".made_of"  # in a directory: a digest of what it was made of
+
+
+def _host() -> str:
+    """The function returns the name of this machine, without dots."""
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
+
+
+def _own_name(path: Path, kind: str) -> Path:
+    """The function returns a name beside ``path`` that no other process takes.
+
+    Args:
+        path: what is to be written.
+        kind: last part of the name: ``tmp``, or ``old`` for what is set aside.
+    """
+    return path.with_name(f".{path.name}.{_host()}.{os.getpid()}.{kind}")
 
 
 @contextmanager
@@ -25,7 +44,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _own_name(path, "tmp")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -42,7 +61,7 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_up_after_killed_runs(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _own_name(path, "tmp")
     temporary.mkdir()
     try:
         yield temporary
@@ -94,28 +113,56 @@ def _digest(stamp: str) -> str:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Refuse to work where another process does.
+    """The context holds the only lock on ``path``, a file beside it.
+
+    Args:
+        path: what is being made; its directory must exist, it itself need not.
 
     Raises:
-        InputError: another one holds the lock, a file beside ``path``.
+        InputError: another process holds the lock.
     """
     lock = path.with_name(f".{path.name}.lock")
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with _hold(lock) as file:
+        if file is None:
             raise InputError(
                 path, "another run is making it", "wait for it, or stop it"
-            ) from None
+            )
         try:
             yield
         finally:
             lock.unlink(missing_ok=True)
 
 
+def _hold(lock: Path) -> AbstractContextManager[IO[str] | None]:
+    """The function opens and locks a file, and makes it if it is not there.
+
+    A file that its owner removes between our opening and locking it locks nobody out:
+    the next file of that name is locked then.
+
+    Args:
+        lock: name of the file.
+
+    Returns:
+        The open file, which is locked until it is closed; a context of None if another
+        process has locked it.
+    """
+    while True:
+        file = lock.open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
+                return file
+        except BlockingIOError:
+            file.close()
+            return nullcontext()
+        except FileNotFoundError:
+            pass
+        file.close()
+
+
 def _swap_in(temporary: Path, path: Path) -> None:
     """Put a directory in the place of another, which is not lost if that fails."""
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    old = _own_name(path, "old")
     try:
         if path.exists():
             os.replace(path, old)
@@ -130,9 +177,13 @@ def _swap_in(temporary: Path, path: Path) -> None:
 
 
 def _clear_up_after_killed_runs(path: Path) -> None:
-    """Remove what killed :func:`atomic_dir` left; bring back what one had set aside."""
-    for left in path.parent.glob(f".{path.name}.*"):
-        _, pid, kind = left.name.rsplit(".", 2)
+    """The function removes what killed :func:`atomic_dir` left of ``path`` here, and
+    brings back what one had set aside.
+
+    What processes of other machines left stays: whether they live cannot be seen.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{_host()}.*"):
+        pid, kind = left.name.split(".")[-2:]
         if kind not in ("tmp", "old") or not pid.isdigit() or _is_alive(int(pid)):
             continue
         if kind == "old" and not path.exists():
@@ -165,6 +216,17 @@ def fingerprint(path: str | Path) -> str:
     """SHA-256 of a file: ties a result to the weights that gave it."""
     with Path(path).open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def code_version() -> str:
+    """The function returns the package's version and a SHA-256 of its source files.
+
+    It ties a result to the code that gave it.
+    """
+    package, digest = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package)} {fingerprint(path)}\n".encode())
+    return f"{__version__} {digest.hexdigest()}"
 
 
 def write_text(path: str | Path, text: str) -> None:

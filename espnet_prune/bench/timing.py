@@ -84,7 +84,7 @@ def time_systems(
         utterance needs beyond them, what is kept for the next one included), and what
         the row is of.
     """
-    features = compared[0].prunable.fixed.features
+    features = compared[0].size.features
     frames = [max(7, round(s * FRAMES_PER_SECOND)) for s in utterances]
     inputs = [
         (

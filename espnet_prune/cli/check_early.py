@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from espnet_prune.base.errors import InputError, run_main
+from espnet_prune.base.errors import run_main
 from espnet_prune.base.files import read_yaml
 from espnet_prune.config.methods import METHODS
 from espnet_prune.families.espnet.prunable import check_gates, check_student

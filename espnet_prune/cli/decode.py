@@ -15,6 +15,7 @@ from typing import Any
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import (
+    code_version,
     fingerprint,
     is_made_of,
     note_made_of,
@@ -22,9 +23,9 @@ from espnet_prune.base.files import (
     resumable_dir,
 )
 from espnet_prune.base.table import read_table, write_table
-from espnet_prune.data.audio import check_rate
+from espnet_prune.data.audio import audio_digest, check_rate
 from espnet_prune.data.kaldi_dir import audio_type
-from espnet_prune.families.espnet.checkpoint import resources, sampling_rate
+from espnet_prune.families.espnet.checkpoint import read_state, resources, sampling_rate
 from espnet_prune.running.executor import add_arguments, from_arguments
 from espnet_prune.running.shards import mark_of, run_shards, split, time_left
 from espnet_prune.serving.fast.precision import PRECISIONS
@@ -60,6 +61,7 @@ def main() -> None:
     for path in (args.config, args.model):
         if not path.exists():
             raise InputError(path, "does not exist", "run the stage that trains it")
+    read_state(args.model)  # what it refuses, ESPnet would run
     model = argparse.Namespace(**read_yaml(args.config))
     check_rate(args.data / "wav.scp", sampling_rate(model), args.config)
     # The logs lie beside the output, so that they survive a failure.
@@ -69,10 +71,11 @@ def main() -> None:
     named = [args.config, args.model, args.inference_config, args.data / "wav.scp"]
     named += [args.data / "utt2num_samples", *resources(vars(model)).values()]
     named += [value for value in options.values() if isinstance(value, str)]
-    named = [path for path in named if Path(path).is_file()]
-    stamp = json.dumps([args.precision, keys, long_enough, *map(fingerprint, named)])
+    made_of = [fingerprint(path) for path in named if Path(path).is_file()]
+    made_of += [audio_digest(args.data / "wav.scp"), code_version()]
+    stamp = json.dumps([args.precision, keys, long_enough, *made_of])
     if is_made_of(args.out, stamp):
-        logging.info(f"{args.out}: decoded before, from the same files")
+        logging.info(f"{args.out}: decoded before, of the same files by the same code")
         return
     # Whole results are the same for any number of parts; the parts are not.
     with resumable_dir(args.out, f"{args.nj} {stamp}") as folder:

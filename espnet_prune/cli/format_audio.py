@@ -7,11 +7,9 @@ as ``--out`` is given, so relative to the current directory), ``text``, ``utt2sp
 """
 
 import argparse
-import contextlib
 import hashlib
 import json
 import logging
-import re
 import shutil
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -23,7 +21,7 @@ import soundfile
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import is_made_of, note_made_of, resumable_dir, write_json
 from espnet_prune.base.table import write_table
-from espnet_prune.data.audio import load_utterance
+from espnet_prune.data.audio import file_of, load_utterance
 from espnet_prune.data.kaldi_dir import (
     DataDir,
     Segment,
@@ -156,9 +154,9 @@ def stamp_of(data: DataDir, fs: int) -> str:
     """Says what the files are made of, audio files by their size and date."""
     seen = []
     for value in data.wav.values():
-        path = Path(re.sub(r":\d+$", "", value))  # a place in an archive
-        with contextlib.suppress(OSError):  # a pipe
-            seen.append((path.stat().st_mtime_ns, path.stat().st_size))
+        if (file := file_of(value)) is not None:
+            now = Path(file).stat()
+            seen.append((now.st_mtime_ns, now.st_size))
     return hashlib.sha256(f"{fs} {data} {seen}".encode()).hexdigest()
 
 

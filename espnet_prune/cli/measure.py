@@ -1,14 +1,15 @@
 """Stage 17: parameters, MACs, file size and real-time factors of some systems.
 
     python -m espnet_prune.cli.measure \
-        --system dense=exp/dense/config.yaml:exp/dense/valid.acc.ave.pth \
-        --system compact=exp/compact/config.yaml:exp/compact/finetuned.pth \
+        --system dense=their/config.yaml:their/valid.acc.ave.pth:exp/dense \
+        --system compact=exp/compact/config.yaml:exp/compact/finetuned.pth:exp/compact \
         --data dump/raw/test --inference_config conf/decode.yaml
 
-leaves ``measure.json`` beside each config. All systems are timed in one process,
-interleaved; the columns are those of ``espnet_prune.measuring.rtf``. A model with
-ESPnet's own Conformer is timed with this project's encoder, which computes the same
-faster, so that what is won between systems is won by pruning; and with its own, too.
+leaves ``measure.json`` in the last directory of each. All systems are timed in one
+process, interleaved; the columns are those of ``espnet_prune.measuring.rtf``. A model
+with ESPnet's own Conformer is timed with this project's encoder, which computes the
+same faster, so that what is won between systems is won by pruning; and with its own,
+too.
 """
 
 import argparse
@@ -19,7 +20,6 @@ import logging
 import random
 import time
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from espnet_prune.measuring.allocator import keep_freed_memory
 from espnet_prune.measuring.cost import count_macs, count_params
 from espnet_prune.measuring.machine import describe, pin_threads
 from espnet_prune.measuring.rtf import columns, summarise, time_rounds
+from espnet_prune.measuring.system import RESULT, System, quiet_date
 from espnet_prune.running.shards import time_left
 from espnet_prune.serving.load import set_precision
 
@@ -50,48 +51,6 @@ logger = logging.getLogger("espnet_prune.measuring")
 GREEDY = {"ctc_greedy", "batch_seconds"}
 # Shorter ones are below what a convolutional encoder takes, and tell nothing of speed.
 MIN_SECONDS = 0.3
-
-
-@dataclass(frozen=True)
-class System:
-    """One model to measure, ``NAME=CONFIG:MODEL`` on the command line."""
-
-    name: str
-    config: Path
-    model: Path
-
-    @classmethod
-    def parse(cls, text: str) -> "System":
-        name, _, files = text.partition("=")
-        config, _, model = files.partition(":")
-        if not (name and config and model):
-            raise InputError("--system", f"{text!r} is not NAME=CONFIG:MODEL")
-        system = cls(name, Path(config), Path(model))
-        for path in (system.config, system.model):
-            if not path.is_file():
-                raise InputError(path, "no such file", "train or export it first")
-        return system
-
-    def load(self, inference: dict[str, Any], own: bool = False) -> Speech2Text:
-        """Build ESPnet's decoder for this model, on the CPU.
-
-        Args:
-            inference: decoding options.
-            own: keep ESPnet's encoder.
-
-        Raises:
-            InputError: config and weights do not match; ESPnet would not notice.
-        """
-        load_model(self.config, self.model)
-        decoder = Speech2Text(str(self.config), str(self.model), **inference)
-        if not own:
-            set_precision(decoder, "fp32", self.config)
-        return decoder
-
-    @property
-    def by_espnet(self) -> str:
-        """What the same model with ESPnet's encoder is called."""
-        return f"{self.name} (ESPnet's encoder)"
 
 
 def read_inference_config(path: Path | None) -> dict[str, Any]:
@@ -153,39 +112,11 @@ def length_of_targets(systems: list[System]) -> float:
     return next(iter(found), SparsityOptions.macs_seconds)
 
 
-def quiet_date(
-    systems: list[System], precisions: list[str], cpu: str, of: dict[str, Any]
-) -> str | None:
-    """When the same models were timed together on this machine while it was quiet.
-
-    Args:
-        systems, precisions: what is to be timed.
-        cpu: of this machine.
-        of: what else must be the same, as ``measure.json`` has it.
-    """
-    sessions = {}
-    for system in systems:
-        path = system.config.parent / "measure.json"
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            same = (
-                found["sha256"] == fingerprint(system.model)
-                and not found["machine"]["warning"]
-                and found["machine"]["cpu"] == cpu
-                and list(found["rtf_by_precision"]) == precisions
-                and all(found[name] == value for name, value in of.items())
-            )
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        if not same:
-            return None
-        sessions[found["session"]] = found["date"]
-    return found["date"] if len(sessions) == 1 else None
-
-
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--system", action="append", required=True)
+    parser.add_argument(
+        "--system", action="append", required=True, metavar="NAME=CONFIG:MODEL:OUT"
+    )
     parser.add_argument("--data", type=Path, required=True, help="has a wav.scp")
     parser.add_argument("--utts", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=5)
@@ -286,7 +217,7 @@ def main(argv: list[str] | None = None) -> None:
             "rounds": args.rounds,
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
-        write_json(system.config.parent / "measure.json", result)
+        write_json(system.out / RESULT, result)
         for name, factors in zip(names, (rtf, by_espnet, *lower), strict=True):
             medians = (f"{c} {r['median']:.4f}" for c, r in factors.items())
             if factors:

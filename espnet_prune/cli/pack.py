@@ -33,7 +33,7 @@ def main() -> None:
         args.corpus,
         args.dense,
         [args.compact],
-        [],  # no curves on a card
+        [],  # no curves on a card, nor of the dense model
         args.decode_tag,
         args.test_sets.split(),
         args.precisions.split(),

@@ -97,6 +97,7 @@ def prune(
         pruned,
         *("--phase", "prune", "--recipe", prune_recipe, "--kind", kind),
         *("--target", target, "--model_config", teacher, "--model_file", weights),
+        *("--latency_table", out / "latency.json"),
         *(*data, *prune_options),
     )
     call("export", "--pruned", pruned, "--out", compact)

@@ -51,6 +51,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model_file", type=Path, required=True, help="its weights")
     parser.add_argument("--teacher_config", type=Path, help="the teacher's config.yaml")
     parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument(
+        "--latency_table", type=Path, help="shared with other runs; default: its own"
+    )
     parser.add_argument("--final", type=Path, help="where the averaged weights go")
     return parser
 

@@ -26,7 +26,10 @@ logger = logging.getLogger("espnet_prune.report")
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", required=True)
-    parser.add_argument("--dense", type=Path, required=True)
+    parser.add_argument("--dense", type=Path, required=True, help="results of it")
+    parser.add_argument(
+        "--dense_training", type=Path, help="where it was trained; default: --dense"
+    )
     parser.add_argument("--compact", type=Path, action="append", default=[])
     parser.add_argument("--pruned", type=Path, action="append", default=[])
     parser.add_argument("--decode_tag", required=True, help="decode_<...> directory")
@@ -50,6 +53,7 @@ def main(argv: list[str] | None = None) -> None:
         args.decode_tag,
         test_sets,
         args.precisions.split(),
+        args.dense_training or args.dense,
     )
     title = f"espnet_prune report: {args.corpus}"
     parts = build(found, args.note)

@@ -1,7 +1,10 @@
 """One utterance's audio, from a file, a pipe or a Kaldi archive."""
 
+import hashlib
 import io
+import logging
 import subprocess
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import soundfile
 import soxr
 
 from espnet_prune.base.errors import InputError
+from espnet_prune.base.files import fingerprint
 from espnet_prune.base.table import read_table
 
 # Kaldi's extract-segments forgives an end this far behind the recording's (seconds).
@@ -50,9 +54,10 @@ def load_source(
         InputError: the audio is missing, corrupt, empty or not finite, or the stretch
             lies outside of it.
     """
-    if value.endswith("|"):
+    file = file_of(value)
+    if file is None:
         samples, fs = _read_sound(io.BytesIO(_run_pipe(value)), value, start, end)
-    elif value.rpartition(":")[2].isdigit() and ":" in value:
+    elif file != value:
         samples, fs = _read_ark(value)
         samples = samples[slice(*_stretch(value, len(samples), fs, start, end))]
     else:
@@ -60,6 +65,40 @@ def load_source(
     if not np.isfinite(samples).all():
         raise InputError(value, "holds samples that are not finite", _MEND)
     return samples, fs
+
+
+def file_of(value: str) -> str | None:
+    """The function returns the file that a ``wav.scp`` value names; None for a pipe."""
+    if value.endswith("|"):
+        return None
+    file, colon, offset = value.rpartition(":")
+    return file if colon and offset.isdigit() else value
+
+
+def audio_digest(scp: Path) -> str:
+    """The function returns a SHA-256 of what the files of a ``wav.scp`` hold, in order.
+
+    What a command will give cannot be seen: with one among them it is never the same.
+
+    Args:
+        scp: the table; archives in it count as a whole.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    files = [file_of(value) for value in read_table(scp).values()]
+    held = {}
+    try:
+        for file in files:
+            if file is not None and file not in held:
+                held[file] = fingerprint(file)
+    except OSError as e:
+        what = f"{file} cannot be read ({e.strerror})"
+        raise InputError(scp, what, "run the stages that make it") from None
+    if None in files:
+        logging.info(f"{scp}: commands give audio: what is made of it is not kept")
+        held[None] = uuid.uuid4().hex
+    return hashlib.sha256(" ".join(held[file] for file in files).encode()).hexdigest()
 
 
 def check_rate(scp: Path, fs: int, model: object) -> None:

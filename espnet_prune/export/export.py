@@ -68,7 +68,10 @@ def export(
     decoder = kept.pop("decoder", None)
     kind = find_kind(config["encoder"])
     cut = Compact(
-        sliced(layout, model.state_dict(), projection.values), kind.compact, kept, decoder
+        sliced(layout, model.state_dict(), projection.values),
+        kind.compact,
+        kept,
+        decoder,
     )
 
     def summarise(small: ESPnetASRModel) -> dict[str, Any]:

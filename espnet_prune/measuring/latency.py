@@ -177,19 +177,23 @@ def read_or_measure(
 
 def table_of_run(
     run: Path,
-    model: Path,
+    shared: Path | None,
     encoder: nn.Module,
     lengths: Lengths,
     beyond: Beyond | None = None,
 ) -> dict[str, Any]:
-    """The table that a pruning run goes by.
+    """The function returns the table that a pruning run goes by.
 
     One that is not its own yet waits beside it, for :func:`settle_table`.
 
     Args:
         run: directory of the run. One that resumes keeps its table, on any machine.
-        model: directory of the dense model, whose table all its runs share.
+        shared: file of the table that runs of this dense model share, written if it is
+            not there or of another machine, length or model; None: there is none.
         encoder, lengths, beyond: what is measured if there is none yet.
+
+    Raises:
+        InputError: a table is damaged.
     """
     settle_table(run, keep=False)  # left by a start that was killed
     own = run / OWN
@@ -197,7 +201,7 @@ def table_of_run(
         table = read_table(own)
         if serves(table, subject(encoder, lengths, beyond)):
             return table
-    table = read_or_measure(model / OWN, encoder, lengths, beyond)
+    table = read_or_measure(shared or run / WAITING, encoder, lengths, beyond)
     write_json(run / WAITING, table)
     return table
 

@@ -213,11 +213,21 @@ def collect(
     decode_tag: str,
     test_sets: list[str],
     precisions: list[str] | None = None,
+    dense_training: Path | None = None,
 ) -> Collected:
-    """Gather the rows (dense first, then each compact, per test set) and the curves.
+    """The function gathers the rows (dense first, then each compact, per test set) and
+    the curves.
 
     Args:
+        corpus: its name.
+        dense: directory of what was decoded and measured of the dense model.
+        compact: directories of the compact models.
+        pruned: directories of the pruning runs.
+        decode_tag: name of the directories of hypotheses in these.
+        test_sets: names of the test sets.
         precisions: further formats of the encoder, decoded in ``<decode_tag>_<name>``.
+        dense_training: directory that the dense model was trained in; None leaves out
+            the curves of that.
 
     Raises:
         InputError: a file is there but damaged.
@@ -236,7 +246,9 @@ def collect(
                 decode = exp / decoded_in(decode_tag, precision) / test_set
                 row = _row(found, system, exp, decode, pruning, timed, precision)
                 found.report["rows"].append(row)
-    found.add_curves(f"Dense training ({dense.name})", dense / "checkpoint.pth", "11")
+    if dense_training is not None:
+        title = f"Dense training ({dense_training.name})"
+        found.add_curves(title, dense_training / "checkpoint.pth", "11")
     for exp in pruned:
         if not (exp / "student.yaml").is_file() or trained(exp):
             found.add_curves(f"Pruning ({exp.name})", exp / "checkpoint.pth", "12")

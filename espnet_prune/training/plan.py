@@ -213,8 +213,8 @@ def _measured(
     if whole:
         samples = round(sampling_rate(model_args) * options.macs_seconds)
         beyond = Beyond(model, samples, options.macs_tokens, decoder)
-    beside = args.model_config.parent
-    table = table_of_run(args.output_dir, beside, model.encoder, lengths, beyond)
+    shared = args.latency_table
+    table = table_of_run(args.output_dir, shared, model.encoder, lengths, beyond)
     if beyond is not None:
         rest["latency"] = table["beyond"]
     return rest, table["prices"]

@@ -173,8 +173,17 @@ def source_of(args: argparse.Namespace) -> str:
 
 @contextmanager
 def refusing(source: str | Path) -> Iterator[None]:
-    """Turn what a constructor refuses into an error of the file it came from."""
+    """The context turns what options refuse into an error of the file they are from.
+
+    Nothing else: a TypeError in it is a defect of ours and keeps its traceback.
+
+    Args:
+        source: the file, or the options, for the message.
+
+    Raises:
+        InputError: a ValueError was raised inside.
+    """
     try:
         yield
-    except (TypeError, ValueError) as e:
+    except ValueError as e:
         raise InputError(source, str(e).removeprefix(f"{source}: ")) from e

@@ -262,17 +262,27 @@ def test_state_of_a_recurrent_decoder_is_its_own(make_model, make_encoder):
 
 
 def test_run_keeps_its_table_when_it_resumes_elsewhere(encoder, measured, tmp_path):
-    run, model = tmp_path / "run", tmp_path / "model"
-    table_of_run(run, model, encoder, 100)
+    run, shared = tmp_path / "run", tmp_path / "dense/latency.json"
+    table_of_run(run, shared, encoder, 100)
     settle_table(run)
-    (model / "latency.json").unlink()
-    assert table_of_run(run, model, encoder, 100)["prices"] == {"x": 1}
+    shared.unlink()
+    assert table_of_run(run, shared, encoder, 100)["prices"] == {"x": 1}
     assert len(measured) == 1
     # Another length needs another table; if that start is refused, the run's stays.
-    assert table_of_run(run, model, encoder, 50)["prices"] == {"x": 2}
+    assert table_of_run(run, shared, encoder, 50)["prices"] == {"x": 2}
     settle_table(run, keep=False)
-    assert table_of_run(run, model, encoder, 100)["prices"] == {"x": 1}
+    assert table_of_run(run, shared, encoder, 100)["prices"] == {"x": 1}
     assert len(measured) == 2
+
+
+def test_table_is_shared_only_where_asked(encoder, measured, tmp_path):
+    shared = tmp_path / "dense/latency.json"
+    for run in ("a", "b"):
+        assert table_of_run(tmp_path / run, shared, encoder, 100)["prices"] == {"x": 1}
+    assert table_of_run(tmp_path / "c", None, encoder, 100)["prices"] == {"x": 2}
+    files = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.json")}
+    waiting = {f"{run}/latency.new.json" for run in "abc"}
+    assert files == waiting | {"dense/latency.json"}
 
 
 def test_damaged_table_is_named(encoder, tmp_path):

@@ -75,7 +75,7 @@ def test_machine_is_named():
 
 
 def options(models, data, *more):
-    systems = [f"--system={n}={c}:{m}" for n, (c, m) in models.items()]
+    systems = [f"--system={n}={c}:{m}:{c.parent}" for n, (c, m) in models.items()]
     return [*systems, "--data", str(data), "--rounds", "2", *more]
 
 
@@ -122,7 +122,7 @@ def test_macs_are_counted_at_the_length_of_the_targets(tmp_path):
             text = json.dumps({"macs_seconds": seconds})
             (tmp_path / name / "pruning.json").write_text(text)
         folder = tmp_path / name
-        return measure.System(name, folder / "config.yaml", folder / "m.pth")
+        return measure.System(name, folder / "config.yaml", folder / "m.pth", folder)
 
     dense, short, alike = system("dense", None), system("a", 2.0), system("b", 2.0)
     assert measure.length_of_targets([dense]) == 10.0
@@ -164,6 +164,23 @@ def test_quiet_times_survive_a_busy_machine(
     assert session("--utts", "1") != busy  # those were no quiet ones
 
 
+def test_results_go_where_the_run_is_and_not_beside_the_model(tiny_models, noise_set):
+    config, model = tiny_models["compact"]
+    their = noise_set / "their"
+    shutil.copytree(config.parent, their)
+    (their / "measure.json").unlink(missing_ok=True)
+    (noise_set / "greedy.yaml").write_text("ctc_greedy: true\n")
+    more = ["--inference_config", str(noise_set / "greedy.yaml"), "--rounds", "2"]
+    before = sorted(their.iterdir())
+    names = [noise_set / f"exp/{tag}_dense" for tag in ("one", "two")]
+    for out in names:
+        system = f"--system=dense={their / config.name}:{their / model.name}:{out}"
+        measure.main([system, "--data", str(noise_set), *more])
+    assert sorted(their.iterdir()) == before
+    one, two = (json.loads((out / "measure.json").read_text()) for out in names)
+    assert one["session"] != two["session"] and one["sha256"] == two["sha256"]
+
+
 @pytest.mark.parametrize("change", ["misses", "adds"])
 def test_checkpoint_that_does_not_fit_is_refused(tiny_models, noise_set, change):
     """Stock ESPnet would leave the layer random and say nothing."""
@@ -191,10 +208,11 @@ def test_audio_too_short_to_time_is_left_out(noise_set, tmp_path):
 
 
 def test_wrong_inputs_are_named(tmp_path, noise_set):
-    with pytest.raises(InputError, match="NAME=CONFIG:MODEL"):
-        measure.System.parse("exp/dense")
+    for text in ("exp/dense", "dense=a.yaml:a.pth", "dense=a.yaml::out"):
+        with pytest.raises(InputError, match="NAME=CONFIG:MODEL:OUT"):
+            measure.System.parse(text)
     with pytest.raises(InputError, match="no such file"):
-        measure.System.parse("dense=absent.yaml:absent.pth")
+        measure.System.parse("dense=absent.yaml:absent.pth:out")
     with pytest.raises(InputError, match="absent: cannot be read"):
         measure.read_audio(tmp_path / "absent", 1, {16000})
     with pytest.raises(InputError, match="16000 Hz, the models want 8000"):

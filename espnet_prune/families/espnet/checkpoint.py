@@ -1,10 +1,13 @@
 """Loading ESPnet models without ESPnet's silence about wrong checkpoints."""
 
 import argparse
+import datetime
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import humanfriendly
+import numpy as np
 import torch
 import yaml
 
@@ -12,6 +15,15 @@ from espnet_prune.base.errors import InputError
 
 if TYPE_CHECKING:
     from espnet2.asr.espnet_model import ESPnetASRModel
+
+# What is in the statistics of ESPnet's trainer: numbers of numpy, and of its version 1.
+OF_THE_TRAINER = [
+    datetime.timedelta,
+    np.dtype,
+    np.dtypes.Float64DType,
+    np._core.multiarray.scalar,
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+]
 
 
 def load_model(
@@ -105,19 +117,32 @@ def read_state(checkpoint: str | Path) -> dict[str, torch.Tensor]:
 
 
 def read_checkpoint(checkpoint: str | Path, mmap: bool = False) -> dict[str, Any]:
-    """What ``torch.save`` wrote there: a state dict, or a trainer's whole state.
+    """The function reads a state dict, or a trainer's whole state, that torch saved.
 
-    With ``mmap`` tensors stay on the disk until they are used.
+    Nothing in the file is run: it may come from elsewhere.
+
+    Args:
+        checkpoint: the file.
+        mmap: whether tensors stay on the disk until they are used.
 
     Raises:
-        InputError: it is no readable file of that kind.
+        InputError: it is no readable file of that kind, or holds objects of other
+            kinds than tensors, plain containers and what ESPnet's trainer notes.
     """
     try:
-        # The user's own training state, which ESPnet itself unpickles.
-        state = torch.load(
-            checkpoint, map_location="cpu", mmap=mmap, weights_only=False
-        )
+        with torch.serialization.safe_globals(OF_THE_TRAINER):
+            state = torch.load(
+                checkpoint, map_location="cpu", mmap=mmap, weights_only=True
+            )
     except Exception as e:
+        if more := re.search(r"GLOBAL ([\w.]+)|got <class '([\w.]+)'>", str(e)):
+            raise InputError(
+                checkpoint,
+                "holds more than tensors and plain containers: "
+                f"{more[1] or more[2]}, which would run code of the file",
+                "if you trust it, save its weights alone where it was made: "
+                "torch.save(model.state_dict(), FILE)",
+            ) from e
         raise InputError(
             checkpoint,
             f"is no readable checkpoint ({type(e).__name__}: {str(e).split('. ')[0]})",
