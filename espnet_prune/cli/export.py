@@ -26,7 +26,7 @@ def get_parser() -> argparse.ArgumentParser:
 def checkpoint_name(config: Path) -> str:
     """The last epoch of a pruning run, which reached the target; else the best ones."""
     options = read_yaml(config)
-    if (options.get("encoder_conf") or {}).get("gates") is not None:
+    if (options.get("model_conf") or {}).get("gates") is not None:
         return "latest.pth"
     phase, key, *_ = options["best_model_criterion"][0]
     return f"{phase}.{key}.ave.pth"
