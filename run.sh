@@ -308,9 +308,8 @@ for name in ${method}; do
             need 11 "${teacher_config}" "${teacher_model}"
             [ ${#previous[@]} = 0 ] || need 12 "${previous[1]}/latest.pth"
             # shellcheck disable=SC2086
-            train "${pruned}" espnet_prune.cli.prune_train --phase prune --method "${name}" \
+            train "${pruned}" espnet_prune.cli.prune_train --method "${name}" \
                 --recipe "${prune_config}" --kind "${target_kind}" --target "${target}" \
-                --model_config "${teacher_config}" --model_file "${teacher_model}" \
                 --latency_table "${dense}/latency.json" \
                 "${previous[@]}" "${student[@]}" ${prune_args}
         fi
@@ -323,13 +322,10 @@ for name in ${method}; do
             need 13 "${compact}/config.yaml" "${compact}/pruned.pth"
             need 11 "${teacher_config}" "${teacher_model}"
             # shellcheck disable=SC2086
-            train "${compact}/finetune" espnet_prune.cli.prune_train --phase finetune \
-                --method "${name}" --recipe "${finetune_config}" \
-                --model_config "${compact}/config.yaml" \
-                --model_file "${compact}/pruned.pth" --final "${compact}/finetuned.pth" \
-                "${student[@]}" ${finetune_args}
+            train "${compact}/finetune" espnet_prune.cli.prune_train --method "${name}" \
+                --recipe "${finetune_config}" --compact "${compact}" "${student[@]}" ${finetune_args}
         fi
-        case ${name} in l0*|iterative) previous=(--previous "${pruned}") ;; esac
+        ! is_method "${name}" laddered || previous=(--previous "${pruned}")
     done
 done
 [ "${inference_model}" = pruned.pth ] && made_by=13 || made_by=14

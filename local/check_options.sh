@@ -1,6 +1,7 @@
 # shellcheck shell=bash disable=SC2154,SC2086
 # Source me: refuses wrong options of run.sh in one line each, before any work.
 die() { echo "error: $1" >&2; exit 2; }
+is_method() { grep -q "^$1 .*\b$2\b" <<<"${methods}"; } # name, property
 [ -e "conf/corpora/${corpus}.sh" ] || die "--corpus ${corpus}: unknown -> one of: $(cd conf/corpora && echo *.sh | sed 's/\.sh//g')"
 [ -e "conf/presets/${preset}.sh" ] || die "--preset ${preset}: unknown -> one of: $(cd conf/presets && echo *.sh | sed 's/\.sh//g')"
 [ "${stage}" != 19 ] || stop_stage=19
@@ -41,11 +42,13 @@ for target in ${targets}; do
     below=${target}
 done
 [ -z "$(printf '%s\n' ${method} | sort | uniq -d)" ] || die "--method ${method}: names one twice"
-[ "${round_to}" = 1 ] || [[ ! ${method} =~ small ]] ||
-    die "--method ${method}: sizes of small ones are even, --round_to ${round_to} is for what is pruned"
-methods="l0 l0_alone iterative magnitude random blocks small small_distilled"
+# A line for each method: its name, its properties.
+methods=$(python3 espnet_prune/config/methods.py)
 for name in ${method}; do
-    [[ " ${methods} " == *" ${name} "* ]] || die "--method ${name}: unknown -> one of: ${methods}"
+    grep -q "^${name}\b" <<<"${methods}" ||
+        die "--method ${name}: unknown -> one of: $(cut -d " " -f 1 <<<"${methods}" | xargs)"
+    [ "${round_to}" = 1 ] || is_method "${name}" gated ||
+        die "--method ${name}: its sizes are even, --round_to ${round_to} is for what is pruned"
 done
 for name in ${precisions}; do
     [[ ${name} =~ ^(bf16|int8)$ ]] || die "--precisions ${name}: bf16, int8, or both; fp32 is always there"

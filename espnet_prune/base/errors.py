@@ -18,7 +18,7 @@ class InputError(ValueError):
         super().__init__(f"{where}: {what}" + (f" -> {mend}" if mend else ""))
 
 
-def _is_for_the_user(record: logging.LogRecord) -> bool:
+def is_for_the_user(record: logging.LogRecord) -> bool:
     """Not what ESPnet tells itself while it builds a model."""
     return record.levelno > logging.INFO or "espnet2" not in record.pathname
 
@@ -34,7 +34,7 @@ def run_main(main: Callable[[], int | None]) -> None:
         datefmt="%H:%M:%S",
     )
     for handler in logging.root.handlers:
-        handler.addFilter(_is_for_the_user)
+        handler.addFilter(is_for_the_user)
     try:
         sys.exit(main() or 0)
     except InputError as e:

@@ -13,6 +13,8 @@ import warnings
 
 import nltk
 
+from espnet_prune.base.errors import is_for_the_user
+
 # For this process and for those that it starts.
 os.environ.setdefault("PYTHONWARNINGS", "ignore")
 warnings.simplefilter("ignore")
@@ -27,5 +29,10 @@ with (
 
 
 def hand_logging_to_espnet() -> None:
-    """Let ESPnet's program set up logging: it would leave ours, and its --log_level."""
-    logging.root.handlers.clear()
+    """Let ESPnet's program set up logging: it would leave ours, and its --log_level.
+
+    What others than :func:`run_main` set up, as a notebook, stays.
+    """
+    for handler in list(logging.root.handlers):
+        if is_for_the_user in handler.filters:
+            logging.root.removeHandler(handler)

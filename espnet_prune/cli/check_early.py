@@ -153,7 +153,9 @@ def training_options(
 
     parser = OneLineParser(prog=f"--{phase}_args", allow_abbrev=False)
     add_options(parser)
-    command = ["--phase", phase, "--recipe", str(recipe)]
+    command = ["--recipe", str(recipe)]
+    if phase == "finetune":
+        command += ["--compact", "the one that stage 13 will make"]
     found, rest = parser.parse_known_args([*command, *options])
     check_options(parser.prog, rest)
     check_keys(recipe, read_yaml(recipe).keys() - {*OWN_KEYS})

@@ -112,13 +112,8 @@ def command(args: argparse.Namespace, recipe: dict[str, Any]) -> list[str]:
     compact = recipe.get("compact")
     options = {"recipe": args.config, "output_dir": args.output_dir}
     options |= {name: recipe[name] for name in TEACHER}
-    if compact is None:
-        options |= {"phase": "prune", "model_config": recipe["teacher_config"]}
-        options["model_file"] = recipe["teacher_model"]
-    else:
-        options |= {"phase": "finetune", "model_config": Path(compact, "config.yaml")}
-        options["model_file"] = Path(compact, "pruned.pth")
-        options["final"] = Path(compact, "finetuned.pth")
+    if compact is not None:
+        options["compact"] = compact
     ignored = [f"--{name}" for name in OF_THE_TEACHER if getattr(args, name)]
     if ignored:
         logging.info(f"as in {recipe['teacher_config']}, not as in {' '.join(ignored)}")

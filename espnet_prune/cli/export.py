@@ -32,8 +32,8 @@ def checkpoint_name(config: Path) -> str:
     return f"{phase}.{key}.ave.pth"
 
 
-def main() -> None:
-    args = get_parser().parse_args()
+def main(argv: list[str] | None = None) -> None:
+    args = get_parser().parse_args(argv)
     if args.round_to < 1:
         raise InputError("--round_to", f"{args.round_to}: give a number from 1 on")
     config = args.pruned / "config.yaml"

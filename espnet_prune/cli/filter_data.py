@@ -27,8 +27,8 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main() -> None:
-    args = get_parser().parse_args()
+def main(argv: list[str] | None = None) -> None:
+    args = get_parser().parse_args(argv)
     if not 0 <= args.min_seconds < args.max_seconds:
         raise InputError("--min_seconds", "is not below --max_seconds", "change one")
     source, out = Path(args.source), Path(args.out)

@@ -106,8 +106,8 @@ def format_part(part: Part) -> list[Formatted]:
     return results
 
 
-def main() -> None:
-    args = get_parser().parse_args()
+def main(argv: list[str] | None = None) -> None:
+    args = get_parser().parse_args(argv)
     if args.fs < 1000:
         raise InputError("--fs", f"{args.fs} Hz is no sampling rate", "give 16000")
     source, out = Path(args.source), Path(args.out)

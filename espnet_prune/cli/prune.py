@@ -1,20 +1,26 @@
 """Pruning from Python, for those without a recipe: stages 3-14 in one call."""
 
 import argparse
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
+
+import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
+
+# isort: split
+
+from espnet2.bin.asr_inference import Speech2Text
 
 from espnet_prune.base.errors import InputError
-from espnet_prune.base.files import read_yaml
+from espnet_prune.base.files import locked, read_yaml
+from espnet_prune.cli import export, filter_data, format_audio, prune_train
+from espnet_prune.cli.progress import Watcher
 from espnet_prune.data.kaldi_dir import DataDir, read_data_dir, write_data_dir
 from espnet_prune.families.espnet.checkpoint import sampling_rate
-
-if TYPE_CHECKING:
-    from espnet2.bin.asr_inference import Speech2Text
+from espnet_prune.serving.load import load
 
 RECIPES = Path(__file__).parents[1] / "config/recipes"
 HELD_OUT = 20  # of so many utterances one is for validation, where none are given
@@ -35,7 +41,7 @@ def prune(
     ngpu: int = 0,
     nj: int = 2,
     **decoding: Any,
-) -> "Speech2Text":
+) -> Speech2Text:
     """Prune a trained ESPnet model, and fine-tune what is left.
 
     Progress is printed. Killed and called again, the trainings go on from the last
@@ -67,8 +73,6 @@ def prune(
     Raises:
         InputError: what is wrong with the input, and the mend.
     """
-    from espnet_prune.serving.load import load  # imports ESPnet
-
     teacher, out = Path(experiment, "config.yaml"), Path(out)
     weights = Path(experiment, model)
     rate = sampling_rate(
@@ -79,10 +83,8 @@ def prune(
         sets = hold_out(Path(train), out / "data")
     for name, source in sets.items():
         formatted = out / "dump/org" / name
-        call(
-            "format_audio", "--in", source, "--out", formatted, "--fs", rate, "--nj", nj
-        )
-        call("filter_data", "--in", formatted, "--out", out / "dump" / name)
+        call(format_audio, "--in", source, "--out", formatted, "--fs", rate, "--nj", nj)
+        call(filter_data, "--in", formatted, "--out", out / "dump" / name)
     data = []
     for name in sets:
         option, folder = f"--{name}_data_path_and_name_and_type", out / "dump" / name
@@ -93,22 +95,12 @@ def prune(
     data += ["--ngpu", ngpu, "--multiprocessing_distributed", "true"]
     data += ["--resume", "true"]
     pruned, compact = out / "pruned", out / "compact"
-    train_student(
-        pruned,
-        *("--phase", "prune", "--recipe", prune_recipe, "--kind", kind),
-        *("--target", target, "--model_config", teacher, "--model_file", weights),
-        *("--latency_table", out / "latency.json"),
-        *(*data, *prune_options),
-    )
-    call("export", "--pruned", pruned, "--out", compact)
-    config, final = compact / "config.yaml", compact / "finetuned.pth"
-    train_student(
-        compact / "finetune",
-        *("--phase", "finetune", "--recipe", finetune_recipe, "--final", final),
-        *("--model_config", config, "--model_file", compact / "pruned.pth"),
-        *(*data, *finetune_options),
-    )
-    return load(config, final, **decoding)
+    goal = ["--kind", kind, "--target", target, "--latency_table", out / "latency.json"]
+    student(pruned, "--recipe", prune_recipe, *goal, *data, *prune_options)
+    call(export, "--pruned", pruned, "--out", compact)
+    start = ["--recipe", finetune_recipe, "--compact", compact]
+    student(compact / "finetune", *start, *data, *finetune_options)
+    return load(compact / "config.yaml", compact / "finetuned.pth", **decoding)
 
 
 def hold_out(source: Path, folder: Path) -> dict[str, Path]:
@@ -134,28 +126,42 @@ def hold_out(source: Path, folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in ("train", "valid")}
 
 
-def train_student(folder: Path, *options: object) -> None:
-    """Stage 12 or 14, its output in ``train.log``."""
-    module = ["-m", "espnet_prune.cli.prune_train", "--output_dir", folder, *options]
-    call("progress", "--log", folder / "train.log", "--", sys.executable, *module)
+def student(folder: Path, *options: object) -> None:
+    """Stage 12 or 14: what it says goes to ``train.log``, how it goes is printed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder), logged(folder / "train.log"):
+        call(prune_train, "--output_dir", folder, *options)
 
 
-def call(program: str, *options: object) -> None:
-    """Run a program of the project in a process of its own, and show what it says.
+@contextmanager
+def logged(path: Path) -> Iterator[None]:
+    """Append what is logged to a file, and print the few lines that tell how it goes."""
+    root, level = logging.root, logging.root.level
+    handlers = [logging.FileHandler(path, encoding="utf-8"), _Progress()]
+    root.setLevel(logging.INFO)
+    for handler in handlers:
+        root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()
 
-    Raises:
-        InputError: it refused; with what it said.
-    """
-    command = [sys.executable, "-m", f"espnet_prune.cli.{program}", *map(str, options)]
-    # A notebook may have found the package by sys.path, which processes do not inherit.
-    found = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, found))}
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
-    )
-    last = ""
-    for line in process.stdout:
-        print(line, end="", flush=True)  # a notebook shows no output of processes
-        last = line.strip() or last
-    if process.wait():
-        raise InputError(program, last.removeprefix("error: "))
+
+class _Progress(logging.Handler):
+    """Prints how a training goes, of what it logs: a notebook shows that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watcher = Watcher()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if message := self.watcher.describe(record.getMessage()):
+            print(message, flush=True)
+
+
+def call(program: ModuleType, *options: object) -> None:
+    """Do what a program of the project does, in this process."""
+    program.main([str(option) for option in options])

@@ -30,7 +30,7 @@ from espnet_prune.training.origin import (
     refuse_multiple_iterator,
     refuse_wrong_rate,
 )
-from espnet_prune.training.plan import student_config
+from espnet_prune.training.plan import CONFIG, FINETUNED, student_config
 from espnet_prune.training.recipe import add_options
 from espnet_prune.training.student import OWN_OPTIONS
 from espnet_prune.training.task import PruneASRTask
@@ -42,19 +42,17 @@ COUNTERS = "sparsity.step,sparsity.updates"
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0],
-        allow_abbrev=False,  # ESPnet's --model_conf is not our --model_config
+        allow_abbrev=False,
     )
     add_options(parser)
     parser.add_argument(
-        "--model_config", type=Path, required=True, help="to start from"
+        "--teacher_config", type=Path, required=True, help="the teacher's config.yaml"
     )
-    parser.add_argument("--model_file", type=Path, required=True, help="its weights")
-    parser.add_argument("--teacher_config", type=Path, help="the teacher's config.yaml")
+    parser.add_argument("--teacher_model", type=Path, required=True, help="its weights")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument(
         "--latency_table", type=Path, help="shared with other runs; default: its own"
     )
-    parser.add_argument("--final", type=Path, help="where the averaged weights go")
     return parser
 
 
@@ -64,25 +62,25 @@ def main(arguments: list[str] | None = None) -> None:
     config = args.output_dir / "student.yaml"
     candidate = args.output_dir / "student.new.yaml"
     command = ["--output_dir", str(args.output_dir)]
-    if args.teacher_config is not None:
-        command += ["--teacher_config", str(args.teacher_config)]
-    if args.phase == "prune" and args.previous is not None:
+    command += ["--teacher_config", str(args.teacher_config)]
+    command += ["--teacher_model", str(args.teacher_model)]
+    pruning = args.compact is None
+    if pruning and args.previous is not None:
         # Its gates and multipliers go on, its count of the steps does not.
         command += ["--init_param", f"{args.previous / 'latest.pth'}:::{COUNTERS}"]
-    elif args.phase == "prune" and METHODS[args.method].gated:
-        command += ["--init_param", str(args.model_file)]
+    elif pruning and METHODS[args.method].gated:
+        command += ["--init_param", str(args.teacher_model)]
     command += training_options
     node = Node(training_options, args.output_dir)
     options = node.first(lambda: settle_plan(args, candidate, config, command))
     command += ["--config", str(config)]
-    if args.phase == "prune" and not METHODS[args.method].trained:
+    if pruning and not METHODS[args.method].trained:
         node.first(lambda: prune_at_once(args, command))
         return
     hand_logging_to_espnet()
     PruneASRTask.main(cmd=command)
-    if args.final is not None and node.is_first:
-        averaged = args.output_dir / averaged_name(options)
-        finish(averaged, args.model_config, args.final)
+    if not pruning and node.is_first:
+        finish(args.output_dir / averaged_name(options), args.compact)
 
 
 def settle_plan(
@@ -140,7 +138,7 @@ def prune_at_once(args: argparse.Namespace, command: list[str]) -> None:
     PruneASRTask.main(cmd=[*command, *alone, "--dry_run", "true"])  # writes config.yaml
     config = args.output_dir / "config.yaml"
     model, train_args = ASRTask.build_model_from_file(config, None, "cpu")
-    weights = read_state(args.model_file)
+    weights = read_state(args.teacher_model)
     model.load_state_dict(model.state_dict() | weights, strict=True)
     budget = model.sparsity.budget
     scores = scores_of(args.method, budget, model.tensors(), train_args.seed)
@@ -155,16 +153,17 @@ def averaged_name(options: argparse.Namespace) -> str:
     return f"{phase}.{key}.ave.pth"
 
 
-def finish(averaged: Path, config: Path, final: Path) -> None:
-    """Give the averaged weights their final name, once they load strictly."""
+def finish(averaged: Path, compact: Path) -> None:
+    """Give the averaged weights their place beside the compact model's config, once they
+    load strictly."""
     if not averaged.exists():
         raise InputError(averaged, "was not written", "see the training's log")
-    with atomic_path(final) as temporary:
+    with atomic_path(compact / FINETUNED) as temporary:
         # To a file object: torch writes a file's name into it, and the report takes the
         # same weights with another checksum for another model.
         with temporary.open("wb") as file:
             torch.save(model_state(read_state(averaged)), file)
-        load_model(config, temporary)
+        load_model(compact / CONFIG, temporary)
 
 
 if __name__ == "__main__":

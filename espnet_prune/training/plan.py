@@ -50,7 +50,10 @@ from espnet_prune.training.recipe import (
 from espnet_prune.training.resume import check_finished
 from espnet_prune.training.student import budget_data, projects
 
-PROJECTION = "projection.pth"  # what pruning compared the blocks through, if it did
+# Files of a compact directory: its model as exported, and fine-tuned; and what pruning
+# compared the blocks through, if it did.
+CONFIG, PRUNED, FINETUNED = "config.yaml", "pruned.pth", "finetuned.pth"
+PROJECTION = "projection.pth"
 
 
 def student_config(args: argparse.Namespace) -> dict[str, Any]:
@@ -59,19 +62,20 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         InputError: model, recipe, method and target do not go together.
     """
-    config, recipe = read_yaml(args.model_config), read_recipe(args)
-    if args.phase == "finetune":
-        return _finetuning(args, config, recipe)
+    recipe = read_recipe(args)
+    if args.compact is not None:
+        return _finetuning(args, recipe)
+    source, config = args.teacher_config, read_yaml(args.teacher_config)
     start = None if args.previous is None else reached(args.previous)
     options = settle_options(args, recipe, start)
     gates = make_options(GateOptions, "gates", recipe["gates"])
     decoder = bool(recipe.get("prune_decoder"))
-    kind = check_student(config, args.model_config)
-    check_gates(config, args.model_config, decoder)
+    kind = check_student(config, source)
+    check_gates(config, source, decoder)
     check_kind(kind, args.method, options, gates, source_of(args))
-    model, model_args = load_model(args.model_config, args.model_file)
+    model, model_args = load_model(source, args.teacher_model)
     if decoder and model.decoder is None:
-        raise InputError(args.model_config, "has no decoder", "leave out prune_decoder")
+        raise InputError(source, "has no decoder", "leave out prune_decoder")
     frames = frames_of(model, model_args, options.macs_seconds)
     lengths = Lengths(frames, model.frontend.output_size(), options.macs_tokens)
     rest, prices = _measured(args, options, model, model_args, kind, lengths, decoder)
@@ -83,7 +87,7 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
         return _small(args, config, recipe, options, budget, lengths)
     check_reachable(budget)
     data = budget_data(budget, lengths, prices)
-    student = pruning_config(config, args.model_config, recipe, data)
+    student = pruning_config(config, source, recipe, data)
     student["model_conf"]["plan"] = {"method": args.method}
     return student
 
@@ -138,16 +142,15 @@ def make_budget(
     return Budget(layout, terms, constraints, dims)
 
 
-def _finetuning(
-    args: argparse.Namespace, config: dict[str, Any], recipe: dict[str, Any]
-) -> dict[str, Any]:
+def _finetuning(args: argparse.Namespace, recipe: dict[str, Any]) -> dict[str, Any]:
     """Of stage 14: the compact model, and the projection that pruning learned."""
-    model, _ = load_model(args.model_config, args.model_file)
+    source, weights = args.compact / CONFIG, args.compact / PRUNED
+    model, _ = load_model(source, weights)
     if model.decoder is None:  # no accuracy to choose the best epochs by
         recipe["best_model_criterion"] = [["valid", "loss", "min"]]
     size = None if METHODS[args.method].gated else teacher_size(args)
-    student = finetuning_config(config, args.model_config, recipe, size)
-    start, learned = [args.model_file], args.model_file.with_name(PROJECTION)
+    student = finetuning_config(read_yaml(source), source, recipe, size)
+    start, learned = [weights], args.compact / PROJECTION
     distill = make_options(DistillOptions, "distill", recipe.get("distill"))
     if learned.exists() and projects(distill, model.encoder, size):
         start.append(learned)
@@ -174,7 +177,7 @@ def _small(
     whole = budget.layout.sums(budget.layout.complete(torch.ones(len(budget.layout))))
     plan = {
         "method": args.method,
-        "teacher": str(args.model_file),
+        "teacher": str(args.teacher_model),
         "target": {
             "kind": options.kind,
             "value": options.target,
@@ -191,7 +194,7 @@ def _small(
             budget.layout, budget.layout.complete(torch.ones(len(budget.layout)))
         ),
     }
-    return small_config(config, args.model_config, recipe, encoder_conf, plan)
+    return small_config(config, args.teacher_config, recipe, encoder_conf, plan)
 
 
 def _measured(
@@ -239,8 +242,5 @@ def reached(previous: Path) -> dict[str, float]:
 
 def teacher_size(args: argparse.Namespace) -> int:
     """Model dimension of the teacher."""
-    if args.teacher_config is None:
-        needs = f"--method {args.method} needs it to be fine-tuned"
-        raise InputError("--teacher_config", f"is missing: {needs}")
     conf = read_yaml(args.teacher_config).get("encoder_conf") or {}
     return conf.get("output_size", 256)

@@ -31,9 +31,9 @@ SECTIONS = ("gates", "sparsity", "distill", "optim_conf")
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Those of a command line that say what to make of a recipe."""
-    parser.add_argument("--phase", choices=["prune", "finetune"], required=True)
     parser.add_argument("--method", choices=METHODS, default="l0", help="or a baseline")
     parser.add_argument("--recipe", type=Path, required=True, help="conf/prune*.yaml")
+    parser.add_argument("--compact", type=Path, help="directory to fine-tune; stage 14")
     parser.add_argument("--previous", type=Path, help="pruning run whose gates go on")
     parser.add_argument("--kind", help="overrides sparsity.kind of the recipe")
     parser.add_argument("--target", type=float, help="overrides sparsity.target")
@@ -62,7 +62,7 @@ def read_recipe(args: argparse.Namespace) -> dict[str, Any]:
         recipe["max_epoch"] = args.max_epoch
     for section in SECTIONS:
         if given := getattr(args, section):
-            if args.phase == "finetune" and section in ("gates", "sparsity"):
+            if args.compact is not None and section in ("gates", "sparsity"):
                 raise InputError(f"--{section}", "belongs to the pruning, stage 12")
             recipe[section] = (recipe.get(section) or {}) | given
     if not METHODS[args.method].taught:
