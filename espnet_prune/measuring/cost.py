@@ -5,6 +5,7 @@ for any ESPnet encoder with ``embed`` and ``encoders``, the stock Conformer incl
 """
 
 import argparse
+import copy
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
@@ -99,6 +100,7 @@ def encoder_cost(
 
 def _macs(encoder: torch.nn.Module, x: torch.Tensor) -> tuple[float, float]:
     """Of the subsampling, and of all of an encoder, for features (1, frame, feature)."""
+    encoder = copy.deepcopy(encoder)  # ESPnet's attention keeps its last weights
     counter = FlopCounterMode(display=False)
     # The counter's hooks want gradients where a layer's output is a parameter.
     with counter, torch.enable_grad():
