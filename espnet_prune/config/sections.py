@@ -1,4 +1,4 @@
-"""The sections of a recipe, ``conf/prune.yaml``, as plain data, each checked when made."""
+"""The sections of a recipe, ``conf/prune.yaml``, as plain data, checked when made."""
 
 from dataclasses import dataclass, field
 

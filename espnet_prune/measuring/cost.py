@@ -99,7 +99,7 @@ def encoder_cost(
 
 
 def _macs(encoder: torch.nn.Module, x: torch.Tensor) -> tuple[float, float]:
-    """Of the subsampling, and of all of an encoder, for features (1, frame, feature)."""
+    """MACs of the subsampling, and of all of an encoder, for (1, frame, feature)."""
     encoder = copy.deepcopy(encoder)  # ESPnet's attention keeps its last weights
     counter = FlopCounterMode(display=False)
     # The counter's hooks want gradients where a layer's output is a parameter.

@@ -1,11 +1,11 @@
 """What a model costs, from its structures alone.
 
-The parameters of a tensor are the product, over its dimensions, of what is kept of each;
-its MACs are that times how often it is applied to an utterance. What attention multiplies
-without a tensor is declared beside it. So every cost is a polynomial in the numbers of
-units, linear in each: exact for sizes, differentiable in the openness of gates, and its
-value under closed gates is the cost of what is kept. Prices measured in seconds are a
-polynomial of the same kind.
+The parameters of a tensor are the product, over its dimensions, of what is kept of
+each; its MACs are that times how often it is applied to an utterance. What attention
+multiplies without a tensor is declared beside it. So every cost is a polynomial in the
+numbers of units, linear in each: exact for sizes, differentiable in the openness of
+gates, and its value under closed gates is the cost of what is kept. Prices measured in
+seconds are a polynomial of the same kind.
 """
 
 import itertools

@@ -119,12 +119,13 @@ class Gates(nn.Module):
         """Uniform random numbers, (gate,), for one draw of one process.
 
         They come from a generator of their own, seeded anew for each draw: a run that
-        resumes draws what it would have drawn, and dropout in the model changes nothing.
-        Processes differ, for their gradients are averaged: more samples, less noise.
+        resumes draws what it would have drawn, and dropout in the model changes
+        nothing. Processes differ, for their gradients are averaged: more samples make
+        less noise.
         """
         device = self.log_alpha.device
         generator = torch.Generator(device)
-        # Distant seeds: neighbouring ones are told apart by the generator, runs are not.
+        # No two draws of a run have one seed, whatever their number and process.
         generator.manual_seed((self.seed * 1000003 + draw * 8191 + rank) % SEEDS)
         u = torch.rand(len(self), generator=generator, device=device)
         return u.clamp(EPS, 1 - EPS)

@@ -1,8 +1,8 @@
 """Layer norm that a gated student puts where channels, or the norm itself, may go.
 
 The compact model's norm sees only the channels that are left. So must the gated one, or
-the two would not compute the same. ``torch.func.functional_call`` tells it by its buffers
-which channels are open, and whether the norm is there at all.
+the two would not compute the same. ``torch.func.functional_call`` tells it by its
+buffers which channels are open, and whether the norm is there at all.
 """
 
 import math
@@ -22,7 +22,7 @@ class OpenNorm(nn.LayerNorm):
     Args:
         norm: whose place it takes, of a single dimension.
         narrow: whether channels may go; torch's own norm is computed otherwise.
-        can_go: whether the norm may be absent; it is the identity on open channels then.
+        can_go: whether the norm may be absent, and the identity on open channels then.
 
     Attributes:
         open: (channel,) 1 where a channel is open, else 0.

@@ -1,4 +1,4 @@
-"""What units cost on top of what is kept already, without counting all of it each time."""
+"""What units cost on top of what is kept already, without counting all of it anew."""
 
 from torch import Tensor
 
@@ -18,7 +18,7 @@ class Pricing:
         layout = budget.layout
         self.constraints = len(budget.constraints)
         self.sums = layout.sums(layout.complete(keep.double())).tolist()
-        # Structure -> the terms that it is a factor of, as (factors, price by constraint).
+        # Structure -> terms that it is a factor of, as (factors, price by constraint).
         self.terms: list[list[tuple[tuple[int, ...], list[float]]]] = [
             [] for _ in layout.structures
         ]

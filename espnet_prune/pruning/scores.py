@@ -155,8 +155,8 @@ def _close_parents(layout: Layout, scores: Tensor, share: Share) -> None:
 def blocks(budget: Budget, tensors: Mapping[str, Tensor]) -> Tensor:
     """As many whole blocks as fit, evenly spaced, then the strongest units of one more.
 
-    What is in no block, as the subsampling, loses its weakest channels down to its share
-    of the budget; the model dimension stays whole.
+    What is in no block, as the subsampling, loses its weakest channels down to its
+    share of the budget; the model dimension stays whole.
 
     Args:
         budget: what is to be met, with structures that are derived from the submodules

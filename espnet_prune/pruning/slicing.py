@@ -1,4 +1,4 @@
-"""Cutting: the tensors of the compact model, and how many units each structure keeps."""
+"""Cutting: the tensors of the compact model, and how many units are kept."""
 
 from collections.abc import Mapping
 from typing import Any

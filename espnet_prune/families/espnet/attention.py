@@ -1,8 +1,8 @@
 """Attention whose heads are of other widths than ESPnet's own can hold.
 
-ESPnet's ``MultiHeadedAttention`` makes queries, keys and values of one width, that of the
-model dimension over the heads. What is left after pruning is wider for one than for the
-other, and the softmax scale stays that of the dense model's head.
+ESPnet's ``MultiHeadedAttention`` makes queries, keys and values of one width, that of
+the model dimension over the heads. What is left after pruning is wider for one than for
+the other, and the softmax scale stays that of the dense model's head.
 """
 
 import math
@@ -65,8 +65,9 @@ class SizedAttention(nn.Module):
         Args:
             query: (batch, query, channel).
             key, value: (batch, key, channel).
-            more: positions, (1, 2 * time - 1, channel), if they are relative; and a mask
-                (batch, 1 or query, key), True where a key may be looked at, or None.
+            more: positions, (1, 2 * time - 1, channel), if they are relative; and a
+                mask (batch, 1 or query, key), True where a key may be looked at, or
+                None.
 
         Returns:
             (batch, query, channel); 0 before the output projection where a query has no

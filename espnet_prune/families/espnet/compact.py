@@ -21,7 +21,7 @@ class Absent(nn.Module):
     """Stands for a submodule that is gone: adds nothing.
 
     Args:
-        channels: of its output, if that is put beside another's; None where it is added.
+        channels: of its output, if that is put beside another's; None if it is added.
     """
 
     def __init__(self, channels: int | None = None):
@@ -92,8 +92,8 @@ def architecture_of(layout: Layout, own: Tensor, prefix: str = "") -> dict[str, 
         prefix: of the names of the encoder's, or of the decoder's, structures.
 
     Returns:
-        ``subsampling`` and ``blocks`` of an encoder, with ``dims``, the channels between
-        the layers that are left, if some are gone; or ``decoder``, its layers.
+        ``subsampling`` and ``blocks`` of an encoder, with ``dims``, the channels
+        between the layers that are left, if some are gone; ``decoder``, its layers.
     """
     found: dict[str, Any] = {}
     for (section, position, *size), number in kept_sizes(layout, own).items():
@@ -216,11 +216,13 @@ def check_dims(dims: Any, total: int) -> None:
     indices = isinstance(dims, list) and all(type(n) is int for n in dims)
     if not indices or not dims or dims[0] < 0 or dims != sorted(set(dims)):
         raise ValueError(
-            f"architecture: dims must be a list of rising indices of channels, not {dims!r}"
+            "architecture: dims must be a list of rising indices of channels, not "
+            f"{dims!r}"
         )
     if dims[-1] >= total:
         raise ValueError(
-            f"architecture: dims go up to {dims[-1]}, the dense model has {total} channels"
+            f"architecture: dims go up to {dims[-1]}, the dense model has {total} "
+            "channels"
         )
 
 

@@ -1,7 +1,7 @@
 """How the parts of ESPnet's encoders and decoders are described.
 
-A part is one submodule with its norm: a feed-forward layer, attention, a convolution. Its
-function adds to a :class:`Description` what can go of it, who reads and writes the
+A part is one submodule with its norm: a feed-forward layer, attention, a convolution.
+Its function adds to a :class:`Description` what can go of it, who reads and writes the
 channels between the layers, and how often its tensors are applied. Nothing of ESPnet is
 imported: sizes are read off the modules.
 """
