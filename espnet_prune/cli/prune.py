@@ -135,7 +135,7 @@ def student(folder: Path, *options: object) -> None:
 
 @contextmanager
 def logged(path: Path) -> Iterator[None]:
-    """Append what is logged to a file, and print the few lines that tell how it goes."""
+    """Append what is logged to a file, and print the few lines that say how it goes."""
     root, level = logging.root, logging.root.level
     handlers = [logging.FileHandler(path, encoding="utf-8"), _Progress()]
     root.setLevel(logging.INFO)

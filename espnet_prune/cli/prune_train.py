@@ -154,8 +154,8 @@ def averaged_name(options: argparse.Namespace) -> str:
 
 
 def finish(averaged: Path, compact: Path) -> None:
-    """Give the averaged weights their place beside the compact model's config, once they
-    load strictly."""
+    """Give the averaged weights their place beside the compact model's config, once
+    they load strictly."""
     if not averaged.exists():
         raise InputError(averaged, "was not written", "see the training's log")
     with atomic_path(compact / FINETUNED) as temporary:

@@ -148,8 +148,8 @@ class Selection:
         return keep, left
 
     def _choose_dims(self) -> None:
-        """Keep channels between the layers: as many as were learned; fewer where so many
-        leave nothing to all else, more where all else does not use what few leave."""
+        """Keep channels between the layers: as many as were learned; fewer where these
+        leave nothing to all else, more where all else does not use what they leave."""
         span, step = self.layout.span(MODEL_DIM), self.multiple
         size = span.stop - span.start
         numbers = [*range(step, size, step), size]

@@ -1,8 +1,8 @@
 """The compact encoders and decoder as ESPnet builds them: stock ones, cut to sizes.
 
 Each loads every checkpoint of the ESPnet class that it is made of: without an
-``architecture`` it is that class. It refuses a checkpoint that misses or adds a key even
-when the caller loads with ``strict=False``.
+``architecture`` it is that class. It refuses a checkpoint that misses or adds a key,
+even when the caller loads with ``strict=False``.
 """
 
 from collections.abc import Callable
