@@ -227,6 +227,7 @@ def _plan(
     if not 0 <= rest.target < 1:
         raise ValueError(
             f"sparsity: with these targets of groups, {rest.target:.1%} of the {kind} "
-            f"of {sorted(others)} must go to remove {target:.1%} of the {denominator}'s"
+            f"of {sorted(others - {REST})} must go to remove {target:.1%} of the "
+            f"{denominator}'s"
         )
     return [*named, rest]

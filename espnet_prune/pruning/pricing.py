@@ -52,11 +52,13 @@ class Pricing:
         if unit.entry or len(unit.parts) > 1:
             return self._difference(self._after(unit))
         ((number, indices),) = unit.parts.items()
+        changing = [number, *(n for n, _ in self.following.get(number, ()))]
         others = [
             self.sums[f]
-            for factors, _ in self.terms[number]
+            for n in changing
+            for factors, _ in self.terms[n]
             for f in factors
-            if f != number
+            if f != n
         ]
         at = number, len(indices)
         if at not in self.known or self.known[at][0] != others:

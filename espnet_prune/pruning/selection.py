@@ -130,20 +130,20 @@ class Selection:
             if self.layout.children(root.name) and not unit.entry:
                 if root.name not in entered:
                     continue  # its submodule's entry did not fit
+            # All limits, not those of its group: the norm of a block that comes back
+            # with it is in no group.
             extra = pricing.of(unit)
-            limits = self.limits[root.name]
-            if all(extra[c] <= left[c] for c in limits):
+            if all(cost <= rest for cost, rest in zip(extra, left, strict=True)):
                 pricing.keep(unit)
                 entered.add(root.name)
                 for indices in unit.parts.values():
                     keep[indices] = True
-                for c in limits:
-                    left[c] -= extra[c]
+                left = [rest - cost for cost, rest in zip(extra, left, strict=True)]
             else:
                 refused.add(unit.family)
-                for c in limits:
-                    if extra[c] > left[c]:
-                        unfit[c].append(extra[c])
+                for costs, cost, rest in zip(unfit, extra, left, strict=True):
+                    if cost > rest:
+                        costs.append(cost)
         self.cheapest = [min(costs, default=0.0) for costs in unfit]
         return keep, left
 
@@ -216,14 +216,16 @@ class Selection:
         """0.5 % of each limit, or where that is more the dearest kind of unit of the
         submodule whose units are the cheapest."""
         everything = self._everything()
-        pricing = Pricing(self.budget, everything)
         cheapest = [float("inf")] * len(self.budget.constraints)
         for root in self.roots:
             units = units_of(self.layout, root, self.scores, everything, self.multiple)
-            kinds = {unit.family: unit for unit in units if not unit.entry}
+            # The last of each kind: the entry only where its family has no other.
+            kinds = {unit.family: unit for unit in units}
             dearest = [0.0] * len(cheapest)
             for unit in kinds.values():
-                pairs = zip(dearest, pricing.of(unit), strict=True)
+                others = everything.clone()
+                others[torch.cat(list(unit.parts.values()))] = False
+                pairs = zip(dearest, Pricing(self.budget, others).of(unit), strict=True)
                 dearest = [max(pair) for pair in pairs]
             if kinds:
                 for c in self.limits[root.name]:

@@ -40,7 +40,7 @@ class Structure:
         group: what can be given a target of its own (``ffn``, ``attention``); None for
             a structure that runs through all groups.
         thing: what one unit is called in a table of prices: ``ffn.unit``.
-        gated: what a unit's gate multiplies while it is learned, and at export for good.
+        gated: what a unit's gate multiplies while it is learned, for good at export.
         cut: what goes with a unit at export.
         opens: buffers that are told which units are open (1) and which are not (0).
         owns: modules or tensors, by name, that exist only while the structure (of one

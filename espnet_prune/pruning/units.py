@@ -53,7 +53,9 @@ def units_of(
         if any(child.learned for child in layout.children(family.name)):
             found += _ranked(layout, family, scores, is_open, multiple)
         elif not family.even:
-            found.append(list(_bundles(layout, family, scores, multiple)))
+            # A head without gates inside brings all of its dimensions anyhow.
+            own = 1 if layout.children(family.name) else multiple
+            found.append(list(_bundles(layout, family, scores, own)))
     firsts = [bundles[0] for bundles in found]
     parts: dict[int, Tensor] = {}
     for unit in firsts:
