@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import read_yaml
 from espnet_prune.data.kaldi_dir import DataDir, read_data_dir, write_data_dir
-from espnet_prune.families.espnet.checkpoint import sampling_rate
+from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
 
 if TYPE_CHECKING:
     from espnet2.bin.asr_inference import Speech2Text
@@ -67,10 +67,21 @@ def prune(
     Raises:
         InputError: what is wrong with the input, and the mend.
     """
-    from espnet_prune.serving.load import load  # imports ESPnet
+    # Here, because they import ESPnet.
+    from espnet_prune.cli.check_early import check, get_parser
+    from espnet_prune.serving.load import load
 
     teacher, out = Path(experiment, "config.yaml"), Path(out)
     weights = Path(experiment, model)
+    goal = ("--kind", kind, "--target", target)
+    # Hours lie between this and the trainings that would notice.
+    early = ["--ngpu", ngpu, "--config", teacher, "--prune_config", prune_recipe]
+    early = [*map(str, early), "--finetune_config", str(finetune_recipe)]
+    args = get_parser().parse_args(early)
+    args.prune_args = [*map(str, (*goal, *prune_options))]
+    args.finetune_args = [*map(str, finetune_options)]
+    check(args)
+    load_model(teacher, weights)
     rate = sampling_rate(
         argparse.Namespace(**{"frontend_conf": {}} | read_yaml(teacher))
     )
@@ -95,8 +106,8 @@ def prune(
     pruned, compact = out / "pruned", out / "compact"
     train_student(
         pruned,
-        *("--phase", "prune", "--recipe", prune_recipe, "--kind", kind),
-        *("--target", target, "--model_config", teacher, "--model_file", weights),
+        *("--phase", "prune", "--recipe", prune_recipe, *goal),
+        *("--model_config", teacher, "--model_file", weights),
         *("--latency_table", out / "latency.json"),
         *(*data, *prune_options),
     )

@@ -81,8 +81,9 @@ class PruneTrainer(SafeTrainer):
     @classmethod
     def run(cls, *args: Any, **kwargs: Any) -> None:
         options, model = kwargs["trainer_options"], kwargs["model"]
+        epoch = kwargs["train_iter_factory"].build_iter(1)
         try:
-            batches = len(kwargs["train_iter_factory"].build_iter(1))
+            batches = len(epoch)
         except TypeError as e:
             raise InputError(
                 "--iterator_type",
