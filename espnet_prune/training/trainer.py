@@ -132,7 +132,7 @@ class WarmupHoldDecay(AbsBatchStepScheduler):
         return [g for g in self.optimizer.param_groups if g["name"] == "weights"]
 
     def factor(self) -> float:
-        done = self.steps / max(1, self.total_steps)
+        done = min(1.0, self.steps / max(1, self.total_steps))
         if done < self.RISE:
             return (self.steps + 1) / (self.RISE * self.total_steps + 1)
         return 1 - (1 - self.END) * max(0.0, (done - self.HOLD) / (1 - self.HOLD))
