@@ -13,32 +13,36 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from espnet_prune.base.errors import run_main
+from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import read_yaml
 from espnet_prune.config.methods import METHODS
-from espnet_prune.families.espnet.prunable import check_gates, check_student
-from espnet_prune.families.registry import Kind, find_kind, require
+from espnet_prune.families.registry import find_kind, require
 
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--ngpu", type=int, default=0)
     parser.add_argument("--decode_ngpu", type=int, default=0)
-    parser.add_argument("--precisions", default="")
-    parser.add_argument("--methods", default="l0")
+    parser.add_argument("--precisions", type=str.split, default=[])
+    parser.add_argument("--methods", type=str.split, default=["l0"])
     parser.add_argument("--target_kind", default="")
     parser.add_argument("--prune_config", type=Path, help="stage 12 runs, with that")
-    parser.add_argument("--prune_args", default="", help="options beside it")
+    words = {"type": str.split, "default": []}
+    parser.add_argument("--prune_args", **words, help="options beside it")
     parser.add_argument("--finetune_config", type=Path, help="the same of stage 14")
-    parser.add_argument("--finetune_args", default="")
+    parser.add_argument("--finetune_args", **words)
     parser.add_argument("--inference_config", type=Path)
     parser.add_argument("--config", type=Path, help="of the dense model")
-    parser.add_argument("--asr_args", default="", help="options beside that config")
+    parser.add_argument("--asr_args", **words, help="options beside that config")
     return parser
 
 
-def main() -> None:
-    args = get_parser().parse_args()
+def main(argv: list[str] | None = None) -> None:
+    args = get_parser().parse_args(argv)
+    for method in args.methods:
+        if method not in METHODS:
+            names = ", ".join(METHODS)
+            raise InputError(f"--method {method}", "is unknown", f"one of: {names}")
     if args.ngpu or args.decode_ngpu or args.precisions:
         check_hardware(args)
     if args.inference_config is not None:
@@ -48,11 +52,13 @@ def main() -> None:
     if args.asr_args:
         from espnet_prune.training.espnet_options import check_options
 
-        check_options("--asr_args", args.asr_args.split())
+        check_options("--asr_args", args.asr_args)
     config = None
     if args.config is not None:
-        config = with_options(read_yaml(args.config), args.asr_args.split())
-        check_kind(find_kind(config.get("encoder")), args)
+        config = with_options(read_yaml(args.config), args.asr_args)
+        for precision in args.precisions:
+            kind = find_kind(config.get("encoder"))
+            require(kind, "precision", f"--precisions {precision}")
     if args.finetune_config is not None:
         check_finetuning(args)
     if args.prune_config is not None:
@@ -81,28 +87,16 @@ def check_hardware(args: argparse.Namespace) -> None:
     refuse_missing_gpus(args.ngpu)
     refuse_missing_gpus(args.decode_ngpu)
     device = torch.device("cuda" if args.decode_ngpu else "cpu")
-    for precision in args.precisions.split():
+    for precision in args.precisions:
         check_precision(precision, device)
-
-
-def check_kind(kind: Kind | None, args: argparse.Namespace) -> None:
-    """Refuse what this kind of encoder cannot have."""
-    if args.precisions.strip():
-        require(kind, "precision", f"--precisions {args.precisions}")
-    for method in args.methods.split():
-        if not METHODS[method].gated:
-            require(kind, "small", f"--method {method}")
-    if "latency" in args.target_kind:
-        require(kind, "latency", f"--target_kind {args.target_kind}")
 
 
 def check_finetuning(args: argparse.Namespace) -> None:
     """Refuse options of stage 14 that there are not, or of wrong values."""
     from espnet_prune.training.recipe import read_recipe  # takes seconds
 
-    options = args.finetune_args.split()
-    stage = training_options("finetune", args.finetune_config, options)
-    for method in args.methods.split():
+    stage = training_options("finetune", args.finetune_config, args.finetune_args)
+    for method in args.methods:
         stage.method = method
         read_recipe(stage)
 
@@ -114,26 +108,18 @@ def check_pruning(args: argparse.Namespace, config: dict[str, Any] | None) -> No
         args: the command line.
         config: of the dense model; None before it is fetched.
     """
-    from espnet_prune.pruning.budget import check_groups
-    from espnet_prune.training.recipe import (
-        read_recipe,
-        refusing,
-        settle_options,
-        source_of,
-    )
+    from espnet_prune.training.recipe import check_model, read_recipe, settle_options
 
-    options = args.prune_args.split()
+    options = args.prune_args
     if args.target_kind:
-        options += ["--kind", args.target_kind]
+        options = ["--kind", args.target_kind, *options]
     stage = training_options("prune", args.prune_config, options)
-    for method in args.methods.split():
+    for method in args.methods:
         stage.method = method
         recipe = read_recipe(stage)
-        sparsity = settle_options(stage, recipe)
+        settle_options(stage, recipe)
         if config is not None:
-            groups = groups_of(config, args.config, recipe, source_of(stage))
-            with refusing(source_of(stage)):
-                check_groups(sparsity.groups, groups)
+            check_model(config, args.config, stage, recipe)
 
 
 def training_options(
@@ -160,21 +146,6 @@ def training_options(
     check_options(parser.prog, rest)
     check_keys(recipe, read_yaml(recipe).keys() - {*OWN_KEYS})
     return found
-
-
-def groups_of(
-    config: dict[str, Any], source: Path, recipe: dict[str, Any], where: str
-) -> set[str | None]:
-    """Groups of structures that a student with gates has.
-
-    Raises:
-        InputError: the model cannot have gates.
-    """
-    kind = check_student(config, source)
-    check_gates(config, source, bool(recipe.get("prune_decoder")))
-    if recipe["gates"].get("model_dim"):
-        require(kind, "model_dim", where)
-    return kind.groups | ({"decoder"} if recipe.get("prune_decoder") else set())
 
 
 if __name__ == "__main__":

@@ -16,10 +16,16 @@ from espnet2.bin.asr_inference import Speech2Text
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import locked, read_yaml
-from espnet_prune.cli import export, filter_data, format_audio, prune_train
+from espnet_prune.cli import (
+    check_early,
+    export,
+    filter_data,
+    format_audio,
+    prune_train,
+)
 from espnet_prune.cli.progress import Watcher
 from espnet_prune.data.kaldi_dir import DataDir, read_data_dir, write_data_dir
-from espnet_prune.families.espnet.checkpoint import sampling_rate
+from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
 from espnet_prune.serving.load import load
 
 RECIPES = Path(__file__).parents[1] / "config/recipes"
@@ -75,6 +81,16 @@ def prune(
     """
     teacher, out = Path(experiment, "config.yaml"), Path(out)
     weights = Path(experiment, model)
+    goal = ["--kind", kind, "--target", target]
+    # Hours lie between this and the trainings that would notice.
+    call(
+        check_early,
+        *("--ngpu", ngpu, "--config", teacher, "--prune_config", prune_recipe),
+        f"--prune_args={' '.join(map(str, (*goal, *prune_options)))}",
+        *("--finetune_config", finetune_recipe),
+        f"--finetune_args={' '.join(map(str, finetune_options))}",
+    )
+    load_model(teacher, weights)
     rate = sampling_rate(
         argparse.Namespace(**{"frontend_conf": {}} | read_yaml(teacher))
     )
@@ -95,7 +111,7 @@ def prune(
     data += ["--ngpu", ngpu, "--multiprocessing_distributed", "true"]
     data += ["--resume", "true"]
     pruned, compact = out / "pruned", out / "compact"
-    goal = ["--kind", kind, "--target", target, "--latency_table", out / "latency.json"]
+    goal += ["--latency_table", out / "latency.json"]
     student(pruned, "--recipe", prune_recipe, *goal, *data, *prune_options)
     call(export, "--pruned", pruned, "--out", compact)
     start = ["--recipe", finetune_recipe, "--compact", compact]

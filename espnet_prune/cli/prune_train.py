@@ -21,6 +21,7 @@ from espnet_prune.base.files import atomic_path, write_text
 from espnet_prune.config.methods import METHODS
 from espnet_prune.export.compact_dir import model_state
 from espnet_prune.families.espnet.checkpoint import load_model, read_state
+from espnet_prune.families.registry import find_kind
 from espnet_prune.measuring.latency import settle_table
 from espnet_prune.pruning.scores import scores_of, settle
 from espnet_prune.running.nodes import Node
@@ -31,7 +32,7 @@ from espnet_prune.training.origin import (
     refuse_wrong_rate,
 )
 from espnet_prune.training.plan import CONFIG, FINETUNED, student_config
-from espnet_prune.training.recipe import add_options
+from espnet_prune.training.recipe import add_options, refusing
 from espnet_prune.training.student import OWN_OPTIONS
 from espnet_prune.training.task import PruneASRTask
 
@@ -120,8 +121,11 @@ def refuse_planned(options: argparse.Namespace, student: dict[str, Any]) -> None
     """Refuse ESPnet options that change what the student's plan was made from.
 
     Raises:
-        InputError: it was given as ``--model_conf``.
+        InputError: it was given as ``--model_conf``, or ``--encoder_conf`` has what
+            cannot be pruned.
     """
+    with refusing("--encoder_conf"):
+        find_kind(student["encoder"]).rules.check(options.encoder_conf)
     for name in OWN_OPTIONS:
         if (options.model_conf or {}).get(name) != student["model_conf"].get(name):
             raise InputError(

@@ -1,4 +1,4 @@
-"""The sections of a recipe, ``conf/prune.yaml``, as plain data, checked when made."""
+"""The sections of a recipe, ``conf/prune.yaml``, as plain data; each checks itself."""
 
 from dataclasses import dataclass, field
 
@@ -168,3 +168,11 @@ class DistillOptions:
         """0-based indices of evenly spaced blocks, ending with the last."""
         n = min(self.layers, num_blocks)
         return [round((i + 1) * num_blocks / n) - 1 for i in range(n)]
+
+
+# The sections of a recipe that are the project's own.
+SECTIONS = {
+    "gates": GateOptions,
+    "sparsity": SparsityOptions,
+    "distill": DistillOptions,
+}

@@ -13,6 +13,8 @@ from espnet_prune.base.errors import InputError
 from espnet_prune.families.espnet import rules
 from espnet_prune.families.espnet.rules import Rules
 
+PREFIX = "prunable_"  # of all names of encoders and decoders that are ours
+
 # What only some kinds can do -> how a refusal puts it, and the mend.
 CAPABILITIES = {
     "model_dim": ("its model dimension cannot be pruned", "gates: model_dim: false"),
@@ -44,7 +46,7 @@ class Kind:
     @property
     def compact(self) -> str:
         """What a compact one is called in its owner's configs."""
-        return f"prunable_{self.name}"
+        return PREFIX + self.name
 
     @property
     def describe(self) -> Callable[..., Any]:
@@ -80,7 +82,7 @@ KINDS = {
 
 def find_kind(name: str | None) -> Kind | None:
     """The kind of an encoder, dense or compact, by its name in a config."""
-    return KINDS.get(str(name).removeprefix("prunable_"))
+    return KINDS.get(str(name).removeprefix(PREFIX))
 
 
 def require(kind: Kind | None, capability: str, where: object) -> None:

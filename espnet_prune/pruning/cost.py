@@ -19,7 +19,6 @@ from torch import Tensor
 from espnet_prune.pruning.layout import Layout
 
 REST = "rest"  # the group of what no group's structure takes away
-KINDS = ("params", "macs", "latency")
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 
 from espnet_prune.base.errors import InputError
-from espnet_prune.base.files import fingerprint, write_json
+from espnet_prune.base.files import fingerprint, read_yaml, write_json
 from espnet_prune.data.audio import check_rate
 from espnet_prune.families.espnet.checkpoint import read_state, sampling_rate
 
-# What may change between two parts of one training: where and how long it runs, and
-# what is logged of it.
+# What may change between two parts of one training: where it runs, and what is logged
+# of it.
 FREE = (
-    "config", "output_dir", "max_epoch", "resume", "ngpu", "num_workers", "log_level",
+    "config", "output_dir", "resume", "ngpu", "num_workers", "log_level",
     "log_interval", "use_tensorboard", "use_matplotlib", "keep_nbest_models",
     "num_att_plot", "dry_run", "init_param", "teacher_config", "teacher_model",
 )  # fmt: skip
@@ -58,6 +58,8 @@ def refuse_another_run(options: argparse.Namespace) -> None:
         if {key: begun.get(key) for key in now} != now:
             old = begun.get("each", {})  # not of older versions
             other = sorted(part for part in each if old and old.get(part) != each[part])
+            if other == ["max_epoch"]:
+                refuse_other_length(options)
             named = f" ({', '.join(other)})" if other else ""
             raise InputError(
                 output_dir,
@@ -66,6 +68,21 @@ def refuse_another_run(options: argparse.Namespace) -> None:
                 "docs/troubleshooting.md)",
             )
     write_json(origin, now | {"each": each})
+
+
+def refuse_other_length(options: argparse.Namespace) -> None:
+    """Refuse to go on with a pruning that was planned for other epochs.
+
+    Its target would fall back, or jump: it rises over a share of all steps. So would
+    the learning rates of its gates.
+    """
+    planned = read_yaml(Path(options.output_dir) / "config.yaml")["max_epoch"]
+    raise InputError(
+        f"--max_epoch {options.max_epoch}",
+        f"{options.output_dir} was begun for {planned} epochs, over which its target "
+        "rises",
+        f"give --max_epoch {planned}, or prune anew under another --tag",
+    )
 
 
 def refuse_missing_gpus(asked: int) -> None:
@@ -120,10 +137,13 @@ def pieces(path: str | Path) -> list[Path]:
 
 def described(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
     """The options that make the training, and fingerprints of the files they name."""
+    gated = (options.model_conf or {}).get("gates") is not None
+    # Others may train on for longer: their learning rate is planned anew.
+    free = FREE if gated else (*FREE, "max_epoch")
     kept = {
         key: value
         for key, value in vars(options).items()
-        if key not in FREE and not key.startswith(("dist_", "multiprocessing_"))
+        if key not in free and not key.startswith(("dist_", "multiprocessing_"))
     }
     files = [options.token_list, options.bpemodel]
     files += [*options.train_shape_file, *options.valid_shape_file]

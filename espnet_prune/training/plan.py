@@ -25,9 +25,8 @@ from espnet_prune.config.sections import (
 from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
 from espnet_prune.families.espnet.compact import architecture_of
 from espnet_prune.families.espnet.model import Described, Lengths, describe
-from espnet_prune.families.espnet.prunable import check_gates, check_student
 from espnet_prune.families.espnet.small import small_encoder
-from espnet_prune.families.registry import Kind, require
+from espnet_prune.families.registry import Kind
 from espnet_prune.measuring.cost import rest_cost
 from espnet_prune.measuring.latency import table_of_run
 from espnet_prune.measuring.latency_layers import Beyond
@@ -42,6 +41,7 @@ from espnet_prune.training.configs import (
     small_config,
 )
 from espnet_prune.training.recipe import (
+    check_model,
     read_recipe,
     refusing,
     settle_options,
@@ -70,9 +70,7 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
     options = settle_options(args, recipe, start)
     gates = make_options(GateOptions, "gates", recipe["gates"])
     decoder = bool(recipe.get("prune_decoder"))
-    kind = check_student(config, source)
-    check_gates(config, source, decoder)
-    check_kind(kind, args.method, options, gates, source_of(args))
+    kind = check_model(config, source, args, recipe)
     model, model_args = load_model(source, args.teacher_model)
     if decoder and model.decoder is None:
         raise InputError(source, "has no decoder", "leave out prune_decoder")
@@ -90,22 +88,6 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
     student = pruning_config(config, source, recipe, data)
     student["model_conf"]["plan"] = {"method": args.method}
     return student
-
-
-def check_kind(
-    kind: Kind, method: str, options: SparsityOptions, gates: GateOptions, where: str
-) -> None:
-    """Refuse what this kind of encoder cannot do.
-
-    Raises:
-        InputError: names ``where`` it was asked for.
-    """
-    if gates.model_dim:
-        require(kind, "model_dim", where)
-    if "latency" in options.kinds:
-        require(kind, "latency", where)
-    if not METHODS[method].gated:
-        require(kind, "small", f"--method {method}")
 
 
 def make_budget(

@@ -18,15 +18,19 @@ from espnet_prune.config.methods import METHODS
 from espnet_prune.config.options import check_section, make_options, optimizer_options
 from espnet_prune.config.sections import (
     MODEL_DIM,
+    SECTIONS,
     DistillOptions,
     GateOptions,
     SparsityOptions,
 )
+from espnet_prune.families.espnet.prunable import check_gates, check_student
+from espnet_prune.families.registry import Kind, require
+from espnet_prune.pruning.budget import check_groups
 
 # Keys of a recipe that are the project's own.
-OWN_KEYS = ("gates", "sparsity", "distill", "prune_decoder", "compact")
+OWN_KEYS = (*SECTIONS, "prune_decoder", "compact")
 # Of a recipe, what can be given on the command line, too.
-SECTIONS = ("gates", "sparsity", "distill", "optim_conf")
+GIVEN = (*SECTIONS, "optim_conf")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", help="overrides sparsity.kind of the recipe")
     parser.add_argument("--target", type=float, help="overrides sparsity.target")
     parser.add_argument("--max_epoch", type=int, help="overrides that of the recipe")
-    for section in SECTIONS:
+    for section in GIVEN:
         parser.add_argument(
             f"--{section}", action=NestedDictAction, default={}, metavar="KEY=VALUE",
             help="overrides options of the recipe, as often as needed",
@@ -53,14 +57,14 @@ def read_recipe(args: argparse.Namespace) -> dict[str, Any]:
     """
     recipe = read_yaml(args.recipe)
     with refusing(args.recipe):
-        for section in SECTIONS:
+        for section in GIVEN:
             check_section(section, recipe.get(section))
     if not isinstance(asked := recipe.get("prune_decoder"), bool | None):
         what = f"prune_decoder must be true or false, not {asked!r}"
         raise InputError(args.recipe, what)
     if args.max_epoch is not None:
         recipe["max_epoch"] = args.max_epoch
-    for section in SECTIONS:
+    for section in GIVEN:
         if given := getattr(args, section):
             if args.compact is not None and section in ("gates", "sparsity"):
                 raise InputError(f"--{section}", "belongs to the pruning, stage 12")
@@ -165,9 +169,44 @@ def check_method(method: str, options: SparsityOptions, decoder: bool) -> None:
         )
 
 
+def check_model(
+    config: dict[str, Any],
+    source: str | Path,
+    args: argparse.Namespace,
+    recipe: dict[str, Any],
+) -> Kind:
+    """Refuse what a model cannot be pruned to, by its config alone.
+
+    Args:
+        config: the model's ``config.yaml``, or that of a training to come.
+        source: where it was read, for messages.
+        args: the command line.
+        recipe: which :func:`settle_options` has completed.
+
+    Returns:
+        the kind of its encoder.
+
+    Raises:
+        InputError: the model cannot have gates, or not these.
+    """
+    decoder = bool(recipe.get("prune_decoder"))
+    kind = check_student(config, source)
+    check_gates(config, source, decoder)
+    sparsity = SparsityOptions(**recipe["sparsity"])
+    if recipe["gates"].get(MODEL_DIM):
+        require(kind, "model_dim", source_of(args))
+    if "latency" in sparsity.kinds:
+        require(kind, "latency", source_of(args))
+    if not METHODS[args.method].gated:
+        require(kind, "small", f"--method {args.method}")
+    with refusing(source_of(args)):
+        check_groups(sparsity.groups, kind.groups | ({"decoder"} if decoder else set()))
+    return kind
+
+
 def source_of(args: argparse.Namespace) -> str:
     """Where the options of the recipe come from, for messages."""
-    given = [f"--{section}" for section in SECTIONS if getattr(args, section)]
+    given = [f"--{section}" for section in GIVEN if getattr(args, section)]
     return " and ".join([str(args.recipe), *given])
 
 
@@ -175,7 +214,8 @@ def source_of(args: argparse.Namespace) -> str:
 def refusing(source: str | Path) -> Iterator[None]:
     """The context turns what options refuse into an error of the file they are from.
 
-    Nothing else: a TypeError in it is a defect of ours and keeps its traceback.
+    Nothing else: an InputError names another file already, and a TypeError is a defect
+    of ours and keeps its traceback.
 
     Args:
         source: the file, or the options, for the message.
@@ -185,5 +225,7 @@ def refusing(source: str | Path) -> Iterator[None]:
     """
     try:
         yield
+    except InputError:
+        raise
     except ValueError as e:
-        raise InputError(source, str(e).removeprefix(f"{source}: ")) from e
+        raise InputError(source, str(e)) from e

@@ -12,8 +12,9 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from espnet_prune.families.registry import PREFIX
+
 REGISTRY = "espnet2.tasks.asr"
-PREFIX = "prunable_"  # of all names that are ours
 
 
 def names_ours(config: dict[str, Any]) -> bool:
@@ -37,11 +38,12 @@ def encoders() -> dict[str, type]:
         PrunableTransformerEncoder,
     )
 
-    return {
-        "prunable_conformer": PrunableConformerEncoder,
-        "prunable_transformer": PrunableTransformerEncoder,
-        "prunable_e_branchformer": PrunableEBranchformerEncoder,
-    }
+    ours = (
+        PrunableConformerEncoder,
+        PrunableTransformerEncoder,
+        PrunableEBranchformerEncoder,
+    )
+    return {PREFIX + encoder.kind: encoder for encoder in ours}
 
 
 def _add_to(registry: ModuleType) -> None:

@@ -1,6 +1,7 @@
 """The ESPnet model that is trained while pruning: student, teacher, losses."""
 
 import argparse
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.func import functional_call
 from espnet_prune.config.options import make_options
 from espnet_prune.config.sections import DistillOptions, GateOptions, SparsityOptions
 from espnet_prune.families.espnet.model import Described, Lengths, describe
-from espnet_prune.families.registry import Kind, find_kind
+from espnet_prune.families.registry import find_kind
 from espnet_prune.pruning.budget import Budget, Constraint
 from espnet_prune.pruning.controller import SparsityController
 from espnet_prune.pruning.gates import Gates
@@ -25,12 +26,6 @@ from espnet_prune.training.distill import (
     record,
     run_teacher,
 )
-
-# Options of PruneASRModel that ESPnet's own model does not have.
-OWN_OPTIONS = (
-    "encoder_kind", "gates", "sparsity", "budget", "prune_decoder", "distill",
-    "teacher_size", "plan",
-)  # fmt: skip
 
 
 class PruneASRModel(ESPnetASRModel):
@@ -189,6 +184,14 @@ class PruneASRModel(ESPnetASRModel):
         return loss, stats, len(batch[0])
 
 
+# Options of PruneASRModel that ESPnet's own model does not have.
+OWN_OPTIONS = tuple(
+    name
+    for name, option in inspect.signature(PruneASRModel.__init__).parameters.items()
+    if option.kind is option.KEYWORD_ONLY
+)
+
+
 class _Losses(nn.Module):
     """The losses of a student as a module that ``functional_call`` can call."""
 
@@ -246,8 +249,3 @@ def read_budget(data: Mapping[str, Any], described: Described) -> Budget:
     constraints = tuple(map(Constraint.from_dict, data["constraints"]))
     terms = described.terms(lengths, data["latency"])
     return Budget(described.layout, terms, constraints, data["dim_target"])
-
-
-def student_kind(config: Mapping[str, Any]) -> Kind | None:
-    """The kind of a student's encoder, by its config."""
-    return find_kind(config.get("encoder"))

@@ -81,8 +81,9 @@ class PruneTrainer(SafeTrainer):
     @classmethod
     def run(cls, *args: Any, **kwargs: Any) -> None:
         options, model = kwargs["trainer_options"], kwargs["model"]
+        epoch = kwargs["train_iter_factory"].build_iter(1)
         try:
-            batches = len(kwargs["train_iter_factory"].build_iter(1))
+            batches = len(epoch)
         except TypeError as e:
             raise InputError(
                 "--iterator_type",
@@ -131,7 +132,7 @@ class WarmupHoldDecay(AbsBatchStepScheduler):
         return [g for g in self.optimizer.param_groups if g["name"] == "weights"]
 
     def factor(self) -> float:
-        done = self.steps / max(1, self.total_steps)
+        done = min(1.0, self.steps / max(1, self.total_steps))
         if done < self.RISE:
             return (self.steps + 1) / (self.RISE * self.total_steps + 1)
         return 1 - (1 - self.END) * max(0.0, (done - self.HOLD) / (1 - self.HOLD))

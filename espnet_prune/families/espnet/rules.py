@@ -41,6 +41,11 @@ class Rules:
         known = self.required.keys() | self.free | self.left_out | {"architecture"}
         if unknown := options.keys() - known:
             raise ValueError(f"{self.section}: unknown option(s) {sorted(unknown)}")
+        for name in SIZES & options.keys():
+            if type(value := options[name]) is not int:
+                raise ValueError(
+                    f"{self.section}: {name} must be of type int, not {value!r}"
+                )
 
     def student(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The options of a student: without the regularisers that are left out."""

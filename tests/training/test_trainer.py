@@ -78,14 +78,14 @@ def run(optimizer, schedule, steps: int) -> list[dict[str, float]]:
     return seen
 
 
-def test_learning_rate_rises_holds_and_falls_to_a_tenth():
-    optimizer, schedule = make_schedule()
-    assert rates(optimizer)["weights"] < 0.2
-    seen = [r["weights"] for r in run(optimizer, schedule, 100)]
-    assert seen[:5] == sorted(seen[:5])
-    assert seen[5:60] == [1.0] * 55
-    assert seen[60:] == sorted(seen[60:], reverse=True)
-    assert seen[-1] == pytest.approx(0.1)
+def test_learning_rate_rises_from_nothing_holds_and_falls_to_a_tenth():
+    optimizer, schedule = make_schedule(2000)
+    first = rates(optimizer)["weights"]
+    seen = [first] + [r["weights"] for r in run(optimizer, schedule, 1999)]
+    rise, hold, fall = seen[:101], seen[100:1201], seen[1200:]
+    assert rise == pytest.approx([(i + 1) / 101 for i in range(101)])
+    assert hold == [1.0] * 1101
+    assert fall == pytest.approx([1 - 0.9 * i / 800 for i in range(800)])
 
 
 def test_gates_and_multipliers_keep_their_learning_rates():
@@ -96,20 +96,22 @@ def test_gates_and_multipliers_keep_their_learning_rates():
 @pytest.mark.parametrize("total", [0, 1, 2])
 def test_shortest_runs_have_a_positive_learning_rate(total):
     optimizer, schedule = make_schedule(total)
-    assert rates(optimizer)["weights"] > 0
-    assert all(r["weights"] > 0 for r in run(optimizer, schedule, 5))
+    seen = [rates(optimizer), *run(optimizer, schedule, 5)]  # some beyond their end
+    assert all(0 < r["weights"] <= 1 for r in seen)
 
 
 @pytest.mark.parametrize("stop", [1, 3, 40, 80])
-def test_schedule_goes_on_after_a_resume(stop):
+@pytest.mark.parametrize("total", [100, 150])
+def test_schedule_goes_on_after_a_resume_by_the_plan_of_now(stop, total):
+    """A run that shall last longer goes on as if it had been planned so."""
     optimizer, schedule = make_schedule()
     run(optimizer, schedule, stop)
     saved = copy.deepcopy((optimizer.state_dict(), schedule.state_dict()))
-    expected = run(optimizer, schedule, 100 - stop)
-    optimizer, schedule = make_schedule()
+    expected = run(*make_schedule(total), total)[stop:]
+    optimizer, schedule = make_schedule(total)
     optimizer.load_state_dict(saved[0])  # ESPnet's order; it replaces the groups
     schedule.load_state_dict(saved[1])
-    assert run(optimizer, schedule, 100 - stop) == expected
+    assert run(optimizer, schedule, total - stop) == expected
 
 
 class Unpicklable:

@@ -8,7 +8,6 @@ import torch
 import yaml
 
 from espnet_prune.base.errors import InputError
-from espnet_prune.cli import prune_train
 from espnet_prune.training.origin import (
     refuse_another_run,
     refuse_missing_gpus,
@@ -32,8 +31,31 @@ def begun(student_command, dense, tmp_path):
 
 
 def test_what_does_not_change_the_model_may_change(begun):
-    begun()
-    begun("--max_epoch", "9", "--log_interval", "3", "--ngpu", "2")
+    begun("--log_interval", "3", "--ngpu", "2")
+
+
+@pytest.mark.parametrize("epochs", [1, 9])
+def test_pruning_takes_the_epochs_that_it_was_planned_for(begun, tmp_path, epochs):
+    """The target would fall back, or jump, and the rates of the gates with it."""
+    run = tmp_path / "run"
+    (run / "config.yaml").write_text("max_epoch: 2\n")
+    begun("--max_epoch", "2")
+    with pytest.raises(InputError) as refused:
+        begun("--max_epoch", str(epochs))
+    assert str(refused.value) == (
+        f"--max_epoch {epochs}: {run} was begun for 2 epochs, over which its target "
+        "rises -> give --max_epoch 2, or prune anew under another --tag"
+    )
+    with pytest.raises(InputError, match="of other options.*max_epoch, seed"):
+        begun("--max_epoch", "9", "--seed", "7")
+
+
+def test_fine_tuning_may_go_on_for_longer(finetune_command, tmp_path):
+    command = finetune_command(tmp_path / "run")
+    for epochs in ("2", "9", "1"):
+        options = [*command, "--max_epoch", epochs]
+        refuse_another_run(PruneASRTask.get_parser().parse_args(options))
+        (tmp_path / "run" / "checkpoint.pth").touch()
 
 
 @pytest.mark.parametrize(
@@ -61,19 +83,6 @@ def test_other_tokens_of_the_same_number_are_refused(begun, tmp_path):
     config.write_text(yaml.safe_dump(recipe))
     with pytest.raises(InputError, match="other options"):
         begun()
-
-
-def test_other_data_under_the_same_name_are_refused(begun, tmp_path, data_dir):
-    lengths = tmp_path / "lengths"
-    begun_with = [f"{line} 1" for line in ("a", "b")]
-    lengths.write_text("\n".join(begun_with))
-    (tmp_path / "run" / "checkpoint.pth").unlink()
-    begun("--train_shape_file", str(lengths))
-    (tmp_path / "run" / "checkpoint.pth").touch()
-    begun("--train_shape_file", str(lengths))
-    lengths.write_text("c 1")
-    with pytest.raises(InputError, match="other options"):
-        begun("--train_shape_file", str(lengths))
 
 
 def test_other_teacher_weights_are_refused(begun, tmp_path):
@@ -125,23 +134,23 @@ def test_rate_of_split_data_is_that_of_the_first_part(
         refuse_wrong_rate(options)
 
 
-def test_split_data_are_refused_by_name_for_students(dense, data_options, tmp_path):
-    (tmp_path / "prune.yaml").write_text("optim_conf: {lr: 0.001}\n")
-    model = ["--model_config", dense / "config.yaml", "--model_file"]
-    model += [dense / "model.pth", "--recipe", tmp_path / "prune.yaml"]
-    options = ["--phase", "prune", "--target", 0.5, "--output_dir", tmp_path / "run"]
-    options += [*model, *data_options, "--multiple_iterator", "true"]
+def test_split_data_are_refused_by_name_for_students(train, tmp_path):
     with pytest.raises(InputError, match="^--multiple_iterator: .*--num_splits_asr"):
-        prune_train.main(list(map(str, options)))
+        train("prune", tmp_path / "run", "--multiple_iterator", "true")
     assert not list((tmp_path / "run").iterdir())
 
 
-def test_other_split_data_under_the_same_name_are_refused(begun, halves, tmp_path):
+@pytest.mark.parametrize("changed", ["utt2num_samples", "split.1"])
+def test_other_data_under_the_same_name_are_refused(begun, halves, tmp_path, changed):
     lengths = Path(halves("utt2num_samples"))
+    table = lengths / changed
+    if changed == "utt2num_samples":  # in one piece
+        lengths = table = tmp_path / changed
+        table.write_text("a 1\nb 1\n")
     (tmp_path / "run" / "checkpoint.pth").unlink()
-    begun("--train_shape_file", str(lengths))
-    (tmp_path / "run" / "checkpoint.pth").touch()
-    begun("--train_shape_file", str(lengths))
-    (lengths / "split.1").write_text("c 1")
+    for _ in range(2):
+        begun("--train_shape_file", str(lengths))
+        (tmp_path / "run" / "checkpoint.pth").touch()
+    table.write_text("c 1\n")
     with pytest.raises(InputError, match="other options"):
         begun("--train_shape_file", str(lengths))

@@ -14,11 +14,11 @@ import torch.distributed as dist
 import yaml
 from espnet2.tasks.asr import ASRTask
 
-from espnet_prune.pruning.gates import gates_of
+from espnet_prune.pruning import controller
 from espnet_prune.training.task import DenseASRTask, PruneASRTask
 from espnet_prune.training.trainer import PruneTrainer, SafeTrainer
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -68,44 +68,30 @@ def test_pruning_resumes_with_gates_multipliers_and_schedule(
         with pytest.raises(Killed):
             PruneASRTask.main(cmd=command)
     assert not (tmp_path / "2epoch.pth").exists()
-    half = torch.load(tmp_path / "checkpoint.pth", weights_only=False)
+    half = torch.load(tmp_path / "checkpoint.pth", weights_only=False)["model"]
     PruneASRTask.main(cmd=command)
     assert_same_run(pruned, tmp_path)
-    assert half["model"]["sparsity.step"] > 0
     end = torch.load(tmp_path / "latest.pth")
-    assert end["sparsity.step"] == 2 * half["model"]["sparsity.step"]
-    assert end["sparsity.lambda1"] != half["model"]["sparsity.lambda1"]
+    for count in ("sparsity.step", "gates.draws"):
+        assert end[count] == 2 * half[count] > 0
+    assert end["sparsity.lambda1"] != half["sparsity.lambda1"]
 
 
-def test_kill_between_checkpoint_and_epoch_file_is_repaired(
-    pruned, student_command, tmp_path
+def test_finished_run_is_left_alone_but_for_what_a_kill_took(
+    pruned, student_command, dense, tmp_path
 ):
     command = student_command(tmp_path)
     PruneASRTask.main(cmd=command)
+    before = torch.load(dense / "model.pth")
+    after = torch.load(tmp_path / "latest.pth")
+    key = "encoder.encoders.0.feed_forward.w_1.weight"
+    assert not torch.equal(before[key], after[key])  # it did train
+    # A kill between checkpoint and epoch file, mended by starting it again.
     (tmp_path / "2epoch.pth").unlink()
     PruneASRTask.main(cmd=command)
     assert_same_run(pruned, tmp_path)
-    state = torch.load(tmp_path / "latest.pth")
-    torch.testing.assert_close(state, torch.load(pruned / "2epoch.pth"))
-
-
-def test_pruning_run_did_train(pruned, dense):
-    before, after = torch.load(dense / "model.pth"), torch.load(pruned / "latest.pth")
-    key = "encoder.encoders.0.feed_forward.w_1.weight"
-    assert not torch.equal(before[key], after[key])
-    assert not [key for key in after if "teacher" in key]
-    config = yaml.safe_load((pruned / "config.yaml").read_text())
-    assert config["grad_clip"] == float("inf")
-
-
-def test_running_a_finished_run_again_changes_nothing(
-    pruned, student_command, tmp_path
-):
-    command = student_command(tmp_path)
-    PruneASRTask.main(cmd=command)
-    before = torch.load(tmp_path / "latest.pth")
-    PruneASRTask.main(cmd=command)
-    torch.testing.assert_close(torch.load(tmp_path / "latest.pth"), before)
+    again = torch.load(tmp_path / "latest.pth")
+    torch.testing.assert_close(again, after, rtol=0, atol=0)
 
 
 @pytest.fixture
@@ -150,42 +136,57 @@ def test_dense_training_resumes(dense_command, tmp_path, monkeypatch):
     assert (other / "valid.acc.ave.pth").exists()
 
 
+def planned(command, trainer) -> dict:
+    """What a run starts with: its student, optimizer and schedule."""
+    seen = {}
+
+    class Spy(trainer):
+        @classmethod
+        def train_one_epoch(cls, model, optimizers, schedulers, **kwargs):
+            groups = {g["name"]: g["lr"] for g in optimizers[0].param_groups}
+            seen.update(model=model, rates=groups, schedule=schedulers[0])
+            raise Killed
+
+    class Task(PruneASRTask):
+        trainer = Spy
+
+    with pytest.raises(Killed):
+        Task.main(cmd=command)
+    return seen
+
+
 @pytest.mark.parametrize("accum", [1, 3])
 def test_schedule_is_planned_over_the_whole_run(
     pruned, student_command, tmp_path, monkeypatch, accum
 ):
     """The target rises by batches; the optimizer steps once per ``accum_grad``."""
     # So short a run would have the largest rates, whatever its steps.
-    monkeypatch.setattr(
-        "espnet_prune.pruning.sparsity.GATE_LR_RANGE", (0.0, float("inf"))
-    )
-    seen = {}
-
-    class Spy(PruneTrainer):
-        @classmethod
-        def train_one_epoch(cls, model, optimizers, schedulers, **kwargs):
-            seen.update(model=model, rates=rates_of(optimizers[0]))
-            seen["schedule"] = schedulers[0]
-            raise Killed
-
-    def rates_of(optimizer):
-        return {g["name"]: g["lr"] for g in optimizer.param_groups}
-
-    class Task(PruneASRTask):
-        trainer = Spy
-
-    with pytest.raises(Killed):
-        Task.main(cmd=student_command(tmp_path, accum_grad=accum, max_epoch=6))
+    monkeypatch.setattr(controller, "GATE_LR_RANGE", (0.0, float("inf")))
+    command = student_command(tmp_path, accum_grad=accum, max_epoch=6)
+    seen = planned(command, PruneTrainer)
     end = torch.load(pruned / "latest.pth")
     steps = int(end["sparsity.step"]) * 3  # epochs: 6 for 2
     assert seen["model"].sparsity.total_steps == steps
     assert seen["schedule"].total_steps == steps // accum
-    gates, multipliers = seen["model"].sparsity.options.learning_rates(steps // accum)
+    options = seen["model"].sparsity.options
+    gates, multipliers = controller.learning_rates(options, steps // accum)
     assert (seen["rates"]["gates"], seen["rates"]["multipliers"]) == (
         gates,
         multipliers,
     )
-    assert gates_of(seen["model"]) and seen["model"].teacher is not None
+
+
+def test_fine_tuning_that_goes_on_for_longer_is_planned_anew(
+    finetune_command, tmp_path
+):
+    command = finetune_command(tmp_path / "run")
+    PruneASRTask.main(cmd=command)
+    states = torch.load(tmp_path / "run/checkpoint.pth", weights_only=False)
+    (done,) = states["schedulers"]
+    seen = planned([*command, "--max_epoch", "4"], PruneTrainer)["schedule"]
+    assert seen.steps == done["steps"] and seen.total_steps == 2 * done["steps"]
+    # Half of it is done: the rate, which had fallen to its end, is held again.
+    assert seen.factor() == 1.0
 
 
 def start(

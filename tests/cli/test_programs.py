@@ -9,10 +9,10 @@ import yaml
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import read_yaml
-from espnet_prune.cli import asr_inference, drop_in_train
-from espnet_prune.training.configs import OWN_KEYS
+from espnet_prune.cli import asr_inference, drop_in_train, run
+from espnet_prune.training.recipe import OWN_KEYS
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 @pytest.fixture
@@ -79,3 +79,58 @@ def test_shipped_configs_for_asr_sh_prune_as_run_sh_does(name):
     assert {k: theirs[k] for k in same} == {k: ours[k] for k in same}
     added = theirs.keys() - ours.keys()
     assert added == {*drop_in_train.TEACHER, *(["compact"] * (name == "finetune"))}
+
+
+def test_a_program_run_through_the_package_hands_it_to_spawned_processes(
+    python, tmp_path, monkeypatch
+):
+    # ESPnet's multi-GPU training spawns; these programs know nothing of the package.
+    (tmp_path / "some_program.py").write_text(
+        "import sys, multiprocessing\n"
+        "def look():\n"
+        "    from espnet2.tasks.asr import encoder_choices\n"
+        "    print('child', 'prunable_conformer' in encoder_choices.classes)\n"
+        "def main():\n"
+        "    print('arguments', *sys.argv)\n"
+        "    child = multiprocessing.get_context('spawn').Process(target=look)\n"
+        "    child.start()\n"
+        "    child.join()\n"
+        "    return child.exitcode\n"
+    )
+    program = ["-m", "some_program", "--option", "1"]
+    monkeypatch.chdir(tmp_path)
+    result = python("-m", "espnet_prune", *program)
+    assert "arguments some_program --option 1" in result.stdout
+    assert "child True" in result.stdout and result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        ([], "runs modules only"),
+        (["espnet2.bin.asr_train"], "runs modules only"),
+        (["-m", "espnet2.bin.no_such"], "there is no such module"),
+        (["-m", "espnet2.bin"], r"has no main\(\)"),
+    ],
+)
+def test_what_cannot_be_run_through_the_package_is_refused(arguments, told):
+    with pytest.raises(InputError, match=told):
+        run.program(arguments)
+
+
+@pytest.mark.parametrize(
+    "program", ["asr_train", "asr_inference", "prune_train", "export", "measure"]
+)
+def test_programs_of_the_recipe_download_nothing(
+    python, tmp_path, monkeypatch, program
+):
+    monkeypatch.delenv("NLTK_DATA")
+    # A dependency of ESPnet asks nltk for data as soon as it is imported.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import nltk\n"
+        "def download(*args, **kwargs): raise SystemExit(f'asked for {args}')\n"
+        "nltk.download = download\n"
+    )
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}]; import sitecustomize; "
+    result = python("-c", f"{code}import espnet_prune.cli.{program}")
+    assert result.returncode == 0, result.stderr

@@ -1,0 +1,269 @@
+"""What a recipe and a command line make of a student's training, before it starts."""
+
+import argparse
+
+import pytest
+import torch
+import yaml
+
+from espnet_prune.base.errors import InputError
+from espnet_prune.base.files import read_yaml
+from espnet_prune.cli.prune_train import averaged_name, get_parser
+from espnet_prune.export.export import export
+from espnet_prune.families.espnet.checkpoint import load_model
+from espnet_prune.measuring.latency import read_table
+from espnet_prune.training import plan
+from espnet_prune.training.configs import frames_of, model_config
+
+RECIPE = {
+    "gates": {"mode": "straight_through"},
+    "sparsity": {"target": 0.4},
+    "distill": {"layers": 3},
+    "optim_conf": {"lr": 0.0005, "weight_decay": 0.000001},
+    "max_epoch": 7,
+}
+
+
+@pytest.fixture
+def student(dense, tmp_path):
+    """``student(*options, **recipe)``: the config that stage 12 would train by."""
+
+    def make(*options, teacher=None, **recipe):
+        (tmp_path / "prune.yaml").write_text(yaml.safe_dump(RECIPE | recipe))
+        config = dense / "config.yaml"
+        if teacher is not None:
+            config = tmp_path / "config.yaml"
+            config.write_text(yaml.safe_dump(teacher))
+        command = ["--phase", "prune", "--recipe", tmp_path / "prune.yaml"]
+        command += ["--output_dir", tmp_path / "run", "--model_config", config]
+        command += ["--model_file", dense / "model.pth", *options]
+        return plan.student_config(get_parser().parse_args([*map(str, command)]))
+
+    return make
+
+
+@pytest.fixture
+def teacher(dense):
+    return read_yaml(dense / "config.yaml")
+
+
+def test_student_is_the_teachers_model_trained_by_the_recipe(student, teacher):
+    teacher |= {"optim": "sgd", "batch_bins": 1, "scheduler": "x"}
+    own = dict(teacher["encoder_conf"])
+    teacher["encoder_conf"]["stochastic_depth_rate"] = 0.3
+    config = student(teacher=teacher)
+    assert config["model"] == "prune" and config["encoder"] == teacher["encoder"]
+    assert config["encoder_conf"] == own  # without regularisers of another training
+    for key in ("token_list", "frontend_conf", "decoder_conf", "normalize_conf"):
+        assert config[key] == teacher[key]
+    for section in ("gates", "sparsity", "distill"):
+        assert config["model_conf"][section] == RECIPE[section]
+    assert config["max_epoch"] == 7 and config["optim_conf"] == RECIPE["optim_conf"]
+    assert not {"optim", "batch_bins", "scheduler"} & config.keys()
+    # Groups are clipped apart by the optimizer, not all together by ESPnet.
+    assert config["grad_clip"] == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"encoder": "branchformer"}, "'branchformer' cannot be pruned"),
+        ({"model": "pit_espnet"}, "'pit_espnet' cannot be pruned"),
+        ({"token_list": "tokens.txt"}, "no token list"),
+        ({"decoder": "transducer"}, "a transducer decoder"),
+        ({"encoder_conf": {"ctc_trim": True}}, "ctc_trim"),
+        ({"encoder_conf": {"num_blocks": "two"}}, "num_blocks must be of type int"),
+        ({"encoder_conf": {"architecture": {"blocks": []}}}, "compact already"),
+    ],
+)
+def test_model_that_cannot_be_pruned_is_refused_by_name(
+    student, teacher, change, named
+):
+    conf = teacher["encoder_conf"] | change.get("encoder_conf", {})
+    with pytest.raises(InputError, match=f"config.yaml: .*{named}"):
+        student(teacher=teacher | change | {"encoder_conf": conf})
+
+
+def test_command_line_wins_over_the_recipe(student):
+    options = ("--kind", "macs", "--target", "0.7", "--max_epoch", "9")
+    options += ("--sparsity", "macs_seconds=0.5", "--distill", "layers=1")
+    options += ("--distill", "task_weight=0.5", "--optim_conf", "lr=0.25")
+    config = student(*options)
+    sparsity = {"kind": "macs", "target": 0.7, "macs_seconds": 0.5}
+    assert config["model_conf"]["sparsity"] == sparsity
+    assert config["model_conf"]["distill"] == {"layers": 1, "task_weight": 0.5}
+    # One key of several, as of the other sections.
+    assert config["optim_conf"] == RECIPE["optim_conf"] | {"lr": 0.25}
+    assert config["max_epoch"] == 9
+    assert config["model_conf"]["budget"]["frames"] == 8000 // 128 + 1
+
+
+def test_options_of_espnet_are_not_taken_for_abbreviations_of_ours():
+    ours = ["--phase", "prune", "--recipe", "r", "--output_dir", "o"]
+    ours += ["--model_config", "c", "--model_file", "m"]
+    args, rest = get_parser().parse_known_args([*ours, "--model_conf", "ctc_weight=1"])
+    assert str(args.model_config) == "c" and rest == ["--model_conf", "ctc_weight=1"]
+
+
+# --- the budget -----------------------------------------------------------------------
+
+
+def test_student_has_the_very_budget_that_was_planned(student, make_model, monkeypatch):
+    made, real = [], plan.make_budget
+    monkeypatch.setattr(
+        plan, "make_budget", lambda *args: made.append(real(*args)) or made[0]
+    )
+    config = student(
+        gates={"model_dim": True},
+        prune_decoder=True,
+        sparsity={
+            "kind": "params+macs",
+            "denominator": "model",
+            "groups": {"ffn": 0.6, "decoder": 0.2},
+            "macs_tokens": 7,
+        },
+    )
+    (planned,) = made
+    written = yaml.safe_load(yaml.safe_dump(config["model_conf"]["budget"]))
+    assert {(c["name"], c["kind"]) for c in written["constraints"]} == {
+        (name, kind)
+        for name in ("ffn", "decoder", "others")
+        for kind in ("params", "macs")
+    }
+    keys = ("encoder_conf", "decoder_conf", "frontend_conf", "model_conf", "model")
+    built = make_model(**{key: config[key] for key in keys}).sparsity.budget
+    assert built.constraints == planned.constraints
+    assert built.dim_target == planned.dim_target > 0
+    own = torch.rand(len(planned.layout)).double()
+    torch.testing.assert_close(built.cost(own), planned.cost(own), rtol=0, atol=0)
+
+
+def test_export_meets_the_budget_that_the_run_was_given(pruned, tmp_path):
+    """Nobody works out the limits anew: by the target they would be others."""
+    config = read_yaml(pruned / "config.yaml")
+    (constraint,) = config["model_conf"]["budget"]["constraints"]
+    constraint["limit"] *= 0.6
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    summary = export(
+        tmp_path / "config.yaml", pruned / "latest.pth", tmp_path / "compact"
+    )
+    assert 0.7 <= summary["removed"]["params"] < 0.71
+    assert summary["constraints"][0]["target"] == pytest.approx(0.7)
+
+
+def test_frames_are_those_that_the_frontend_makes(dense):
+    model, args = load_model(dense / "config.yaml", dense / "model.pth")
+    assert frames_of(model, args, 1.0) == 16000 // 128 + 1
+
+
+def test_latency_of_the_whole_model_counts_what_is_beyond_the_encoder(
+    student, dense, tmp_path
+):
+    sparsity = {"kind": "latency+macs", "denominator": "model", "target": 0.1}
+    sparsity |= {"macs_seconds": 0.5, "macs_tokens": 2}
+    conf = student(sparsity=sparsity, prune_decoder=True)["model_conf"]
+    table = read_table(tmp_path / "run" / "latency.new.json")
+    assert not (dense / "latency.json").exists()  # it may be anyone's
+    assert conf["budget"]["latency"] == table["prices"]
+    assert any(name.startswith("decoder.self.") for name in table["prices"])
+    beyond = {c["kind"]: c["beyond"] for c in conf["budget"]["constraints"]}
+    # What the layers of the decoder take is not beyond what has gates.
+    assert 0 <= beyond["latency"] < table["beyond"] and beyond["macs"] > 0
+
+
+# --- methods --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["l0", "iterative", "l0_alone", "small"])
+@pytest.mark.parametrize("phase", ["prune", "finetune"])
+def test_methods_without_a_teacher_follow_none(student, dense, method, phase):
+    options = ["--phase", phase, "--method", method, "--distill", "layer_weight=4"]
+    options += ["--teacher_config", dense / "config.yaml"]
+    distill = student(*options)["model_conf"]["distill"]
+    followed = 0.0 if method in ("l0_alone", "small") else 4
+    assert distill["layer_weight"] == followed
+    assert distill.get("output_weight", 0.0) == 0.0
+
+
+@pytest.mark.parametrize("method", ["small", "small_distilled"])
+def test_small_one_is_trained_for_both_trainings_at_the_dense_rate(
+    student, teacher, method
+):
+    teacher |= {"max_epoch": 30, "optim_conf": {"lr": 0.003}}
+    options = ("--method", method, "--max_epoch", "20", "--optim_conf", "lr=0.25")
+    config = student(*options, teacher=teacher)
+    assert config["max_epoch"] == 50 and config["optim_conf"]["lr"] == 0.003
+    assert config["encoder_conf"]["output_size"] < config["model_conf"]["teacher_size"]
+
+
+# --- fine-tuning ----------------------------------------------------------------------
+
+
+def test_fine_tuning_keeps_the_sizes_and_has_no_gates(student, compact):
+    options = ("--phase", "finetune", "--model_config", compact / "config.yaml")
+    options += ("--model_file", compact / "pruned.pth")
+    config = student(*options)
+    before = read_yaml(compact / "config.yaml")
+    assert config["model"] == "prune" and config["encoder"] == before["encoder"]
+    assert config["encoder_conf"] == before["encoder_conf"]
+    assert not {"gates", "sparsity", "budget"} & config["model_conf"].keys()
+    assert config["init_param"] == [str(compact / "pruned.pth")]
+    assert "best_model_criterion" not in config
+
+
+def test_model_without_decoder_is_fine_tuned_by_its_loss(student, monkeypatch):
+    load = plan.load_model
+
+    def without_decoder(*paths):
+        model, args = load(*paths)
+        model.decoder = None
+        return model, args
+
+    monkeypatch.setattr(plan, "load_model", without_decoder)
+    config = student("--phase", "finetune")
+    assert config["best_model_criterion"] == [["valid", "loss", "min"]]
+    assert averaged_name(argparse.Namespace(**config)) == "valid.loss.ave.pth"
+
+
+# --- refusals -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--target", "1.5"), "target"),
+        (("--kind", "flops"), "kind"),
+        (("--target", "0.999"), "99.9% of the encoder's params cannot be"),
+        (("--method", "small", "--sparsity", "groups.ffn=0.4"), "whole encoder"),
+        (("--sparsity", "model_dim=0.3"), "needs model_dim: true"),
+        (("--sparsity", "groups.fnn=0.3"), r"groups \['fnn'\] are not among"),
+        (
+            ("--phase", "finetune", "--method", "small_distilled"),
+            "--teacher_config: is missing",
+        ),
+        (("--phase", "finetune", "--gates", "mode=hard"), "belongs to the pruning"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_the_training(student, options, named):
+    with pytest.raises(InputError, match=named):
+        student(*options)
+
+
+@pytest.mark.parametrize("part", ["distill", "gates", "sparsity", "optim_conf"])
+def test_wrong_section_of_a_recipe_is_named(student, part):
+    with pytest.raises(InputError, match="prune.yaml: .*no_such"):
+        student(**{part: RECIPE[part] | {"no_such": 1.0}})
+    for options in ((), (f"--{part}", "lr=0.1")):
+        with pytest.raises(InputError, match=f"prune.yaml: {part}: must hold `key:"):
+            student(*options, **{part: "hello"})
+
+
+def test_checkpoint_that_does_not_fit_is_refused(student, pruned):
+    with pytest.raises(InputError, match="does not fit"):
+        student("--model_file", pruned / "latest.pth")
+
+
+def test_config_of_the_teacher_is_left_alone(teacher):
+    before = yaml.safe_dump(teacher)
+    model_config(teacher, "t")["encoder_conf"]["num_blocks"] = 99
+    assert yaml.safe_dump(teacher) == before
