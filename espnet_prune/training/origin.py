@@ -45,29 +45,25 @@ def refuse_another_run(options: argparse.Namespace) -> None:
     digests = {path: state_digest(path) for path in set(weights) - {None}}
     kept, files = described(options)
     now = {
-        # As older versions wrote it, so that their runs can be resumed.
-        "options": digest([kept, list(files.values())]),
         "weights": [digests[path] for path in weights if path is not None],
+        "options": {part: digest(value) for part, value in (kept | files).items()},
     }
-    each = {part: digest(value) for part, value in (kept | files).items()}
     origin = output_dir / "origin.json"
     # What a training leaves, and what a method without one does.
     held = any((output_dir / n).exists() for n in ("checkpoint.pth", "latest.pth"))
-    if origin.exists() and held:
-        begun = json.loads(origin.read_text())
-        if {key: begun.get(key) for key in now} != now:
-            old = begun.get("each", {})  # not of older versions
-            other = sorted(part for part in each if old and old.get(part) != each[part])
-            if other == ["max_epoch"]:
-                refuse_other_length(options)
-            named = f" ({', '.join(other)})" if other else ""
-            raise InputError(
-                output_dir,
-                f"holds a training of other options, data or weights{named}",
-                "move it away, or give another --tag (and what it then needs: see "
-                "docs/troubleshooting.md)",
-            )
-    write_json(origin, now | {"each": each})
+    if origin.exists() and held and (begun := json.loads(origin.read_text())) != now:
+        old, new = begun["options"], now["options"]
+        other = sorted(p for p in old | new if old.get(p) != new.get(p))
+        if other == ["max_epoch"]:
+            refuse_other_length(options)
+        named = f" ({', '.join(other)})" if other else ""
+        raise InputError(
+            output_dir,
+            f"holds a training of other options, data or weights{named}",
+            "move it away, or give another --tag (and what it then needs: see "
+            "docs/troubleshooting.md)",
+        )
+    write_json(origin, now)
 
 
 def refuse_other_length(options: argparse.Namespace) -> None:
