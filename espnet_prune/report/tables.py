@@ -210,7 +210,7 @@ def channels_sentence(pruning: dict[str, Any]) -> str:
     pairs = zip(small["subsampling"], large["subsampling"], strict=True)
     kept = ", ".join(f"{kept}/{dense}" for kept, dense in pairs)
     sentence = f"Subsampling channels kept: {kept}."
-    if "model_dim" in pruning:  # not in exports of older versions
+    if "model_dim" in pruning:
         kept, dense = pruning["model_dim"]
         sentence += f" Model dimension: {kept}/{dense}"
         if (target := pruning.get("model_dim_target")) is not None:
