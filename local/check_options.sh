@@ -43,7 +43,7 @@ for target in ${targets}; do
 done
 [ -z "$(printf '%s\n' ${method} | sort | uniq -d)" ] || die "--method ${method}: names one twice"
 # A line for each method: its name, its properties.
-methods=$(python3 espnet_prune/config/methods.py)
+methods=$(python3 "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../espnet_prune/config/methods.py")
 for name in ${method}; do
     grep -q "^${name}\b" <<<"${methods}" ||
         die "--method ${name}: unknown -> one of: $(cut -d " " -f 1 <<<"${methods}" | xargs)"

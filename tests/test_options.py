@@ -1,11 +1,11 @@
 from typing import Any
 
 import pytest
+from espnet_prune.pruning.sparsity import SparsityOptions
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.config.options import fits, make_options
 from espnet_prune.pruning.gates import GateOptions
-from espnet_prune.pruning.sparsity import SparsityOptions
 from espnet_prune.training.distill import DistillOptions
 from espnet_prune.training.recipe import refusing
 

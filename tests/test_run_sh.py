@@ -1,8 +1,10 @@
 """The surface of run.sh: what is wrong is said in one line, before any work."""
 
 import os
+import re
 import shutil
 import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -205,9 +207,12 @@ def test_model_before_finetuning_can_be_decoded_and_is_asked_of_stage_13(run, re
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--precisions", "int8"), "runs in fp32 only -> leave out int8"),
-        (("--method", "l0 small"), "--method small is for Conformers -> leave it out"),
-        (("--target_kind", "latency"), "its latency cannot be measured yet"),
+        (("--precisions", "int8"), "--precisions int8: .*: it runs in fp32 only -> "),
+        (
+            ("--method", "l0 small"),
+            "--method small: .*: there is no small one to train",
+        ),
+        (("--target_kind", "latency"), ": its latency cannot be measured yet -> "),
     ],
 )
 def test_what_is_for_conformers_only_is_refused_before_the_training(
@@ -215,10 +220,17 @@ def test_what_is_for_conformers_only_is_refused_before_the_training(
 ):
     config = (recipe / "conf/train_small.yaml").read_text()
     config = config.replace("encoder: conformer", "encoder: transformer")
+    for option in ("pos_enc_layer_type", "rel_pos_type", "selfattention_layer_type"):
+        config = re.sub(rf"\n +{option}:.*", "", config)
+    for option in ("macaron_style", "use_cnn_module", "cnn_module_kernel"):
+        config = re.sub(rf"\n +{option}:.*", "", config)
+    config = re.sub(r"\n +activation_type:.*", "", config)
     (recipe / "conf/transformer.yaml").write_text(config)
     result = run("--asr_config", "conf/transformer.yaml", *options)
     assert result.returncode == 2 and not (recipe / "data").exists()
-    assert f"conf/transformer.yaml: encoder transformer: {message}" in result.stderr
+    assert (
+        re.search(message, result.stderr) and "encoder 'transformer'" in result.stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -376,7 +388,8 @@ def test_later_rungs_go_on_from_the_gates_of_the_one_before(
 ):
     """By the commands that run.sh would start: python3 only writes them down."""
     calls = tmp_path / "calls"
-    (tmp_path / "python3").write_text(f'#!/bin/sh\necho "$*" >>{calls}\n')
+    real = f'case $1 in */methods.py) exec {sys.executable} "$@";; esac'
+    (tmp_path / "python3").write_text(f'#!/bin/sh\n{real}\necho "$*" >>{calls}\n')
     (tmp_path / "python3").chmod(0o755)
     name = "" if method == "l0" else f"{method}_"
     first = f"exp/t_pruned_{name}params50"

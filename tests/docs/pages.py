@@ -5,9 +5,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from espnet_prune.pruning.gates import GateOptions
-from espnet_prune.pruning.sparsity import SparsityOptions
-from espnet_prune.training.distill import DistillOptions
+from espnet_prune.config.sections import DistillOptions, GateOptions, SparsityOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -5,14 +5,15 @@ import timeit
 
 import pytest
 import torch
+from espnet_prune.families.espnet.layers.cost import group_of, total
+from espnet_prune.families.espnet.layers.subsampling import halved
+from espnet_prune.pruning.sparsity import SparsityOptions, make_budget
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.families.espnet.decoder import (
     PrunableTransformerDecoder,
     decoder_counts,
 )
-from espnet_prune.families.espnet.layers.cost import group_of, total
-from espnet_prune.families.espnet.layers.subsampling import halved
 from espnet_prune.measuring import latency
 from espnet_prune.measuring.latency import (
     MIN_RANK,
@@ -24,7 +25,6 @@ from espnet_prune.measuring.latency import (
 from espnet_prune.measuring.latency_layers import Beyond
 from espnet_prune.pruning.gates import gates_of
 from espnet_prune.pruning.projection import project
-from espnet_prune.pruning.sparsity import SparsityOptions, make_budget
 
 FRAMES = 600
 ATTEMPTS = 4  # a neighbour of the machine may spoil a table, as its warning says

@@ -38,6 +38,13 @@ class Rules:
                     f"{self.section}: {name}={given!r} is not supported ({why}); "
                     f"it must be {value!r}"
                 )
+        size = options.get("output_size", 256)
+        heads = options.get("attention_heads", 4)
+        if self.section == "encoder_conf" and size % heads:
+            raise ValueError(
+                f"{self.section}: output_size {size} is no multiple of "
+                f"attention_heads {heads}"
+            )
         known = self.required.keys() | self.free | self.left_out | {"architecture"}
         if unknown := options.keys() - known:
             raise ValueError(f"{self.section}: unknown option(s) {sorted(unknown)}")
