@@ -6,6 +6,7 @@ make two halves of a batch differ from the whole: dropout is off, BatchNorm is f
 long (some losses are means over a batch's frames).
 """
 
+import argparse
 import os
 import signal
 from pathlib import Path
@@ -14,11 +15,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torch.distributed as dist
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from espnet_prune.export.export import export
 from espnet_prune.training.task import PruneASRTask
 from espnet_prune.training.trainer import PruneTrainer
+from tests.fixtures.encoders import NEEDED, SIZES
 
 UTTERANCES, SAMPLES, UPDATES = 8, 8000, 4
 NO_DROPOUT = [
@@ -170,3 +173,79 @@ def test_spawned_processes_draw_gates_of_their_own_and_the_same_after_a_kill(
     assert not torch.allclose(end[name], start, rtol=0, atol=1e-3)
     summary = export(killed / "config.yaml", killed / "rank1.pth", tmp_path / "compact")
     assert 0.5 <= summary["removed"]["params"] < 0.53
+
+
+# --- the mathematics: two processes with half a batch each, one with all of it --------
+
+
+def gradients(model, batch) -> dict[str, torch.Tensor]:
+    """As ESPnet's trainer: the loss is weighted by the share of the batch."""
+    loss, _, weight = model(**batch)
+    if dist.is_initialized():
+        whole = weight.clone()
+        dist.all_reduce(whole)
+        loss = loss * weight / whole * dist.get_world_size()
+    loss.backward()
+    module = model.module if dist.is_initialized() else model
+    named = module.named_parameters()
+    return {n: p.grad.clone() for n, p in named if p.grad is not None}
+
+
+def student(model, teacher):
+    conf = {"encoder": "conformer", "encoder_conf": SIZES | NEEDED, "input_size": None}
+    model.set_teacher(teacher, argparse.Namespace(**conf))
+    model.sparsity.total_steps = 10
+    model.sparsity.step += 5
+    model.train()
+    model.gates.eval()  # not drawn: each process would have noise of its own
+    for layer in model.modules():  # its statistics are those of a process's own batch
+        if isinstance(layer, torch.nn.BatchNorm1d):
+            layer.eval()
+    return model
+
+
+def work(rank: int, folder: str) -> None:
+    import espnet_prune  # noqa: F401  (a spawned process starts bare)
+
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2
+    )
+    model, teacher, batch = torch.load(f"{folder}/all.pth", weights_only=False)
+    half = {k: v[2 * rank : 2 * rank + 2] for k, v in batch.items()}
+    model = student(model, teacher)
+    wrapped = torch.nn.parallel.DistributedDataParallel(model)
+    torch.save(gradients(wrapped, half), f"{folder}/{rank}.pth")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(
+    make_model, student_options, tmp_path
+):
+    torch.manual_seed(0)
+    teacher = make_model()
+    no_dropout = {"decoder_conf": {"attention_heads": 2, "linear_units": 16}}
+    for name in ("dropout_rate", "positional_dropout_rate"):
+        no_dropout["decoder_conf"] |= {"num_blocks": 1, name: 0.0}
+    options = student_options()
+    # Their values are learned, drawn or not.
+    options["model_conf"]["gates"] = {"mode": "hard_concrete"}
+    model = make_model(**options, **no_dropout)
+    with torch.no_grad():
+        model.gates.log_alpha *= 0.2  # where they are neither 0 nor 1
+    batch = {
+        "speech": 0.1 * torch.randn(4, 8000),
+        "speech_lengths": torch.full((4,), 8000),
+        "text": torch.tensor([[3, 4], [4, 5], [5, 3], [3, 3]]),
+        "text_lengths": torch.full((4,), 2),
+    }
+    torch.save((model, teacher, batch), tmp_path / "all.pth")
+    torch.multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
+    zero, one = (torch.load(tmp_path / f"{rank}.pth") for rank in range(2))
+    alone = gradients(student(model, teacher), batch)
+    assert zero.keys() == one.keys() == alone.keys()
+    assert alone["gates.log_alpha"].any()
+    for name, value in alone.items():
+        torch.testing.assert_close(zero[name], one[name], rtol=0, atol=0, msg=name)
+        torch.testing.assert_close(zero[name], value, rtol=1e-4, atol=1e-5, msg=name)
