@@ -25,7 +25,7 @@ from espnet_prune.pruning.gates import Gates
 from espnet_prune.pruning.projection import project
 from espnet_prune.pruning.scores import scores_of, settle
 from espnet_prune.pruning.slicing import sliced
-from espnet_prune.serving.load import InferenceEncoder
+from espnet_prune.serving.inference import InferenceEncoder
 
 FRAMES_PER_SECOND = 100
 COMMON = {

@@ -18,6 +18,7 @@ from espnet2.bin import asr_inference as espnet
 from espnet_prune.base.errors import run_main
 from espnet_prune.base.files import read_yaml
 from espnet_prune.families.espnet.checkpoint import load_model
+from espnet_prune.serving.inference import refuse_gates
 from espnet_prune.serving.load import set_precision
 from espnet_prune.training.registration import names_ours
 
@@ -28,9 +29,11 @@ def main() -> None:
     parser.add_argument("--asr_model_file", type=Path)
     parser.add_argument("--precision", default="fp32")
     args, rest = parser.parse_known_args()
-    given = args.asr_train_config and args.asr_model_file
-    if given and names_ours(read_yaml(args.asr_train_config)):
-        load_model(args.asr_train_config, args.asr_model_file)
+    if args.asr_train_config:
+        config = read_yaml(args.asr_train_config)
+        refuse_gates(config, args.asr_train_config)
+        if args.asr_model_file and names_ours(config):
+            load_model(args.asr_train_config, args.asr_model_file)
     if args.precision != "fp32":
         espnet.Speech2Text = in_precision(args.precision, args.asr_train_config)
     options = {"--asr_train_config": args.asr_train_config}

@@ -35,7 +35,7 @@ from espnet_prune.export.onnx_write import (
 from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
 from espnet_prune.families.registry import require
 from espnet_prune.serving.fast.encoder import MIN_FRAMES
-from espnet_prune.serving.load import runs_fast
+from espnet_prune.serving.inference import refuse_gates, runs_fast
 from espnet_prune.training.task import PruneASRTask  # noqa: F401  (knows pruning runs)
 
 # Of outputs, relative to the largest.
@@ -101,8 +101,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.out is not None and args.out.is_dir():
         raise InputError("--out", f"{args.out} is a directory", "name a file in it")
     model, train_args = load_model(config, weights)
-    if getattr(model, "gates", None) is not None:
-        raise InputError(config, "is a pruning run", "export it first: stage 13")
+    refuse_gates(vars(train_args), config)
     if not runs_fast(model.encoder, train_args):
         require(None, "onnx", config)
     rate = sampling_rate(train_args)

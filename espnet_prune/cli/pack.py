@@ -7,6 +7,7 @@ from pathlib import Path
 import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.export.pack import pack
+from espnet_prune.report.card import card
 from espnet_prune.report.collect import collect
 
 
@@ -42,7 +43,8 @@ def main() -> None:
         raise InputError(args.compact, "holds no compact model", "run stage 13 first")
     for name in found.missing:
         logging.warning(f"not on the card: {name}")
-    pack(args.compact, args.model, found.report, args.license, args.note, args.out)
+    text = card(args.compact, found.report, args.license, args.note)
+    pack(args.compact, args.model, text, args.out)
     size = args.out.stat().st_size / 1e6
     logging.info(f"{args.out}: {size:.1f} MB; loads strictly")
 

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.serving.fast.encoder import MIN_FRAMES
-from espnet_prune.serving.load import InferenceEncoder
+from espnet_prune.serving.inference import InferenceEncoder
 
 
 def collapse(best: Tensor, blank: int) -> list[int]:

@@ -18,7 +18,7 @@ from espnet_prune.pruning.budget import Budget, Constraint
 from espnet_prune.pruning.controller import SparsityController
 from espnet_prune.pruning.gates import Gates
 from espnet_prune.pruning.iterative import MagnitudeController
-from espnet_prune.serving.load import for_inference
+from espnet_prune.serving.inference import for_inference
 from espnet_prune.training.distill import (
     identity_projection,
     layer_loss,
