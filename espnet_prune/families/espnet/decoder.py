@@ -16,9 +16,7 @@ def describe(
 
     Args:
         decoder: ESPnet's, whose options :data:`rules.DECODER` has checked.
-        options: what has gates, and how they are made.
-        gated: whether the model has gates; a compact one has none.
-        prefix: of its tensors' names in the model, ``decoder.``.
+        options, gated, prefix: as for :func:`conformer.describe`.
     """
     into = Description(options, gated)
     model = parts.under(decoder, prefix)

@@ -21,9 +21,7 @@ def describe(
 
     Args:
         encoder: ESPnet's, whose options :data:`rules.E_BRANCHFORMER` has checked.
-        options: what has gates, and how they are made.
-        gated: whether the model has gates; a compact one has none.
-        prefix: of its tensors' names in the model, ``encoder.``.
+        options, gated, prefix: as for :func:`conformer.describe`.
     """
     into = Description(options, gated)
     model = parts.under(encoder, prefix)
