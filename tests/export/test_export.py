@@ -1,30 +1,25 @@
 """The chain for real: dense model, pruning run, compact model, ESPnet's decoder."""
 
 import copy
+import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-import yaml
 from espnet2.bin.asr_inference import Speech2Text
 
 from espnet_prune.base.errors import InputError
-from espnet_prune.base.files import fingerprint
+from espnet_prune.base.files import fingerprint, read_yaml
+from espnet_prune.cli import export as program
+from espnet_prune.cli.prune_train import finish
 from espnet_prune.export import compact_dir
-from espnet_prune.export.export import export
-from espnet_prune.families.espnet.architecture import Architecture
+from espnet_prune.export.export import check_budget, export
 from espnet_prune.families.espnet.checkpoint import load_model
-from espnet_prune.families.espnet.layers.structures import set_masks
-from espnet_prune.pruning.gates import gates_of
 from espnet_prune.pruning.projection import project
 from tests.fixtures.encoders import NEEDED, SIZES
-
-
-def read(path):
-    return yaml.safe_load(path.read_text())
+from tests.fixtures.models import gated_conf
 
 
 @pytest.fixture
@@ -57,36 +52,38 @@ def test_without_the_import_the_error_is_espnets(compact, python):
 
 
 def test_compact_config_is_self_contained(compact, dense):
-    config = read(compact / "config.yaml")
+    config = read_yaml(compact / "config.yaml")
     assert config["model"] == "espnet"
     assert config["encoder"] == "prunable_conformer"
-    assert "gates" not in config["encoder_conf"]
-    assert not {"sparsity", "distill", "macs_frames"} & set(config["model_conf"])
+    assert set(config["model_conf"]) <= {"ctc_weight", "report_cer", "report_wer"}
     assert not [key for key in config if key.startswith("teacher")]
     text = (compact / "config.yaml").read_text()
     assert str(dense) not in text and "pruned" not in text
-    assert not [key for key in torch.load(compact / "pruned.pth") if "log_alpha" in key]
-
-
-def test_compact_model_uses_its_own_copy_of_the_statistics(compact, dense):
-    copied = read(compact / "config.yaml")["normalize_conf"]["stats_file"]
-    assert copied == str(compact / "feats_stats.npz")
-    ours, theirs = np.load(copied), np.load(dense / "feats_stats.npz")
+    statistics = config["normalize_conf"]["stats_file"]
+    assert statistics == str(compact / "feats_stats.npz")
+    ours, theirs = np.load(statistics), np.load(dense / "feats_stats.npz")
     assert all(np.array_equal(ours[k], theirs[k]) for k in theirs.files)
+    names = {"config.yaml", "pruned.pth", "pruning.json", "feats_stats.npz"}
+    assert {p.name for p in compact.iterdir()} == names
 
 
-def test_summary_says_what_was_removed(compact):
-    summary = read(compact / "pruning.json")
-    model, _ = load_model(compact / "config.yaml", compact / "pruned.pth")
-    removed = summary["realised"]
-    assert 0.5 <= removed <= 0.505
-    assert removed == summary["removed"]["params"]
+def test_summary_says_what_was_removed(compact, dense):
+    summary = json.loads((compact / "pruning.json").read_text())
+    assert 0.5 <= summary["realised"] <= 0.505
+    assert summary["realised"] == summary["removed"]["params"]
     assert summary["max_relative_error"] <= 1e-4
-    dense = Architecture.from_dict(summary["dense_architecture"]).cost(
-        model.encoder.fixed, 100
-    )["encoder"]
-    params = sum(p.numel() for p in model.encoder.parameters())
-    assert 1 - params / dense.params == pytest.approx(removed)
+    small, large = (
+        sum(p.numel() for p in load_model(*files)[0].encoder.parameters())
+        for files in (
+            (compact / "config.yaml", compact / "pruned.pth"),
+            (dense / "config.yaml", dense / "model.pth"),
+        )
+    )
+    assert 1 - small / large == pytest.approx(summary["realised"])
+    kept, whole = summary["architecture"], summary["dense_architecture"]
+    assert kept == read_yaml(compact / "config.yaml")["encoder_conf"]["architecture"]
+    sizes = {"ffn1": 32, "heads": 4, "qk_dim": 4, "v_dim": 4, "conv": 16, "ffn2": 32}
+    assert whole == {"subsampling": [16, 16], "blocks": [sizes, sizes]}
 
 
 def test_sizes_are_rounded_within_the_budget(pruned, tmp_path):
@@ -99,11 +96,6 @@ def test_sizes_are_rounded_within_the_budget(pruned, tmp_path):
     for kept, dense in zip(small["blocks"], large["blocks"], strict=True):
         for unit in ("ffn1", "qk_dim", "v_dim", "conv", "ffn2"):
             assert kept[unit] % 4 == 0 or kept[unit] == dense[unit]
-
-
-def test_only_final_files_are_left(compact):
-    names = {"config.yaml", "pruned.pth", "pruning.json", "feats_stats.npz"}
-    assert {p.name for p in compact.iterdir()} == names
 
 
 def test_unpruned_parts_keep_the_weights_of_the_run(compact, pruned):
@@ -192,13 +184,6 @@ def test_new_export_does_not_inherit_the_results_of_the_old_one(
     load_model(out / "config.yaml", out / "pruned.pth")
 
 
-def test_config_of_the_export_names_its_own_files(compact):
-    config = yaml.safe_load((compact / "config.yaml").read_text())
-    named = [config["bpemodel"], (config["normalize_conf"] or {}).get("stats_file")]
-    for path in filter(None, named):
-        assert Path(path).parent == compact and Path(path).exists()
-
-
 def other_model(compact, folder):
     """A finished export of other weights."""
     shutil.copytree(compact, folder)
@@ -213,56 +198,68 @@ def digest_of():
     return lambda folder: {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
-def test_verification_notices_a_wrong_weight(pruned, compact):
-    gated, _ = load_model(pruned / "config.yaml", pruned / "latest.pth")
-    projection = project(gated.encoder, gated.sparsity.budget)
-    gated.encoder.set_masks(projection.masks)
-    small, _ = load_model(compact / "config.yaml", compact / "pruned.pth")
-    assert compact_dir.verify(gated, small) <= 3e-8  # in double precision
-    with torch.no_grad():
-        small.encoder.encoders[0].norm_final.bias[0] += 1.0
-    with pytest.raises(RuntimeError, match="differs"):
-        compact_dir.verify(gated, small)
-    with torch.no_grad():
-        small.encoder.encoders[0].norm_final.bias[0] = float("nan")
-    with pytest.raises(RuntimeError, match="differs"):
-        compact_dir.verify(gated, small)
-
-
-def test_verification_notices_a_wrong_weight_of_the_decoder(make_model):
-    gates = {"gates": {"mode": "straight_through"}}
-    decoder = {"attention_heads": 2, "linear_units": 16, "num_blocks": 1}
-    gated = make_model(
-        encoder="prunable_conformer",
-        encoder_conf=SIZES | NEEDED | gates,
-        decoder="prunable_transformer",
-        decoder_conf=decoder | gates,
-    ).eval()
-    set_masks(gated, {n: torch.ones(len(g)) for n, g in gates_of(gated).items()})
-    small = copy.deepcopy(gated)
-    assert compact_dir.verify(gated, small) == 0
-    with torch.no_grad():
-        small.decoder.output_layer.bias[3] += 1.0
-    with pytest.raises(RuntimeError, match="differs"):
-        compact_dir.verify(gated, small)
-
-
-def test_command_line_exports_a_run(run_copy, tmp_path, monkeypatch):
-    from espnet_prune.cli.export import main
-
-    out = tmp_path / "out"
-    monkeypatch.setattr(
-        "sys.argv", ["export", "--pruned", str(run_copy), "--out", str(out)]
+def of_decoder(make_model, encoder) -> dict:
+    """Config of a student whose decoder has gates, too."""
+    conf = gated_conf(
+        make_model(encoder_conf=encoder), {"denominator": "model"}, decoder=True
     )
-    main()
-    assert (out / "pruned.pth").exists()
+    return {"model": "prune", "encoder_conf": encoder, "model_conf": conf}
+
+
+@pytest.mark.parametrize(
+    "part, name", [("encoder", "after_norm"), ("decoder", "output_layer")]
+)
+def test_verification_notices_a_wrong_weight(make_model, shake, part, name):
+    student = shake(make_model(**of_decoder(make_model, SIZES | NEEDED))).eval()
+    student.gates.mask = torch.ones(len(student.gates.layout))
+    small = copy.deepcopy(student)
+    small.gates = None
+    assert compact_dir.verify(student, small) <= 3e-8  # in double precision
+    bias = getattr(small, part).get_submodule(name).bias
+    for wrong in (1.0, float("nan")):
+        with torch.no_grad():
+            bias[3] += wrong
+        with pytest.raises(RuntimeError, match="differs"):
+            compact_dir.verify(student, small)
+
+
+def test_budget_is_held_against_a_second_count(pruned):
+    """By how much the compact model differs from what the budget says, either way."""
+    model, _ = load_model(pruned / "config.yaml", pruned / "latest.pth")
+    budget = model.sparsity.budget
+    projection = project(model.gates, budget)
+    (cost,) = budget.cost((projection.values != 0).double()).tolist()
+    check_budget(budget, projection, {"params": cost})
+    with pytest.raises(RuntimeError, match="by declaration, .* by counting"):
+        check_budget(budget, projection, {"params": cost + 1})
+    with pytest.raises(RuntimeError, match="is gone, the target is 0.6000"):
+        check_budget(budget.at([0.6]), projection, {})
+    with pytest.raises(RuntimeError, match="more of the encoder is gone than"):
+        check_budget(budget.at([0.4]), projection, {})
+
+
+def test_command_line_exports_the_last_epoch_of_a_pruning(
+    run_copy, compact, tmp_path, monkeypatch
+):
+    """The best one by some criterion may be short of the target."""
+    for path in (run_copy / "1epoch.pth", *run_copy.glob("*.best.pth")):
+        path.unlink(missing_ok=True)
+    for path in run_copy.glob("*.ave*.pth"):
+        path.write_bytes(b"of another epoch")
+    out = tmp_path / "out"
+    argv = ["export", "--pruned", str(run_copy), "--out", str(out)]
+    monkeypatch.setattr("sys.argv", argv)
+    program.main()
+    ours, theirs = (torch.load(d / "pruned.pth") for d in (out, compact))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    monkeypatch.setattr("sys.argv", [*argv, "--round_to", "0"])
+    with pytest.raises(InputError, match="--round_to"):
+        program.main()
 
 
 def test_finish_gives_the_averaged_weights_their_place_once_verified(
     compact, tmp_path, monkeypatch
 ):
-    from espnet_prune.cli.prune_train import finish
-
     averaged, final = tmp_path / "valid.acc.ave.pth", tmp_path / "finetuned.pth"
     with pytest.raises(InputError, match="was not written"):
         finish(averaged, compact / "config.yaml", final)
