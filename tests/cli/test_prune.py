@@ -54,8 +54,30 @@ def test_what_is_wrong_with_the_data_is_said_once(dense, kaldi, tmp_path):
         espnet_prune.prune(
             dense, kaldi, tmp_path / "out", valid=kaldi, model="model.pth"
         )
-    with pytest.raises(InputError, match="no such|does not exist"):
-        espnet_prune.prune(tmp_path / "nowhere", kaldi, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"experiment": "nowhere"}, "nowhere/config.yaml: does not exist"),
+        ({"model": "nowhere.pth"}, "nowhere.pth: does not exist"),
+        ({"target": 1.5}, "target is the fraction to remove"),
+        ({"kind": "flops"}, "kind must be one of"),
+        ({"ngpu": 99}, "--ngpu 99: "),
+        ({"prune_options": ("--max_epochs", "3")}, "--prune_args: no option '--max_"),
+        ({"finetune_options": ("--distill", "layer=3")}, "no option 'layer'"),
+        ({"finetune_options": ("--seed", "one")}, "--finetune_args: argument --seed"),
+        ({"finetune_recipe": "nowhere.yaml"}, "nowhere.yaml: does not exist"),
+    ],
+)
+def test_what_is_wrong_is_said_before_any_work(
+    dense, kaldi, tmp_path, options, message
+):
+    out = tmp_path / "out"
+    options = {"experiment": dense, "model": "model.pth"} | options
+    with pytest.raises(InputError, match=message):
+        espnet_prune.prune(train=kaldi, out=out, **options)
+    assert not out.exists()
 
 
 def test_held_out_utterances_are_not_trained_on(kaldi, tmp_path):
@@ -74,7 +96,8 @@ def test_several_gpus_train_with_ddp(dense, kaldi, tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(api, "call", lambda *options: calls.append(options))
     monkeypatch.setattr("espnet_prune.serving.load.load", lambda *paths: None)
-    espnet_prune.prune(dense, kaldi, tmp_path / "out", ngpu=2)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    espnet_prune.prune(dense, kaldi, tmp_path / "out", model="model.pth", ngpu=2)
     students = [c for c in calls if "espnet_prune.cli.prune_train" in c]
     assert len(students) == 2
     assert tmp_path / "out/latency.json" in students[0]  # not beside the dense model

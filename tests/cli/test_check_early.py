@@ -8,7 +8,7 @@ import pytest
 from espnet_prune.base.errors import InputError
 from espnet_prune.cli import check_early
 
-CONF = Path(__file__).parents[1] / "conf"
+CONF = Path(__file__).parents[2] / "conf"
 
 
 @pytest.fixture
@@ -30,7 +30,6 @@ def check(tmp_path, monkeypatch):
     ("lines", "options", "message"),
     [
         ("optim_conf: {}", (), "lr is missing"),
-        ("", ("--prune_args", "--optim_conf lr=fast"), "lr must be a number"),
         ("prune_decoder: 'no'", (), "prune_decoder must be true or false, not 'no'"),
         ("sparsety: {}", (), r"prune.yaml: no option 'sparsety' -> is it sparsity\?"),
         ("max_epochs: 7", (), r"no option 'max_epochs' -> is it max_epoch\?"),
@@ -59,12 +58,17 @@ def check(tmp_path, monkeypatch):
         (
             "",
             ("--asr_args", "--encoder_conf input_size=80"),
-            "train_small.yaml: encoder_conf: no option 'input_size'; there are: ",
+            r"train_small.yaml: encoder_conf: unknown option\(s\) \['input_size'\]",
         ),
         ("", ("--finetune_args", "--gates mode=hard"), "belongs to the pruning"),
         ("prune_decoder: true", (), "the denominator must be model"),
         ("sparsity: {groups: {fnn: 0.5}}", (), "groups \\['fnn'\\] are not among"),
-        ("sparsity: {groups: {decoder: 0.5}}", (), "\\['decoder'\\] are not among"),
+        ("", ("--methods", "l0 slim"), "--method slim: is unknown -> one of: l0, "),
+        (
+            "",
+            ("--asr_args", "--encoder rnn"),
+            "train_small.yaml: encoder 'rnn' cannot be pruned",
+        ),
         ("sparsity: {model_dim: 0.3}", (), "needs model_dim: true in gates"),
         (
             "gates: {model_dim: true}",
@@ -91,6 +95,25 @@ def check(tmp_path, monkeypatch):
 def test_contradiction_is_named(check, lines, options, message):
     with pytest.raises(InputError, match=message):
         check(lines, *options)
+
+
+@pytest.mark.parametrize(
+    ("lines", "options", "message"),
+    [
+        ("gates: {model_dim: true}", (), "prune.yaml: .*model dimension cannot be"),
+        ("sparsity: {kind: latency}", (), "prune.yaml: .*latency cannot be measured"),
+        ("sparsity: {groups: {convolution: 0.1}}", (), r"\['convolution'\] are not"),
+        ("", ("--methods", "l0 small"), "--method small: .*no small one to train"),
+        ("", ("--precisions", "bf16"), "--precisions bf16: .*fp32 only"),
+    ],
+)
+def test_what_this_kind_of_encoder_cannot_do_is_named(
+    check, tmp_path, lines, options, message
+):
+    config = tmp_path / "train.yaml"
+    config.write_text("encoder: transformer\ndecoder: transformer\n")
+    with pytest.raises(InputError, match=message):
+        check(lines, "--config", config, *options)
 
 
 @pytest.mark.parametrize(
