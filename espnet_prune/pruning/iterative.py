@@ -35,7 +35,7 @@ class MagnitudeController(Schedule):
 
         Args:
             gates: of the student; their mask is set.
-            tensors: its parameters, by name.
+            tensors: its parameters and buffers, by name.
         """
         if self.training:
             self.step += 1

@@ -29,7 +29,7 @@ def scores_of(
     Args:
         method: its name.
         budget: what is to be met.
-        tensors: the model's parameters, by name.
+        tensors: the model's parameters and buffers, by name.
         seed: for those drawn at random.
     """
     if method == "magnitude":
@@ -88,7 +88,7 @@ def magnitude(layout: Layout, tensors: Mapping[str, Tensor], share: Share) -> Te
 
     Args:
         layout: of the model.
-        tensors: its parameters, by name.
+        tensors: its parameters and buffers, by name.
         share: what may be kept of a group of structures, for heads and channels.
     """
     norms = {}
@@ -161,7 +161,7 @@ def blocks(budget: Budget, tensors: Mapping[str, Tensor]) -> Tensor:
     Args:
         budget: what is to be met, with structures that are derived from the submodules
             of a block each.
-        tensors: the model's parameters, by name.
+        tensors: the model's parameters and buffers, by name.
     """
     layout = budget.layout
     scores = magnitude(layout, tensors, lambda group: 1.0)

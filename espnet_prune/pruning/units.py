@@ -76,6 +76,7 @@ def _bundles(
 ) -> Iterator[Unit]:
     number = layout.index[family.name]
     own, order = scores[layout.span(family.name)].sort(descending=True, stable=True)
+    own = own.double()  # or rounding could put the mean of equals behind another's
     for ranks in _together(family.size, multiple):
         indices = order[ranks] + layout.offsets[number]
         yield Unit(float(own[ranks].mean()), number, {number: indices})
@@ -120,7 +121,7 @@ def _ranked(
         by_row = scores[inside].view(family.size, -1)
         values, order = by_row[rows].sort(dim=1, descending=True, stable=True)
         order = order + (rows * by_row.shape[1])[:, None] + inside.start
-        own, values = layout.index[child.name], values.mean(0)
+        own, values = layout.index[child.name], values.double().mean(0)
         bundles = []
         for ranks in _together(len(values), multiple):
             parts = {own: order[:, ranks].flatten()}

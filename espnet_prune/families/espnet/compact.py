@@ -124,7 +124,7 @@ def cut(module: nn.Module, about: Description, architecture: Mapping[str, Any]) 
         architecture: of :func:`architecture_of`.
 
     Raises:
-        ValueError: a size is missing, unknown, or no number of units that there are.
+        ValueError: a size is missing, or no number of units that there are.
     """
     layout = about.layout(module)
     if ("dims" in architecture) != (MODEL_DIM in layout):
@@ -180,7 +180,7 @@ def read_sizes(
     """Sizes by key, and the positions of blocks that are gone.
 
     Raises:
-        ValueError: a size is missing, unknown, or no non-negative integer.
+        ValueError: a size is missing, or no integer that is large enough.
     """
     sizes, gone = {}, set()
     for section in {s.key[0] for s in layout.structures if s.key}:

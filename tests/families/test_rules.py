@@ -1,0 +1,125 @@
+"""What cannot be pruned, or not so, is refused by name."""
+
+import inspect
+import logging
+
+import pytest
+
+from espnet_prune.base.errors import InputError
+from espnet_prune.families.espnet import rules
+from espnet_prune.families.espnet.prunable import check_gates, check_student
+from espnet_prune.families.registry import CAPABILITIES, KINDS, find_kind, require
+from tests.fixtures.gated import CASES
+
+RULES = {name: kind.rules for name, kind in KINDS.items()} | {"decoder": rules.DECODER}
+
+
+def right(name):
+    """Options that can be pruned."""
+    return {option: value for option, (value, _) in RULES[name].required.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [(n, option) for n, r in RULES.items() for option in r.required]
+)
+def test_option_of_another_value_is_refused_by_name(name, option):
+    """By the rules, and by the class that ESPnet builds from a config."""
+    value = RULES[name].required[option][0]
+    other = not value if isinstance(value, bool) else [1] if value == [] else "other"
+    first = {"encoder_output_size": 8} if name == "decoder" else {}
+    for check in (
+        RULES[name].check,
+        lambda given: CASES[name].ours(20, **first, **given),
+    ):
+        with pytest.raises(ValueError, match=f"_conf: {option}=.*must be"):
+            check(right(name) | {option: other})
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rules_know_all_options_of_espnet_and_what_it_does_without_them(name):
+    """A config that is silent about an option means ESPnet's default."""
+    own, known = inspect.signature(CASES[name].stock).parameters, RULES[name]
+    no_options = {"input_size", "vocab_size", "encoder_output_size", "pos_enc_class"}
+    listed = known.required.keys() | known.free | known.left_out
+    assert own.keys() - no_options == listed
+    for option, (value, _) in known.required.items():
+        default = own[option].default
+        assert known.defaults.get(option, value) == default or not (value or default)
+    with pytest.raises(ValueError, match=r"unknown option.*\['linear_unit_count'\]"):
+        known.check(right(name) | {"linear_unit_count": 4})
+    no_lists = {option: None for option, value in right(name).items() if value == []}
+    known.check(right(name) | no_lists | {"architecture": None})
+
+
+def test_regularisers_of_the_teacher_are_left_out_and_said(caplog):
+    conf = {"layer_drop_rate": 0.1, "stochastic_depth_rate": 0.0, "num_blocks": 2}
+    with caplog.at_level(logging.WARNING):
+        assert rules.CONFORMER.student(conf) == {"num_blocks": 2}
+    assert "layer_drop_rate of the teacher's training is left out" in caplog.text
+    assert "stochastic_depth_rate" not in caplog.text  # it is 0
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            {"encoder": "rnn"},
+            "encoder 'rnn' cannot be pruned -> use .*'e_branchformer'",
+        ),
+        ({"encoder": "contextual_block_conformer"}, "'contextual_block_conformer'"),
+        ({"encoder": None}, "encoder None cannot be pruned"),
+        ({"encoder_conf": {"rel_pos_type": "latest"}}, "macaron_style=False is not"),
+        ({"model": "maskctc"}, "model 'maskctc' cannot be pruned"),
+        ({"decoder": "transducer"}, "a transducer decoder -> use a CTC, attention"),
+        ({"preencoder": "linear"}, r"\['preencoder'\]"),
+    ],
+)
+def test_models_that_are_no_students_are_refused(change, told):
+    config = {"encoder": "conformer", "encoder_conf": right("conformer")}
+    assert check_student(config, "a.yaml") is KINDS["conformer"]
+    compact = config | {"encoder": "prunable_conformer", "model": "espnet"}
+    assert check_student(compact, "a.yaml") is KINDS["conformer"]
+    with pytest.raises(InputError, match=f"^a.yaml: .*{told}"):
+        check_student(config | change, "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            {"encoder_conf": {"architecture": {}}},
+            "is compact already -> prune its dense",
+        ),
+        (
+            {"decoder": "rnn"},
+            "decoder 'rnn' cannot be pruned -> leave out prune_decoder",
+        ),
+        ({"decoder_conf": {"input_layer": "linear"}}, "input_layer='linear' is not"),
+    ],
+)
+def test_students_that_cannot_have_gates_are_refused(change, told):
+    config = {"encoder": "conformer", "decoder": "transformer", "decoder_conf": None}
+    check_gates(config, "a.yaml", decoder=True)
+    with pytest.raises(InputError, match=f"^a.yaml: .*{told}"):
+        check_gates(config | change, "a.yaml", decoder=True)
+    if "encoder_conf" not in change:
+        check_gates(config | change, "a.yaml", decoder=False)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_what_a_kind_cannot_do_is_refused_in_one_place(capability):
+    what, mend = CAPABILITIES[capability]
+    require(find_kind("prunable_conformer"), capability, "an option")
+    for name in ("transformer", "rnn"):
+        named = "'transformer'" if name in KINDS else "of this kind"
+        with pytest.raises(InputError) as refusal:
+            require(find_kind(name), capability, "an option")
+        assert str(refusal.value) == (
+            f"an option: an encoder {named} cannot be used so: {what} -> {mend}"
+        )
+
+
+def test_compact_encoders_are_called_as_espnet_knows_them():
+    for name, kind in KINDS.items():
+        assert find_kind(kind.compact) is find_kind(name) is kind
+        assert CASES[name].ours.kind == name
