@@ -57,7 +57,7 @@ def test_every_method_ends_in_a_model_that_stock_speech2text_decodes(
     train, export, dense, tmp_path, caplog, method, recipe
 ):
     pruned, compact = tmp_path / "pruned", tmp_path / "compact"
-    train("prune", pruned, "--method", method, *BOTH_KINDS, **SHORT | recipe)
+    train(pruned, "--method", method, *BOTH_KINDS, **SHORT | recipe)
     logging.root.addHandler(caplog.handler)  # which ESPnet's training takes away
     with caplog.at_level(logging.INFO):
         summary = export(pruned, compact)
@@ -81,9 +81,8 @@ def test_every_method_ends_in_a_model_that_stock_speech2text_decodes(
         gone = list(summary["removed"].values())
     # A model of two units cannot use its budget up: blocks and sizes come in lumps.
     assert 0.5 <= min(gone) < 0.7
-    options = ("--method", method, "--final", compact / "finetuned.pth")
-    start = files_of(compact)
-    train("finetune", compact / "finetune", *options, start=start, **SHORT)
+    tune = ("--method", method, "--compact", compact)
+    train(compact / "finetune", *tune, **SHORT)
     files = map(str, files_of(compact, "finetuned.pth"))
     speech2text = Speech2Text(*files, beam_size=2)
     large, _ = load_model(dense / "config.yaml", dense / "model.pth")
@@ -97,7 +96,7 @@ def test_block_that_lost_everything_is_gone_from_the_compact_model(
 ):
     """Its norm and its bias would cost what nobody counts, and take time."""
     pruned, compact = tmp_path / "pruned", tmp_path / "compact"
-    state = train("prune", pruned, *BOTH_KINDS, **SHORT)
+    state = train(pruned, *BOTH_KINDS, **SHORT)
     student, _ = load_model(pruned / "config.yaml", pruned / "latest.pth")
     layout = student.gates.layout
     second = [s for s in layout.structures if s.name.startswith("encoder.encoders.1.")]
@@ -120,8 +119,7 @@ def test_block_that_lost_everything_is_gone_from_the_compact_model(
     assert removed == pytest.approx(summary["removed"]["params"])
 
     final = files_of(compact, "finetuned.pth")
-    start = {"start": files_of(compact)}
-    train("finetune", compact / "finetune", "--final", final[1], **start, **SHORT)
+    train(compact / "finetune", "--compact", compact, **SHORT)
     tuned = torch.load(final[1])
     assert tuned.keys() == weights.keys()
     assert not torch.equal(tuned["ctc.ctc_lo.bias"], weights["ctc.ctc_lo.bias"])
@@ -141,16 +139,14 @@ def test_fine_tuning_goes_on_with_the_projection_that_was_learned(
     """Where the channels of a block are not those of the teacher's."""
     pruned, compact = tmp_path / "pruned", tmp_path / "compact"
     recipe = MODEL_DIM_TOO if METHODS[method].gated else {}
-    train("prune", pruned, "--method", method, *BOTH_KINDS, **SHORT | recipe)
+    train(pruned, "--method", method, *BOTH_KINDS, **SHORT | recipe)
     export(pruned, compact)
     learned = torch.load(compact / "projection.pth")["projection.weight"]
     assert not torch.equal(learned, torch.eye(*learned.shape))
     for weight in (1, 0):
         options = ("--method", method, "--distill", f"layer_weight={weight}")
-        out, start = compact / f"weight{weight}", files_of(compact)
-        state = train(
-            "finetune", out, *options, "--optim_conf", "lr=0.0", start=start, **SHORT
-        )
+        options += ("--compact", compact, "--optim_conf", "lr=0.0")
+        state = train(compact / f"weight{weight}", *options, **SHORT)
         if weight:
             assert torch.equal(state["projection.weight"], learned)
         assert ("projection.weight" in state) == bool(weight)
@@ -158,7 +154,7 @@ def test_fine_tuning_goes_on_with_the_projection_that_was_learned(
 
 def test_one_shot_run_of_another_seed_is_refused(train, tmp_path):
     def random(name, *options):
-        return train("prune", tmp_path / name, "--method", "random", *options)
+        return train(tmp_path / name, "--method", "random", *options)
 
     first = random("pruned")
     before = (tmp_path / "pruned/latest.pth").read_bytes()

@@ -15,6 +15,7 @@ from espnet_prune.base.files import fingerprint, read_yaml
 from espnet_prune.cli import export as program
 from espnet_prune.cli.prune_train import finish
 from espnet_prune.export import compact_dir
+from espnet_prune.export import export as exporting
 from espnet_prune.export.export import check_budget, export
 from espnet_prune.families.espnet.checkpoint import load_model
 from espnet_prune.pruning.projection import project
@@ -223,7 +224,7 @@ def test_verification_notices_a_wrong_weight(make_model, shake, part, name):
             compact_dir.verify(student, small)
 
 
-def test_budget_is_held_against_a_second_count(pruned):
+def test_budget_is_held_against_a_second_count(pruned, tmp_path, monkeypatch):
     """By how much the compact model differs from what the budget says, either way."""
     model, _ = load_model(pruned / "config.yaml", pruned / "latest.pth")
     budget = model.sparsity.budget
@@ -236,6 +237,10 @@ def test_budget_is_held_against_a_second_count(pruned):
         check_budget(budget.at([0.6]), projection, {})
     with pytest.raises(RuntimeError, match="more of the encoder is gone than"):
         check_budget(budget.at([0.4]), projection, {})
+    monkeypatch.setattr(exporting, "counted", lambda *_: {"params": cost + 1})
+    with pytest.raises(RuntimeError, match="by declaration, .* by counting"):
+        export(pruned / "config.yaml", pruned / "latest.pth", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_command_line_exports_the_last_epoch_of_a_pruning(
@@ -260,18 +265,20 @@ def test_command_line_exports_the_last_epoch_of_a_pruning(
 def test_finish_gives_the_averaged_weights_their_place_once_verified(
     compact, tmp_path, monkeypatch
 ):
-    averaged, final = tmp_path / "valid.acc.ave.pth", tmp_path / "finetuned.pth"
+    averaged = tmp_path / "valid.acc.ave.pth"
+    out = shutil.copytree(compact, tmp_path / "compact")
+    final = out / "finetuned.pth"
     with pytest.raises(InputError, match="was not written"):
-        finish(averaged, compact / "config.yaml", final)
+        finish(averaged, out)
     state = torch.load(compact / "pruned.pth")
     torch.save({k: v for k, v in state.items() if k != "ctc.ctc_lo.bias"}, averaged)
     with pytest.raises(InputError, match="ctc_lo.bias"):
-        finish(averaged, compact / "config.yaml", final)
+        finish(averaged, out)
     assert not final.exists()
     torch.save(state, averaged)
-    finish(averaged, compact / "config.yaml", final)
+    finish(averaged, out)
     first = fingerprint(final)
     # Made again by another process, the same weights are the same file.
     monkeypatch.setattr("os.getpid", lambda: 4321)
-    finish(averaged, compact / "config.yaml", final)
+    finish(averaged, out)
     assert fingerprint(final) == first

@@ -40,8 +40,6 @@ def launch(tmp_path, dense, data_options):
     for name, text in {"slurm.pl": SLURM_PL, "srun": SRUN}.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
-    files = {"model_config": "config.yaml", "model_file": "model.pth"}
-    files |= {"teacher_config": "config.yaml", "teacher_model": "model.pth"}
 
     def run(out: Path, recipe: Path) -> subprocess.Popen:
         env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -51,10 +49,9 @@ def launch(tmp_path, dense, data_options):
         start += ["--cmd", f"{tmp_path}/slurm.pl --name x", "--num_nodes", "2"]
         start += ["--log", f"{out}/train.log", "--init_file_prefix", f"{out}/.init_"]
         start += ["--multiprocessing_distributed", "true", "--", sys.executable, "-m"]
-        start += ["espnet_prune.cli.prune_train", "--phase", "prune"]
-        start += ["--recipe", str(recipe), "--output_dir", str(out)]
-        for name, file in files.items():
-            start += [f"--{name}", str(dense / file)]
+        start += ["espnet_prune.cli.prune_train", "--recipe", str(recipe)]
+        start += ["--output_dir", str(out), "--teacher_config"]
+        start += [str(dense / "config.yaml"), "--teacher_model", f"{dense}/model.pth"]
         start += ["--resume", "true", *data_options]
         return subprocess.Popen(start, env=env, start_new_session=True)
 

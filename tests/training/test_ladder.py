@@ -15,7 +15,7 @@ def prune(train, tmp_path):
 
     def run(name, target, *options, **recipe):
         options = ("--target", target, *options)
-        return train("prune", tmp_path / name, *options, **recipe)
+        return train(tmp_path / name, *options, **recipe)
 
     return run
 
@@ -98,7 +98,7 @@ def test_rung_needs_a_finished_one_below_it(prune, tmp_path):
 )
 def test_option_that_does_not_fit_the_plan_is_refused(train, tmp_path, option, named):
     with pytest.raises(InputError, match=named):
-        train("prune", tmp_path / "a", *option)
+        train(tmp_path / "a", *option)
     assert not list(tmp_path.glob("a/*"))
 
 

@@ -136,7 +136,7 @@ def test_rate_of_split_data_is_that_of_the_first_part(
 
 def test_split_data_are_refused_by_name_for_students(train, tmp_path):
     with pytest.raises(InputError, match="^--multiple_iterator: .*--num_splits_asr"):
-        train("prune", tmp_path / "run", "--multiple_iterator", "true")
+        train(tmp_path / "run", "--multiple_iterator", "true")
     assert not list((tmp_path / "run").iterdir())
 
 

@@ -34,9 +34,14 @@ def student(dense, tmp_path):
         if teacher is not None:
             config = tmp_path / "config.yaml"
             config.write_text(yaml.safe_dump(teacher))
-        command = ["--phase", "prune", "--recipe", tmp_path / "prune.yaml"]
-        command += ["--output_dir", tmp_path / "run", "--model_config", config]
-        command += ["--model_file", dense / "model.pth", *options]
+        command = [
+            "--recipe",
+            tmp_path / "prune.yaml",
+            "--output_dir",
+            tmp_path / "run",
+        ]
+        command += ["--teacher_config", config]
+        command += ["--teacher_model", dense / "model.pth", *options]
         return plan.student_config(get_parser().parse_args([*map(str, command)]))
 
     return make
@@ -96,13 +101,6 @@ def test_command_line_wins_over_the_recipe(student):
     assert config["optim_conf"] == RECIPE["optim_conf"] | {"lr": 0.25}
     assert config["max_epoch"] == 9
     assert config["model_conf"]["budget"]["frames"] == 8000 // 128 + 1
-
-
-def test_options_of_espnet_are_not_taken_for_abbreviations_of_ours():
-    ours = ["--phase", "prune", "--recipe", "r", "--output_dir", "o"]
-    ours += ["--model_config", "c", "--model_file", "m"]
-    args, rest = get_parser().parse_known_args([*ours, "--model_conf", "ctc_weight=1"])
-    assert str(args.model_config) == "c" and rest == ["--model_conf", "ctc_weight=1"]
 
 
 # --- the budget -----------------------------------------------------------------------
@@ -175,10 +173,10 @@ def test_latency_of_the_whole_model_counts_what_is_beyond_the_encoder(
 
 
 @pytest.mark.parametrize("method", ["l0", "iterative", "l0_alone", "small"])
-@pytest.mark.parametrize("phase", ["prune", "finetune"])
-def test_methods_without_a_teacher_follow_none(student, dense, method, phase):
-    options = ["--phase", phase, "--method", method, "--distill", "layer_weight=4"]
-    options += ["--teacher_config", dense / "config.yaml"]
+@pytest.mark.parametrize("tuned", [False, True])
+def test_methods_without_a_teacher_follow_none(student, compact, method, tuned):
+    options = ["--method", method, "--distill", "layer_weight=4"]
+    options += ["--compact", compact] if tuned else []
     distill = student(*options)["model_conf"]["distill"]
     followed = 0.0 if method in ("l0_alone", "small") else 4
     assert distill["layer_weight"] == followed
@@ -200,9 +198,7 @@ def test_small_one_is_trained_for_both_trainings_at_the_dense_rate(
 
 
 def test_fine_tuning_keeps_the_sizes_and_has_no_gates(student, compact):
-    options = ("--phase", "finetune", "--model_config", compact / "config.yaml")
-    options += ("--model_file", compact / "pruned.pth")
-    config = student(*options)
+    config = student("--compact", compact)
     before = read_yaml(compact / "config.yaml")
     assert config["model"] == "prune" and config["encoder"] == before["encoder"]
     assert config["encoder_conf"] == before["encoder_conf"]
@@ -211,7 +207,7 @@ def test_fine_tuning_keeps_the_sizes_and_has_no_gates(student, compact):
     assert "best_model_criterion" not in config
 
 
-def test_model_without_decoder_is_fine_tuned_by_its_loss(student, monkeypatch):
+def test_model_without_decoder_is_fine_tuned_by_its_loss(student, compact, monkeypatch):
     load = plan.load_model
 
     def without_decoder(*paths):
@@ -220,7 +216,7 @@ def test_model_without_decoder_is_fine_tuned_by_its_loss(student, monkeypatch):
         return model, args
 
     monkeypatch.setattr(plan, "load_model", without_decoder)
-    config = student("--phase", "finetune")
+    config = student("--compact", compact)
     assert config["best_model_criterion"] == [["valid", "loss", "min"]]
     assert averaged_name(argparse.Namespace(**config)) == "valid.loss.ave.pth"
 
@@ -237,11 +233,8 @@ def test_model_without_decoder_is_fine_tuned_by_its_loss(student, monkeypatch):
         (("--method", "small", "--sparsity", "groups.ffn=0.4"), "whole encoder"),
         (("--sparsity", "model_dim=0.3"), "needs model_dim: true"),
         (("--sparsity", "groups.fnn=0.3"), r"groups \['fnn'\] are not among"),
-        (
-            ("--phase", "finetune", "--method", "small_distilled"),
-            "--teacher_config: is missing",
-        ),
-        (("--phase", "finetune", "--gates", "mode=hard"), "belongs to the pruning"),
+        (("--compact", "nowhere"), "nowhere/config.yaml: does not exist"),
+        (("--compact", "nowhere", "--gates", "mode=hard"), "belongs to the pruning"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_the_training(student, options, named):
@@ -260,7 +253,7 @@ def test_wrong_section_of_a_recipe_is_named(student, part):
 
 def test_checkpoint_that_does_not_fit_is_refused(student, pruned):
     with pytest.raises(InputError, match="does not fit"):
-        student("--model_file", pruned / "latest.pth")
+        student("--teacher_model", pruned / "latest.pth")
 
 
 def test_config_of_the_teacher_is_left_alone(teacher):
