@@ -87,7 +87,8 @@ def runs_fast(encoder: AbsEncoder, args: argparse.Namespace) -> bool:
         return False
     # Adapters and parametrizations put other classes in their place, or hooks on them.
     return all(
-        type(m).__module__.startswith(OWNERS) and not m._forward_hooks
+        type(m).__module__.startswith(OWNERS)
+        and not (m._forward_hooks or m._forward_pre_hooks)
         for m in encoder.modules()
     )
 
