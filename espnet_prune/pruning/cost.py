@@ -100,6 +100,7 @@ def price_terms(
     layout: Layout,
     prices: Mapping[str, float],
     products: Mapping[str, tuple[str, str]] | None = None,
+    staying: Mapping[str, str] | None = None,
 ) -> Terms:
     """Terms from measured prices.
 
@@ -107,6 +108,7 @@ def price_terms(
         layout: of the model.
         prices: thing -> cost of one; structures whose thing has none cost nothing.
         products: thing -> the two structures whose every pair of units is one of it.
+        staying: thing of which one never goes -> its group.
     """
     found = []
     for number, structure in enumerate(layout.structures):
@@ -117,6 +119,8 @@ def price_terms(
     for thing, names in (products or {}).items():
         factors = _with_singles(layout, [layout.index[name] for name in names])
         found.append(Term(factors, _group(layout, factors), prices[thing]))
+    for thing, group in (staying or {}).items():
+        found.append(Term((), group, prices[thing]))
     return found
 
 

@@ -75,6 +75,7 @@ def test_format_redoes_only_what_failed(cli, make_dir, tmp_path, tone, caplog):
     ]
     assert written(tmp_path / "out") == before
     (folder / "s-2.wav").write_bytes(good)
+    caplog.clear()
     with caplog.at_level("INFO"):
         cli(FORMAT, *options)
     assert sorted(read_data_dir(tmp_path / "out").text) == names

@@ -14,7 +14,7 @@ from espnet_prune.families.espnet.parts import (
     halved,
 )
 from espnet_prune.families.registry import Kind
-from espnet_prune.pruning.cost import Terms, count_terms, price_terms
+from espnet_prune.pruning.cost import REST, Terms, count_terms, price_terms
 from espnet_prune.pruning.layout import Layout
 
 ENCODER, DECODER = "encoder.", "decoder."
@@ -64,7 +64,9 @@ class Described:
         if prices is not None:
             first, second = f"{ENCODER}embed.conv.0", f"{ENCODER}embed.conv.2"
             products = {"subsampling.filter": (first, second)}
-            found["latency"] = price_terms(self.layout, prices, products)
+            # The linear layer behind the convolutions, and the norm of the output.
+            staying = {"subsampling.module": "subsampling", "norm.module": REST}
+            found["latency"] = price_terms(self.layout, prices, products, staying)
         return found
 
 
