@@ -20,6 +20,9 @@ def steered(name="conformer", gates=None, total=100, **sparsity):
     return controller, gated.gates(0.1, 3.0), gated
 
 
+CONTROLLER, *_ = steered()
+
+
 @given(
     target=st.floats(0.01, 0.99), warmup=st.floats(0, 1), total=st.integers(1, 10**6)
 )
@@ -34,9 +37,6 @@ def test_target_rises_linearly_then_holds(target, warmup, total):
         found += schedule.targets()
     halfway = min(1, int(warmup * total / 2) / max(1.0, warmup * total))
     assert found == pytest.approx([0, target * halfway, target, target])
-
-
-CONTROLLER, *_ = steered()
 
 
 def test_each_target_rises_from_where_the_last_rung_ended():
