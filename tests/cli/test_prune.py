@@ -28,7 +28,6 @@ def kaldi(data_dir, tmp_path):
     return folder
 
 
-@pytest.mark.slow
 def test_an_experiment_and_a_kaldi_directory_give_a_compact_model(
     dense, kaldi, tmp_path, capfd
 ):
