@@ -31,3 +31,13 @@ def start(script: Path, *options: str) -> subprocess.CompletedProcess:
         stdin=subprocess.DEVNULL,
         timeout=60,
     )
+
+
+def fake_python(folder: Path, calls: Path) -> Path:
+    """A ``python3`` that writes its arguments down, and prints the table of methods."""
+    program = folder / "python3"
+    folder.mkdir()
+    real = f'case $1 in */methods.py) exec {sys.executable} "$@";; esac'
+    program.write_text(f'#!/bin/sh\n{real}\nprintf "%s\\n" "$*" >>{calls}\n')
+    program.chmod(0o755)
+    return program

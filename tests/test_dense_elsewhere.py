@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from recipe_copy import copy_recipe
+from recipe_copy import copy_recipe, fake_python
 
 SET = "dump/raw/synth_test"
 SETS = ("--train_set", "synth_train", "--valid_set", "synth_dev")
@@ -31,10 +31,7 @@ def commands(tmp_path):
     for file in there:
         (recipe / file).parent.mkdir(parents=True, exist_ok=True)
         (recipe / file).touch()
-    program = tmp_path / "bin/python3"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >>{calls}\n')
-    program.chmod(0o755)
+    program = fake_python(tmp_path / "bin", calls)
 
     def start(*options: str) -> list[list[str]]:
         subprocess.run(

@@ -4,12 +4,11 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
-from recipe_copy import ROOT, copy_recipe, start
+from recipe_copy import ROOT, copy_recipe, fake_python, start
 
 
 @pytest.fixture(scope="module")
@@ -388,9 +387,7 @@ def test_later_rungs_go_on_from_the_gates_of_the_one_before(
 ):
     """By the commands that run.sh would start: python3 only writes them down."""
     calls = tmp_path / "calls"
-    real = f'case $1 in */methods.py) exec {sys.executable} "$@";; esac'
-    (tmp_path / "python3").write_text(f'#!/bin/sh\n{real}\necho "$*" >>{calls}\n')
-    (tmp_path / "python3").chmod(0o755)
+    program = fake_python(tmp_path / "bin", calls)
     name = "" if method == "l0" else f"{method}_"
     first = f"exp/t_pruned_{name}params50"
     files = ["exp/d/config.yaml", "exp/d/m.pth", f"{first}/latest.pth"]
@@ -404,7 +401,7 @@ def test_later_rungs_go_on_from_the_gates_of_the_one_before(
     subprocess.run(
         ["bash", recipe / "run.sh", "--stage", "12", "--stop_stage", "12"]
         + [*sets, *teacher, *rungs],
-        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        env=os.environ | {"PATH": f"{program.parent}:{os.environ['PATH']}"},
         check=True,
     )
     shutil.rmtree(recipe / "exp")

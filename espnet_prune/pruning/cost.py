@@ -120,7 +120,7 @@ def price_terms(
         factors = _with_singles(layout, [layout.index[name] for name in names])
         found.append(Term(factors, _group(layout, factors), prices[thing]))
     for thing, group in (staying or {}).items():
-        found.append(Term((), group, prices[thing]))
+        found.append(Term((), group, prices.get(thing, 0.0)))
     return found
 
 
