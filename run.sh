@@ -237,6 +237,7 @@ fi
 # First, before hours are spent on data for a model that cannot be had.
 if [ -n "${teacher_tag}" ] && begin 11 "fetch ${teacher_tag} to ${fetched}"; then
     python3 -m espnet_prune.cli.fetch_teacher --tag "${teacher_tag}" --out "${fetched}"
+    python3 -m espnet_prune.cli.check_early "${machine[@]}" --config "${teacher_config}" --asr_args=
 fi
 if begin 1 "prepare ${corpus} as data/{${train_set},${valid_set},${test_sets// /,}}"; then
     # shellcheck disable=SC2086

@@ -13,6 +13,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.cli import fetch_teacher
+from tests.recipe_copy import copy_recipe, start
 
 
 @pytest.fixture
@@ -105,3 +106,14 @@ def test_without_a_network_a_tag_is_one_clear_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: --teacher_tag owner/name: cannot be had (")
     assert type(raised).__name__ in line and "check the tag and the network" in line
+
+
+@pytest.mark.slow
+def test_what_a_fetched_model_cannot_have_is_refused_before_the_data(
+    published, tmp_path
+):
+    run = copy_recipe(tmp_path) / "run.sh"
+    options = ("--prune_args", "--sparsity groups.fnn=0.3")
+    result = start(run, "--teacher_tag", str(published()), *options)
+    assert result.returncode == 2 and "stage 1:" not in result.stdout
+    assert "groups ['fnn'] are not among" in result.stderr.splitlines()[-1]

@@ -100,28 +100,29 @@ def test_sizes_are_rounded_within_the_budget(pruned, tmp_path):
 
 
 def test_unpruned_parts_keep_the_weights_of_the_run(compact, pruned):
-    before = torch.load(pruned / "latest.pth")
-    after = torch.load(compact / "pruned.pth")
-    for key in after:
-        if not key.startswith("encoder."):
-            assert torch.equal(before[key], after[key]), key
-    assert set(after) >= {k for k in before if k.startswith(("decoder", "ctc"))}
+    before, after = (
+        {k: v for k, v in torch.load(path).items() if k.startswith(("decoder", "ctc"))}
+        for path in (pruned / "latest.pth", compact / "pruned.pth")
+    )
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("part", ["encoder.after_norm.bias", "ctc.ctc_lo.bias"])
 @pytest.mark.parametrize("change", ["misses", "adds"])
-def test_checkpoint_that_does_not_fit_is_refused(compact, tmp_path, part, change):
+def test_checkpoint_that_does_not_fit_is_refused_by_stock_espnet_too(
+    compact, tmp_path, change
+):
+    """Which drops the result of its load."""
     state = torch.load(compact / "pruned.pth")
+    name = "encoder.after_norm.bias"
     if change == "misses":
-        del state[part]
+        del state[name]
     else:
-        state[f"{part}.more"] = torch.zeros(1)
+        state[f"{name}.more"] = torch.zeros(1)
     torch.save(state, tmp_path / "bad.pth")
     with pytest.raises(InputError, match="bad.pth"):
         load_model(compact / "config.yaml", tmp_path / "bad.pth")
-    if part.startswith("encoder"):  # stock ESPnet drops the result of its load
-        with pytest.raises(RuntimeError, match="do not belong together"):
-            Speech2Text(compact / "config.yaml", tmp_path / "bad.pth")
+    with pytest.raises(RuntimeError, match="do not belong together"):
+        Speech2Text(compact / "config.yaml", tmp_path / "bad.pth")
 
 
 def test_unfinished_run_is_refused(run_copy, tmp_path):
@@ -138,53 +139,6 @@ def test_dense_run_is_refused(dense, tmp_path):
         export(dense / "config.yaml", dense / "model.pth", tmp_path / "out")
 
 
-@pytest.mark.parametrize("step", ["verify", "load_model", "write_json"])
-def test_failed_export_leaves_no_final_file(pruned, tmp_path, monkeypatch, step):
-    def fail(*_):
-        raise RuntimeError("stopped here")
-
-    monkeypatch.setattr(compact_dir, step, fail)
-    out = tmp_path / "out"
-    with pytest.raises(RuntimeError, match="stopped here"):
-        export(pruned / "config.yaml", pruned / "latest.pth", out)
-    assert not list(tmp_path.iterdir())
-
-
-def test_failed_export_leaves_the_files_of_the_one_before(
-    pruned, compact, tmp_path, monkeypatch, digest_of
-):
-    out = other_model(compact, tmp_path / "out")
-    before = digest_of(out)
-
-    def fail(*_):
-        raise RuntimeError("stopped here")
-
-    monkeypatch.setattr(compact_dir, "verify", fail)
-    with pytest.raises(RuntimeError, match="stopped here"):
-        export(pruned / "config.yaml", pruned / "latest.pth", out)
-    assert digest_of(out) == before
-
-
-def test_same_export_again_keeps_what_was_made_from_it(pruned, compact, tmp_path):
-    out = tmp_path / "out"
-    export(pruned / "config.yaml", pruned / "latest.pth", out)
-    (out / "finetuned.pth").touch()
-    export(pruned / "config.yaml", pruned / "latest.pth", out)
-    assert (out / "finetuned.pth").exists() and len(list(tmp_path.iterdir())) == 1
-
-
-def test_new_export_does_not_inherit_the_results_of_the_old_one(
-    pruned, compact, tmp_path, digest_of
-):
-    out = other_model(compact, tmp_path / "out")
-    (out / "finetuned.pth").write_text("of the old model")
-    before = digest_of(out)
-    export(pruned / "config.yaml", pruned / "latest.pth", out)
-    assert not (out / "finetuned.pth").exists()
-    assert digest_of(tmp_path / "out.1") == before
-    load_model(out / "config.yaml", out / "pruned.pth")
-
-
 def other_model(compact, folder):
     """A finished export of other weights."""
     shutil.copytree(compact, folder)
@@ -194,9 +148,39 @@ def other_model(compact, folder):
     return folder
 
 
-@pytest.fixture
-def digest_of():
-    return lambda folder: {p.name: p.read_bytes() for p in folder.iterdir()}
+def digest_of(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+@pytest.mark.parametrize("step", ["verify", "load_model", "write_json"])
+def test_failed_export_leaves_the_one_before_or_none(
+    pruned, compact, tmp_path, monkeypatch, step
+):
+    def fail(*_):
+        raise RuntimeError("stopped here")
+
+    old = other_model(compact, tmp_path / "old")
+    before = digest_of(old)
+    monkeypatch.setattr(compact_dir, step, fail)
+    for out in (old, tmp_path / "new"):
+        with pytest.raises(RuntimeError, match="stopped here"):
+            export(pruned / "config.yaml", pruned / "latest.pth", out)
+    assert digest_of(old) == before and list(tmp_path.iterdir()) == [old]
+
+
+def test_what_was_made_of_an_export_stays_with_that_model(pruned, compact, tmp_path):
+    files, out = (pruned / "config.yaml", pruned / "latest.pth"), tmp_path / "out"
+    other_model(compact, out)
+    (out / "finetuned.pth").write_text("of the old model")
+    before = digest_of(out)
+    export(*files, out)
+    assert not (out / "finetuned.pth").exists()
+    assert digest_of(tmp_path / "out.1") == before
+    load_model(out / "config.yaml", out / "pruned.pth")
+    (out / "finetuned.pth").write_text("of the new model")
+    before = digest_of(out)
+    export(*files, out)  # once more the same
+    assert digest_of(out) == before and not (tmp_path / "out.2").exists()
 
 
 def of_decoder(make_model, encoder) -> dict:
