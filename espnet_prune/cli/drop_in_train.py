@@ -21,7 +21,7 @@ from espnet2.utils.types import str2bool
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import read_yaml, write_text
-from espnet_prune.cli import asr_train, prune_train
+from espnet_prune.cli import asr_train, check_early, prune_train
 from espnet_prune.training.configs import model_config
 from espnet_prune.training.recipe import OWN_KEYS
 from espnet_prune.training.registration import names_ours
@@ -74,6 +74,7 @@ def main() -> None:
     source = recipe["teacher_config"]
     teacher = model_config(read_yaml(source), source)
     check_tokens(args.token_list, teacher, source)
+    check_recipe(args.config, source, recipe)
     if args.collect_stats:
         collect_stats(args.output_dir, teacher, rest)
         return
@@ -96,6 +97,12 @@ def check_tokens(given: Path | None, teacher: dict[str, Any], source: str) -> No
             f"holds other tokens than {source}",
             "give asr.sh the --token_type, --nbpe and --lang of the teacher",
         )
+
+
+def check_recipe(path: Path, teacher: str, recipe: dict[str, Any]) -> None:
+    """Refuse before stage 10 what stage 11 would: hours may lie between them."""
+    kind = "prune" if recipe.get("compact") is None else "finetune"
+    check_early.main(["--config", teacher, f"--{kind}_config", str(path)])
 
 
 def collect_stats(folder: Path, teacher: dict[str, Any], rest: list[str]) -> None:

@@ -69,6 +69,21 @@ def test_a_config_of_ours_without_a_teacher_is_told_so(key, tmp_path, monkeypatc
         drop_in_train.main()
 
 
+@pytest.mark.parametrize("more", [{}, {"compact": "nowhere"}])
+def test_wrong_option_of_a_config_of_ours_is_noticed_before_the_statistics(
+    dense, tmp_path, monkeypatch, more
+):
+    config = tmp_path / "ours.yaml"
+    recipe = {"teacher_config": str(dense / "config.yaml"), "optim_conf": {"lr": 0.1}}
+    recipe |= {"teacher_model": str(dense / "model.pth"), "distill": {"layrs": 2}}
+    config.write_text(yaml.safe_dump(recipe | more))
+    argv = ["asr_train", "--config", str(config), "--collect_stats", "true"]
+    monkeypatch.setattr("sys.argv", [*argv, "--output_dir", str(tmp_path / "stats")])
+    with pytest.raises(InputError, match="ours.yaml: distill: no option 'layrs'"):
+        drop_in_train.main()
+    assert not (tmp_path / "stats").exists()
+
+
 @pytest.mark.parametrize("name", ["prune", "finetune"])
 def test_shipped_configs_for_asr_sh_prune_as_run_sh_does(name):
     ours, theirs = (read_yaml(CONF / f"{name}{end}.yaml") for end in ("", "_asr_sh"))

@@ -5,16 +5,8 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from espnet_prune.config.sections import DistillOptions, GateOptions, SparsityOptions
-
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# What a config holds of this project, and what takes it.
-SECTIONS = {
-    "gates": GateOptions,
-    "sparsity": SparsityOptions,
-    "distill": DistillOptions,
-}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from espnet2.tasks.asr import ASRTask
-from pages import PAGES, ROOT, SECTIONS, code_in_text, commands
+from pages import PAGES, ROOT, code_in_text, commands
 
 from espnet_prune.config.options import make_options
+from espnet_prune.config.sections import SECTIONS
 from espnet_prune.training.task import PruneASRTask
 
 # Those of ESPnet's asr.sh that the pages use.

@@ -6,10 +6,11 @@ import re
 import pytest
 import yaml
 from espnet2.bin import asr_inference
-from pages import PAGES, ROOT, SECTIONS, blocks
+from pages import PAGES, ROOT, blocks
 
 from espnet_prune.cli import ctc_greedy
 from espnet_prune.config.options import make_options, optimizer_options
+from espnet_prune.config.sections import SECTIONS
 from espnet_prune.training.recipe import OWN_KEYS
 from espnet_prune.training.task import DenseASRTask, PruneASRTask
 

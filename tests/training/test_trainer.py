@@ -120,12 +120,13 @@ class Unpicklable:
 
 def test_failed_save_leaves_the_old_file_and_restores_torch_save(tmp_path):
     plain, path = torch.save, tmp_path / "checkpoint.pth"
-    with pytest.raises(RuntimeError, match="killed"), atomic_torch_save():
-        torch.save({"epoch": 1}, str(path))
-        with (tmp_path / "open.pth").open("wb") as file:
-            torch.save(2, file)
-        torch.save({"epoch": 2, "bad": Unpicklable()}, path)
-    assert torch.save is plain
+    for named in (path, str(path)):
+        with pytest.raises(RuntimeError, match="killed"), atomic_torch_save():
+            torch.save({"epoch": 1}, named)
+            with (tmp_path / "open.pth").open("wb") as file:
+                torch.save(2, file)
+            torch.save({"epoch": 2, "bad": Unpicklable()}, named)
+        assert torch.save is plain
     assert torch.load(path) == {"epoch": 1} and torch.load(tmp_path / "open.pth") == 2
     assert {p.name for p in tmp_path.iterdir()} == {"checkpoint.pth", "open.pth"}
 
