@@ -18,6 +18,9 @@ from espnet_prune.pruning.cost import REST, Terms, count_terms, price_terms
 from espnet_prune.pruning.layout import Layout
 
 ENCODER, DECODER = "encoder.", "decoder."
+# Things with a price in seconds of which an encoder always has one, and their groups:
+# what its subsampling takes however narrow it is, and the norm of its output.
+STAYING = {"subsampling.module": "subsampling", "norm.module": REST}
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,7 @@ class Described:
         if prices is not None:
             first, second = f"{ENCODER}embed.conv.0", f"{ENCODER}embed.conv.2"
             products = {"subsampling.filter": (first, second)}
-            # The linear layer behind the convolutions, and the norm of the output.
-            staying = {"subsampling.module": "subsampling", "norm.module": REST}
-            found["latency"] = price_terms(self.layout, prices, products, staying)
+            found["latency"] = price_terms(self.layout, prices, products, STAYING)
         return found
 
 
