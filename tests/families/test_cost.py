@@ -115,6 +115,7 @@ def test_latency_is_the_sum_of_the_prices_of_what_is_left(make_model):
     described = describe(model, KINDS["conformer"], GateOptions())
     layout = described.layout
     things = {s.thing for s in layout.structures if s.thing} | {"subsampling.filter"}
+    things.add("subsampling.module")  # it stays, as the last norm does
     prices = {thing: 10.0**-i for i, thing in enumerate(sorted(things))}
     terms = described.terms(Lengths(100, FEATURES), prices)["latency"]
     own = (drawn_values(layout, 2, 0.5, 0.8) != 0).double()
@@ -122,4 +123,5 @@ def test_latency_is_the_sum_of_the_prices_of_what_is_left(make_model):
     expected = sum(prices[s.thing] * left[s.name] for s in layout.structures if s.thing)
     filters = left["encoder.embed.conv.0"] * left["encoder.embed.conv.2"]
     expected += prices["subsampling.filter"] * filters
+    expected += prices["subsampling.module"] + prices["norm.module"]
     torch.testing.assert_close(evaluate(terms, layout.sums(own)), expected)
