@@ -122,7 +122,7 @@ def test_stopping_it_stops_what_a_launcher_has_started(tmp_path):
     launcher = f"sleep 60 & echo $! >{pid}; wait"
     command = [sys.executable, "-m", "espnet_prune.cli.progress", "--follow", str(log)]
     command += ["--log", str(tmp_path / "launch.log"), "--", "bash", "-c", launcher]
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     process = subprocess.Popen(command, env=env)
     while not (pid.exists() and pid.read_text()):
         assert process.poll() is None
@@ -149,7 +149,7 @@ def running(tmp_path):
     log = tmp_path / "exp" / "train.log"
     code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
     command = [sys.executable, "-m", "espnet_prune.cli.progress", "--log", str(log)]
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     words = shlex.join([*command, "--", sys.executable, "-c", code])
     # As in run.sh: the shell waits for it, and has more to do afterwards.
     process = subprocess.Popen(["bash", "-c", f"{words}; true"], cwd=root)
