@@ -1,8 +1,10 @@
-"""Hypotheses are kept as long as what they were made of is the same."""
+"""Stage 15: what is decoded, by ESPnet's search or greedily, and what is kept of it."""
 
 import argparse
+import re
 import shutil
 import sys
+from pathlib import Path
 
 import kaldiio
 import numpy as np
@@ -13,9 +15,48 @@ import yaml
 
 import espnet_prune
 from espnet_prune.base.errors import InputError
+from espnet_prune.base.files import read_yaml
+from espnet_prune.base.table import read_table
 from espnet_prune.cli import decode
+from espnet_prune.serving.greedy import GreedyDecoder
+from espnet_prune.serving.load import load
 
 CODE = "from espnet_prune.base.files import code_version; print(code_version())"
+
+
+@pytest.fixture
+def run(dense, data_dir, tmp_path, monkeypatch):
+    """``run(search, **options)``: decode as stage 15 does, into ``out``."""
+
+    def main(search=None, **options):
+        config = tmp_path / "decode.yaml"
+        config.write_text(yaml.safe_dump(search or {"beam_size": 1}))
+        options = {
+            "config": dense / "config.yaml",
+            "model": dense / "model.pth",
+            "data": data_dir,
+            "inference_config": config,
+            "out": tmp_path / "out",
+            "nj": 1,
+        } | options
+        pairs = [str(x) for name, value in options.items() for x in (name, value)]
+        pairs[::2] = [f"--{name}" for name in pairs[::2]]
+        monkeypatch.setattr(sys, "argv", ["decode", *pairs])
+        decode.main()
+
+    return main
+
+
+@pytest.fixture
+def talkative(dense, tmp_path):
+    """Weights of a model that does not say nothing but blank, as random ones do."""
+    weights = torch.load(dense / "model.pth")
+    weights["ctc.ctc_lo.bias"][0] -= 5
+    torch.save(weights, tmp_path / "model.pth")
+    return tmp_path / "model.pth"
+
+
+# --- hypotheses are kept as long as what they were made of is the same ---------------
 
 
 @pytest.fixture
@@ -35,41 +76,28 @@ def write(folder, sources):
 
 
 @pytest.fixture
-def decodes(audio, dense, tmp_path, monkeypatch):
-    """``decodes(**files)``: whether ESPnet is started; files as of the command line."""
+def decodes(audio, run, monkeypatch):
+    """``decodes(**options)``: whether ESPnet is started."""
     started = []
 
     def shards(commands, *_, **__):
         started.append(commands)
         for command in commands:
-            folder = command[command.index("--output_dir") + 1]
-            out = decode.Path(folder, "1best_recog")
+            out = Path(command[command.index("--output_dir") + 1], "1best_recog")
             out.mkdir(parents=True)
             for table in decode.TABLES:
                 (out / table).write_text("a A\nb B\n")
 
-    (tmp_path / "decode.yaml").write_text("beam_size: 1\n")
     monkeypatch.setattr(decode, "run_shards", shards)
 
-    def run(**files):
-        files = {
-            "config": dense / "config.yaml",
-            "model": dense / "model.pth",
-            "data": audio,
-            "inference_config": tmp_path / "decode.yaml",
-            "out": tmp_path / "out",
-            "nj": 1,
-        } | files
-        options = [str(x) for name, value in files.items() for x in (name, value)]
-        options[::2] = [f"--{name}" for name in options[::2]]
-        monkeypatch.setattr(sys, "argv", ["decode", *options])
+    def starts(**options):
         started.clear()
-        decode.main()
+        run(**{"data": audio} | options)
         return bool(started)
 
-    assert run()
-    assert not run() and not run(nj=2)
-    return run
+    assert starts()
+    assert not starts() and not starts(nj=2)
+    return starts
 
 
 def test_other_audio_of_the_same_name_and_length_is_decoded(audio, decodes):
@@ -79,6 +107,9 @@ def test_other_audio_of_the_same_name_and_length_is_decoded(audio, decodes):
     shutil.copy(audio / "b.wav", audio / "c.wav")
     (audio / "c.wav").replace(audio / "b.wav")
     assert not decodes()
+    (audio / "b.wav").unlink()
+    with pytest.raises(InputError, match=r"wav.scp: .*b.wav cannot be read"):
+        decodes()
 
 
 def test_audio_in_an_archive_is_seen(audio, decodes, tmp_path):
@@ -103,12 +134,6 @@ def test_audio_from_a_command_is_never_the_same(audio, decodes, caplog):
     assert "wav.scp: commands give audio" in caplog.text
 
 
-def test_audio_that_is_gone_is_named(audio, decodes):
-    (audio / "b.wav").unlink()
-    with pytest.raises(InputError, match=r"wav.scp: .*b.wav cannot be read"):
-        decodes()
-
-
 def test_another_model_is_decoded(dense, decodes, tmp_path):
     weights = torch.load(dense / "model.pth")
     torch.save({k: v + 1 for k, v in weights.items()}, tmp_path / "model.pth")
@@ -120,19 +145,13 @@ def test_another_model_is_decoded(dense, decodes, tmp_path):
     assert decodes(**other) and not decodes(**other)
 
 
-def test_weights_that_hold_more_are_refused_before_espnet_runs_them(decodes, tmp_path):
-    torch.save({"more": argparse.Namespace()}, tmp_path / "found.pth")
-    with pytest.raises(InputError, match="found.pth: holds more than tensors"):
-        decodes(model=tmp_path / "found.pth")
-
-
 def test_other_code_decodes_anew(decodes, monkeypatch):
     monkeypatch.setattr(decode, "code_version", lambda: "another")
     assert decodes() and not decodes()
 
 
 def test_code_is_told_by_its_version_and_its_sources(python, tmp_path):
-    package = decode.Path(espnet_prune.__file__).parent
+    package = Path(espnet_prune.__file__).parent
     shutil.copytree(package, tmp_path / "espnet_prune")
 
     def version():
@@ -145,3 +164,138 @@ def test_code_is_told_by_its_version_and_its_sources(python, tmp_path):
     deep = tmp_path / "espnet_prune/serving/fast/linear.py"
     deep.write_text(deep.read_text() + "\n")
     assert version() != first
+
+
+# --- what is refused before ESPnet is started ----------------------------------------
+
+
+def test_weights_that_hold_more_are_refused_before_espnet_runs_them(run, tmp_path):
+    torch.save({"more": argparse.Namespace()}, tmp_path / "found.pth")
+    with pytest.raises(InputError, match="found.pth: holds more than tensors"):
+        run(model=tmp_path / "found.pth")
+
+
+def test_audio_of_another_rate_is_refused(dense, run, tmp_path):
+    config = yaml.safe_load((dense / "config.yaml").read_text())
+    config["frontend_conf"] = (config["frontend_conf"] or {}) | {"fs": "8k"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(InputError, match="holds audio of 16000 Hz, but .* 8000 Hz"):
+        run(config=tmp_path / "config.yaml")
+
+
+def test_utterances_too_short_for_a_window_are_not_given_to_espnet(tmp_path):
+    samples = tmp_path / "utt2num_samples"
+    assert decode.without_too_short(["a", "b"], samples) == ["a", "b"]
+    samples.write_text("a 512\nb 513\n")
+    assert decode.without_too_short(["a", "b"], samples) == ["b"]
+    samples.write_text("a 512\nb 5\n")
+    with pytest.raises(InputError, match="every utterance"):
+        decode.without_too_short(["a", "b"], samples)
+
+
+def test_language_model_of_other_tokens_is_refused(tmp_path):
+    config, weights = tmp_path / "lm.yaml", tmp_path / "lm.pth"
+    weights.touch()
+    options = {"lm_train_config": str(config), "lm_file": str(weights)}
+
+    def check(*tokens):
+        model = argparse.Namespace(token_list=list(tokens))
+        decode.check_lm(options, model, "decode.yaml")
+
+    with pytest.raises(InputError, match="lm_train_config .* does not exist"):
+        check("a")
+    config.write_text("token_list: [a, b]\n")
+    check("a", "b")
+    with pytest.raises(InputError, match="other tokens"):
+        check("a", "c")
+
+
+# --- what ESPnet, or greedy decoding, makes of it ------------------------------------
+
+
+def test_utterance_without_a_hypothesis_counts_as_an_empty_one(tmp_path, caplog):
+    jobs = [tmp_path / f"output.{n}" for n in (1, 2)]
+    for job, key in zip(jobs, ("a", "c"), strict=True):
+        (job / "1best_recog").mkdir(parents=True)
+        for table in decode.TABLES:
+            (job / "1best_recog" / table).write_text(f"{key} X Y\n")
+    decode.merge(jobs, tmp_path, ["a", "b", "c"])
+    assert (tmp_path / "text").read_text() == "a X Y\nb\nc X Y\n"
+    assert "1 utterances gave no hypothesis: b" in caplog.text
+    assert not any(job.exists() for job in jobs)
+
+
+def test_log_of_a_failed_decoding_is_still_there(run, tmp_path, monkeypatch):
+    # What is run does not matter here, only that it fails.
+    monkeypatch.setattr(decode.sys, "executable", "false")
+    with pytest.raises(InputError) as error:
+        run()
+    log = str(error.value).split(": this job failed")[0]
+    assert (tmp_path / log).exists()
+    assert not (tmp_path / "out" / "text").exists()
+
+
+def test_greedy_decoding_leaves_espnets_files(
+    dense, talkative, data_dir, run, tmp_path
+):
+    run({"ctc_greedy": True, "batch_seconds": 3}, model=talkative)
+    decoder = GreedyDecoder(load(dense / "config.yaml", talkative).asr_model)
+    ids = read_table(tmp_path / "out/token_int")
+    scp = read_table(data_dir / "wav.scp")
+    assert list(ids) == list(scp) and any(ids.values())
+    for key, path in scp.items():
+        samples = torch.from_numpy(soundfile.read(path, dtype="float32")[0])
+        assert ids[key] == " ".join(map(str, decoder([samples])[0][0]))
+    text = read_table(tmp_path / "out/text")
+    assert all(bool(text[key].strip()) == bool(ids[key]) for key in scp)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("search", [{"beam_size": 2}, {"ctc_greedy": True}], ids=str)
+def test_outputs_are_the_same_whatever_the_number_of_parts(
+    talkative, run, tmp_path, search
+):
+    whole, parts = tmp_path / "1", tmp_path / "3"
+    for out in (whole, parts):
+        run(search, model=talkative, out=out, nj=out.name)
+    assert len(set((whole / "text").read_text().split())) > 12
+    for table in ("text", "token", "token_int"):
+        assert (whole / table).read_bytes() == (parts / table).read_bytes(), table
+    # Batches of other utterances may round otherwise.
+    one, three = (
+        [float(x) for x in re.findall(r"-\d+\.\d+", (folder / "score").read_text())]
+        for folder in (whole, parts)
+    )
+    assert len(one) == 12 and three == pytest.approx(one, rel=1e-5)
+
+
+def write_lm(folder, tokens, favourite):
+    """A language model of ESPnet's that says one token, whatever came before."""
+    from espnet2.tasks.lm import LMTask
+
+    (folder / "tokens.txt").write_text("\n".join(tokens) + "\n")
+    command = ["--token_list", str(folder / "tokens.txt"), "--output_dir", str(folder)]
+    args = LMTask.get_parser().parse_args(command)
+    args.lm_conf = {"nlayers": 1, "unit": 4}
+    state = LMTask.build_model(args).state_dict()
+    state["lm.decoder.weight"].zero_()
+    state["lm.decoder.bias"].zero_()[tokens.index(favourite)] = 8.0
+    torch.save(state, folder / "lm.pth")
+    config = {k: v for k, v in vars(args).items() if k != "config"}
+    (folder / "lm.yaml").write_text(yaml.safe_dump(config))
+    return {"lm_train_config": f"{folder}/lm.yaml", "lm_file": f"{folder}/lm.pth"}
+
+
+@pytest.mark.slow
+def test_language_model_has_a_say_in_the_search(compact, run, tmp_path):
+    lm = write_lm(tmp_path, read_yaml(compact / "config.yaml")["token_list"], "B")
+    model = {"config": compact / "config.yaml", "model": compact / "pruned.pth"}
+    said = {}
+    for weight in (0.0, 5.0):
+        search = {"beam_size": 3, "minlenratio": 0.3, "maxlenratio": 0.4}
+        out = tmp_path / str(weight)
+        run(search | lm | {"lm_weight": weight}, out=out, **model)
+        lines = (out / "token").read_text().splitlines()
+        assert len(lines) == 12
+        said[weight] = [token for line in lines for token in line.split()[1:]]
+    assert said[5.0] and set(said[5.0]) == {"B"} != set(said[0.0])

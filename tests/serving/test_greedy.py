@@ -4,17 +4,12 @@ import itertools
 from difflib import SequenceMatcher
 
 import pytest
-import soundfile
 import torch
-import yaml
 from espnet2.asr.frontend.default import DefaultFrontend
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import read_yaml
-from espnet_prune.base.table import read_table
-from espnet_prune.cli import decode
 from espnet_prune.serving.greedy import GreedyDecoder, batches, collapse, first_window
 from espnet_prune.serving.load import load
 
@@ -117,34 +112,3 @@ def test_first_window_is_the_shortest_that_espnet_takes(center):
     with pytest.raises(RuntimeError):
         frontend(torch.randn(1, fewest - 1), torch.tensor([fewest - 1]))
     assert first_window(None) == 1
-
-
-def test_stage_15_decodes_greedily(data_dir, dense, tmp_path, monkeypatch):
-    config = tmp_path / "greedy.yaml"
-    config.write_text(yaml.safe_dump({"ctc_greedy": True, "batch_seconds": 3}))
-    weights = torch.load(dense / "model.pth", weights_only=True)
-    weights["ctc.ctc_lo.bias"][0] -= 5  # a random model says nothing but blank
-    torch.save(weights, tmp_path / "model.pth")
-    argv = ["decode", "--config", str(dense / "config.yaml"), "--nj", "1"]
-    argv += ["--model", str(tmp_path / "model.pth"), "--data", str(data_dir)]
-    argv += ["--inference_config", str(config), "--out", str(tmp_path / "out")]
-    monkeypatch.setattr("sys.argv", argv)
-    decode.main()
-    model = load(dense / "config.yaml", tmp_path / "model.pth").asr_model
-    decoder = GreedyDecoder(model)
-    ids = read_table(tmp_path / "out/token_int")
-    scp = read_table(data_dir / "wav.scp")
-    assert list(ids) == list(scp) and any(ids.values())
-    for key, path in scp.items():
-        samples = torch.from_numpy(soundfile.read(path, dtype="float32")[0])
-        assert ids[key] == " ".join(map(str, decoder([samples])[0][0]))
-    text = read_table(tmp_path / "out/text")
-    assert all(bool(text[key].strip()) == bool(ids[key]) for key in scp)
-    # Again, nothing is decoded, in any number of parts, unless the model is another.
-    monkeypatch.setattr(decode.sys, "executable", "false")
-    decode.main()
-    argv[argv.index("--nj") + 1] = "3"
-    decode.main()
-    torch.save({"x": torch.zeros(1)}, tmp_path / "model.pth")
-    with pytest.raises(InputError):
-        decode.main()
