@@ -95,7 +95,7 @@ def run(recipe):
         (("--corpus", "digits", "--downloads", "nope"), "--downloads nope: no"),
         (
             ("--round_to", "8", "--method", "small"),
-            "--method small: sizes of small ones are even",
+            "--method small: its sizes are even",
         ),
         (("--round_to", "0"), "--round_to 0: give a number"),
         (("--fs", "16k"), "--fs 16k: give the rate in Hz"),
