@@ -69,7 +69,8 @@ def prune(
             ``conf/finetune.yaml`` of the project, which are the defaults.
         prune_options, finetune_options: further options of these trainings, as
             ``("--max_epoch", "20")``.
-        ngpu: GPUs to train on.
+        ngpu: GPUs to train on. With several a script must call this below ``if
+            __name__ == "__main__":``, for ESPnet's processes import the script, too.
         nj: processes that format the audio.
         decoding: further arguments of ESPnet's ``Speech2Text``, such as ``beam_size``.
 
