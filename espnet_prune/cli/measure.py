@@ -149,7 +149,7 @@ def main(argv: list[str] | None = None) -> None:
     precisions = args.precisions.split()
     for system in systems:
         for precision in precisions:
-            more = system.load(inference)
+            more = system.load(inference, own=True)
             set_precision(more, precision, system.config)
             timed[f"{system.name} {precision}"] = columns(more, search)
         own = system.load(inference, own=True)
