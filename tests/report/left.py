@@ -43,16 +43,17 @@ def measured(exp, scale):
     dump(exp / "measure.json", {**result, "bytes": 4000 * scale, "machine": machine})
 
 
-def architecture(ffn, heads):
-    block = {"ffn1": ffn, "heads": heads, "qk_dim": 8, "v_dim": 8}
-    return {"subsampling": [8, 8], "blocks": [{**block, "conv": 8, "ffn2": 32}] * 2}
+BLOCK = {"ffn1": 32, "heads": 4, "qk_dim": 8, "v_dim": 8, "conv": 8, "ffn2": 32}
+DENSE = {"subsampling": [8, 8], "blocks": [BLOCK, BLOCK]}
+# The second block is gone as a whole.
+COMPACT = {"subsampling": [8, 8], "blocks": [BLOCK | {"ffn1": 0, "heads": 1}, None]}
 
 
 PRUNING = {
     "teacher": "t", "method": "l0", "realised": 0.5,
     "expected_before_projection": 0.51, "realised_before_projection": 0.49,
     "target": {"kind": "params", "value": 0.5, "denominator": "encoder"},
-    "architecture": architecture(0, 1), "dense_architecture": architecture(32, 4),
+    "architecture": COMPACT, "dense_architecture": DENSE,
 }  # fmt: skip
 
 

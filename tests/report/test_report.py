@@ -1,3 +1,5 @@
+"""The report of what the stages left."""
+
 import json
 import math
 import re
@@ -164,6 +166,7 @@ def test_full_report(full, capsys, caplog):
     assert "| compact -50 % params | test | 25.00 |" in text
     assert "0.0100 (-50 %)" in text
     assert "| 1 | gone | 1/4 | 8/8 | 8/8 | 8/8 | 32/32 |" in text
+    assert "| 2 | gone | gone | gone | gone | gone | gone |" in text
     pictures = re.findall(r"\]\((.*\.png)\)", text)
     assert len(pictures) == 4
     for name in pictures:
@@ -378,3 +381,16 @@ def test_model_dimension_is_told_beside_the_subsampling():
     assert channels_sentence(aimed) == (
         f"{old} Model dimension: 8/16 (aimed at: 25.0 % less)."
     )
+
+
+def test_training_of_a_dense_model_from_elsewhere_is_shown(full):
+    (full / "dense/checkpoint.pth").rename(full / "their.pth")
+    options_there = options(full, f"--dense_training={full / 'their'}")
+    report.main(options_there)
+    text = (full / "out/report.md").read_text()
+    assert "their/checkpoint.pth (stage 11)" in text and "dense/checkp" not in text
+    (full / "their").mkdir()
+    (full / "their.pth").rename(full / "their/checkpoint.pth")
+    report.main(options_there)
+    text = (full / "out/report.md").read_text()
+    assert "Dense training (their)" in text and "(stage 11)" not in text
