@@ -25,43 +25,33 @@ class Stop(Exception):
     pass
 
 
-def test_file_appears_with_its_whole_content(tmp_path):
-    path = tmp_path / "new" / "a.txt"
-    with atomic_path(path) as temporary:
-        temporary.write_text("all")
-        assert not path.exists() and temporary.parent == path.parent
-    assert path.read_text() == "all"
+def fill(path, at, text):
+    """Write a file, or a directory with one of that name."""
+    if at is atomic_path:
+        path.write_text(text)
+    else:
+        path.mkdir(exist_ok=True)
+        (path / text).touch()
 
 
-def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    with pytest.raises(Stop), atomic_path(path) as temporary:
-        temporary.write_text("ne")
+def content(path):
+    return path.read_text() if path.is_file() else " ".join(os.listdir(path))
+
+
+@pytest.mark.parametrize("at", [atomic_path, atomic_dir])
+def test_what_is_written_appears_as_a_whole_or_not_at_all(tmp_path, at):
+    path = tmp_path / "new" / "d"
+    for text in ("old", "fresh"):
+        with at(path) as temporary:
+            fill(temporary, at, text)
+            assert not path.exists() if text == "old" else content(path) == "old"
+            assert temporary.parent == path.parent
+        assert content(path) == text
+    with pytest.raises(Stop), at(path) as temporary:
+        fill(temporary, at, "half")
         raise Stop
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["a.txt"]
-
-
-def test_directory_is_replaced_as_a_whole(tmp_path):
-    path = tmp_path / "d"
-    path.mkdir()
-    (path / "stale").touch()
-    with atomic_dir(path) as temporary:
-        (temporary / "fresh").touch()
-        assert os.listdir(path) == ["stale"]
-    assert os.listdir(path) == ["fresh"]
-    assert os.listdir(tmp_path) == ["d"]
-
-
-def test_failed_directory_leaves_the_old_one(tmp_path):
-    path = tmp_path / "d"
-    path.mkdir()
-    (path / "old").touch()
-    with pytest.raises(Stop), atomic_dir(path) as temporary:
-        (temporary / "fresh").touch()
-        raise Stop
-    assert os.listdir(path) == ["old"] and os.listdir(tmp_path) == ["d"]
+    assert content(path) == "fresh"
+    assert os.listdir(path.parent) == ["d"]
 
 
 def test_unfinished_directory_goes_on_if_it_is_of_the_same(tmp_path):

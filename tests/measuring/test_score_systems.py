@@ -13,6 +13,11 @@ WRONG = {"dense": 1, "l0": 2, "magnitude": 5, "dense bf16": 3, "l0 bf16": 4}
 WRONG["magnitude bf16"] = 6
 
 
+def decoded(system):
+    exp, _, precision = system.partition(" ")
+    return f"{exp}/decode_{precision}".rstrip("_")
+
+
 def write(path, wrong):
     path.parent.mkdir(parents=True, exist_ok=True)
     words = ["A X C" if i < wrong else "A B C" for i in range(len(KEYS))]
@@ -28,9 +33,7 @@ def recipe(tmp_path, monkeypatch):
         for name in SETS:
             write(tmp_path / folder / f"dump/{name}/text", 0)
             for system, wrong in WRONG.items():
-                exp, _, precision = system.partition(" ")
-                tag = f"decode_{precision}".rstrip("_")
-                text = tmp_path / folder / exp / tag / name / "text"
+                text = tmp_path / folder / decoded(system) / name / "text"
                 if not text.exists():
                     write(text, wrong)
         monkeypatch.chdir(tmp_path / folder)
@@ -60,33 +63,24 @@ def test_results_are_the_same_however_the_work_is_split(recipe, jobs_here):
     assert recipe("cluster", "--nj", "2", "--executor", "slurm") == alone
     assert len(jobs_here) == 3  # an array for each step that needs the one before
     for system, wrong in WRONG.items():
-        exp, _, precision = system.partition(" ")
-        tag = f"decode_{precision}".rstrip("_")
         for name in SETS:
-            result = json.loads(alone[f"{exp}/{tag}/{name}/score_wer/result.json"])
+            found = alone[f"{decoded(system)}/{name}/score_wer/result.json"]
+            result = json.loads(found)
             assert result["error_rate"] == pytest.approx(wrong / (3 * len(KEYS)))
 
 
 def test_each_system_is_held_against_those_it_should_be(recipe):
     found = recipe("here")
     for system, wrong in WRONG.items():
-        exp, _, precision = system.partition(" ")
-        tag = f"decode_{precision}".rstrip("_")
         vs = {"": "dense"} if system != "dense" else {}
-        if exp == "magnitude":
+        if system.startswith("magnitude"):
             vs["_l0"] = "l0"
-        tests = {
-            other: json.loads(
-                found[f"{exp}/{tag}/noisy/score_wer/significance{other}.json"]
-            )
-            for other in vs
-        }
-        assert {other: test["vs"] for other, test in tests.items()} == {
-            other: f"{named}/decode/noisy" for other, named in vs.items()
-        }
         for other, named in vs.items():
+            folder = f"{decoded(system)}/noisy/score_wer"
+            test = json.loads(found[f"{folder}/significance{other}.json"])
+            assert test["vs"] == f"{named}/decode/noisy"
             gap = (wrong - WRONG[named]) / (3 * len(KEYS))
-            assert tests[other]["delta_wer"] == pytest.approx(gap)
+            assert test["delta_wer"] == pytest.approx(gap)
     assert not any("dense/decode/" in file and "signif" in file for file in found)
 
 
