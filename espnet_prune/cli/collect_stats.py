@@ -10,8 +10,8 @@ from espnet_prune.base.errors import run_main
 from espnet_prune.base.files import fingerprint, is_made_of, note_made_of, resumable_dir
 from espnet_prune.base.table import read_table, write_table
 from espnet_prune.data.kaldi_dir import audio_type
-from espnet_prune.running.executor import add_arguments, from_arguments
-from espnet_prune.running.shards import mark_of, run_shards, split
+from espnet_prune.running.executor import add_arguments, from_arguments, split
+from espnet_prune.running.shards import mark_of, run_shards
 
 
 def get_parser() -> argparse.ArgumentParser:

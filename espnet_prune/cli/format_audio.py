@@ -29,11 +29,9 @@ from espnet_prune.data.kaldi_dir import (
     write_tables,
 )
 from espnet_prune.running.executor import Executor, add_arguments, from_arguments
-from espnet_prune.running.parallel import ordered_map
 
 _FILES_PER_FOLDER = 1000
 PARTS = ".parts"
-_MOST_JOBS = 1000
 _PER_PART = 200  # utterances: what a kill, or a failed job, makes us do again
 
 
@@ -173,8 +171,6 @@ def format_in_parts(
     """
     (folder / PARTS).mkdir(exist_ok=True)
     size = max(1, min(_PER_PART, -(-len(jobs) // executor.nj)))
-    if not executor.is_local:  # clusters take a thousand jobs in an array
-        size = max(size, -(-len(jobs) // _MOST_JOBS))
     parts = [
         Part(jobs[start : start + size], folder / PARTS / f"{start}-{size}.json")
         for start in range(0, len(jobs), size)
@@ -184,11 +180,8 @@ def format_in_parts(
         logging.info(
             "%s: %d of %d parts were done", what, len(parts) - len(todo), len(parts)
         )
-    if executor.is_local:
-        done = ordered_map(format_part, todo, executor.nj, f"{what} in parts", chunk=1)
-    else:
-        logs = folder.parent / "log" / folder.name.strip(".")
-        done = executor.submit(format_part, todo, logs, what) if todo else []
+    logs = folder.parent / "log" / folder.name.strip(".")
+    done = executor.map(format_part, todo, logs, f"{what} in parts")
     new = dict(zip((part.result for part in todo), done, strict=True))
     results = []
     for part in parts:

@@ -41,7 +41,7 @@ from espnet_prune.measuring.cost import count_macs, count_params
 from espnet_prune.measuring.machine import describe, pin_threads
 from espnet_prune.measuring.rtf import columns, summarise, time_rounds
 from espnet_prune.measuring.system import RESULT, System, quiet_date
-from espnet_prune.running.shards import time_left
+from espnet_prune.running.parallel import time_left
 from espnet_prune.serving.load import set_precision
 
 logger = logging.getLogger("espnet_prune.measuring")

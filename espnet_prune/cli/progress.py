@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from espnet_prune.base.errors import InputError, run_main
-from espnet_prune.running.shards import time_left
+from espnet_prune.running.parallel import time_left
 
 SIZE = re.compile(r"\[train\] mini-batch sizes summary: N-batch=(\d+)")
 EPOCH = re.compile(r"(\d+)/(\d+)epoch started")

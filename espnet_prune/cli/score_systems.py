@@ -14,7 +14,6 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 from espnet_prune.base.errors import InputError, run_main
@@ -23,8 +22,6 @@ from espnet_prune.cli.score import score_set, speakers_of, test_file, weights_of
 from espnet_prune.measuring.mapsswe import find
 from espnet_prune.measuring.wer import decoded_in
 from espnet_prune.running.executor import Executor, add_arguments, from_arguments
-from espnet_prune.running.parallel import ordered_map
-from espnet_prune.running.shards import split
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -137,13 +134,7 @@ def score_parts(parts: Sequence[Part], executor: Executor, logs: Path) -> None:
         logging.info(f"{kept} of {len(parts)} were scored before, from the same files")
     if not todo:
         return
-    if executor.is_local:
-        done = ordered_map(Part.score, todo, executor.nj, "scoring", chunk=1)
-    else:  # a job takes longer to start than a part
-        jobs = split(todo, executor.nj)
-        done = chain.from_iterable(
-            executor.submit(score_in_turn, jobs, logs, "scoring")
-        )
+    done = executor.map(Part.score, todo, logs, "scoring")
     wrong = []
     for said, error in done:
         for line in said:
@@ -152,11 +143,6 @@ def score_parts(parts: Sequence[Part], executor: Executor, logs: Path) -> None:
             wrong.append(error)
     if wrong:
         raise InputError(f"{len(wrong)} of {len(todo)} parts", "; ".join(wrong))
-
-
-def score_in_turn(parts: Sequence[Part]) -> list[tuple[list[str], str | None]]:
-    """What one job does."""
-    return [part.score() for part in parts]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -6,10 +6,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 from espnet_prune.base.errors import InputError
+from espnet_prune.running.parallel import ordered_map
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -40,6 +43,24 @@ class Executor:
     @property
     def is_local(self) -> bool:
         return self.kind == "local"
+
+    def map(
+        self,
+        function: Callable[[Item], Result],
+        items: Sequence[Item],
+        logs: Path,
+        what: str,
+    ) -> Iterator[Result]:
+        """Yield ``function(item)`` in the order of ``items``, wherever it is run.
+
+        Args, raises: as for :meth:`submit`; a job takes several items, one after the
+        other, for it takes long to start.
+        """
+        if self.is_local:
+            return ordered_map(function, items, self.nj, what, chunk=1)
+        jobs = split(items, self.nj) if items else []
+        work = partial(in_turn, function)
+        return chain.from_iterable(self.submit(work, jobs, logs, what) if jobs else [])
 
     def submit(
         self,
@@ -105,6 +126,18 @@ class Executor:
                 f"submits nothing: {lines[-1]}",
                 "check --executor_args, and that sbatch works here",
             ) from e
+
+
+def in_turn(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """What one job does."""
+    return [function(item) for item in items]
+
+
+def split(items: Sequence[Item], parts: int) -> list[Sequence[Item]]:
+    """Cut into at most that many consecutive parts of nearly equal size."""
+    parts = min(parts, len(items))
+    bounds = [round(i * len(items) / parts) for i in range(parts + 1)]
+    return [items[a:b] for a, b in pairwise(bounds)]
 
 
 def failed_too(logs: Sequence[Path]) -> str:

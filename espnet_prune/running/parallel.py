@@ -10,7 +10,6 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
 
 from espnet_prune.base.errors import InputError
-from espnet_prune.running.shards import time_left
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -54,6 +53,14 @@ def end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def time_left(start: float, done: int, total: int) -> str:
+    """What a progress line says about it; ``start`` is a ``time.monotonic()``."""
+    if done == 0:
+        return ""
+    seconds = (time.monotonic() - start) * (total - done) / done
+    return f", time left: {seconds / 60:.1f} min"
 
 
 def _progress(results: Iterator[Result], total: int, what: str) -> Iterator[Result]:

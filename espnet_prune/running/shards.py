@@ -12,24 +12,9 @@ from espnet_prune.base.errors import InputError
 from espnet_prune.running.executor import Executor, failed_too
 
 
-def split(keys: Sequence[str], parts: int) -> list[Sequence[str]]:
-    """Cut into at most that many consecutive parts of nearly equal size."""
-    parts = min(parts, len(keys))
-    bounds = [round(i * len(keys) / parts) for i in range(parts + 1)]
-    return [keys[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
-
-
 def mark_of(folder: Path) -> Path:
     """The file that says that the shard which writes this folder is done."""
     return folder.with_name(f"{folder.name}.done")
-
-
-def time_left(start: float, done: int, total: int) -> str:
-    """What a progress line says about it; ``start`` is a ``time.monotonic()``."""
-    if done == 0:
-        return ""
-    seconds = (time.monotonic() - start) * (total - done) / done
-    return f", time left: {seconds / 60:.1f} min"
 
 
 def run_shards(

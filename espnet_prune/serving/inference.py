@@ -17,6 +17,7 @@ from espnet_prune.base.errors import InputError
 from espnet_prune.families.registry import find_kind
 from espnet_prune.serving.fast.encoder import FastEncoder
 
+PRUNING_RUN = "is a pruning run", "export it first: stage 13"
 # Of modules whose function is known: subclasses of others may compute something else.
 OWNERS = ("torch.nn.modules", "espnet.nets.", "espnet2.asr.encoder.", "espnet_prune.")
 
@@ -104,4 +105,4 @@ def refuse_gates(config: Mapping[str, Any], where: object) -> None:
         InputError: it has gates.
     """
     if (config.get("model_conf") or {}).get("gates") is not None:
-        raise InputError(where, "is a pruning run", "export it first: stage 13")
+        raise InputError(where, *PRUNING_RUN)

@@ -10,6 +10,7 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from espnet_prune.base.errors import InputError
 from espnet_prune.config.options import make_options
 from espnet_prune.config.sections import DistillOptions, GateOptions, SparsityOptions
 from espnet_prune.families.espnet.model import Described, Lengths, describe
@@ -18,7 +19,7 @@ from espnet_prune.pruning.budget import Budget, Constraint
 from espnet_prune.pruning.controller import SparsityController
 from espnet_prune.pruning.gates import Gates
 from espnet_prune.pruning.iterative import MagnitudeController
-from espnet_prune.serving.inference import for_inference
+from espnet_prune.serving.inference import PRUNING_RUN, for_inference
 from espnet_prune.training.distill import (
     identity_projection,
     layer_loss,
@@ -79,6 +80,7 @@ class PruneASRModel(ESPnetASRModel):
         if projects(self.distill, self.encoder, teacher_size, gates):
             self.projection = identity_projection(size, teacher_size or size)
         self.set_teacher(None)
+        self.inside = False  # a forward pass, where gates are at work
 
     def _controller(self, sparsity: dict[str, Any], budget: Budget) -> nn.Module:
         options = make_options(SparsityOptions, "sparsity", sparsity)
@@ -161,12 +163,26 @@ class PruneASRModel(ESPnetASRModel):
         stats["loss"] = loss.detach()
         return force_gatherable((loss, stats, weight), loss.device)
 
+    def encode(self, *speech: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+        """Encode as ESPnet's model does, within :meth:`forward` only.
+
+        Raises:
+            InputError: the model has gates, and ESPnet decodes as if it had none.
+        """
+        if self.gates is not None and not self.inside:
+            raise InputError("the model", *PRUNING_RUN)
+        return super().encode(*speech, **options)
+
     def losses(
         self, *batch: Tensor, **kwargs: Any
     ) -> tuple[Tensor, dict[str, Tensor], int]:
         """Task loss and distillation with the tensors as they are."""
-        with record(self) as student:
-            task, stats, _ = super().forward(*batch, **kwargs)
+        self.inside = True
+        try:
+            with record(self) as student:
+                task, stats, _ = super().forward(*batch, **kwargs)
+        finally:
+            self.inside = False
         loss = self.distill.task_weight * task
         stats["loss_task"] = task.detach()
         if self.teacher is not None and self.distill.asks_teacher:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.cli import collect_stats
-from espnet_prune.running.executor import Executor
-from espnet_prune.running.shards import mark_of, run_shards, split, time_left
+from espnet_prune.running.executor import Executor, split
+from espnet_prune.running.parallel import time_left
+from espnet_prune.running.shards import mark_of, run_shards
 
 
 @given(st.lists(st.text(), min_size=1, max_size=60), st.integers(1, 80))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from espnet2.bin.asr_inference import Speech2Text
 from torch import nn
 
 import espnet_prune
@@ -25,8 +26,6 @@ def files(folder):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_it_decodes_as_espnet_does(dense, runnable, precision):
-    from espnet2.bin.asr_inference import Speech2Text
-
     runnable(precision)
     audio = np.random.default_rng(0).standard_normal(8000).astype("float32")
     expected = Speech2Text(*map(str, files(dense)), **DECODING)(audio)[0]
@@ -106,6 +105,9 @@ def test_pruning_runs_are_refused_for_their_gates_would_be_forgotten(
     for precision in ("fp32", "int8"):
         with pytest.raises(InputError, match="config.yaml: is a pruning run -> export"):
             load(*run, precision)
+    decoder = Speech2Text(*map(str, run), beam_size=1)  # ESPnet's own
+    with pytest.raises(InputError, match="is a pruning run -> export"):
+        decoder(torch.randn(4000).numpy())
     argv = ["asr_inference", "--asr_train_config", run[0], "--asr_model_file", run[1]]
     monkeypatch.setattr(sys, "argv", list(map(str, argv)))
     with pytest.raises(InputError, match="is a pruning run"):
