@@ -51,7 +51,7 @@ for name in ${method}; do
         die "--method ${name}: its sizes are even, --round_to ${round_to} is for what is pruned"
 done
 for name in ${precisions}; do
-    [[ ${name} =~ ^(bf16|int8)$ ]] || die "--precisions ${name}: bf16, int8, or both; fp32 is always there"
+    [[ ${name} =~ ^(bf16|int8)$ ]] || die "--precisions ${name}: int8 (CPUs) or bf16 (GPUs); fp32 is always there"
 done
 [[ ${gpu_inference} =~ ^(true|false)$ ]] || die "--gpu_inference ${gpu_inference}: true or false"
 [ "${gpu_inference}" = false ] || [[ ! ${precisions} =~ int8 ]] ||

@@ -29,6 +29,9 @@ def _nltk_data() -> tempfile.TemporaryDirectory:
     return folder
 
 
+# What is written for onnxruntime goes where the tests end.
+TORCH_HOME = tempfile.TemporaryDirectory()
+os.environ["TORCH_HOME"] = TORCH_HOME.name
 # At once: conftest.py files of subdirectories import ESPnet. Kept until the end.
 NLTK_DATA = _nltk_data()
 

@@ -25,9 +25,10 @@ from espnet_prune.pruning.gates import Gates
 from espnet_prune.pruning.projection import project
 from espnet_prune.pruning.scores import scores_of, settle
 from espnet_prune.pruning.slicing import sliced
-from espnet_prune.serving.inference import InferenceEncoder
+from espnet_prune.serving.inference import AutocastEncoder, RuntimeEncoder, graph_file
 
 FRAMES_PER_SECOND = 100
+SECONDS = 10.0  # of the utterance whose MACs the targets count
 COMMON = {
     "macaron_style": True,
     "rel_pos_type": "latest",
@@ -66,9 +67,9 @@ class System:
     """One encoder in one precision.
 
     Args:
-        name: ``stock_dense``, ``stock_autocast``, ``stock_int8``, ``dense``,
-            ``compact``, or ``compact_r8`` where units are kept in multiples of 8; each
-            with ``_compiled`` behind it if :func:`compiled`.
+        name: ``stock_dense``, ``stock_int8``, ``dense``, ``compact``, or ``compact_r8``
+            where units are kept in multiples of 8; with ``_torch`` behind it on a CPU
+            if no runtime runs it, with ``_compiled`` if :func:`compiled`.
         precision: of its products.
         target: fraction of the MACs that was removed, or None.
         run: (features, lengths) -> outputs.
@@ -92,14 +93,13 @@ class System:
 
 
 def compact_encoder(
-    size: Size, target: float | None, seconds: float, multiple: int = 1
+    size: Size, target: float | None, multiple: int = 1
 ) -> tuple[nn.Module, Callable[[int], float]]:
     """An encoder that lost random structures worth ``target`` of its MACs.
 
     Args:
         size: of the dense one.
         target: fraction of the MACs to remove; None: the dense one.
-        seconds: length of the utterance that it counts.
         multiple: of what the numbers of units shall be.
 
     Returns:
@@ -116,10 +116,10 @@ def compact_encoder(
             layout, names, about.work(encoder_clocks(frames, size.features))
         )
 
-    own = layout.complete(torch.ones(len(layout)))
+    own = layout.whole()
     if target is not None:
         removed = SparsityOptions(kind="macs", target=target)
-        found = terms(round(seconds * FRAMES_PER_SECOND))
+        found = terms(round(SECONDS * FRAMES_PER_SECOND))
         budget = Budget(layout, found, make_constraints(removed, layout, found))
         gates, tensors = Gates(layout, options), dict(dense.named_parameters())
         settle(gates, budget, scores_of("random", budget, tensors, seed=0))
@@ -141,58 +141,59 @@ def systems(
     targets: list[float],
     precisions: list[str],
     device: torch.device,
-    seconds: float = 10.0,
     multiples: Sequence[int] = (1,),
 ) -> list[System]:
-    """ESPnet's dense encoder, ours, and compact ones at every target and precision.
+    """ESPnet's dense encoder, and it and compact ones as :func:`load` runs them.
 
     Args:
-        seconds: utterance whose MACs the targets count.
         multiples: compact encoders for each, with numbers of units that are multiples.
     """
     stock = ConformerEncoder(size.features, **size.conf()).to(device).eval()
-    macs = compact_encoder(size, None, seconds)[1]
+    macs = compact_encoder(size, None)[1]
+    found: list[System] = []
 
-    def autocast(x: Tensor, lengths: Tensor) -> object:
-        with torch.autocast(device.type, torch.bfloat16):
-            return stock(x, lengths)
+    def add(name, precision, run, encoder, macs, target):
+        held = held_bytes(encoder)
+        found.append(System(name, precision, target, run, encoder, size, macs, held))
 
-    weights = held_bytes(stock, "fp32")
-    espnets = [("stock_dense", "fp32", stock, weights)]
-    if "bf16" in precisions:
-        espnets.append(("stock_autocast", "bf16", autocast, weights))
+    add("stock_dense", "fp32", stock, stock, macs, None)
     if "int8" in precisions:
         # What ESPnet's own decoder offers (quantize_asr_model).
         linear = torch.ao.quantization.quantize_dynamic(stock, {nn.Linear})
         products = (m.weight for m in stock.modules() if isinstance(m, nn.Linear))
-        held = weights - 3 * sum(weight.numel() for weight in products)
-        espnets.append(("stock_int8", "int8", linear, held))
-    found = [
-        System(name, precision, None, run, stock, size, macs, held, lambda run=run: run)
-        for name, precision, run, held in espnets
-    ]
+        add("stock_int8", "int8", linear, stock, macs, None)
+        held = found[-1].weight_bytes - 3 * sum(weight.numel() for weight in products)
+        found[-1] = replace(found[-1], weight_bytes=held)
     ours = [("dense", None, stock, macs)]
     for target, multiple in itertools.product(targets, multiples):
         name = "compact" if multiple == 1 else f"compact_r{multiple}"
-        encoder, macs = compact_encoder(size, target, seconds, multiple)
+        encoder, macs = compact_encoder(size, target, multiple)
         ours.append((name, target, encoder.to(device), macs))
     for name, target, encoder, macs in ours:
+        if device.type == "cuda":
+            for precision in precisions:
+                run = AutocastEncoder(encoder) if precision == "bf16" else encoder
+                if run is not stock:
+                    add(name, precision, run, encoder, macs, target)
+            continue
+        if target is not None:
+            add(f"{name}_torch", "fp32", encoder, encoder, macs, target)
         for precision in precisions:
-            fresh = partial(InferenceEncoder, encoder, size.features, precision)
-            held = held_bytes(encoder, precision)
-            found.append(
-                System(
-                    name, precision, target, fresh(), encoder, size, macs, held, fresh
-                )
+            file = graph_file(encoder, size.features, precision)
+            run = RuntimeEncoder(encoder, size.features, precision)
+            add(name, precision, run, encoder, macs, target)
+            # What its arena keeps would hide what a call needs.
+            fresh = partial(RuntimeEncoder, encoder, size.features, precision, False)
+            found[-1] = replace(
+                found[-1], weight_bytes=file.stat().st_size, fresh=fresh
             )
-    return found
+    return [s if s.fresh else replace(s, fresh=lambda s=s: s.run) for s in found]
 
 
 def compiled(systems: Sequence[System], device: torch.device) -> list[System]:
     """The same systems by ``torch.compile``, on a GPU with CUDA graphs.
 
-    It compiles for each length anew. On CPUs fp32 only: weights that are arranged for
-    oneDNN or quantized are no tensors to it.
+    It compiles for each length anew. On CPUs those by torch in fp32 only.
     """
     # All systems and lengths are versions of the same code.
     torch._dynamo.config.recompile_limit = 1 << 16
@@ -207,19 +208,10 @@ def compiled(systems: Sequence[System], device: torch.device) -> list[System]:
             fresh=None,  # its first call compiles, too
         )
         for system in systems
-        if graphs or system.precision == "fp32"
+        if graphs or isinstance(system.run, nn.Module) and system.run is system.encoder
     ]
 
 
-def held_bytes(encoder: nn.Module, precision: str) -> int:
-    """Bytes of the weights of our encoder as it holds them in a precision."""
-    fp32 = {
-        "fp32": ("",),
-        "bf16": ("norm", "linear_pos"),
-        "int8": ("norm", "bias", "linear_pos", "depthwise", "conv.0"),
-    }[precision]
-    narrow = {"fp32": 4, "bf16": 2, "int8": 1}[precision]
-    return sum(
-        p.numel() * (4 if any(part in name for part in fp32) else narrow)
-        for name, p in encoder.named_parameters()
-    )
+def held_bytes(encoder: nn.Module) -> int:
+    """Bytes of an encoder's weights."""
+    return sum(p.numel() * p.element_size() for p in encoder.parameters())

@@ -61,8 +61,8 @@ def _student(size: Size, distilled: bool, seconds: float) -> ESPnetASRModel:
     model = PruneASRTask.build_model(argparse.Namespace(**args))
     model.sparsity.total_steps = 1000
     if distilled:
-        own = argparse.Namespace(**_arguments(size))
-        model.set_teacher(ASRTask.build_model(own), own)
+        teacher = argparse.Namespace(**_arguments(size))
+        model.set_teacher(ASRTask.build_model(teacher))
     return model
 
 

@@ -2,7 +2,8 @@
 
 ESPnet would decode with random weights where a checkpoint misses some: those of our
 models are checked. Others are ESPnet's, which reads more kinds of files than we do.
-One option more than ESPnet's: ``--precision`` of the encoder, fp32, bf16 or int8.
+Two options more than ESPnet's: ``--precision`` of the encoder (fp32, bf16, int8), and
+``--ctc_greedy``, which leaves the search out.
 """
 
 import argparse
@@ -18,8 +19,8 @@ from espnet2.bin import asr_inference as espnet
 from espnet_prune.base.errors import run_main
 from espnet_prune.base.files import read_yaml
 from espnet_prune.families.espnet.checkpoint import load_model
-from espnet_prune.serving.inference import refuse_gates
-from espnet_prune.serving.load import set_precision
+from espnet_prune.serving.greedy import GreedySpeech2Text
+from espnet_prune.serving.load import refuse_gates, set_precision
 from espnet_prune.training.registration import names_ours
 
 
@@ -28,14 +29,19 @@ def main() -> None:
     parser.add_argument("--asr_train_config", type=Path)
     parser.add_argument("--asr_model_file", type=Path)
     parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--ctc_greedy", action="store_true")
     args, rest = parser.parse_known_args()
     if args.asr_train_config:
         config = read_yaml(args.asr_train_config)
         refuse_gates(config, args.asr_train_config)
         if args.asr_model_file and names_ours(config):
             load_model(args.asr_train_config, args.asr_model_file)
+    if args.ctc_greedy:
+        espnet.Speech2Text = GreedySpeech2Text
     if args.precision != "fp32":
-        espnet.Speech2Text = in_precision(args.precision, args.asr_train_config)
+        espnet.Speech2Text = in_precision(
+            args.precision, args.asr_train_config, espnet.Speech2Text
+        )
     options = {"--asr_train_config": args.asr_train_config}
     options["--asr_model_file"] = args.asr_model_file
     files = [str(x) for pair in options.items() if pair[1] for x in pair]
@@ -43,10 +49,10 @@ def main() -> None:
     espnet.main([*files, *rest])
 
 
-def in_precision(precision: str, config: Path) -> type:
+def in_precision(precision: str, config: Path, decoder: type) -> type:
     """ESPnet's decoder, which its program builds by name, with another encoder."""
 
-    class InPrecision(espnet.Speech2Text):
+    class InPrecision(decoder):
         def __init__(self, *args: Any, **options: Any):
             super().__init__(*args, **options)
             set_precision(self, precision, config)

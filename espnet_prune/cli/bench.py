@@ -15,7 +15,6 @@ import argparse
 import itertools
 import logging
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +28,6 @@ import torch
 from espnet_prune.base.device import find_device
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.table import read_table
-from espnet_prune.bench.onnx import onnx_systems
 from espnet_prune.bench.results import Results
 from espnet_prune.bench.systems import SIZES, compiled, systems
 from espnet_prune.bench.tables import (
@@ -41,9 +39,7 @@ from espnet_prune.bench.tables import (
 from espnet_prune.bench.timing import gemm_rate, time_systems
 from espnet_prune.bench.training import time_training
 from espnet_prune.measuring.machine import describe, pin_threads
-from espnet_prune.serving.fast.precision import PRECISIONS, check_precision
-
-RUNTIMES = ("torch", "onnxruntime")
+from espnet_prune.serving.inference import PRECISIONS, check_precision
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -65,9 +61,6 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", nargs="+", type=int, default=[1])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument(
-        "--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES, help="of ours"
-    )
     parser.add_argument(
         "--compile", action="store_true", help="the same by torch.compile, too"
     )
@@ -164,21 +157,17 @@ def time_inference(
         compared = systems(
             SIZES[model], args.targets, precisions, device, multiples=args.round_to
         )
-        more = compiled(compared, device) if args.compile else []
-        with tempfile.TemporaryDirectory() as folder:
-            if device.type == "cpu" and "onnxruntime" in args.runtimes:
-                logging.info(f"writing {model} as ONNX")
-                compared += onnx_systems(compared, precisions, Path(folder))
-            compared += more
-            for threads, batch, (data, seconds) in itertools.product(
-                args.threads, batches(args.batch, device), work
-            ):
-                torch.set_num_threads(threads)
-                new = time_systems(compared, seconds, batch, args.rounds, device)
-                for row in new:
-                    ideal = row["macs"] / rates[threads]
-                    row["efficiency"] = ideal / row["median_s"]
-                yield [{"model": model, "data": data} | row for row in new]
+        if args.compile:
+            compared += compiled(compared, device)
+        for threads, batch, (data, seconds) in itertools.product(
+            args.threads, batches(args.batch, device), work
+        ):
+            torch.set_num_threads(threads)
+            new = time_systems(compared, seconds, batch, args.rounds, device)
+            for row in new:
+                ideal = row["macs"] / rates[threads]
+                row["efficiency"] = ideal / row["median_s"]
+            yield [{"model": model, "data": data} | row for row in new]
 
 
 def time_steps(

@@ -56,9 +56,8 @@ def main(argv: list[str] | None = None) -> None:
     config = None
     if args.config is not None:
         config = with_options(read_yaml(args.config), args.asr_args)
-        for precision in args.precisions:
-            kind = find_kind(config.get("encoder"))
-            require(kind, "precision", f"--precisions {precision}")
+        if "int8" in args.precisions:
+            require(find_kind(config.get("encoder")), "runtime", "--precisions int8")
     if args.finetune_config is not None:
         check_finetuning(args)
     if args.prune_config is not None:
@@ -81,7 +80,7 @@ def check_hardware(args: argparse.Namespace) -> None:
     """Refuse GPUs that are not there, and formats that would be slow here."""
     import torch  # takes seconds, and most runs ask for nothing of this
 
-    from espnet_prune.serving.fast.precision import check_precision
+    from espnet_prune.serving.inference import check_precision
     from espnet_prune.training.origin import refuse_missing_gpus
 
     refuse_missing_gpus(args.ngpu)

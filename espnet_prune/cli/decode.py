@@ -29,7 +29,7 @@ from espnet_prune.families.espnet.checkpoint import read_state, resources, sampl
 from espnet_prune.running.executor import add_arguments, from_arguments, split
 from espnet_prune.running.parallel import time_left
 from espnet_prune.running.shards import mark_of, run_shards
-from espnet_prune.serving.fast.precision import PRECISIONS
+from espnet_prune.serving.inference import PRECISIONS
 from espnet_prune.training.origin import refuse_missing_gpus
 
 # Half a window of ESPnet's widest usual STFT (1024), which reflects it at the edges.
@@ -69,6 +69,9 @@ def main() -> None:
     log_dir = args.out.parent / "log" / args.out.name
     options = read_yaml(args.inference_config)
     check_lm(options, model, args.inference_config)
+    if (greedy := bool(options.get("ctc_greedy"))) and len(options) > 1:
+        others = sorted(options.keys() - {"ctc_greedy"})
+        raise InputError(args.inference_config, f"{others} do not go with ctc_greedy")
     named = [args.config, args.model, args.inference_config, args.data / "wav.scp"]
     named += [args.data / "utt2num_samples", *resources(vars(model)).values()]
     named += [value for value in options.values() if isinstance(value, str)]
@@ -88,10 +91,10 @@ def main() -> None:
             key_file.write_text("".join(f"{key}\n" for key in part))
             jobs.append((job, key_file, log_dir / f"asr_inference.{n}.log"))
         audio = f"{args.data}/wav.scp,speech,{audio_type(args.data)}"
-        program = "ctc_greedy" if options.get("ctc_greedy") else "asr_inference"
         commands = [
-            [sys.executable, "-m", f"espnet_prune.cli.{program}"]
-            + ["--config", str(args.inference_config), "--ngpu", str(args.ngpu)]
+            [sys.executable, "-m", "espnet_prune.cli.asr_inference"]
+            + (["--ctc_greedy"] if greedy else ["--config", str(args.inference_config)])
+            + ["--ngpu", str(args.ngpu)]
             + ["--asr_train_config", str(args.config)]
             + ["--asr_model_file", str(args.model)]
             + ["--data_path_and_name_and_type", audio]

@@ -16,11 +16,10 @@ from espnet_prune.base.quiet import hand_logging_to_espnet  # before anything of
 
 # isort: split
 
-import yaml
 from espnet2.utils.types import str2bool
 
 from espnet_prune.base.errors import InputError, run_main
-from espnet_prune.base.files import read_yaml, write_text
+from espnet_prune.base.files import read_yaml, write_yaml
 from espnet_prune.cli import asr_train, check_early, prune_train
 from espnet_prune.training.configs import model_config
 from espnet_prune.training.recipe import OWN_KEYS
@@ -108,7 +107,7 @@ def check_recipe(path: Path, teacher: str, recipe: dict[str, Any]) -> None:
 def collect_stats(folder: Path, teacher: dict[str, Any], rest: list[str]) -> None:
     """ESPnet's statistics, of the teacher's features."""
     config = folder / "teacher.yaml"
-    write_text(config, yaml.safe_dump(teacher, sort_keys=False, allow_unicode=True))
+    write_yaml(config, teacher)
     options = ["--collect_stats", "true", "--output_dir", str(folder)]
     hand_logging_to_espnet()
     DenseASRTask.main(cmd=["--config", str(config), *options, *rest])

@@ -8,6 +8,7 @@ import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import read_yaml
 from espnet_prune.export.export import export
+from espnet_prune.training.origin import averaged_name
 
 SAID = (("encoder", "params"), ("encoder", "macs"))  # of every model
 
@@ -28,8 +29,7 @@ def checkpoint_name(config: Path) -> str:
     options = read_yaml(config)
     if (options.get("model_conf") or {}).get("gates") is not None:
         return "latest.pth"
-    phase, key, *_ = options["best_model_criterion"][0]
-    return f"{phase}.{key}.ave.pth"
+    return averaged_name(options["best_model_criterion"])
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -11,6 +11,7 @@ Metadata: ``tokens`` (JSON), ``sampling_rate``, ``token_type``; token 0 is CTC's
 """
 
 import argparse
+import json
 import logging
 from pathlib import Path
 
@@ -24,18 +25,11 @@ from torch import Tensor
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import atomic_path
-from espnet_prune.export.onnx_graph import Recognizer
-from espnet_prune.export.onnx_write import (
-    as_metadata,
-    difference,
-    open_onnx,
-    write_int8,
-    write_onnx,
-)
+from espnet_prune.export.recognizer import Recognizer
 from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
-from espnet_prune.families.registry import require
-from espnet_prune.serving.fast.encoder import MIN_FRAMES
-from espnet_prune.serving.inference import refuse_gates, runs_fast
+from espnet_prune.families.espnet.graph import MIN_FRAMES
+from espnet_prune.serving.load import refuse_gates, runs
+from espnet_prune.serving.onnx import Runner, difference, write_int8, write_onnx
 from espnet_prune.training.task import PruneASRTask  # noqa: F401  (knows pruning runs)
 
 # Of outputs, relative to the largest.
@@ -45,12 +39,12 @@ SECONDS = (0.3, 1.0, 3.7, 12.0)  # lengths at which the outputs are compared
 
 
 def differences(
-    session: object, model: ESPnetASRModel, audio: list[Tensor]
+    run: Runner, model: ESPnetASRModel, audio: list[Tensor]
 ) -> tuple[float, float]:
     """How far onnxruntime's outputs are from ESPnet's.
 
     Args:
-        session: of a file that this program wrote.
+        run: of a file that this program wrote.
         model: what it was written from.
         audio: each (batch, sample), without padding.
 
@@ -60,7 +54,7 @@ def differences(
     """
     found = [(0.0, 0.0)]
     for speech in audio:
-        log_probs, features = session.run(None, {"speech": speech.numpy()})
+        log_probs, features = run(speech)
         with torch.no_grad():
             lengths = torch.full((len(speech),), speech.shape[1])
             wanted, frames = model._extract_feats(speech, lengths)
@@ -102,13 +96,12 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError("--out", f"{args.out} is a directory", "name a file in it")
     model, train_args = load_model(config, weights)
     refuse_gates(vars(train_args), config)
-    if not runs_fast(model.encoder, train_args):
-        require(None, "onnx", config)
+    runs(vars(train_args), "int8", config)
     rate = sampling_rate(train_args)
     graph = Recognizer(model).eval()
     metadata = {
-        "tokens": list(model.token_list),
-        "sampling_rate": rate,
+        "tokens": json.dumps(list(model.token_list), ensure_ascii=False),
+        "sampling_rate": str(rate),
         "token_type": train_args.token_type,
     }
     path = args.out or args.exp / "model.onnx"
@@ -123,9 +116,9 @@ def main(argv: list[str] | None = None) -> None:
             ("speech", "samples"),
             ["log_probs", "features"],
             shortest,
-            as_metadata(metadata),
+            metadata,
         )
-        found = differences(open_onnx(file), model, audio)
+        found = differences(Runner(file), model, audio)
         if not all(by < TOLERANCE for by in found):
             raise InputError(
                 weights,
@@ -139,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
         with atomic_path(small) as file:
             # Powers span too many magnitudes for eight bits.
             write_int8(path, file, keep="features")
-            found = differences(open_onnx(file), model, audio)
+            found = differences(Runner(file), model, audio)
             if not found[1] < INT8_TOLERANCE:
                 raise InputError(
                     weights,

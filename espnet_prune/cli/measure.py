@@ -47,8 +47,6 @@ from espnet_prune.serving.load import set_precision
 logger = logging.getLogger("espnet_prune.measuring")
 
 
-# Options of a config that decodes greedily (espnet_prune.cli.ctc_greedy).
-GREEDY = {"ctc_greedy", "batch_seconds"}
 # Shorter ones are below what a convolutional encoder takes, and tell nothing of speed.
 MIN_SECONDS = 0.3
 
@@ -59,7 +57,7 @@ def read_inference_config(path: Path | None) -> dict[str, Any]:
         return {}
     options = read_yaml(path)
     known = inspect.signature(Speech2Text).parameters.keys()
-    for name in options.keys() - known - GREEDY:
+    for name in options.keys() - known - {"ctc_greedy"}:
         logger.warning(f"{path}: {name} does not matter here and is ignored")
     return {name: value for name, value in options.items() if name in known}
 

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 from espnet2.bin.asr_inference import Speech2Text
 
 from espnet_prune.base.errors import InputError
-from espnet_prune.base.files import locked, read_yaml
+from espnet_prune.base.files import read_yaml
 from espnet_prune.cli import (
     check_early,
     export,
@@ -23,7 +24,7 @@ from espnet_prune.cli import (
     format_audio,
     prune_train,
 )
-from espnet_prune.cli.progress import Watcher
+from espnet_prune.cli.progress import Watcher, lock
 from espnet_prune.data.kaldi_dir import DataDir, read_data_dir, write_data_dir
 from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
 from espnet_prune.serving.load import load
@@ -146,8 +147,12 @@ def hold_out(source: Path, folder: Path) -> dict[str, Path]:
 def student(folder: Path, *options: object) -> None:
     """Stage 12 or 14: what it says goes to ``train.log``, how it goes is printed."""
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder), logged(folder / "train.log"):
-        call(prune_train, "--output_dir", folder, *options)
+    held = lock(folder)  # that of run.sh: another one there would spoil both
+    try:
+        with logged(folder / "train.log"):
+            call(prune_train, "--output_dir", folder, *options)
+    finally:
+        os.close(held)
 
 
 @contextmanager

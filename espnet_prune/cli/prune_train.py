@@ -7,8 +7,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from espnet_prune.base.quiet import hand_logging_to_espnet  # before anything of ESPnet
 
 # isort: split
@@ -17,7 +15,7 @@ import torch
 from espnet2.tasks.asr import ASRTask
 
 from espnet_prune.base.errors import InputError, run_main
-from espnet_prune.base.files import atomic_path, write_text
+from espnet_prune.base.files import atomic_path, write_yaml
 from espnet_prune.config.methods import METHODS
 from espnet_prune.export.compact_dir import model_state
 from espnet_prune.families.espnet.checkpoint import load_model, read_state
@@ -26,6 +24,7 @@ from espnet_prune.measuring.latency import settle_table
 from espnet_prune.pruning.scores import scores_of, settle
 from espnet_prune.running.nodes import Node
 from espnet_prune.training.origin import (
+    averaged_name,
     refuse_another_run,
     refuse_missing_gpus,
     refuse_multiple_iterator,
@@ -81,7 +80,9 @@ def main(arguments: list[str] | None = None) -> None:
     hand_logging_to_espnet()
     PruneASRTask.main(cmd=command)
     if not pruning and node.is_first:
-        finish(args.output_dir / averaged_name(options), args.compact)
+        finish(
+            args.output_dir / averaged_name(options.best_model_criterion), args.compact
+        )
 
 
 def settle_plan(
@@ -99,8 +100,7 @@ def settle_plan(
     """
     try:
         student = student_config(args)
-        text = yaml.safe_dump(student, sort_keys=False, allow_unicode=True)
-        write_text(candidate, text)
+        write_yaml(candidate, student)
         options = PruneASRTask.get_parser().parse_args(
             ["--config", str(candidate), *command]
         )
@@ -149,12 +149,6 @@ def prune_at_once(args: argparse.Namespace, command: list[str]) -> None:
     settle(model.gates, budget, scores)
     with atomic_path(args.output_dir / "latest.pth") as temporary:
         torch.save(model.state_dict(), temporary)
-
-
-def averaged_name(options: argparse.Namespace) -> str:
-    """ESPnet's name of the averaged weights, by the first criterion of a training."""
-    phase, key, *_ = options.best_model_criterion[0]
-    return f"{phase}.{key}.ave.pth"
 
 
 def finish(averaged: Path, compact: Path) -> None:

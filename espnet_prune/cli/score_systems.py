@@ -18,8 +18,13 @@ from pathlib import Path
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import fingerprint, is_made_of, locked, note_made_of
-from espnet_prune.cli.score import score_set, speakers_of, test_file, weights_of
 from espnet_prune.measuring.mapsswe import find
+from espnet_prune.measuring.scoring import (
+    score_set,
+    speakers_of,
+    test_file,
+    weights_of,
+)
 from espnet_prune.measuring.wer import decoded_in
 from espnet_prune.running.executor import Executor, add_arguments, from_arguments
 

@@ -139,7 +139,6 @@ class DistillOptions:
             1 - cos(s, t) (Peng et al. 2023, arXiv 2305.17651, eq. 6).
         output_weight: weight of the output term, whose shares of CTC and decoder are
             those of the task loss.
-        temperature: divides the logits of the output term.
         layers: number of blocks compared, evenly spaced and ending with the last; all
             of them where the teacher has fewer.
 
@@ -150,14 +149,13 @@ class DistillOptions:
     task_weight: float = 1.0
     layer_weight: float = 4.0
     output_weight: float = 0.0
-    temperature: float = 1.0
     layers: int = 4
 
     def __post_init__(self):
         if min(self.task_weight, self.layer_weight, self.output_weight) < 0:
             raise ValueError("distill: weights must not be negative")
-        if self.layers < 1 or self.temperature <= 0:
-            raise ValueError("distill: layers must be >= 1 and temperature > 0")
+        if self.layers < 1:
+            raise ValueError("distill: layers must be >= 1")
 
     @property
     def asks_teacher(self) -> bool:

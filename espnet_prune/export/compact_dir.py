@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import Tensor
 from torch.func import functional_call
 
-from espnet_prune.base.files import atomic_dir, retire, write_json
+from espnet_prune.base.files import atomic_dir, retire, write_json, write_yaml
 from espnet_prune.families.espnet.checkpoint import (
     load_model,
     read_state,
@@ -70,6 +69,7 @@ def write_compact(
         logging.info(f"{out} holds this very model: kept")
         return json.loads((out / "pruning.json").read_text(encoding="utf-8"))
     with atomic_dir(out) as folder:
+        config_file = folder / "config.yaml"
         torch.save(state, folder / "pruned.pth")
         if model.projection is not None:  # the fine-tuning goes on with it
             learned = model.projection.state_dict()
@@ -77,12 +77,14 @@ def write_compact(
                 {f"projection.{k}": v for k, v in learned.items()}, folder / PROJECTION
             )
         # The strict reload sees the files that will stay, where they are now.
-        write_config(folder, copy_resources(compact_config, folder, folder))
-        reloaded, _ = load_model(folder / "config.yaml", folder / "pruned.pth")
+        write_yaml(
+            folder / "config.yaml", copy_resources(compact_config, folder, folder)
+        )
+        reloaded, _ = load_model(config_file, folder / "pruned.pth")
         summary = summarise(reloaded)
         summary["max_relative_error"] = verify(model, reloaded)
         write_json(folder / "pruning.json", summary)
-        write_config(folder, copy_resources(compact_config, folder, out))
+        write_yaml(config_file, copy_resources(compact_config, folder, out))
         if out.exists():
             logging.warning(f"{out} held another model: moved to {retire(out)}")
     return summary
@@ -96,11 +98,6 @@ def holds(out: Path, state: dict[str, torch.Tensor]) -> bool:
     return old.keys() == state.keys() and all(
         torch.equal(old[key], state[key]) for key in state
     )
-
-
-def write_config(folder: Path, config: dict[str, Any]) -> None:
-    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-    (folder / "config.yaml").write_text(text, encoding="utf-8")
 
 
 def copy_resources(config: dict[str, Any], folder: Path, final: Path) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from espnet_prune.families.registry import find_kind
 from espnet_prune.measuring.cost import encoder_cost, rest_cost
 from espnet_prune.pruning.budget import Budget
 from espnet_prune.pruning.cost import evaluate
-from espnet_prune.pruning.layout import Layout
 from espnet_prune.pruning.projection import Projection, project
 from espnet_prune.pruning.slicing import sliced
 from espnet_prune.training.resume import check_finished
@@ -84,7 +83,7 @@ def export(
             "macs_frames": model_conf["budget"]["frames"],
             "removed": _removed(budget, projection.values),
             "architecture": kept,
-            "dense_architecture": _dense(layout),
+            "dense_architecture": architecture_of(layout, layout.whole()),
             "model_dim": [len(kept.get("dims", range(size))), size],
         }
         if decoder is not None:
@@ -199,17 +198,12 @@ def _summary(
 def _removed(budget: Budget, values: Tensor) -> dict[str, float]:
     """Fractions of the dense encoder's parameters and MACs that are gone."""
     layout, found = budget.layout, {}
-    before = layout.sums(layout.complete(torch.ones(len(layout)).double()))
+    before = layout.sums(layout.whole())
     after = layout.sums((values != 0).double())
     for kind in ("params", "macs"):
         terms = [term for term in budget.terms[kind] if term.group != "decoder"]
         found[kind] = 1 - float(evaluate(terms, after) / evaluate(terms, before))
     return found
-
-
-def _dense(layout: Layout) -> dict[str, Any]:
-    """The sizes of the dense model."""
-    return architecture_of(layout, layout.complete(torch.ones(len(layout))))
 
 
 def _of_small(
@@ -225,7 +219,7 @@ def _of_small(
         **plan,
         "removed": gone,
         "realised": min(gone[kind] for kind in plan["target"]["kind"].split("+")),
-        "architecture": _dense(layout),
+        "architecture": architecture_of(layout, layout.whole()),
         "model_dim": [
             small.encoder.output_size(),
             config["model_conf"]["teacher_size"],

@@ -18,28 +18,24 @@ PREFIX = "prunable_"  # of all names of encoders and decoders that are ours
 # What only some kinds can do -> how a refusal puts it, and the mend.
 CAPABILITIES = {
     "model_dim": ("its model dimension cannot be pruned", "gates: model_dim: false"),
-    "latency": ("its latency cannot be measured yet", "--target_kind params or macs"),
+    "runtime": ("onnxruntime does not run it", "leave int8 out"),
     "small": ("there is no small one to train from scratch", "another --method"),
-    "precision": ("it runs in fp32 only", "leave bf16 and int8 out"),
-    "onnx": ("it cannot be exported to ONNX", "use it through ESPnet"),
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kind:
     """A kind of encoder.
 
     Args:
         name: of the encoder in its owner's configs.
         rules: which of its options are supported.
-        description: module whose ``describe`` declares what can go of it.
         groups: what can be given a target of its own.
         can: those of :data:`CAPABILITIES` that it has.
     """
 
     name: str
     rules: Rules
-    description: str
     groups: frozenset[str]
     can: frozenset[str] = frozenset()
 
@@ -51,7 +47,8 @@ class Kind:
     @property
     def describe(self) -> Callable[..., Any]:
         """Declares what can go of an encoder of this kind."""
-        return importlib.import_module(self.description).describe
+        module = f"espnet_prune.families.espnet.{self.name}"
+        return importlib.import_module(module).describe
 
 
 KINDS = {
@@ -60,21 +57,20 @@ KINDS = {
         Kind(
             "conformer",
             rules.CONFORMER,
-            "espnet_prune.families.espnet.conformer",
             frozenset({"subsampling", "attention", "ffn", "convolution"}),
             frozenset(CAPABILITIES),
         ),
         Kind(
             "transformer",
             rules.TRANSFORMER,
-            "espnet_prune.families.espnet.transformer",
             frozenset({"subsampling", "attention", "ffn"}),
+            frozenset({"runtime"}),
         ),
         Kind(
             "e_branchformer",
             rules.E_BRANCHFORMER,
-            "espnet_prune.families.espnet.e_branchformer",
             frozenset({"subsampling", "attention", "ffn", "cgmlp"}),
+            frozenset({"runtime"}),
         ),
     )
 }

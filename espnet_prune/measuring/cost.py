@@ -100,7 +100,6 @@ def encoder_cost(
 
 def _macs(encoder: torch.nn.Module, x: torch.Tensor) -> tuple[float, float]:
     """MACs of the subsampling, and of all of an encoder, for (1, frame, feature)."""
-    encoder = copy.deepcopy(encoder)  # ESPnet's attention keeps its last weights
     counter = FlopCounterMode(display=False)
     # ESPnet's attention keeps its weights: with their graph, no model can be copied.
     encoder = copy.deepcopy(encoder)

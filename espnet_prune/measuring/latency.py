@@ -1,17 +1,21 @@
 """What each thing in an encoder costs in seconds, on this machine.
 
-Prunable layers are built in several sizes and timed on one utterance, interleaved; the
-price of a count is what a non-negative least-squares fit says that one more of it
-takes. So latency is linear in the same counts as parameters and MACs, and can be a
-target as they are. How well that describes the machine stands in the table.
+Small encoders of drawn sizes, two blocks of the dense one each, run as they will be
+used, by onnxruntime; they are timed on one utterance, interleaved. The price of a thing
+is what a non-negative least-squares fit says that one more of it takes. So latency is
+linear in the same counts as parameters and MACs, and can be a target as they are. How
+well that describes the machine stands in the table.
 """
 
+import copy
+import hashlib
 import json
 import logging
-import math
 import random
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,118 +27,122 @@ from torch import nn
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import write_json
-from espnet_prune.families.espnet.attention import sizes_of
-from espnet_prune.families.espnet.model import Lengths
-from espnet_prune.families.espnet.parts import halved
+from espnet_prune.config.sections import GateOptions
+from espnet_prune.families.espnet.compact import architecture_of, cut
+from espnet_prune.families.espnet.model import Lengths, describe
+from espnet_prune.families.registry import Kind
 from espnet_prune.measuring.allocator import keep_freed_memory
-from espnet_prune.measuring.latency_layers import (
-    Beyond,
-    Counts,
-    Point,
-    decoder_points,
-    encoder_points,
-)
-from espnet_prune.measuring.machine import cpu, describe
+from espnet_prune.measuring.machine import cpu
+from espnet_prune.measuring.machine import describe as describe_machine
+from espnet_prune.pruning.cost import evaluate
+from espnet_prune.pruning.layout import Layout
+from espnet_prune.serving.inference import write_graph
+from espnet_prune.serving.onnx import Runner
 
 OWN, WAITING = "latency.json", "latency.new.json"
-ROUNDS = 15
-IN_A_ROW, MOST_IN_A_ROW = 0.004, 10  # seconds, and runs, of one layer at a time
+ENCODERS, BLOCKS, ROUNDS = 32, 2, 15
+GONE = 0.15  # share of the submodules that a drawn encoder lacks
 MIN_R2, MIN_RANK = 0.9, 0.75  # below: the table does not describe the machine
+Counts = dict[str, float]
 
 
-def latency_table(
-    encoder: nn.Module,
-    lengths: Lengths,
-    beyond: Beyond | None = None,
-    threads: int = 1,
-) -> dict[str, Any]:
-    """Measure the prices of an encoder's layers, and what its model does beyond it.
+def latency_table(encoder: nn.Module, kind: Kind, lengths: Lengths) -> dict[str, Any]:
+    """Measure the prices of what an encoder is made of.
 
     Args:
         encoder: the dense one, for its sizes and options.
+        kind: of encoder.
         lengths: of the utterance that is timed.
-        beyond: to be measured, too.
-        threads: that torch may use meanwhile.
 
     Returns:
-        ``prices`` (seconds, by count), ``fit`` (by kind of layer: R2, rank correlation
-        of predicted and measured time, largest error), ``points``, ``beyond`` (its
-        seconds, or None), ``machine``, and ``of``: what was measured.
+        ``prices`` (seconds, by thing), ``fit`` (R2, rank correlation of predicted and
+        measured time, largest error), ``points``, ``machine``, and ``of``: what was
+        measured.
     """
-    memory = halved(halved(lengths.frames))
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     keep_freed_memory()
     try:
-        machine = describe()
-        points = list(encoder_points(encoder, lengths))
-        if beyond is not None:
-            if beyond.pruned:
-                decoder = beyond.model.decoder
-                points += decoder_points(decoder, memory, beyond.tokens)
-            points.append(Point({}, beyond.task(memory)))
-        seconds = _time(points)
+        machine = describe_machine()
+        points = drawn_encoders(encoder, kind, lengths)
+        seconds = _time([run for _, run in points])
     finally:
         torch.set_num_threads(before)
         keep_freed_memory(False)
-    rest = None
-    if beyond is not None:
-        rest = float(seconds[-1])
-        points, seconds = points[:-1], seconds[:-1]
-    prices: dict[str, float] = {}
-    fits = {}
-    for layer in dict.fromkeys(point.layer for point in points):
-        own = [i for i, point in enumerate(points) if point.layer == layer]
-        fitted, fits[layer] = _fit([points[i].counts for i in own], seconds[own])
-        prices |= fitted
-    for layer, fit in fits.items():
-        if fit["r2"] < MIN_R2 or fit["rank"] < MIN_RANK:
-            logging.warning(
-                f"latency of {layer}: its sizes explain {fit['r2']:.0%} of what was "
-                f"measured, with a rank correlation of {fit['rank']:.2f}: the machine "
-                "is too busy, or too small differences matter"
-            )
+    counts = [count for count, _ in points]
+    prices, fit = _fit(counts, seconds)
+    if fit["r2"] < MIN_R2 or fit["rank"] < MIN_RANK:
+        logging.warning(
+            f"latency: the sizes of an encoder explain {fit['r2']:.0%} of what was "
+            f"measured, with a rank correlation of {fit['rank']:.2f}: the machine is "
+            "too busy, or too small differences matter"
+        )
     return {
         "prices": prices,
-        "fit": fits,
-        "of": subject(encoder, lengths, beyond),
-        "beyond": rest,
+        "fit": fit,
+        "of": subject(encoder, lengths),
         "machine": machine,
         "points": [
-            {"counts": point.counts, "seconds": float(s)}
-            for point, s in zip(points, seconds, strict=True)
+            {"counts": count, "seconds": float(s)}
+            for count, s in zip(counts, seconds, strict=True)
         ],
     }
 
 
-def subject(
-    encoder: nn.Module, lengths: Lengths, beyond: Beyond | None
-) -> dict[str, Any]:
-    """What a table is of, as it stands in the table."""
-    block = encoder.encoders[0]
-    decoder = None
-    if beyond is not None and beyond.pruned:
-        layer = beyond.model.decoder.decoders[0]
-        units = layer.feed_forward.w_1.out_features
-        heads = [sizes_of(part)[:3] for part in (layer.self_attn, layer.src_attn)]
-        decoder = [layer.size, units, *map(list, heads)]
-    return {
-        "frames": lengths.frames,
-        "encoder": {
-            "features": lengths.features,
-            "size": encoder.output_size(),
-            "units": block.feed_forward.w_1.out_features,
-            "heads": list(sizes_of(block.self_attn)[:3]),
-            "kernel": block.conv_module.depthwise_conv.kernel_size[0],
-        },
-        "tokens": beyond.tokens if beyond is not None else None,
-        "decoder": decoder,
+def drawn_encoders(
+    encoder: nn.Module, kind: Kind, lengths: Lengths
+) -> list[tuple[Counts, Callable[[], object]]]:
+    """Encoders of drawn sizes: what is in each, and what runs it on noise.
+
+    Args:
+        encoder, kind, lengths: as for :func:`latency_table`.
+    """
+    short = copy.deepcopy(encoder).eval()
+    short.encoders = type(short.encoders)(*list(short.encoders)[:BLOCKS])
+    model = nn.Module()
+    model.encoder = copy.deepcopy(short)
+    described, draw = describe(model, kind, GateOptions()), random.Random(0)
+    layout = described.layout
+    things = dict.fromkeys(s.thing for s in layout.structures if s.thing)
+    things |= dict.fromkeys(described.things)
+    by_thing = {
+        thing: described.terms(lengths, {thing: 1.0})["latency"] for thing in things
     }
+    noise = torch.randn(1, lengths.frames, lengths.features)
+    found = []
+    logging.info(f"latency: writing {ENCODERS} small encoders, which takes minutes")
+    for _ in range(ENCODERS):
+        own = drawn_units(layout, draw)
+        small = copy.deepcopy(short)
+        about = kind.describe(small, GateOptions(), gated=False)
+        cut(small, about, architecture_of(layout, own))
+        sums = layout.sums(own.double())
+        counts = {t: float(evaluate(terms, sums)) for t, terms in by_thing.items()}
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "encoder.onnx")
+            write_graph(small, lengths.features, "fp32", file)
+            found.append((counts, partial(Runner(file), noise)))
+    return found
 
 
-def serves(table: dict[str, Any], asked: dict[str, Any]) -> bool:
-    """Whether all that is asked for is in the table; more does not hurt."""
-    return all(table["of"][k] == value for k, value in asked.items() if value)
+def drawn_units(layout: Layout, draw: random.Random) -> torch.Tensor:
+    """(unit,) 1 for the first units of each structure, as many as are drawn."""
+    own = torch.zeros(len(layout))
+    for structure in layout.structures:
+        rows = layout[structure.parent].size if structure.even else 1
+        units = own[layout.span(structure.name)].view(rows, -1)
+        size = units.shape[1]
+        kept = round(size * draw.choice((0.125, 0.25, 0.5, 1)))
+        if size == 1:
+            kept = int(draw.random() > GONE)
+        units[:, : max(kept, structure.least, size > 1)] = 1
+    return layout.settled(own)
+
+
+def subject(encoder: nn.Module, lengths: Lengths) -> dict[str, Any]:
+    """What a table is of, as it stands in the table."""
+    digest = hashlib.sha256(str(encoder).encode()).hexdigest()
+    return {"frames": lengths.frames, "encoder": digest}
 
 
 def read_table(path: Path) -> dict[str, Any]:
@@ -153,34 +161,26 @@ def read_table(path: Path) -> dict[str, Any]:
 
 
 def read_or_measure(
-    path: Path,
-    encoder: nn.Module,
-    lengths: Lengths,
-    beyond: Beyond | None = None,
+    path: Path, encoder: nn.Module, kind: Kind, lengths: Lengths
 ) -> dict[str, Any]:
     """The table at ``path``, measured first unless it is there and of this machine.
 
     Raises:
         InputError: the file is damaged.
     """
-    asked = subject(encoder, lengths, beyond)
     if path.exists():
         table = read_table(path)
-        if table["machine"]["cpu"] == cpu()["cpu"] and serves(table, asked):
+        same = table["of"] == subject(encoder, lengths)
+        if same and table["machine"]["cpu"] == cpu()["cpu"]:
             return table
         logging.warning(f"{path} is of another machine, length or model: measured anew")
-    logging.info(f"measuring what the model's layers take, for {path}")
-    table = latency_table(encoder, lengths, beyond)
+    table = latency_table(encoder, kind, lengths)
     write_json(path, table)
     return table
 
 
 def table_of_run(
-    run: Path,
-    shared: Path | None,
-    encoder: nn.Module,
-    lengths: Lengths,
-    beyond: Beyond | None = None,
+    run: Path, shared: Path | None, encoder: nn.Module, kind: Kind, lengths: Lengths
 ) -> dict[str, Any]:
     """The function returns the table that a pruning run goes by.
 
@@ -190,7 +190,7 @@ def table_of_run(
         run: directory of the run. One that resumes keeps its table, on any machine.
         shared: file of the table that runs of this dense model share, written if it is
             not there or of another machine, length or model; None: there is none.
-        encoder, lengths, beyond: what is measured if there is none yet.
+        encoder, kind, lengths: what is measured if there is none yet.
 
     Raises:
         InputError: a table is damaged.
@@ -199,9 +199,9 @@ def table_of_run(
     own = run / OWN
     if own.exists():
         table = read_table(own)
-        if serves(table, subject(encoder, lengths, beyond)):
+        if table["of"] == subject(encoder, lengths):
             return table
-    table = read_or_measure(shared or run / WAITING, encoder, lengths, beyond)
+    table = read_or_measure(shared or run / WAITING, encoder, kind, lengths)
     write_json(run / WAITING, table)
     return table
 
@@ -215,36 +215,26 @@ def settle_table(run: Path, keep: bool = True) -> None:
             (run / WAITING).unlink()
 
 
-@torch.no_grad()
-def _time(points: Sequence[Point]) -> np.ndarray:
+def _time(tasks: Sequence[Callable[[], object]]) -> np.ndarray:
     """Least seconds of each, all of them interleaved.
 
     Other work on the machine can only add to a time: the least one is disturbed least.
-    Short ones are run several times in a row, for as long as a disturbance lasts.
     """
-
-    def once(point: Point) -> float:
-        start = time.perf_counter()
-        point.run()
-        return time.perf_counter() - start
-
-    order, shuffle = list(range(len(points))), random.Random(0).shuffle
-    for point in points:
-        point.run()
-    least = np.array([once(point) for point in points])
+    order, shuffle = list(range(len(tasks))), random.Random(0).shuffle
+    least = np.full(len(tasks), np.inf)
     for _ in range(ROUNDS):
         shuffle(order)
         for index in order:
-            in_a_row = min(MOST_IN_A_ROW, max(1, math.ceil(IN_A_ROW / least[index])))
-            times = (once(points[index]) for _ in range(in_a_row))
-            least[index] = min(least[index], *times)
-    return least * [point.times for point in points]
+            start = time.perf_counter()
+            tasks[index]()
+            least[index] = min(least[index], time.perf_counter() - start)
+    return least
 
 
 def _fit(
     counts: Sequence[Counts], seconds: np.ndarray
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Prices that explain the times of a group best, and how well they do.
+    """Prices that explain the times best, and how well they do.
 
     The fit weighs relative errors: a table is used for small layers, too.
     """

@@ -54,8 +54,7 @@ def columns(speech2text: Speech2Text, search: bool = True) -> dict[str, Task]:
         "encoder": lambda audio: _encode(model, audio),
     }
     if model.ctc is not None:
-        greedy = GreedyDecoder(model)
-        tasks["ctc_greedy"] = lambda audio: greedy([audio])
+        tasks["ctc_greedy"] = GreedyDecoder(model)
     if search:
         tasks["search"] = speech2text
     return tasks

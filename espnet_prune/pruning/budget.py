@@ -194,7 +194,7 @@ def _plan(
     options: SparsityOptions, kind: str, layout: Layout, terms: Terms, beyond: float
 ) -> list[Constraint]:
     """The constraints of one kind of cost."""
-    full = layout.sums(layout.complete(torch.ones(len(layout), dtype=torch.double)))
+    full = layout.sums(layout.whole())
 
     def cost(groups: set[str], fixed: bool = False) -> float:
         part = [t for t in terms if t.group in groups and not (fixed and t.factors)]

@@ -118,7 +118,7 @@ def price_terms(
             found.append(Term(factors, group, prices[structure.thing]))
     for thing, names in (products or {}).items():
         factors = _with_singles(layout, [layout.index[name] for name in names])
-        found.append(Term(factors, _group(layout, factors), prices[thing]))
+        found.append(Term(factors, _group(layout, factors), prices.get(thing, 0.0)))
     for thing, group in (staying or {}).items():
         found.append(Term((), group, prices.get(thing, 0.0)))
     return found

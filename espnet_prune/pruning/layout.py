@@ -151,6 +151,10 @@ class Layout:
             derived = derived + ((derived > 0).to(own.dtype) - derived).detach()
         return own.index_copy(0, parts[:, 0], derived)
 
+    def whole(self) -> Tensor:
+        """Values (unit,) that remove nothing, in double precision."""
+        return torch.ones(self.size, dtype=torch.double)
+
     def effective(self, own: Tensor) -> Tensor:
         """(unit,) values -> the same times those of all that a unit depends on."""
         extended = torch.cat([own, own.new_ones(1)])

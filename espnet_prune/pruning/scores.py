@@ -219,7 +219,7 @@ def _affordable_units(budget: Budget, free: list[Structure], scores: Tensor) -> 
     pairs = [(c, [t for t in budget.terms[c.kind] if t.group in groups]) for c in own]
 
     def costs(number: int) -> list[float]:
-        units = torch.ones(len(layout), dtype=torch.double)
+        units = layout.whole()
         for structure in free:
             span = layout.span(structure.name)
             units[span] = 0

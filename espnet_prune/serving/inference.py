@@ -1,42 +1,95 @@
-"""An encoder for inference only: the same outputs, faster, in a chosen precision.
+"""Encoders for inference only: the same outputs, faster, in a chosen precision.
 
-It stands apart from what loads models (:mod:`espnet_prune.serving.load`): that imports
-ESPnet's tasks, whose import imports the student, which needs this.
+They stand apart from what loads models (:mod:`espnet_prune.serving.load`): that imports
+ESPnet's tasks, whose import imports the student.
 """
 
-import argparse
-from collections.abc import Mapping
-from typing import Any
+import functools
+import hashlib
+import importlib.util
+import logging
+import platform
+from pathlib import Path
 
 import torch
+from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
-from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from espnet_prune.base.errors import InputError
-from espnet_prune.families.registry import find_kind
-from espnet_prune.serving.fast.encoder import FastEncoder
+from espnet_prune.base.files import atomic_path, code_version
+from espnet_prune.families.espnet.graph import MIN_FRAMES, EncoderGraph
+from espnet_prune.serving.onnx import Runner, difference, write_int8, write_onnx
 
 PRUNING_RUN = "is a pruning run", "export it first: stage 13"
-# Of modules whose function is known: subclasses of others may compute something else.
-OWNERS = ("torch.nn.modules", "espnet.nets.", "espnet2.asr.encoder.", "espnet_prune.")
+PRECISIONS = ("fp32", "bf16", "int8")
+# Of outputs of noise, relative to the largest.
+TOLERANCES = {"fp32": 1e-3, "int8": 0.3}
 
 
-class InferenceEncoder(AbsEncoder):
-    """A Conformer encoder in one precision, without what only training needs.
+def check_precision(precision: str, device: torch.device) -> None:
+    """Refuse what there is not on a device; int8 that is hardly faster is warned of.
+
+    Raises:
+        InputError: names the precisions to take instead.
+    """
+    if precision not in PRECISIONS:
+        raise InputError("precision", f"{precision!r} is none of {PRECISIONS}")
+    if precision == "bf16" and device.type != "cuda":
+        mend = "use int8, which is as fast and as exact there, or fp32"
+        raise InputError("precision", f"bf16 is for GPUs, not for {device.type}", mend)
+    if precision == "bf16" and not torch.cuda.is_bf16_supported(False):
+        raise InputError("precision", "this GPU has no fast bf16", "use fp32")
+    if precision == "int8" and device.type != "cpu":
+        what = f"int8 is for CPUs, not for {device.type}"
+        raise InputError("precision", what, "use bf16")
+    if precision == "int8" and not has_runtime():
+        raise InputError(
+            "precision",
+            "int8 needs onnxruntime and onnxscript",
+            "pip install -r requirements.txt, or use fp32",
+        )
+    if precision == "int8":
+        _warn_of_slow_int8()
+
+
+@functools.cache  # once
+def _warn_of_slow_int8() -> None:
+    if platform.machine() == "x86_64" and not torch.cpu._is_vnni_supported():
+        logging.warning(
+            "int8 will hardly be faster than fp32 here: this CPU has no VNNI"
+        )
+
+
+@functools.cache
+def has_runtime() -> bool:
+    """Whether onnxruntime, and what writes its files, is installed."""
+    found = importlib.util.find_spec
+    return all(found(name) for name in ("onnx", "onnxruntime", "onnxscript"))
+
+
+class RuntimeEncoder(AbsEncoder):
+    """An encoder by onnxruntime, on the CPU, of its weights as they are.
 
     It has no parameters: it cannot be trained, saved or moved to another device.
+    Utterances of a batch are encoded one by one: padding reaches none of them, while
+    ESPnet lets it reach the last frames through the convolutions.
 
     Args:
-        encoder: ESPnet's, or the compact one made of it.
+        encoder: ESPnet's, of a kind that can be pruned, or the compact one made of it.
         features: of each frame.
-        precision: of its products.
+        precision: ``fp32`` or ``int8``: weights of matrix products, and their inputs as
+            they come.
+        arena: whether the memory of a call is kept for the next.
     """
 
-    def __init__(self, encoder: torch.nn.Module, features: int, precision: str):
+    def __init__(
+        self, encoder: AbsEncoder, features: int, precision: str, arena: bool = True
+    ):
         super().__init__()
         self.size, self.precision = encoder.output_size(), precision
-        self.fast = FastEncoder(encoder, features, precision)
+        self.run = Runner(graph_file(encoder, features, precision), arena)
 
     def output_size(self) -> int:
         return self.size
@@ -47,62 +100,111 @@ class InferenceEncoder(AbsEncoder):
         xs_pad: Tensor,
         ilens: Tensor,
         prev_states: None = None,
-        masks: Tensor | None = None,
         ctc: torch.nn.Module | None = None,
-        return_all_hs: bool = False,
-    ) -> tuple[Any, Tensor, None]:
-        """Encode as ESPnet's encoder does."""
-        return self.fast(xs_pad, ilens, masks, return_all_hs)
+    ) -> tuple[Tensor, Tensor, None]:
+        """(batch, frame, feature) and (batch,) frames -> (batch, time, channel) and
+        (batch,) times."""
+        outputs = []
+        for x, frames in zip(xs_pad, ilens.tolist(), strict=True):
+            if frames < MIN_FRAMES:
+                raise TooShortUttError(
+                    f"has {frames} frames and is too short for subsampling "
+                    f"(it needs at least {MIN_FRAMES} frames)",
+                    frames,
+                    MIN_FRAMES,
+                )
+            x = x[None, :frames].float()
+            # What is not finite must not be heard as silence by a ReLU or a rounding.
+            lost = (x * 0).sum()
+            outputs.append(torch.from_numpy(self.run(x)[0])[0] + lost)
+        times = torch.tensor([len(output) for output in outputs])
+        return pad_sequence(outputs, batch_first=True), times, None
 
 
-def for_inference(
-    model: ESPnetASRModel, args: argparse.Namespace, precision: str = "fp32"
-) -> AbsEncoder:
-    """The model's encoder without what only training needs, of its weights as they are.
-
-    In fp32 an encoder that ours cannot compute is given back as it is.
-
-    Args:
-        model, args: as ``ASRTask.build_model_from_file`` returns them.
-        precision: of its products.
-    """
-    if not runs_fast(model.encoder, args):
-        return model.encoder
-    features = args.input_size or model.frontend.output_size()
-    return InferenceEncoder(model.encoder, features, precision)
-
-
-def runs_fast(encoder: AbsEncoder, args: argparse.Namespace) -> bool:
-    """Whether :class:`FastEncoder` computes what this encoder does.
+class AutocastEncoder(AbsEncoder):
+    """An encoder whose products are computed in bf16, on a GPU.
 
     Args:
-        encoder: of a loaded model.
-        args: the model's training arguments.
+        encoder: any of ESPnet's.
     """
-    kind = find_kind(args.encoder)
-    if kind is None or "precision" not in kind.can:
-        return False
+
+    precision = "bf16"
+
+    def __init__(self, encoder: AbsEncoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def output_size(self) -> int:
+        return self.encoder.output_size()
+
+    def forward(self, xs_pad: Tensor, *args, **options):
+        """Encode as the encoder does."""
+        with torch.autocast(xs_pad.device.type, torch.bfloat16):
+            out, *more = self.encoder(xs_pad, *args, **options)
+        return out.to(xs_pad.dtype), *more
+
+
+def graph_file(encoder: AbsEncoder, features: int, precision: str) -> Path:
+    """The ONNX file of an encoder, written unless it is there.
+
+    Files are kept where torch keeps what it downloads (``TORCH_HOME``).
+
+    Args:
+        encoder, features, precision: as for :class:`RuntimeEncoder`.
+    """
+    known = hashlib.sha256(f"{encoder} {code_version()} {torch.__version__}".encode())
+    for name, tensor in encoder.state_dict().items():
+        known.update(f"{name} {tuple(tensor.shape)}".encode())
+        known.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    folder = Path(torch.hub.get_dir()).parent / "espnet_prune"
+    path = folder / f"{known.hexdigest()[:32]}.{precision}.onnx"
     try:
-        kind.rules.check(args.encoder_conf)
-    except ValueError:
-        return False
-    # Adapters and parametrizations put other classes in their place, or hooks on them.
-    return all(
-        type(m).__module__.startswith(OWNERS)
-        and not (m._forward_hooks or m._forward_pre_hooks)
-        for m in encoder.modules()
-    )
+        check_graph(path, encoder, features, precision)
+    except (OSError, RuntimeError):  # it is not there, or hooks do what no weight tells
+        logging.info(
+            f"writing the encoder in {precision} for onnxruntime, once: {path}"
+        )
+        write_graph(encoder, features, precision, path)
+    return path
 
 
-def refuse_gates(config: Mapping[str, Any], where: object) -> None:
-    """Refuse to decode with a pruning run: its encoder knows nothing of its gates.
+def write_graph(encoder: AbsEncoder, features: int, precision: str, path: Path) -> None:
+    """Write an encoder as ONNX, and hold the file against it.
 
     Args:
-        config: of the model.
-        where: the file to name.
+        encoder, features, precision: as for :class:`RuntimeEncoder`.
+        path: appears only once the outputs are the encoder's.
 
     Raises:
-        InputError: it has gates.
+        RuntimeError: they are not.
     """
-    if (config.get("model_conf") or {}).get("gates") is not None:
-        raise InputError(where, *PRUNING_RUN)
+    with atomic_path(path) as file:
+        if precision == "int8":
+            write_int8(graph_file(encoder, features, "fp32"), file)
+        else:
+            example = torch.randn(2, 100, features)
+            names = "features", "frames"
+            graph = EncoderGraph(encoder).eval()
+            write_onnx(graph, example, file, names, ["encoded"], MIN_FRAMES)
+        check_graph(file, encoder, features, precision)
+
+
+@torch.no_grad()
+def check_graph(file: Path, encoder: AbsEncoder, features: int, precision: str) -> None:
+    """Hold a file against the encoder on noise of several lengths.
+
+    Raises:
+        RuntimeError: the outputs differ.
+    """
+    if not file.exists():
+        raise FileNotFoundError(file)
+    run, was_training = Runner(file, arena=False), encoder.training
+    encoder.eval()
+    for frames in (MIN_FRAMES, 50, 333):
+        x = torch.randn(1, frames, features)
+        expected = encoder(x, torch.tensor([frames]))[0]
+        if not (by := difference(run(x)[0], expected)) < TOLERANCES[precision]:
+            raise RuntimeError(
+                f"onnxruntime's outputs in {precision} differ from torch's by {by:.2g}"
+            )
+    encoder.train(was_training)

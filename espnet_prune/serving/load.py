@@ -1,5 +1,6 @@
 """Loading a trained model for inference only, in a chosen precision."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,13 @@ from espnet2.bin.asr_inference import Speech2Text
 from espnet_prune.base.device import find_device
 from espnet_prune.base.errors import InputError
 from espnet_prune.families.espnet.checkpoint import load_model
-from espnet_prune.families.registry import require
-from espnet_prune.serving.fast.precision import check_precision, data_type
+from espnet_prune.families.registry import find_kind, require
 from espnet_prune.serving.inference import (
-    InferenceEncoder,
-    for_inference,
-    refuse_gates,
-    runs_fast,
+    PRUNING_RUN,
+    AutocastEncoder,
+    RuntimeEncoder,
+    check_precision,
+    has_runtime,
 )
 
 
@@ -26,22 +27,24 @@ def load(
     device: str = "cpu",
     **decoding: Any,
 ) -> Speech2Text:
-    """ESPnet's decoder for a dense or a compact model, with our encoder.
+    """ESPnet's decoder for a dense or a compact model, with a faster encoder.
+
+    On CPUs onnxruntime computes the encoder. Its file is written when a model is loaded
+    for the first time, which takes seconds, and kept where torch keeps downloads.
 
     Args:
         config: the model's ``config.yaml``.
         checkpoint: its weights.
-        precision: of the encoder's products: ``fp32``, ``bf16`` (weights and the
-            residual stream held so; norms and softmax computed in fp32), or ``int8``
-            (weights, and inputs as they come; CPU only).
+        precision: of the encoder's products: ``fp32``, ``int8`` (CPUs: weights, and
+            inputs as they come) or ``bf16`` (GPUs).
         device: "cpu" or "cuda".
         decoding: further arguments of ESPnet's ``Speech2Text``, such as ``beam_size``.
 
     Raises:
         InputError: a file is missing or does not fit the other, it is a pruning run,
-            this encoder cannot be run by ours, there is no such device, it has no fast
-            products in that precision, or the model's own format (``dtype``,
-            ``quantize_asr_model``) does not go with it.
+            there is no such device, the encoder or the device cannot do that precision,
+            or the model's own format (``dtype``, ``quantize_asr_model``) does not go
+            with it.
     """
     check_precision(precision, find_device(device))
     load_model(config, checkpoint)  # strictly, unlike ESPnet
@@ -53,37 +56,66 @@ def load(
 def set_precision(
     decoder: Speech2Text, precision: str, config: str | Path = "encoder"
 ) -> None:
-    """Replace the encoder of ESPnet's decoder by ours in one precision.
+    """Replace the encoder of ESPnet's decoder by one for inference in a precision.
 
-    In fp32 an encoder that ours cannot run stays.
+    In fp32 an encoder that is of none of the kinds that can be pruned stays, as it does
+    on a GPU and where onnxruntime is not installed.
 
     Raises:
         InputError: as for :func:`load`; ``config`` is named in it.
     """
-    encoder = decoder.asr_model.encoder
-    if isinstance(encoder, InferenceEncoder):
-        raise InputError(
-            config,
-            f"its encoder is already in {encoder.precision}",
-            "load the model again",
-        )
     model, args = decoder.asr_model, decoder.asr_train_args
+    encoder = model.encoder
+    if isinstance(encoder, RuntimeEncoder | AutocastEncoder):
+        what = f"its encoder is already in {encoder.precision}"
+        raise InputError(config, what, "load the model again")
     refuse_gates(vars(args), config)
     if any(type(m).__module__.startswith("torch.ao") for m in encoder.modules()):
         raise InputError(
             "quantize_asr_model",
-            "replaces the layers that ours are made of",
+            "replaces the layers that a runtime knows",
             'leave it out; precision "int8" quantizes the encoder',
         )
-    if not runs_fast(encoder, args):
-        if precision != "fp32":
-            require(None, "precision", config)
-        return
     weight = next(encoder.parameters())
     check_precision(precision, weight.device)
-    possible = torch.float32, data_type(precision)
-    if precision != "fp32" and weight.dtype not in possible:
-        raise InputError(
-            "dtype", f"{weight.dtype} does not go with {precision}", "use float32"
-        )
-    model.encoder = for_inference(model, args, precision)
+    if weight.dtype != torch.float32:
+        if precision == "fp32":
+            return
+        what = f"{weight.dtype} does not go with {precision}"
+        raise InputError("dtype", what, "use float32")
+    if precision == "bf16":
+        model.encoder = AutocastEncoder(encoder)
+    elif weight.device.type == "cpu" and runs(vars(args), precision, config):
+        features = args.input_size or model.frontend.output_size()
+        model.encoder = RuntimeEncoder(encoder, features, precision)
+
+
+def runs(config: Mapping[str, Any], precision: str, where: object) -> bool:
+    """Whether the runtime takes the encoder of a model; in fp32 it need not.
+
+    Raises:
+        InputError: in int8 it would have to.
+    """
+    kind = find_kind(config["encoder"])
+    try:
+        if kind is not None:
+            kind.rules.check(config["encoder_conf"])
+    except ValueError:
+        kind = None
+    if precision != "fp32":
+        require(kind, "runtime", where)
+    return kind is not None and has_runtime()
+
+
+def refuse_gates(config: Mapping[str, Any], where: object) -> None:
+    """Refuse to decode with a pruning run: its encoder knows nothing of its gates.
+
+    Args:
+        config: of the model.
+        where: the file to name.
+
+    Raises:
+        InputError: it has gates.
+    """
+    if (config.get("model_conf") or {}).get("gates") is not None:
+        raise InputError(where, *PRUNING_RUN)

@@ -4,10 +4,9 @@ Peng et al. 2023, DPHuBERT (arXiv 2305.17651), eq. 6 for the layer term (L1 and 
 distance); Hinton et al. 2015 (arXiv 1503.02531) for the output term.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -63,17 +62,17 @@ def record(model: ESPnetASRModel) -> Iterator[Record]:
 
 @torch.no_grad()
 def run_teacher(
-    encode: Callable[..., Any], decoder: nn.Module | None, student: Record
+    teacher: ESPnetASRModel, decoder: nn.Module | None, student: Record
 ) -> Record:
     """Run the teacher once on the very features (augmented) that the student saw.
 
     Args:
-        encode: (features, lengths) -> ((outputs, block outputs), lengths, None).
+        teacher: the model.
         decoder: the teacher's, if its outputs are needed, too.
         student: what passed through the student.
     """
-    (encoded, hidden), lengths, _ = encode(*student.features)
-    rec = Record(hidden=dict(enumerate(hidden)), encoded=(encoded, lengths))
+    with record(teacher) as rec:
+        encoded, lengths, _ = teacher.encoder(*student.features)
     if decoder is not None and student.decoder_input is not None:
         rec.decoder_logits, _ = decoder(encoded, lengths, *student.decoder_input)
     return rec
@@ -138,32 +137,30 @@ def output_loss(
     Summed over frames or tokens and divided by the batch, like ESPnet's losses.
     """
     total = student_record.encoded[0].new_zeros((), dtype=torch.float32)
-    temperature, ctc_weight = options.temperature, student.ctc_weight
+    ctc_weight = student.ctc_weight
     if student.ctc is not None:
         mask = length_mask(student_record.encoded[1], student_record.encoded[0].size(1))
         s = student.ctc.ctc_lo(student_record.encoded[0])
         with torch.no_grad():
             t = teacher.ctc.ctc_lo(teacher_record.encoded[0])
-        total = total + ctc_weight * divergence(s, t, mask, temperature)
+        total = total + ctc_weight * divergence(s, t, mask)
     if student_record.decoder_logits is not None:
         s, t = student_record.decoder_logits, teacher_record.decoder_logits
         mask = length_mask(student_record.decoder_input[1], s.shape[1])
-        total = total + (1 - ctc_weight) * divergence(s, t, mask, temperature)
+        total = total + (1 - ctc_weight) * divergence(s, t, mask)
     return total
 
 
-def divergence(
-    student: Tensor, teacher: Tensor, mask: Tensor, temperature: float
-) -> Tensor:
-    """KL(teacher || student) * T^2 of logits (batch, time, vocabulary), per utterance.
+def divergence(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """KL(teacher || student) of logits (batch, time, vocabulary), per utterance.
 
     Args:
         mask: (batch, time), True where the position counts.
     """
-    s = F.log_softmax(student[mask].float() / temperature, dim=-1)
-    t = F.log_softmax(teacher[mask].float() / temperature, dim=-1)
+    s = F.log_softmax(student[mask].float(), dim=-1)
+    t = F.log_softmax(teacher[mask].float(), dim=-1)
     total = F.kl_div(s, t, reduction="sum", log_target=True)
-    return total * temperature**2 / student.shape[0]
+    return total / student.shape[0]
 
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:

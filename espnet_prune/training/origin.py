@@ -8,6 +8,7 @@ a word.
 import argparse
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,12 @@ def refuse_other_length(options: argparse.Namespace) -> None:
         "rises",
         f"give --max_epoch {planned}, or prune anew under another --tag",
     )
+
+
+def averaged_name(criteria: Sequence[Sequence[str]]) -> str:
+    """ESPnet's name of the averaged weights, by the first criterion of a training."""
+    phase, key, *_ = criteria[0]
+    return f"{phase}.{key}.ave.pth"
 
 
 def refuse_missing_gpus(asked: int) -> None:

@@ -9,9 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from espnet2.asr.espnet_model import ESPnetASRModel
-
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import read_yaml
 from espnet_prune.config.methods import METHODS
@@ -22,14 +19,12 @@ from espnet_prune.config.sections import (
     GateOptions,
     SparsityOptions,
 )
-from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
+from espnet_prune.families.espnet.checkpoint import load_model
 from espnet_prune.families.espnet.compact import architecture_of
 from espnet_prune.families.espnet.model import Described, Lengths, describe
 from espnet_prune.families.espnet.small import small_encoder
-from espnet_prune.families.registry import Kind
 from espnet_prune.measuring.cost import rest_cost
 from espnet_prune.measuring.latency import table_of_run
-from espnet_prune.measuring.latency_layers import Beyond
 from espnet_prune.pruning.budget import Budget, make_constraints, plan_dim
 from espnet_prune.pruning.controller import Schedule
 from espnet_prune.pruning.cost import evaluate
@@ -76,7 +71,12 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError(source, "has no decoder", "leave out prune_decoder")
     frames = frames_of(model, model_args, options.macs_seconds)
     lengths = Lengths(frames, model.frontend.output_size(), options.macs_tokens)
-    rest, prices = _measured(args, options, model, model_args, kind, lengths, decoder)
+    rest, prices = {}, None
+    if options.denominator == "model":
+        rest = rest_cost(model, lengths.frames, lengths.tokens)
+    if "latency" in options.kinds:
+        where = args.output_dir, args.latency_table
+        prices = table_of_run(*where, model.encoder, kind, lengths)["prices"]
     described = describe(model, kind, gates, decoder)
     with refusing(source_of(args)):
         budget = make_budget(options, described, lengths, rest, prices)
@@ -113,12 +113,10 @@ def make_budget(
     layout, terms = described.layout, described.terms(lengths, prices)
     beyond = {}
     if options.denominator == "model":
-        full = layout.sums(layout.complete(torch.ones(len(layout)).double()))
+        full = layout.sums(layout.whole())
         for kind in options.kinds:
             decoder = [term for term in terms[kind] if term.group == "decoder"]
-            inside = float(evaluate(decoder, full))
-            # Exact but for latency, whose parts and whole are measured each by itself.
-            beyond[kind] = max(0.0, rest[kind] - inside)
+            beyond[kind] = rest[kind] - float(evaluate(decoder, full))
     constraints = make_constraints(options, layout, terms, beyond)
     dims = plan_dim(options, constraints) if MODEL_DIM in layout else None
     return Budget(layout, terms, constraints, dims)
@@ -156,7 +154,7 @@ def _small(
         lengths.frames,
         budget.constraints,
     )
-    whole = budget.layout.sums(budget.layout.complete(torch.ones(len(budget.layout))))
+    whole = budget.layout.sums(budget.layout.whole())
     plan = {
         "method": args.method,
         "teacher": str(args.teacher_model),
@@ -172,37 +170,9 @@ def _small(
             kind: float(evaluate(budget.terms[kind], whole))
             for kind in ("params", "macs")
         },
-        "dense_architecture": architecture_of(
-            budget.layout, budget.layout.complete(torch.ones(len(budget.layout)))
-        ),
+        "dense_architecture": architecture_of(budget.layout, budget.layout.whole()),
     }
     return small_config(config, args.teacher_config, recipe, encoder_conf, plan)
-
-
-def _measured(
-    args: argparse.Namespace,
-    options: SparsityOptions,
-    model: ESPnetASRModel,
-    model_args: argparse.Namespace,
-    kind: Kind,
-    lengths: Lengths,
-    decoder: bool,
-) -> tuple[dict[str, float], dict[str, float] | None]:
-    """Of the budget, what counting the gated parts does not tell: the cost of the rest
-    of the model if it counts, too, and the seconds that things take."""
-    whole = options.denominator == "model"
-    rest = rest_cost(model, lengths.frames, lengths.tokens) if whole else {}
-    if "latency" not in options.kinds:
-        return rest, None
-    beyond = None
-    if whole:
-        samples = round(sampling_rate(model_args) * options.macs_seconds)
-        beyond = Beyond(model, samples, options.macs_tokens, decoder)
-    shared = args.latency_table
-    table = table_of_run(args.output_dir, shared, model.encoder, lengths, beyond)
-    if beyond is not None:
-        rest["latency"] = table["beyond"]
-    return rest, table["prices"]
 
 
 def reached(previous: Path) -> dict[str, float]:

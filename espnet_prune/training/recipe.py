@@ -134,6 +134,11 @@ def check_choices(options: SparsityOptions, model_dim: bool, decoder: bool) -> N
             "sparsity: the latency of a layer is not measured by model dimension; "
             "set model_dim: false in gates"
         )
+    if "latency" in options.kinds and options.denominator == "model":
+        raise ValueError(
+            "sparsity: latency is that of the encoder; set denominator: encoder, or "
+            "another kind"
+        )
     if options.model_dim is not None and not model_dim:
         raise ValueError("sparsity: model_dim needs model_dim: true in gates")
     if decoder and options.denominator != "model":
@@ -195,8 +200,6 @@ def check_model(
     sparsity = SparsityOptions(**recipe["sparsity"])
     if recipe["gates"].get(MODEL_DIM):
         require(kind, "model_dim", source_of(args))
-    if "latency" in sparsity.kinds:
-        require(kind, "latency", source_of(args))
     if not METHODS[args.method].gated:
         require(kind, "small", f"--method {args.method}")
     with refusing(source_of(args)):

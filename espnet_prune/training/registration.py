@@ -30,31 +30,18 @@ def register() -> None:
         sys.meta_path.insert(0, _AfterImport())
 
 
-def encoders() -> dict[str, type]:
-    """Our encoders by their names, without ESPnet's tasks."""
-    from espnet_prune.families.espnet.encoders import (
-        PrunableConformerEncoder,
-        PrunableEBranchformerEncoder,
-        PrunableTransformerEncoder,
-    )
-
-    ours = (
-        PrunableConformerEncoder,
-        PrunableTransformerEncoder,
-        PrunableEBranchformerEncoder,
-    )
-    return {PREFIX + encoder.kind: encoder for encoder in ours}
-
-
 def _add_to(registry: ModuleType) -> None:
-    from espnet_prune.families.espnet.encoders import PrunableTransformerDecoder
+    from espnet_prune.families.espnet.encoders import (
+        ENCODERS,
+        PrunableTransformerDecoder,
+    )
     from espnet_prune.training.student import PruneASRModel
 
     registry.model_choices.classes["prune"] = PruneASRModel
     registry.decoder_choices.classes["prunable_transformer"] = (
         PrunableTransformerDecoder
     )
-    registry.encoder_choices.classes |= encoders()
+    registry.encoder_choices.classes |= ENCODERS
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):

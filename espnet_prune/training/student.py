@@ -1,6 +1,5 @@
 """The ESPnet model that is trained while pruning: student, teacher, losses."""
 
-import argparse
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +18,7 @@ from espnet_prune.pruning.budget import Budget, Constraint
 from espnet_prune.pruning.controller import SparsityController
 from espnet_prune.pruning.gates import Gates
 from espnet_prune.pruning.iterative import MagnitudeController
-from espnet_prune.serving.inference import PRUNING_RUN, for_inference
+from espnet_prune.serving.inference import PRUNING_RUN
 from espnet_prune.training.distill import (
     identity_projection,
     layer_loss,
@@ -89,37 +88,21 @@ class PruneASRModel(ESPnetASRModel):
             return MagnitudeController(options, budget)
         return SparsityController(options, budget)
 
-    def set_teacher(
-        self, teacher: ESPnetASRModel | None, args: argparse.Namespace | None = None
-    ) -> None:
+    def set_teacher(self, teacher: ESPnetASRModel | None) -> None:
         """Give the student its teacher, frozen and in evaluation mode for good.
 
         It stays outside the module registry: not trained, not flipped to training
         mode, not saved, not wrapped by DDP, not drawn by the attention plots.
 
-        Args:
-            teacher, args: as ``ASRTask.build_model_from_file`` returns them.
         """
         if teacher is not None:
             teacher.requires_grad_(False).eval()
-        self.__dict__ |= {"teacher": teacher, "teacher_args": args}
-        self.__dict__["teacher_encoder"] = None
-
-    def _encode_by_teacher(self, *features: Tensor) -> Any:
-        """The teacher's encoder, by the faster forward that its frozen weights allow.
-
-        That is made where the teacher is when it is first needed.
-        """
-        if self.teacher_encoder is None:
-            encoder = for_inference(self.teacher, self.teacher_args)
-            self.__dict__["teacher_encoder"] = encoder
-        return self.teacher_encoder(*features, return_all_hs=True)
+        self.__dict__["teacher"] = teacher
 
     def _apply(self, fn, *args, **kwargs):
         # .to() and .cuda() must reach the teacher, too.
         if self.teacher is not None:
             self.teacher._apply(fn, *args, **kwargs)
-            self.__dict__["teacher_encoder"] = None
         return super()._apply(fn, *args, **kwargs)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -188,7 +171,7 @@ class PruneASRModel(ESPnetASRModel):
         if self.teacher is not None and self.distill.asks_teacher:
             outputs = self.distill.output_weight > 0
             decoder = self.teacher.decoder if outputs else None
-            teacher = run_teacher(self._encode_by_teacher, decoder, student)
+            teacher = run_teacher(self.teacher, decoder, student)
             if self.distill.layer_weight > 0:
                 layer = layer_loss(self.distill, student, teacher, self.projection)
                 loss = loss + self.distill.layer_weight * layer

@@ -57,7 +57,7 @@ class PruneASRTask(SafeASRTask):
         model = super().build_model(args)
         # Statistics and inference build the model, too, and need no teacher.
         if args.teacher_config is not None and not args.collect_stats:
-            model.set_teacher(*load_model(args.teacher_config, args.teacher_model))
+            model.set_teacher(load_model(args.teacher_config, args.teacher_model)[0])
         return model
 
     @classmethod

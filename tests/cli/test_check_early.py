@@ -101,10 +101,8 @@ def test_contradiction_is_named(check, lines, options, message):
     ("lines", "options", "message"),
     [
         ("gates: {model_dim: true}", (), "prune.yaml: .*model dimension cannot be"),
-        ("sparsity: {kind: latency}", (), "prune.yaml: .*latency cannot be measured"),
         ("sparsity: {groups: {convolution: 0.1}}", (), r"\['convolution'\] are not"),
         ("", ("--methods", "l0 small"), "--method small: .*no small one to train"),
-        ("", ("--precisions", "bf16"), "--precisions bf16: .*fp32 only"),
     ],
 )
 def test_what_this_kind_of_encoder_cannot_do_is_named(

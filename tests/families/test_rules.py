@@ -111,6 +111,8 @@ def test_what_a_kind_cannot_do_is_refused_in_one_place(capability):
     what, mend = CAPABILITIES[capability]
     require(find_kind("prunable_conformer"), capability, "an option")
     for name in ("transformer", "rnn"):
+        if capability in getattr(find_kind(name), "can", ()):
+            continue
         named = "'transformer'" if name in KINDS else "of this kind"
         with pytest.raises(InputError) as refusal:
             require(find_kind(name), capability, "an option")
@@ -122,4 +124,4 @@ def test_what_a_kind_cannot_do_is_refused_in_one_place(capability):
 def test_compact_encoders_are_called_as_espnet_knows_them():
     for name, kind in KINDS.items():
         assert find_kind(kind.compact) is find_kind(name) is kind
-        assert CASES[name].ours.kind == name
+        assert CASES[name].ours.kind.name == name

@@ -2,9 +2,9 @@ import shutil
 
 import pytest
 
-from espnet_prune.cli import score
 from espnet_prune.measuring import mapsswe as module
 from espnet_prune.measuring.mapsswe import mapsswe
+from espnet_prune.measuring.scoring import score_set
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def scored(tmp_path):
         hyps = ("A B X D" if i in wrong else "A B C D" for i in range(60))
         lines = (f"{key} {hyp}\n" for key, hyp in zip(keys, hyps, strict=True))
         (out / "text").write_text("".join(lines))
-        score.main(["--ref", str(reference), "--hyp", str(out / "text")])
+        score_set(reference, out / "text", {})
         return out / "score_wer"
 
     return make

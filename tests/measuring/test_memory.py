@@ -41,6 +41,8 @@ def test_freed_memory_is_kept_and_otherwise_handled_as_usual(python):
 
 
 def test_peak_memory_is_what_a_call_had_in_use():
+    keep_freed_memory(False)  # a test before may have left it so
+
     def run():
         for _ in range(3):  # one after the other: not added up
             torch.ones(20_000_000)

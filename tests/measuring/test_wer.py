@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_prune.base.errors import InputError
-from espnet_prune.cli import score as score_cli
 from espnet_prune.measuring.alignment import alignment_report, trn
+from espnet_prune.measuring.scoring import score_set
 from espnet_prune.measuring.wer import Pair, read_pairs, score
 
 
@@ -124,18 +124,17 @@ def test_no_reference_word_is_refused():
         score(pairs(("", "A")), "word")
 
 
-def test_command_line(tmp_path):
+def test_a_set_is_scored_and_compared(tmp_path):
     ref = write(tmp_path / "ref", "u1 A B\nu2 C D\n")
     for system, hyp in {"dense": "u1 A B\nu2 C D\n", "compact": "u1 A\nu2\n"}.items():
         (tmp_path / system).mkdir()
         write(tmp_path / system / "text", hyp)
-    base = ["--ref", str(ref), "--hyp"]
-    compact = [*base, str(tmp_path / "compact/text"), "--vs", str(tmp_path / "dense")]
+    vs = {"": tmp_path / "dense"}
     with pytest.raises(InputError, match="dense/score_wer.*run stage 16"):
-        score_cli.main(compact)
+        score_set(ref, tmp_path / "compact/text", vs)
     assert not (tmp_path / "compact/score_wer").exists()
-    score_cli.main([*base, str(tmp_path / "dense/text")])
-    score_cli.main(compact)
+    score_set(ref, tmp_path / "dense/text", {})
+    score_set(ref, tmp_path / "compact/text", vs)
     folder = tmp_path / "compact/score_wer"
     assert sorted(p.name for p in folder.iterdir()) == [
         "hyp.trn", "ref.trn", "result.json", "result.txt", "significance.json",

@@ -10,8 +10,8 @@ def full(tmp_path):
     (tmp_path / "ref").write_text("u1 A B\nu2 C D\n")
     dense, compact = tmp_path / "dense", tmp_path / "compact"
     scored(dense / "d/test", tmp_path / "ref", "u1 A B\nu2 C D\n")
-    vs = ["--vs", str(dense / "d/test")]
-    scored(compact / "d/test", tmp_path / "ref", "u1 A B\nu2 C X\n", *vs)
+    vs = {"": dense / "d/test"}
+    scored(compact / "d/test", tmp_path / "ref", "u1 A B\nu2 C X\n", vs)
     measured(dense, 2)
     measured(compact, 1)
     dump(compact / "pruning.json", PRUNING)

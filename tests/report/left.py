@@ -5,7 +5,7 @@ import json
 
 import torch
 
-from espnet_prune.cli import score
+from espnet_prune.measuring.scoring import score_set
 
 
 def dump(path, value):
@@ -21,10 +21,10 @@ def checkpoint(path, **values):
     torch.save({"reporter": {"epoch": 3, "stats": stats}}, path)
 
 
-def scored(folder, ref, hyp, *more):
+def scored(folder, ref, hyp, vs=None):
     folder.mkdir(parents=True)
     (folder / "text").write_text(hyp)
-    score.main(["--ref", str(ref), "--hyp", str(folder / "text"), *more])
+    score_set(ref, folder / "text", vs or {})
 
 
 def measured(exp, scale):

@@ -125,9 +125,9 @@ def test_system_that_was_not_compared_with_both_has_dashes_for_one():
 
 def test_lower_precisions_have_rows_of_their_own(full, capsys):
     dense, compact = full / "dense", full / "compact"
-    vs = ["--vs", str(dense / "d/test")]
-    scored(dense / "d_int8/test", full / "ref", "u1 A B\nu2 C X\n", *vs)
-    scored(compact / "d_int8/test", full / "ref", "u1 A X\nu2 C X\n", *vs)
+    vs = {"": dense / "d/test"}
+    scored(dense / "d_int8/test", full / "ref", "u1 A B\nu2 C X\n", vs)
+    scored(compact / "d_int8/test", full / "ref", "u1 A X\nu2 C X\n", vs)
     for exp, factor in ((dense, 0.004), (compact, 0.002)):
         path = exp / "measure.json"
         result = json.loads(path.read_text())
@@ -203,9 +203,8 @@ def with_baseline(full):
     """Two rungs of a baseline beside it, compared with dense and with L0."""
     for i, hyp in enumerate(("u1 A X\nu2 C X\n", "u1 X X\nu2 C X\n")):
         exp = full / f"random{i}"
-        vs = ["--vs", str(full / "dense/d/test"), "--vs"]
-        vs += [f"l0={full / 'compact/d/test'}"]
-        scored(exp / "d/test", full / "ref", hyp, *vs)
+        vs = {"": full / "dense/d/test", "l0": full / "compact/d/test"}
+        scored(exp / "d/test", full / "ref", hyp, vs)
         measured(exp, 1)
         changes = {"method": "random", "target": {"kind": "params", "value": 0.75}}
         if i:

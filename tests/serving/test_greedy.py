@@ -1,4 +1,4 @@
-"""CTC greedy decoding in batches: as one by one, and as by hand."""
+"""CTC greedy decoding: as by hand."""
 
 import itertools
 from difflib import SequenceMatcher
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_prune.base.files import read_yaml
-from espnet_prune.serving.greedy import GreedyDecoder, batches, collapse, first_window
+from espnet_prune.serving.greedy import GreedyDecoder, collapse, first_window
 from espnet_prune.serving.load import load
 
 
@@ -20,17 +20,6 @@ def test_path_is_collapsed_as_by_hand(path):
     assert collapse(torch.tensor(path), 0) == by_hand
 
 
-@given(st.lists(st.integers(1, 50), max_size=20), st.integers(1, 120))
-def test_batches_hold_every_utterance_once_and_keep_their_limits(lengths, most):
-    table = {str(i): n for i, n in enumerate(lengths)}
-    found = list(batches(table.items(), most))
-    assert sorted(itertools.chain(*found)) == sorted(table)
-    for batch in found:
-        own = [table[key] for key in batch]
-        assert len(batch) == 1 or len(batch) * max(own) <= most
-        assert max(own) <= 1.1 * min(own)
-
-
 def noise(*samples):
     draw = torch.Generator().manual_seed(1)
     return [torch.randn(n, generator=draw) for n in samples]
@@ -38,7 +27,6 @@ def noise(*samples):
 
 @pytest.fixture(scope="module", params=["conformer", "transformer"])
 def decoder(request, dense, make_dense):
-    """Of an encoder that takes batches, and of one that does not."""
     if request.param == "transformer":
         sizes = {"output_size": 16, "attention_heads": 2, "linear_units": 24}
         dense = make_dense(
@@ -57,46 +45,34 @@ def ctc_greedy(model, audio):
     return [label for label in changed if label != model.blank_id]
 
 
-def test_a_batch_is_decoded_as_its_utterances_alone(decoder):
-    audio = noise(9000, 16000, 700, 12345, 4001)
-    together = decoder(audio)
-    alone = [decoder([samples])[0] for samples in audio]
-    assert [ids for ids, _ in together] == [ids for ids, _ in alone]
-    assert any(ids for ids, _ in alone)
-    torch.testing.assert_close(
-        torch.tensor([score for _, score in together]),
-        torch.tensor([score for _, score in alone]),
-        rtol=1e-4,
-        atol=1e-3,
-    )
-    for samples, (ids, _) in zip(audio, alone, strict=True):
-        if len(samples) > 1000:
-            assert ctc_greedy(decoder.model, samples) == ids
+def test_it_decodes_as_espnets_encoder_and_a_loop(decoder):
+    heard = []
+    for samples in noise(9000, 16000, 700, 12345, 4001):
+        ids, score = decoder(samples)
+        if len(samples) == 700:  # too short for ESPnet's encoder
+            assert not ids
+            continue
+        assert ctc_greedy(decoder.model, samples) == ids and score < 0
+        heard += ids
+    assert heard
 
 
 @pytest.mark.parametrize("samples", [0, 1, 100, 128, 129, 600])
-def test_audio_too_short_for_the_encoder_leaves_the_rest_alone(decoder, samples):
+def test_audio_too_short_for_the_encoder_says_nothing(decoder, samples):
     assert decoder.model.frontend.stft.n_fft == 256
-    audio = noise(9000, 16000, 700, 12345)
-    alone = [decoder([each])[0] for each in audio]
-    short, *others = decoder([torch.randn(samples), *audio])
-    assert short == ([], 0.0) == decoder([torch.randn(samples)])[0]
-    assert [ids for ids, _ in others] == [ids for ids, _ in alone]
-    assert decoder([]) == []
+    assert decoder(torch.randn(samples)) == ([], 0.0)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "int8"])
-def test_other_number_formats_hear_the_same(dense, runnable, precision):
-    runnable(precision)
+def test_int8_hears_the_same(dense):
     found = []
-    for own in ("fp32", precision):
+    for own in ("fp32", "int8"):
         model = load(dense / "config.yaml", dense / "model.pth", own).asr_model
         # As it was before the test models were shaken: it hears differences.
         conf = read_yaml(dense / "config.yaml")["frontend_conf"]
         model.frontend.logmel.melmat = DefaultFrontend(**conf).logmel.melmat
         head = model.ctc.ctc_lo.weight  # one that hears many tokens in noise
         head.data = torch.randn(head.shape, generator=torch.Generator().manual_seed(3))
-        heard = GreedyDecoder(model)(noise(16000, 9000, 24000))
+        heard = map(GreedyDecoder(model), noise(16000, 9000, 24000))
         found.append([token for ids, _ in heard for token in ids])
     assert len(found[0]) > 20 and len(set(found[0])) > 2
     assert SequenceMatcher(None, *found).ratio() > 0.9

@@ -8,13 +8,12 @@ import pytest
 import torch
 import yaml
 from espnet2.bin.asr_inference import Speech2Text
-from torch import nn
 
 import espnet_prune
 from espnet_prune.base.errors import InputError
 from espnet_prune.cli import asr_inference
-from espnet_prune.families.espnet.checkpoint import load_model
-from espnet_prune.serving.inference import InferenceEncoder, for_inference
+from espnet_prune.serving import load as loading
+from espnet_prune.serving.inference import RuntimeEncoder
 from espnet_prune.serving.load import load, set_precision
 
 DECODING = {"beam_size": 2, "ctc_weight": 0.3, "maxlenratio": 0.2}
@@ -24,13 +23,12 @@ def files(folder):
     return folder / "config.yaml", folder / "model.pth"
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
-def test_it_decodes_as_espnet_does(dense, runnable, precision):
-    runnable(precision)
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_it_decodes_as_espnet_does(dense, precision):
     audio = np.random.default_rng(0).standard_normal(8000).astype("float32")
     expected = Speech2Text(*map(str, files(dense)), **DECODING)(audio)[0]
     decoder = load(*files(dense), precision, **DECODING)
-    assert isinstance(decoder.asr_model.encoder, InferenceEncoder)
+    assert isinstance(decoder.asr_model.encoder, RuntimeEncoder)
     actual = decoder(audio)[0]
     assert actual[:3] == expected[:3]
     assert float(actual[3].score) == pytest.approx(float(expected[3].score), rel=0.02)
@@ -57,8 +55,14 @@ def of_another_kind(dense, tmp_path_factory):
 def test_an_encoder_that_ours_cannot_compute_stays_or_is_named(of_another_kind):
     decoder = load(*files(of_another_kind), **DECODING)
     assert type(decoder.asr_model.encoder).__name__ == "ConformerEncoder"
-    with pytest.raises(InputError, match="config.yaml: .* runs in fp32 only"):
+    with pytest.raises(InputError, match="config.yaml: .* onnxruntime does not run it"):
         load(*files(of_another_kind), "int8")
+
+
+def test_without_its_runtime_espnets_encoder_stays(dense, monkeypatch):
+    monkeypatch.setattr(loading, "has_runtime", lambda: False)
+    decoder = load(*files(dense), **DECODING)
+    assert type(decoder.asr_model.encoder).__name__ == "ConformerEncoder"
 
 
 def test_weights_that_are_not_all_of_the_models_are_refused(dense, tmp_path):
@@ -68,34 +72,6 @@ def test_weights_that_are_not_all_of_the_models_are_refused(dense, tmp_path):
     torch.save(state, tmp_path / "partial.pth")
     with pytest.raises(InputError, match="partial.pth: does not fit.*ctc"):
         load(config, tmp_path / "partial.pth")
-
-
-class Adapted(nn.Linear):
-    """As adapters are: a layer whose function is another."""
-
-
-def adapt(layer):
-    layer.w_1.__class__ = Adapted
-
-
-def hook(layer):
-    layer.w_1.register_forward_hook(lambda *_: None)
-
-
-def hook_before(layer):
-    layer.w_1.register_forward_pre_hook(lambda *_: None)
-
-
-def parametrize(layer):
-    nn.utils.parametrizations.weight_norm(layer.w_1)
-
-
-@pytest.mark.parametrize("change", [adapt, hook, hook_before, parametrize])
-def test_what_is_put_into_an_encoder_is_not_forgotten(dense, change):
-    model, args = load_model(*files(dense))
-    assert isinstance(for_inference(model, args), InferenceEncoder)
-    change(model.encoder.encoders[1].feed_forward)
-    assert for_inference(model, args) is model.encoder
 
 
 def test_pruning_runs_are_refused_for_their_gates_would_be_forgotten(

@@ -106,7 +106,7 @@ def files_of(run) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in run.iterdir() if p.is_file()}
 
 
-def test_refused_start_leaves_a_run_that_resumes(prune, dense, tmp_path):
+def test_refused_start_leaves_a_run_that_resumes(prune, dense, tmp_path, few_points):
     """Its prices in seconds are the run's own; another table would be another run."""
     shared = tmp_path / "dense/latency.json"
     latency = ("--kind", "latency", "--latency_table", shared, "--sparsity")

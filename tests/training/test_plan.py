@@ -1,19 +1,18 @@
 """What a recipe and a command line make of a student's training, before it starts."""
 
-import argparse
-
 import pytest
 import torch
 import yaml
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import read_yaml
-from espnet_prune.cli.prune_train import averaged_name, get_parser
+from espnet_prune.cli.prune_train import get_parser
 from espnet_prune.export.export import export
 from espnet_prune.families.espnet.checkpoint import load_model
 from espnet_prune.measuring.latency import read_table
 from espnet_prune.training import plan
 from espnet_prune.training.configs import frames_of, model_config
+from espnet_prune.training.origin import averaged_name
 
 RECIPE = {
     "gates": {"mode": "straight_through"},
@@ -154,19 +153,18 @@ def test_frames_are_those_that_the_frontend_makes(dense):
     assert frames_of(model, args, 1.0) == 16000 // 128 + 1
 
 
-def test_latency_of_the_whole_model_counts_what_is_beyond_the_encoder(
-    student, dense, tmp_path
-):
-    sparsity = {"kind": "latency+macs", "denominator": "model", "target": 0.1}
-    sparsity |= {"macs_seconds": 0.5, "macs_tokens": 2}
-    conf = student(sparsity=sparsity, prune_decoder=True)["model_conf"]
+def test_latency_is_priced_by_the_runs_own_table(student, dense, tmp_path, few_points):
+    sparsity = {"kind": "latency+macs", "target": 0.1, "macs_seconds": 0.5}
+    conf = student(sparsity=sparsity)["model_conf"]
     table = read_table(tmp_path / "run" / "latency.new.json")
     assert not (dense / "latency.json").exists()  # it may be anyone's
     assert conf["budget"]["latency"] == table["prices"]
-    assert any(name.startswith("decoder.self.") for name in table["prices"])
-    beyond = {c["kind"]: c["beyond"] for c in conf["budget"]["constraints"]}
-    # What the layers of the decoder take is not beyond what has gates.
-    assert 0 <= beyond["latency"] < table["beyond"] and beyond["macs"] > 0
+
+
+def test_latency_of_more_than_the_encoder_is_refused(student):
+    sparsity = {"kind": "latency", "denominator": "model", "target": 0.1}
+    with pytest.raises(InputError, match="latency is that of the encoder"):
+        student(sparsity=sparsity)
 
 
 # --- methods --------------------------------------------------------------------------
@@ -218,7 +216,7 @@ def test_model_without_decoder_is_fine_tuned_by_its_loss(student, compact, monke
     monkeypatch.setattr(plan, "load_model", without_decoder)
     config = student("--compact", compact)
     assert config["best_model_criterion"] == [["valid", "loss", "min"]]
-    assert averaged_name(argparse.Namespace(**config)) == "valid.loss.ave.pth"
+    assert averaged_name(config["best_model_criterion"]) == "valid.loss.ave.pth"
 
 
 # --- refusals -------------------------------------------------------------------------

@@ -6,7 +6,6 @@ make two halves of a batch differ from the whole: dropout is off, BatchNorm is f
 long (some losses are means over a batch's frames).
 """
 
-import argparse
 import os
 import signal
 from pathlib import Path
@@ -21,7 +20,6 @@ from torch.multiprocessing.spawn import ProcessExitedException
 from espnet_prune.export.export import export
 from espnet_prune.training.task import PruneASRTask
 from espnet_prune.training.trainer import PruneTrainer
-from tests.fixtures.encoders import NEEDED, SIZES
 
 UTTERANCES, SAMPLES, UPDATES = 8, 8000, 4
 NO_DROPOUT = [
@@ -192,8 +190,7 @@ def gradients(model, batch) -> dict[str, torch.Tensor]:
 
 
 def student(model, teacher):
-    conf = {"encoder": "conformer", "encoder_conf": SIZES | NEEDED, "input_size": None}
-    model.set_teacher(teacher, argparse.Namespace(**conf))
+    model.set_teacher(teacher)
     model.sparsity.total_steps = 10
     model.sparsity.step += 5
     model.train()

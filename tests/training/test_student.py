@@ -1,20 +1,17 @@
 """The model that is trained: a student, with gates or compact, beside its teacher."""
 
-import argparse
 import copy
 
 import pytest
 import torch
 
 from espnet_prune.export.compact_dir import model_state
-from tests.fixtures.encoders import NEEDED, SIZES
 
 
 def with_teacher(student, teacher):
     """A student beside a teacher of the same weights."""
     teacher.load_state_dict(model_state(student.state_dict()), strict=True)
-    conf = {"encoder": "conformer", "encoder_conf": SIZES | NEEDED, "input_size": None}
-    student.set_teacher(teacher, argparse.Namespace(**conf))
+    student.set_teacher(teacher)
     return student
 
 

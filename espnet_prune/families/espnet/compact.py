@@ -83,13 +83,12 @@ class Spread(nn.Module):
         return nn.functional.pad(x, (0, 1)).index_select(-1, self.source)
 
 
-def architecture_of(layout: Layout, own: Tensor, prefix: str = "") -> dict[str, Any]:
+def architecture_of(layout: Layout, own: Tensor) -> dict[str, Any]:
     """The sizes of what is left, as plain data.
 
     Args:
         layout: of the gated model.
         own: (unit,) final values, settled.
-        prefix: of the names of the encoder's, or of the decoder's, structures.
 
     Returns:
         ``subsampling`` and ``blocks`` of an encoder, with ``dims``, the channels

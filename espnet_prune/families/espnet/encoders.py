@@ -5,7 +5,6 @@ Each loads every checkpoint of the ESPnet class that it is made of: without an
 even when the caller loads with ``strict=False``.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from espnet2.asr.decoder.transformer_decoder import TransformerDecoder
@@ -15,16 +14,10 @@ from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 from torch import Tensor, nn
 
 from espnet_prune.config.sections import GateOptions
-from espnet_prune.families.espnet import (
-    conformer,
-    decoder,
-    e_branchformer,
-    rules,
-    transformer,
-)
+from espnet_prune.families.espnet import decoder, rules
 from espnet_prune.families.espnet.compact import Spread, check_dims, cut
-from espnet_prune.families.espnet.parts import Description
 from espnet_prune.families.espnet.strict import StrictLoading
+from espnet_prune.families.registry import KINDS, Kind
 
 
 class _CompactEncoder(StrictLoading):
@@ -40,9 +33,7 @@ class _CompactEncoder(StrictLoading):
         ValueError: an option is not supported, or the sizes make no sense, by name.
     """
 
-    kind: str
-    describe: Callable[..., Description]
-    rules: rules.Rules
+    kind: Kind
 
     def __init__(
         self,
@@ -50,19 +41,21 @@ class _CompactEncoder(StrictLoading):
         architecture: dict[str, Any] | None = None,
         **options: Any,
     ):
-        self.rules.check(options)
+        self.kind.rules.check(options)
         super().__init__(input_size=input_size, **options)
         self.architecture, self.spread = architecture, nn.Identity()
         if architecture is None:
             return
-        if (kind := architecture.get("kind", self.kind)) != self.kind:
-            raise ValueError(f"architecture: its kind is {kind!r}, not {self.kind!r}")
+        if (kind := architecture.get("kind", self.kind.name)) != self.kind.name:
+            raise ValueError(
+                f"architecture: its kind is {kind!r}, not {self.kind.name!r}"
+            )
         dims = architecture.get("dims")
         if dims is not None:
             check_dims(dims, self.output_size())
             self.spread = Spread(dims, self.output_size())
         options = GateOptions(model_dim=dims is not None)
-        cut(self, self.describe(self, options, gated=False), architecture)
+        cut(self, self.kind.describe(self, options, gated=False), architecture)
 
     def forward(self, *args: Any, **options: Any) -> tuple[Any, Tensor, Any]:
         """Encode as the stock encoder does; channels that are gone are 0."""
@@ -76,22 +69,29 @@ class _CompactEncoder(StrictLoading):
 class PrunableConformerEncoder(_CompactEncoder, ConformerEncoder):
     """Conformer, registered with ESPnet as ``prunable_conformer``."""
 
-    kind, rules = "conformer", rules.CONFORMER
-    describe = staticmethod(conformer.describe)
+    kind = KINDS["conformer"]
 
 
 class PrunableTransformerEncoder(_CompactEncoder, TransformerEncoder):
     """Transformer encoder, registered with ESPnet as ``prunable_transformer``."""
 
-    kind, rules = "transformer", rules.TRANSFORMER
-    describe = staticmethod(transformer.describe)
+    kind = KINDS["transformer"]
 
 
 class PrunableEBranchformerEncoder(_CompactEncoder, EBranchformerEncoder):
     """E-Branchformer, registered with ESPnet as ``prunable_e_branchformer``."""
 
-    kind, rules = "e_branchformer", rules.E_BRANCHFORMER
-    describe = staticmethod(e_branchformer.describe)
+    kind = KINDS["e_branchformer"]
+
+
+ENCODERS = {
+    encoder.kind.compact: encoder
+    for encoder in (
+        PrunableConformerEncoder,
+        PrunableTransformerEncoder,
+        PrunableEBranchformerEncoder,
+    )
+}
 
 
 class PrunableTransformerDecoder(StrictLoading, TransformerDecoder):

@@ -58,6 +58,11 @@ class Described:
     layout: Layout
     parameters: tuple[str, ...]
 
+    @property
+    def things(self) -> tuple[str, ...]:
+        """Things with a price of which no structure is made."""
+        return "subsampling.filter", *STAYING
+
     def terms(
         self, lengths: Lengths, prices: Mapping[str, float] | None = None
     ) -> dict[str, Terms]:

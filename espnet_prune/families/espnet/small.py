@@ -92,7 +92,7 @@ def cost_by_sizes(encoder_conf: dict[str, Any], features: int, frames: int) -> C
     layout = about.layout(one)
     names = [name for name, _ in one.named_parameters()]
     terms = count_terms(layout, names, about.work(encoder_clocks(frames, features)))
-    whole = layout.sums(torch.ones(len(layout), dtype=torch.double))
+    whole = layout.sums(layout.whole())
     ffn = [i for i, s in enumerate(layout.structures) if s.thing == "ffn.unit"]
     inside = [
         i for i, s in enumerate(layout.structures) if s.key[:1] != ("subsampling",)

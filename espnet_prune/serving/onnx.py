@@ -1,16 +1,16 @@
-"""Writing a model as ONNX, and holding onnxruntime's outputs against torch's."""
+"""A module as an ONNX file, in fp32 and in int8, and onnxruntime running it."""
 
 import contextlib
 import io
-import json
 import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from espnet_prune.base.errors import InputError
 
@@ -48,7 +48,7 @@ def quiet() -> Iterator[None]:
 @torch.no_grad()
 def write_onnx(
     module: nn.Module,
-    example: torch.Tensor,
+    example: Tensor,
     path: Path,
     names: tuple[str, str],
     outputs: list[str],
@@ -124,36 +124,47 @@ def write_int8(source: Path, path: Path, keep: str | None = None) -> None:
         )
 
 
-def open_onnx(path: Path, threads: int = 1, arena: bool = True) -> object:
-    """An ``onnxruntime.InferenceSession`` on the CPU.
+class Runner:
+    """Runs an ONNX file of one input, with as many threads as torch has.
+
+    Several threads may call it at once.
 
     Args:
-        threads: of one call; they do not spin between calls, where others may run.
+        path: the file.
         arena: whether it keeps the memory of a call for the next.
     """
-    onnxruntime = runtime()
-    options = onnxruntime.SessionOptions()
-    options.enable_cpu_mem_arena = arena
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(
-        str(path), options, providers=["CPUExecutionProvider"]
-    )
+
+    def __init__(self, path: Path, arena: bool = True):
+        self.path, self.arena = path, arena
+        self.sessions: dict[int, Any] = {}
+        self.open()
+
+    def open(self) -> "Runner":
+        """This one, when it has read the file for as many threads as torch has."""
+        threads = torch.get_num_threads()
+        if threads not in self.sessions:
+            onnxruntime = runtime()
+            options = onnxruntime.SessionOptions()
+            options.enable_cpu_mem_arena = self.arena
+            # Between calls they do not spin, where others may run.
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            options.intra_op_num_threads = threads
+            options.inter_op_num_threads = 1
+            self.sessions[threads] = onnxruntime.InferenceSession(
+                str(self.path), options, providers=["CPUExecutionProvider"]
+            )
+        return self
+
+    def __call__(self, x: Tensor) -> list[np.ndarray]:
+        """The outputs for an input."""
+        session = self.open().sessions[torch.get_num_threads()]
+        return session.run(None, {session.get_inputs()[0].name: x.numpy()})
 
 
-def difference(actual: np.ndarray, expected: torch.Tensor) -> float:
+def difference(actual: np.ndarray, expected: Tensor) -> float:
     """Largest difference of two outputs, relative to the largest (but at least 1)."""
     wanted = expected.numpy()
     if actual.shape != wanted.shape:
         return float("inf")
     scale = max(1.0, float(np.abs(wanted).max()))
     return float(np.abs(actual - wanted).max()) / scale
-
-
-def as_metadata(values: dict[str, object]) -> dict[str, str]:
-    """Metadata of an ONNX file are strings: JSON for what is none."""
-    return {
-        k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)
-        for k, v in values.items()
-    }

@@ -1,39 +1,18 @@
-"""Score one decoded set (WER, CER), optionally against another system.
+"""Scoring one decoded set: error rates, and tests against other systems.
 
-    python -m espnet_prune.cli.score --ref dump/raw/test/text \
-        --hyp exp/compact/decode_asr/test/text --vs exp/dense/decode_asr/test
-
-leaves ``score_{wer,cer}/{ref.trn,hyp.trn,result.txt,result.json}`` beside the
-hypotheses, and with ``--vs`` also ``score_wer/significance.json``: over utterances and,
-where an ``utt2spk`` stands beside the references, over speakers.
+What is left beside the hypotheses: ``score_{wer,cer}/{ref.trn,hyp.trn,result.txt,
+result.json}``, and for each other system ``score_wer/significance.json``: over
+utterances and, where an ``utt2spk`` stands beside the references, over speakers.
 """
 
-import argparse
-import logging
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from espnet_prune.base.errors import run_main
 from espnet_prune.base.files import atomic_dir, write_json, write_text
 from espnet_prune.measuring.alignment import alignment_report, trn
 from espnet_prune.measuring.mapsswe import mapsswe
 from espnet_prune.measuring.significance import compare, read_result, read_speakers
 from espnet_prune.measuring.wer import UNITS, read_pairs, score
-
-
-def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ref", type=Path, required=True, help="Kaldi text")
-    parser.add_argument("--hyp", type=Path, required=True, help="Kaldi text")
-    parser.add_argument(
-        "--vs",
-        action="append",
-        default=[],
-        metavar="[NAME=]DIR",
-        help="scored directory of a system to compare with; several need names",
-    )
-    return parser
 
 
 def test_file(name: str) -> str:
@@ -97,16 +76,3 @@ def score_set(ref: Path, hyp: Path, vs: Mapping[str, Path]) -> list[str]:
             f"{out / f'score_{kind}'}"
         )
     return said
-
-
-def main(argv: list[str] | None = None) -> None:
-    args = get_parser().parse_args(argv)
-    # A directory may hold a = itself.
-    named = [re.fullmatch(r"(?:(\w+)=)?(.*)", versus) for versus in args.vs]
-    vs = {match[1] or "": Path(match[2]) for match in named}
-    for line in score_set(args.ref, args.hyp, vs):
-        logging.info(line)
-
-
-if __name__ == "__main__":
-    run_main(main)

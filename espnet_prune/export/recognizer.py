@@ -1,7 +1,6 @@
-"""The modules that are exported: audio -> features -> encoder -> CTC log probabilities.
+"""The module that is exported: audio -> features -> encoder -> CTC log probabilities.
 
-They compute what ESPnet's do for one utterance, from tensors alone: no lengths, no
-masks, no tables that would fix the longest utterance.
+It computes what ESPnet's model does for one utterance, from audio alone.
 """
 
 import copy
@@ -14,11 +13,9 @@ from espnet2.asr.frontend.default import DefaultFrontend
 from espnet2.layers.global_mvn import GlobalMVN
 from espnet2.layers.utterance_mvn import UtteranceMVN
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from espnet_prune.base.errors import InputError
-from espnet_prune.families.espnet.attention import SizedAttention, sizes_of
-from espnet_prune.families.espnet.compact import Absent, Skip
+from espnet_prune.families.espnet.graph import EncoderGraph
 
 
 class LogMel(nn.Module):
@@ -105,82 +102,6 @@ class Normalize(nn.Module):
             std = self.std
         x = x - mean if self.means else x
         return x / std if self.variances else x
-
-
-class Positions(nn.Module):
-    """ESPnet's relative positional encoding, computed for the length at hand."""
-
-    def __init__(self, of: nn.Module):
-        super().__init__()
-        self.scale = of.xscale
-        steps = torch.arange(0, of.d_model, 2, dtype=torch.float32)
-        self.register_buffer("rate", torch.exp(steps * -(math.log(1e4) / of.d_model)))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, time, channel) -> it, scaled; (1, 2 * time - 1, channel)."""
-        time = x.shape[1]
-        offsets = torch.arange(time - 1, -time, -1, dtype=x.dtype, device=x.device)
-        angle = offsets[:, None] * self.rate
-        encoded = torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
-        return x * self.scale, encoded[None]
-
-
-class GraphConvolution(nn.Module):
-    """The convolution module with BatchNorm folded and matrix products for the
-    pointwise convolutions, which onnxruntime can compute in int8."""
-
-    def __init__(self, layer: nn.Module):
-        super().__init__()
-        self.first, self.last = (
-            pointwise(conv) for conv in (layer.pointwise_conv1, layer.pointwise_conv2)
-        )
-        self.depthwise = fuse_conv_bn_eval(layer.depthwise_conv, layer.norm)
-        self.activation = layer.activation
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, time, channel) -> (batch, time, channel)."""
-        x = self.depthwise(F.glu(self.first(x), dim=-1).transpose(1, 2))
-        return self.last(self.activation(x).transpose(1, 2))
-
-
-def pointwise(conv: nn.Conv1d) -> nn.Linear:
-    """The linear layer that a convolution of width 1 is."""
-    layer = nn.Linear(conv.in_channels, conv.out_channels)
-    layer.weight = nn.Parameter(conv.weight.detach().squeeze(2))
-    layer.bias = nn.Parameter(conv.bias.detach())
-    return layer
-
-
-class EncoderGraph(nn.Module):
-    """A Conformer encoder on one utterance, or on several of the same length.
-
-    Args:
-        encoder: ESPnet's, or the compact one made of it.
-    """
-
-    def __init__(self, encoder: nn.Module):
-        super().__init__()
-        encoder = copy.deepcopy(encoder).cpu().float().eval()
-        self.embed, self.blocks = encoder.embed, encoder.encoders
-        self.embed.out[1] = Positions(self.embed.out[1])
-        for block in self.blocks:
-            if isinstance(block, Skip):
-                continue
-            if not isinstance(block.conv_module, Absent):
-                block.conv_module = GraphConvolution(block.conv_module)
-            if not isinstance(block.self_attn, Absent):
-                # ESPnet's makes views of fixed sizes and keeps its last weights.
-                sizes = sizes_of(block.self_attn)[:3]
-                block.self_attn = SizedAttention(block.self_attn, *sizes)
-        self.after_norm = encoder.after_norm
-        self.spread = getattr(encoder, "spread", nn.Identity())
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(batch, frame, feature) -> (batch, time, channel)."""
-        x, _ = self.embed(features, None)
-        for block in self.blocks:
-            x, _ = block(x, None)
-        return self.spread(self.after_norm(x[0]))
 
 
 class Recognizer(nn.Module):

@@ -1,0 +1,119 @@
+"""An encoder as a graph for a runtime: one utterance, no masks, no tables.
+
+What ESPnet's layers keep between calls, or make views of in fixed sizes, would fix the
+longest utterance, or the one length, that the graph takes.
+"""
+
+import copy
+import math
+
+import torch
+import torch.nn.functional as F
+from espnet.nets.pytorch_backend.conformer.convolution import ConvolutionModule
+from espnet.nets.pytorch_backend.transformer.attention import MultiHeadedAttention
+from espnet.nets.pytorch_backend.transformer.embedding import (
+    PositionalEncoding,
+    RelPositionalEncoding,
+)
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from espnet_prune.families.espnet.attention import SizedAttention, sizes_of
+
+MIN_FRAMES = 7  # fewer leave no frame after the subsampling
+
+
+class EncoderGraph(nn.Module):
+    """An encoder on one utterance, or on several of the same length.
+
+    Args:
+        encoder: ESPnet's, of a kind that can be pruned, or the compact one made of it.
+    """
+
+    def __init__(self, encoder: nn.Module):
+        super().__init__()
+        encoder = copy.deepcopy(encoder).cpu().float().eval()
+        for name, module in list(encoder.named_modules()):
+            path, _, leaf = name.rpartition(".")
+            if type(module) in (PositionalEncoding, RelPositionalEncoding):
+                plain = Positions(module)
+            elif isinstance(module, MultiHeadedAttention):
+                plain = SizedAttention(module, *sizes_of(module)[:3])
+            elif isinstance(module, ConvolutionModule):
+                plain = GraphConvolution(module)
+            else:
+                continue
+            parent = encoder.get_submodule(path)
+            if isinstance(parent, nn.Sequential):
+                parent[int(leaf)] = plain
+            else:
+                setattr(parent, leaf, plain)
+        self.embed, self.blocks = encoder.embed, encoder.encoders
+        self.after_norm = encoder.after_norm
+        self.spread = getattr(encoder, "spread", nn.Identity())
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(batch, frame, feature) -> (batch, time, channel)."""
+        x, _ = self.embed(features, None)
+        for block in self.blocks:
+            x, _ = block(x, None)
+        x = x[0] if isinstance(x, tuple) else x
+        return self.spread(self.after_norm(x))
+
+
+class Positions(nn.Module):
+    """ESPnet's positional encoding, computed for the length at hand.
+
+    Args:
+        of: ESPnet's; relative positions go beside the input, absolute ones are added.
+    """
+
+    def __init__(self, of: nn.Module):
+        super().__init__()
+        self.scale, self.relative = of.xscale, isinstance(of, RelPositionalEncoding)
+        steps = torch.arange(0, of.d_model, 2, dtype=torch.float32)
+        self.register_buffer("rate", torch.exp(steps * -(math.log(1e4) / of.d_model)))
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """(batch, time, channel) -> it, scaled, and (1, 2 * time - 1, channel); or the
+        sum."""
+        time = x.shape[1]
+        options = {"dtype": x.dtype, "device": x.device}
+        if self.relative:
+            offsets = torch.arange(time - 1, -time, -1, **options)
+        else:
+            offsets = torch.arange(time, **options)
+        angle = offsets[:, None] * self.rate
+        encoded = torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[None]
+        x = x * self.scale
+        return (x, encoded) if self.relative else x + encoded
+
+
+class GraphConvolution(nn.Module):
+    """The convolution module with BatchNorm folded and matrix products for the
+    pointwise convolutions, which runtimes can compute in int8.
+
+    Args:
+        layer: ESPnet's.
+    """
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.first, self.last = map(
+            _pointwise, (layer.pointwise_conv1, layer.pointwise_conv2)
+        )
+        self.depthwise = fuse_conv_bn_eval(layer.depthwise_conv, layer.norm)
+        self.activation = layer.activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, time, channel) -> (batch, time, channel)."""
+        x = self.depthwise(F.glu(self.first(x), dim=-1).transpose(1, 2))
+        return self.last(self.activation(x).transpose(1, 2))
+
+
+def _pointwise(conv: nn.Conv1d) -> nn.Linear:
+    """The linear layer that a convolution of width 1 is."""
+    layer = nn.Linear(conv.in_channels, conv.out_channels)
+    layer.weight = nn.Parameter(conv.weight.detach().squeeze(2))
+    layer.bias = nn.Parameter(conv.bias.detach())
+    return layer
