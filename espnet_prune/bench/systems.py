@@ -18,7 +18,7 @@ from espnet_prune.config.sections import GateOptions, SparsityOptions
 from espnet_prune.families.espnet.compact import architecture_of
 from espnet_prune.families.espnet.conformer import describe
 from espnet_prune.families.espnet.encoders import PrunableConformerEncoder
-from espnet_prune.families.espnet.parts import encoder_clocks
+from espnet_prune.families.espnet.layers import encoder_clocks
 from espnet_prune.pruning.budget import Budget, make_constraints
 from espnet_prune.pruning.cost import count_terms, evaluate
 from espnet_prune.pruning.gates import Gates

@@ -58,7 +58,7 @@ def read_data_dir(path: str | Path) -> DataDir:
     path = Path(path)
     if not path.is_dir():
         raise InputError(path, "is no directory", "give a Kaldi-style data directory")
-    wav = _find_audio(path, read_table(path / "wav.scp"))
+    wav = find_audio(path, read_table(path / "wav.scp"))
     segments = None
     if (path / "segments").exists():
         segments = _read_segments(path / "segments")
@@ -93,7 +93,7 @@ def read_data_dir(path: str | Path) -> DataDir:
     return DataDir(wav, text, speakers, segments, speeds)
 
 
-def _find_audio(path: Path, wav: dict[str, str]) -> dict[str, str]:
+def find_audio(path: Path, wav: dict[str, str]) -> dict[str, str]:
     """wav.scp with every path resolved to an existing file."""
     found, missing = {}, []
     for number, (recording, value) in enumerate(wav.items(), 1):

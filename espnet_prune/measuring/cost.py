@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.families.espnet.checkpoint import sampling_rate
-from espnet_prune.families.espnet.parts import halved
+from espnet_prune.families.espnet.layers import halved
 
 
 def count_params(model: ESPnetASRModel) -> dict[str, int]:

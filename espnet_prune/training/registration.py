@@ -1,8 +1,8 @@
-"""Make ESPnet know our encoder, decoder and model, without importing it before others.
+"""Make ESPnet and transformers know our models, without importing either before others.
 
-ESPnet takes seconds to import, and most command lines of the recipe never need it. So
-the registration waits for the import of ``espnet2.tasks.asr``, the module that owns the
-registry; if that has happened already, it does not wait.
+Both take seconds to import, and most command lines never need them. So the registration
+waits for the import of the module that owns a registry; if that has happened already,
+it does not wait.
 """
 
 import importlib.abc
@@ -15,6 +15,7 @@ from typing import Any
 from espnet_prune.families.registry import PREFIX
 
 REGISTRY = "espnet2.tasks.asr"
+AUTO = "transformers.models.auto.modeling_auto"
 
 
 def names_ours(config: dict[str, Any]) -> bool:
@@ -23,11 +24,21 @@ def names_ours(config: dict[str, Any]) -> bool:
 
 
 def register() -> None:
-    """Register now, or as soon as the registry is imported. Idempotent."""
-    if REGISTRY in sys.modules:
-        _add_to(sys.modules[REGISTRY])
-    elif not any(isinstance(f, _AfterImport) for f in sys.meta_path):
-        sys.meta_path.insert(0, _AfterImport())
+    """Register now, or as soon as a registry is imported. Idempotent."""
+    for name in (REGISTRY, AUTO):
+        if name in sys.modules:
+            _add(name)
+        elif not any(f.name == name for f in sys.meta_path if type(f) is _AfterImport):
+            sys.meta_path.insert(0, _AfterImport(name))
+
+
+def _add(name: str) -> None:
+    if name == REGISTRY:
+        _add_to(sys.modules[name])
+    else:
+        from espnet_prune.families.ssl import pruned_speech
+
+        pruned_speech.register()
 
 
 def _add_to(registry: ModuleType) -> None:
@@ -45,14 +56,17 @@ def _add_to(registry: ModuleType) -> None:
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):
-    """Finds the registry's module as usual, and registers once it has run."""
+    """Finds a registry's module as usual, and registers once it has run."""
 
     searching = False
+
+    def __init__(self, name: str):
+        self.name = name
 
     def find_spec(
         self, name: str, path: Any, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if name != REGISTRY or self.searching:
+        if name != self.name or self.searching:
             return None
         self.searching = True  # the search below comes by here again
         try:
@@ -64,8 +78,8 @@ class _AfterImport(importlib.abc.MetaPathFinder):
 
             def run_and_register(module: ModuleType) -> None:
                 run(module)
-                _add_to(module)
                 sys.meta_path.remove(self)
+                _add(self.name)
 
             spec.loader.exec_module = run_and_register
         return spec

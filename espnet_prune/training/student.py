@@ -5,19 +5,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from espnet2.asr.espnet_model import ESPnetASRModel
-from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.config.options import make_options
-from espnet_prune.config.sections import DistillOptions, GateOptions, SparsityOptions
+from espnet_prune.config.sections import DistillOptions, GateOptions
 from espnet_prune.families.espnet.model import Described, Lengths, describe
 from espnet_prune.families.registry import find_kind
 from espnet_prune.pruning.budget import Budget, Constraint
-from espnet_prune.pruning.controller import SparsityController
 from espnet_prune.pruning.gates import Gates
-from espnet_prune.pruning.iterative import MagnitudeController
 from espnet_prune.serving.inference import PRUNING_RUN
 from espnet_prune.training.distill import (
     identity_projection,
@@ -26,9 +22,10 @@ from espnet_prune.training.distill import (
     record,
     run_teacher,
 )
+from espnet_prune.training.gated import GatedStudent
 
 
-class PruneASRModel(ESPnetASRModel):
+class PruneASRModel(GatedStudent, ESPnetASRModel):
     """A student with a teacher at its side, registered with ESPnet as ``prune``.
 
     With gates it prunes; without, of a compact model, it fine-tunes. Without a teacher
@@ -74,77 +71,12 @@ class PruneASRModel(ESPnetASRModel):
             kind = find_kind(encoder_kind)
             described = describe(self, kind, options, prune_decoder)
             self.gates = Gates(described.layout, options)
-            self.sparsity = self._controller(sparsity, read_budget(budget, described))
+            self.control(sparsity, read_budget(budget, described))
         size = self.encoder.output_size()
         if projects(self.distill, self.encoder, teacher_size, gates):
             self.projection = identity_projection(size, teacher_size or size)
         self.set_teacher(None)
         self.inside = False  # a forward pass, where gates are at work
-
-    def _controller(self, sparsity: dict[str, Any], budget: Budget) -> nn.Module:
-        options = make_options(SparsityOptions, "sparsity", sparsity)
-        if options.by == "magnitude":
-            self.gates.requires_grad_(False)
-            return MagnitudeController(options, budget)
-        return SparsityController(options, budget)
-
-    def set_teacher(self, teacher: ESPnetASRModel | None) -> None:
-        """Give the student its teacher, frozen and in evaluation mode for good.
-
-        It stays outside the module registry: not trained, not flipped to training
-        mode, not saved, not wrapped by DDP, not drawn by the attention plots.
-
-        """
-        if teacher is not None:
-            teacher.requires_grad_(False).eval()
-        self.__dict__["teacher"] = teacher
-
-    def _apply(self, fn, *args, **kwargs):
-        # .to() and .cuda() must reach the teacher, too.
-        if self.teacher is not None:
-            self.teacher._apply(fn, *args, **kwargs)
-        return super()._apply(fn, *args, **kwargs)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Parameters and buffers, by name."""
-        return {**dict(self.named_parameters()), **dict(self.named_buffers())}
-
-    def forward(
-        self,
-        speech: Tensor,
-        speech_lengths: Tensor,
-        text: Tensor,
-        text_lengths: Tensor,
-        **kwargs: Any,
-    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Task loss, distillation and Lagrangian of a batch.
-
-        Args:
-            speech: (batch, sample).
-            speech_lengths: (batch,).
-            text: (batch, token).
-            text_lengths: (batch,).
-
-        Returns:
-            loss, stats to log, weight (batch size).
-        """
-        replaced, lagrangian = {}, None
-        if self.gates is not None:
-            tensors = self.tensors()
-            lagrangian = self.sparsity(self.gates, tensors)  # it may set the masks
-            replaced = self.gates.layout.gated(tensors, self.gates())
-        losses = functional_call(
-            _Losses(self),
-            {f"student.{name}": tensor for name, tensor in replaced.items()},
-            (speech, speech_lengths, text, text_lengths),
-            kwargs,
-        )
-        loss, stats, weight = losses
-        if lagrangian is not None:
-            loss = loss + lagrangian[0]
-            stats.update(lagrangian[1])
-        stats["loss"] = loss.detach()
-        return force_gatherable((loss, stats, weight), loss.device)
 
     def encode(self, *speech: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
         """Encode as ESPnet's model does, within :meth:`forward` only.
@@ -158,12 +90,12 @@ class PruneASRModel(ESPnetASRModel):
 
     def losses(
         self, *batch: Tensor, **kwargs: Any
-    ) -> tuple[Tensor, dict[str, Tensor], int]:
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Task loss and distillation with the tensors as they are."""
         self.inside = True
         try:
             with record(self) as student:
-                task, stats, _ = super().forward(*batch, **kwargs)
+                task, stats, weight = ESPnetASRModel.forward(self, *batch, **kwargs)
         finally:
             self.inside = False
         loss = self.distill.task_weight * task
@@ -180,7 +112,7 @@ class PruneASRModel(ESPnetASRModel):
                 output = output_loss(self, self.teacher, student, teacher, self.distill)
                 loss = loss + self.distill.output_weight * output
                 stats["loss_output"] = output.detach()
-        return loss, stats, len(batch[0])
+        return loss, stats, weight
 
 
 # Options of PruneASRModel that ESPnet's own model does not have.
@@ -189,17 +121,6 @@ OWN_OPTIONS = tuple(
     for name, option in inspect.signature(PruneASRModel.__init__).parameters.items()
     if option.kind is option.KEYWORD_ONLY
 )
-
-
-class _Losses(nn.Module):
-    """The losses of a student as a module that ``functional_call`` can call."""
-
-    def __init__(self, student: PruneASRModel):
-        super().__init__()
-        self.student = student
-
-    def forward(self, *batch: Tensor, **kwargs: Any) -> tuple[Tensor, dict, int]:
-        return self.student.losses(*batch, **kwargs)
 
 
 def projects(

@@ -161,7 +161,7 @@ def test_code_is_told_by_its_version_and_its_sources(python, tmp_path):
 
     first = version()
     assert version() == first and espnet_prune.__version__ in first
-    deep = tmp_path / "espnet_prune/families/espnet/parts.py"
+    deep = tmp_path / "espnet_prune/families/parts.py"
     deep.write_text(deep.read_text() + "\n")
     assert version() != first
 

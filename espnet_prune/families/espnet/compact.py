@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from espnet_prune.config.sections import MODEL_DIM
 from espnet_prune.families.espnet.attention import SizedAttention
-from espnet_prune.families.espnet.parts import Description
+from espnet_prune.families.parts import Description
 from espnet_prune.pruning.layout import Layout
 from espnet_prune.pruning.slicing import first_units, kept_sizes, sliced, widths
 

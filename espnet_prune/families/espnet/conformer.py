@@ -3,8 +3,9 @@
 from torch import nn
 
 from espnet_prune.config.sections import GateOptions
-from espnet_prune.families.espnet import parts
-from espnet_prune.families.espnet.parts import Description
+from espnet_prune.families import parts
+from espnet_prune.families.espnet import layers
+from espnet_prune.families.parts import Description
 
 
 def describe(
@@ -20,7 +21,7 @@ def describe(
     """
     into = Description(options, gated)
     model = parts.under(encoder, prefix)
-    parts.subsampling(model, into, f"{prefix}embed")
+    layers.subsampling(model, into, f"{prefix}embed")
     finals = []
     for i in range(len(encoder.encoders)):
         at = f"{prefix}encoders.{i}."
@@ -33,7 +34,7 @@ def describe(
         parts.feed_forward(model, into, macaron, f"{at}norm_ff_macaron", key("ffn1"))
         heads = key("heads"), key("qk_dim"), key("v_dim")
         parts.attention(model, into, attention, f"{at}norm_mha", heads)
-        parts.convolution(model, into, convolution, f"{at}norm_conv", key("conv"))
+        layers.convolution(model, into, convolution, f"{at}norm_conv", key("conv"))
         parts.feed_forward(model, into, ffn, f"{at}norm_ff", key("ffn2"))
         finals.append(f"{at}norm_final")
         submodules = [macaron, attention, convolution, ffn]

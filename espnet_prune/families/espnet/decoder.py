@@ -3,8 +3,8 @@
 from torch import nn
 
 from espnet_prune.config.sections import GateOptions
-from espnet_prune.families.espnet import parts
-from espnet_prune.families.espnet.parts import Description
+from espnet_prune.families import parts
+from espnet_prune.families.parts import Description
 
 SELF, SOURCE, FFN = "decoder.self", "decoder.source", "decoder.ffn"
 

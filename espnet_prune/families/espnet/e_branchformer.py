@@ -9,8 +9,9 @@ brings the sum back to the model dimension. What each branch gives to it can go,
 from torch import nn
 
 from espnet_prune.config.sections import GateOptions
-from espnet_prune.families.espnet import parts
-from espnet_prune.families.espnet.parts import Description, Key
+from espnet_prune.families import parts
+from espnet_prune.families.espnet import layers
+from espnet_prune.families.parts import Description, Key
 from espnet_prune.pruning.structure import Slot, Structure
 
 
@@ -25,7 +26,7 @@ def describe(
     """
     into = Description(options, gated)
     model = parts.under(encoder, prefix)
-    parts.subsampling(model, into, f"{prefix}embed")
+    layers.subsampling(model, into, f"{prefix}embed")
     for i, block in enumerate(encoder.encoders):
         at = f"{prefix}encoders.{i}."
 

@@ -7,12 +7,12 @@ from torch import nn
 
 from espnet_prune.config.sections import GateOptions
 from espnet_prune.families.espnet import decoder as decoders
-from espnet_prune.families.espnet.parts import (
-    Description,
+from espnet_prune.families.espnet.layers import (
     decoder_clocks,
     encoder_clocks,
     halved,
 )
+from espnet_prune.families.parts import Description
 from espnet_prune.families.registry import Kind
 from espnet_prune.pruning.cost import REST, Terms, count_terms, price_terms
 from espnet_prune.pruning.layout import Layout

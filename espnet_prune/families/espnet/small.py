@@ -12,7 +12,7 @@ from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet_prune.base.errors import InputError
 from espnet_prune.config.sections import GateOptions
 from espnet_prune.families.espnet.conformer import describe
-from espnet_prune.families.espnet.parts import encoder_clocks
+from espnet_prune.families.espnet.layers import encoder_clocks
 from espnet_prune.pruning.budget import Constraint
 from espnet_prune.pruning.cost import count_terms, evaluate
 

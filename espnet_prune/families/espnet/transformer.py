@@ -3,8 +3,9 @@
 from torch import nn
 
 from espnet_prune.config.sections import GateOptions
-from espnet_prune.families.espnet import parts
-from espnet_prune.families.espnet.parts import Description
+from espnet_prune.families import parts
+from espnet_prune.families.espnet import layers
+from espnet_prune.families.parts import Description
 
 
 def describe(
@@ -18,7 +19,7 @@ def describe(
     """
     into = Description(options, gated)
     model = parts.under(encoder, prefix)
-    parts.subsampling(model, into, f"{prefix}embed")
+    layers.subsampling(model, into, f"{prefix}embed")
     for i in range(len(encoder.encoders)):
         at, key = f"{prefix}encoders.{i}", ("blocks", i)
         heads = tuple((*key, name) for name in ("heads", "qk_dim", "v_dim"))

@@ -1,9 +1,8 @@
-"""How the parts of ESPnet's encoders and decoders are described.
+"""How the parts that all encoders and decoders have are described.
 
-A part is one submodule with its norm: a feed-forward layer, attention, a convolution.
-Its function adds to a :class:`Description` what can go of it, who reads and writes the
-channels between the layers, and how often its tensors are applied. Nothing of ESPnet is
-imported: sizes are read off the modules.
+A part is one submodule with its norm: a feed-forward layer, attention. Its function
+adds to a :class:`Description` what can go of it, who reads and writes the channels
+between the layers, and how often its tensors are applied.
 """
 
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from espnet_prune.pruning.structure import FLAT, Slot, Structure
 
 DIM_DROP_RATE = 0.01  # at the start, at most, of the channels between the layers
 Key = tuple[str | int, ...]
+ESPNET = ("linear_q", "linear_k", "linear_v", "linear_out")
 
 
 @dataclass
@@ -71,45 +71,6 @@ class Description:
         return Layout(self.structures, {n: t.shape for n, t in tensors.items()})
 
 
-def halved(length: int) -> int:
-    """Length after a convolution of width 3 and stride 2, without padding."""
-    return (length - 1) // 2
-
-
-def encoder_clocks(frames: int, features: int) -> dict[str, float]:
-    """How often the tensors of an encoder are applied, by clock.
-
-    Args:
-        frames: feature frames of an utterance.
-        features: of each frame.
-    """
-    time, rows = halved(halved(frames)), halved(frames)
-    bands, offsets = halved(halved(features)), 2 * time - 1
-    return {
-        "first": rows * halved(features),
-        "second": time * bands,
-        "time": time,
-        "offsets": offsets,
-        "v": time * time,
-        "qk": time * (time + offsets),
-    }
-
-
-def decoder_clocks(memory: int, tokens: int) -> dict[str, float]:
-    """The same of a decoder, run once on a transcript.
-
-    Args:
-        memory: encoder frames.
-        tokens: of the transcript.
-    """
-    return {
-        "tokens": tokens,
-        "memory": memory,
-        "self_products": tokens * tokens,
-        "source_products": tokens * memory,
-    }
-
-
 def under(module: nn.Module, prefix: str) -> nn.Module:
     """A module that holds this one under the name that a prefix begins with."""
     if not prefix:
@@ -127,6 +88,8 @@ def feed_forward(
     key: Key,
     group: str = "ffn",
     clock: str = "time",
+    names: tuple[str, str] = ("w_1", "w_2"),
+    own_norm: bool = True,
 ) -> None:
     """Describe ``w_2(dropout(activation(w_1(norm(x)))))``.
 
@@ -137,33 +100,36 @@ def feed_forward(
         key: where its number of units stands in the architecture.
         group: under which it is counted.
         clock: how often it is applied.
+        names: of its two linear layers.
+        own_norm: whether the norm goes with it; one behind it stays.
     """
-    units = model.get_submodule(at).w_1.out_features
-    out = Slot(f"{at}.w_2.weight", 1)
+    first, second = (f"{at}.{name}" for name in names)
+    units = model.get_submodule(first).out_features
+    out = Slot(f"{second}.weight", 1)
     into.structures += [
         Structure(
             at,
             1,
-            _outer(group),
+            outer(group),
             f"{group}.module",
-            gated=(out, Slot(f"{at}.w_2.bias")),
-            owns=(at, norm),
+            gated=(out, Slot(f"{second}.bias")),
+            owns=(at, norm) if own_norm else (at,),
         ),
         Structure(
             f"{at}.unit",
             units,
-            _outer(group),
+            outer(group),
             f"{group}.unit",
             gated=(out,),
-            cut=(Slot(f"{at}.w_1.weight"), Slot(f"{at}.w_1.bias"), out),
+            cut=(Slot(f"{first}.weight"), Slot(f"{first}.bias"), out),
             parent=at,
             key=key,
         ),
     ]
-    into.reads.append(Slot(f"{at}.w_1.weight", 1))
-    into.writes += [Slot(f"{at}.w_2.weight"), Slot(f"{at}.w_2.bias")]
+    into.reads.append(Slot(f"{first}.weight", 1))
+    into.writes += [Slot(f"{second}.weight"), Slot(f"{second}.bias")]
     into.norms.append(norm)
-    into.times |= dict.fromkeys([f"{at}.w_1.weight", f"{at}.w_2.weight"], clock)
+    into.times |= dict.fromkeys([f"{first}.weight", f"{second}.weight"], clock)
 
 
 def attention(
@@ -175,6 +141,8 @@ def attention(
     group: str = "attention",
     clocks: tuple[str, str, str, str] = ("time", "time", "qk", "v"),
     merged: tuple[Slot, ...] = (),
+    names: tuple[str, str, str, str] = ESPNET,
+    own_norm: bool = True,
 ) -> None:
     """Describe multi-head attention, with relative positions if it has them.
 
@@ -188,33 +156,36 @@ def attention(
         clocks: how often queries and keys are made; MACs of a query/key and of a value
             dimension without parameters.
         merged: where its output is gated, if that is not added to the input.
+        names: of the projections of queries, keys, values and outputs.
+        own_norm: as for :func:`feed_forward`.
     """
     layer = model.get_submodule(at)
-    heads, dim = layer.h, layer.d_k
+    heads = layer.num_heads if hasattr(layer, "num_heads") else layer.h
+    dim = model.get_submodule(f"{at}.{names[0]}").out_features // heads
     queries, memory, qk_products, v_products = clocks
-    out = Slot(f"{at}.linear_out.weight", 1)
-    q = [Slot(f"{at}.linear_q.{name}") for name in ("weight", "bias")]
-    k = [Slot(f"{at}.linear_k.{name}") for name in ("weight", "bias")]
+    q, k, v, made = (
+        [Slot(f"{at}.{name}.{part}") for part in ("weight", "bias")] for name in names
+    )
+    out = Slot(f"{at}.{names[3]}.weight", 1)
     if hasattr(layer, "linear_pos"):
         q += [Slot(f"{at}.pos_bias_{name}", FLAT) for name in "uv"]
         k.append(Slot(f"{at}.linear_pos.weight"))
         into.times[f"{at}.linear_pos.weight"] = "offsets"
-    v = [Slot(f"{at}.linear_v.{name}") for name in ("weight", "bias")]
     fine = into.options.fine_heads
     head, qk, value = f"{at}.head", f"{at}.qk", f"{at}.v"
     into.structures += [
         Structure(
             at,
             1,
-            _outer(group),
+            outer(group),
             f"{group}.module",
-            gated=merged or (out, Slot(f"{at}.linear_out.bias")),
-            owns=(at, norm),
+            gated=merged or (out, made[1]),
+            owns=(at, norm) if own_norm else (at,),
         ),
         Structure(
             head,
             heads,
-            _outer(group),
+            outer(group),
             f"{group}.head",
             gated=(out,),
             parent=at,
@@ -223,7 +194,7 @@ def attention(
         Structure(
             qk,
             heads * dim,
-            _outer(group),
+            outer(group),
             f"{group}.qk",
             gated=tuple(q) if fine else (),
             cut=(*q, *k),
@@ -236,7 +207,7 @@ def attention(
         Structure(
             value,
             heads * dim,
-            _outer(group),
+            outer(group),
             f"{group}.v",
             gated=(out,) if fine else (),
             cut=(*v, out),
@@ -246,87 +217,12 @@ def attention(
             key=keys[2],
         ),
     ]
-    into.reads += [Slot(f"{at}.linear_{name}.weight", 1) for name in "qkv"]
-    into.writes += [Slot(f"{at}.linear_out.weight"), Slot(f"{at}.linear_out.bias")]
+    into.reads += [Slot(f"{at}.{name}.weight", 1) for name in names[:3]]
+    into.writes += made
     into.norms.append(norm)
-    for name, clock in (("q", queries), ("k", memory), ("v", memory), ("out", queries)):
-        into.times[f"{at}.linear_{name}.weight"] = clock
+    for name, clock in zip(names, (queries, memory, memory, queries), strict=True):
+        into.times[f"{at}.{name}.weight"] = clock
     into.extra |= {qk: qk_products, value: v_products}
-
-
-def convolution(
-    model: nn.Module, into: Description, at: str, norm: str, key: Key
-) -> None:
-    """Describe pointwise, GLU, depthwise, BatchNorm, activation, pointwise.
-
-    The gate sits after norm and activation: before them, the depthwise bias and the
-    BatchNorm shift would turn a zeroed channel into a constant.
-
-    Args:
-        model, into, at, norm, key: as for :func:`feed_forward`.
-    """
-    channels = model.get_submodule(at).depthwise_conv.out_channels
-    group, out = "convolution", Slot(f"{at}.pointwise_conv2.weight", 1)
-    first = [Slot(f"{at}.pointwise_conv1.{n}", tiles=2) for n in ("weight", "bias")]
-    inner = ("depthwise_conv.weight", "depthwise_conv.bias", "norm.weight", "norm.bias")
-    statistics = ("norm.running_mean", "norm.running_var")
-    into.structures += [
-        Structure(
-            at,
-            1,
-            _outer(group),
-            f"{group}.module",
-            gated=(out, Slot(f"{at}.pointwise_conv2.bias")),
-            owns=(at, norm),
-        ),
-        Structure(
-            f"{at}.channel",
-            channels,
-            group,
-            f"{group}.channel",
-            gated=(out,),
-            cut=(*first, *(Slot(f"{at}.{n}") for n in (*inner, *statistics)), out),
-            parent=at,
-            key=key,
-        ),
-    ]
-    into.reads.append(Slot(f"{at}.pointwise_conv1.weight", 1))
-    into.writes += [Slot(f"{at}.pointwise_conv2.{n}") for n in ("weight", "bias")]
-    into.norms.append(norm)
-    for name in ("pointwise_conv1", "depthwise_conv", "pointwise_conv2"):
-        into.times[f"{at}.{name}.weight"] = "time"
-
-
-def subsampling(model: nn.Module, into: Description, at: str) -> None:
-    """Describe two 3x3 convolutions of stride 2 and the linear layer behind them.
-
-    A channel is gated where it is consumed: by the second convolution, and by the
-    columns that the linear layer has for it, one per frequency band.
-
-    Args:
-        model, into, at: as for :func:`feed_forward`.
-    """
-    layer = model.get_submodule(at)
-    second, out = Slot(f"{at}.conv.2.weight", 1), Slot(f"{at}.out.0.weight", 1)
-    for name, conv, consumer, position in (
-        ("first", "conv.0", second, 0),
-        ("second", "conv.2", out, 1),
-    ):
-        into.structures.append(
-            Structure(
-                f"{at}.{conv}",
-                layer.get_submodule(conv).out_channels,
-                "subsampling",
-                f"subsampling.{name}",
-                gated=(consumer,),
-                cut=(Slot(f"{at}.{conv}.weight"), Slot(f"{at}.{conv}.bias"), consumer),
-                least=1,
-                key=("subsampling", position),
-            )
-        )
-        into.times[f"{at}.{conv}.weight"] = name
-    into.writes += [Slot(f"{at}.out.0.weight"), Slot(f"{at}.out.0.bias")]
-    into.times[f"{at}.out.0.weight"] = "time"
 
 
 def whole_block(
@@ -397,6 +293,6 @@ def model_dim(model: nn.Module, into: Description, last: list[str]) -> None:
     )
 
 
-def _outer(group: str) -> str:
+def outer(group: str) -> str:
     """``decoder`` of ``decoder.self``: what can be given a target."""
     return group.partition(".")[0]

@@ -1,0 +1,134 @@
+"""Stage 1 for self-supervised encoders: any audio as crops of 16 kHz, mono, no text.
+
+    python -m espnet_prune.cli.ssl_audio --audio recordings/ --out dump/ssl --nj 2
+
+reads a folder of audio files, or a Kaldi ``wav.scp`` or the directory that holds one,
+and leaves ``train`` and ``valid`` with ``wav.scp`` and ``utt2num_samples``. What cannot
+be read, or says nothing, is left out and counted.
+"""
+
+import argparse
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from espnet_prune.base.errors import InputError, run_main
+from espnet_prune.base.files import is_made_of, note_made_of, resumable_dir
+from espnet_prune.base.table import read_table, write_table
+from espnet_prune.data.audio import file_of, load_utterance
+from espnet_prune.data.kaldi_dir import find_audio
+from espnet_prune.families.ssl.audio import RATE
+from espnet_prune.running.executor import add_arguments, from_arguments
+
+KINDS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff")
+SHORTEST = 0.5  # seconds; a crop of less says nothing of an utterance
+SILENCE = 1e-4  # root mean square of a crop that is none, about -80 dB
+HELD_OUT = 20  # of so many files one is for validation
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--audio", type=Path, required=True, help="folder, or wav.scp")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of a crop, at most")
+    add_arguments(parser)
+    return parser
+
+
+def sources(audio: Path) -> dict[str, str]:
+    """Recordings by name.
+
+    Raises:
+        InputError: there are none.
+    """
+    if audio.is_dir() and not (audio / "wav.scp").is_file():
+        files = sorted(p for p in audio.rglob("*") if p.suffix.lower() in KINDS)
+        found = {str(p.relative_to(audio)).replace("/", "-"): str(p) for p in files}
+    else:
+        scp = audio / "wav.scp" if audio.is_dir() else audio
+        found = read_table(scp, "give a folder of audio, or a Kaldi wav.scp")
+        found = find_audio(scp.parent, found)
+    if len(found) < 2:
+        raise InputError(
+            audio, f"holds {len(found)} recordings", "give two at least, as wav or flac"
+        )
+    return found
+
+
+def crop(job: tuple[str, str, Path, float]) -> tuple[dict[str, int], str]:
+    """Write the crops of a recording.
+
+    Returns:
+        samples by the name of the crop, and what was wrong.
+    """
+    name, source, folder, seconds = job
+    try:
+        samples = load_utterance(source, RATE).samples
+    except InputError as e:
+        return {}, str(e)
+    parts = max(1, round(len(samples) / RATE / seconds))
+    found = {}
+    for number, part in enumerate(np.array_split(samples, parts)):
+        if len(part) < SHORTEST * RATE or np.sqrt(np.mean(part**2)) < SILENCE:
+            continue
+        key = f"{Path(name).stem}-{number:04d}"
+        file = folder / f"{key}.flac"
+        part = np.clip(part, -1.0, 1.0)  # resampling overshoots a little at full scale
+        soundfile.write(file, part, RATE, subtype="PCM_16", format="FLAC")
+        found[key] = len(part)
+    return found, "" if found else f"{source}: is silent, or shorter than {SHORTEST} s"
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = get_parser().parse_args(argv)
+    if args.seconds < SHORTEST:
+        raise InputError(f"--seconds {args.seconds}", f"give {SHORTEST} at least")
+    recordings = sources(args.audio)
+    executor = from_arguments(args)
+    files = [
+        Path(file) for v in recordings.values() if (file := file_of(v)) is not None
+    ]
+    seen = [
+        (str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in files if f.exists()
+    ]
+    stamp = f"{args.seconds} {recordings} {seen}"
+    if is_made_of(args.out, stamp):
+        logging.info(f"{args.out}: made before, from the same files")
+        return
+    with resumable_dir(args.out, stamp) as work:
+        names = list(recordings)
+        folders = {"valid": names[::HELD_OUT], "train": []}
+        folders["train"] = [name for name in names if name not in set(folders["valid"])]
+        for which, own in folders.items():
+            folder = work / which / "audio"
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            jobs = [(name, recordings[name], folder, args.seconds) for name in own]
+            done = executor.map(
+                crop, jobs, args.out.parent / "log", f"crops of {which}"
+            )
+            lengths: dict[str, int] = {}
+            wrong = []
+            for found, error in done:
+                lengths |= found
+                wrong += filter(None, [error])
+            if wrong:
+                logging.warning(
+                    f"{which}: left out {len(wrong)} recordings: {wrong[0]}"
+                )
+            if not lengths:
+                raise InputError(args.audio, f"gives no audio for {which}", wrong[0])
+            final = args.out / which / "audio"
+            scp = {key: str(final / f"{key}.flac") for key in sorted(lengths)}
+            write_table(work / which / "wav.scp", scp)
+            write_table(work / which / "utt2num_samples", dict(sorted(lengths.items())))
+            hours = sum(lengths.values()) / RATE / 3600
+            logging.info(f"{which}: {len(lengths)} crops, {hours:.2f} h")
+    note_made_of(args.out, stamp)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,165 @@
+"""A pruned self-supervised encoder as a Hugging Face directory of the small one."""
+
+import argparse
+import copy
+import inspect
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from transformers import AutoConfig, PreTrainedModel
+
+from espnet_prune.base.errors import InputError
+from espnet_prune.base.files import atomic_dir, read_yaml, retire, write_json
+from espnet_prune.families.espnet.checkpoint import read_state
+from espnet_prune.families.ssl import pruned_speech
+from espnet_prune.families.ssl.model import architecture_of, build, read
+from espnet_prune.measuring.ssl import count
+from espnet_prune.pruning.projection import project
+from espnet_prune.pruning.slicing import sliced
+from espnet_prune.training.resume import check_finished
+from espnet_prune.training.ssl_student import MODEL, PruneSpeechModel
+
+MAX_RELATIVE_ERROR = 1e-4
+
+
+def export_ssl(pruned: Path, out: Path, multiple: int = 1) -> dict[str, Any]:
+    """Write the compact model of a pruning run.
+
+    Args:
+        pruned: directory of the run.
+        out: the directory to write; an older one is moved aside.
+        multiple: of what the numbers of kept units shall be.
+
+    Returns:
+        what ``pruning.json`` holds.
+
+    Raises:
+        InputError: the run is not finished.
+        RuntimeError: the compact model does not compute what the gated one does, or
+            does not cost what the budget says.
+    """
+    config = pruned / "config.yaml"
+    if not config.is_file():
+        raise InputError(pruned, "holds no pruning run", "run stage 2 first")
+    conf = read_yaml(config)["model_conf"]
+    if "max_epoch" in read_yaml(config):
+        check_finished(config)
+    student = PruneSpeechModel(**conf).eval()
+    student.load_state_dict(read_state(pruned / "latest.pth"), strict=True)
+    budget = student.sparsity.budget
+    projection = project(student.gates, budget, multiple)
+    student.gates.mask = projection.values
+    kept = architecture_of(budget.layout, projection.values)
+    state = model_state(sliced(budget.layout, student.state_dict(), projection.values))
+    compact = build(student.teacher, kept)
+    compact.load_state_dict(state, strict=True)
+    removed = {
+        constraint.kind: gone
+        for constraint, gone in zip(budget.constraints, projection.removed, strict=True)
+    }
+    with atomic_dir(out) as folder:
+        save(compact, folder, Path(conf["dense"]))
+        reloaded = read(folder)
+        summary = {
+            "method": conf["method"],
+            "dense": conf["dense"],
+            "target": {
+                "kind": student.sparsity.options.kind,
+                "value": student.sparsity.options.target,
+            },
+            "removed": removed,
+            "params": count(reloaded),
+            "dense_params": count(student.teacher),
+            "architecture": kept,
+            "max_relative_error": verify(student, reloaded),
+        }
+        write_json(folder / "pruning.json", summary)
+        if out.exists():
+            logging.warning(f"{out} held another model: moved to {retire(out)}")
+    return summary
+
+
+def model_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What of a student's state dict is the encoder's own."""
+    return {
+        name.removeprefix(MODEL): tensor
+        for name, tensor in state.items()
+        if name.startswith(MODEL)
+    }
+
+
+def save(model: PreTrainedModel, folder: Path, dense: Path) -> None:
+    """Write a compact model as transformers loads it, with or without this package.
+
+    Args:
+        model: the compact model.
+        folder: where it is written.
+        dense: directory of the dense model, whose preprocessor goes along.
+    """
+    source = Path(inspect.getfile(pruned_speech))
+    classes = pruned_speech.CLASSES[type(model.config)]
+    names = {
+        auto.__name__: f"{source.stem}.{cls.__name__}" for auto, cls in classes.items()
+    }
+    config = f"{source.stem}.{type(model.config).__name__}"
+    trained = AutoConfig.from_pretrained(dense)
+    for option in ("layerdrop", "apply_spec_augment"):  # off while it was pruned
+        setattr(model.config, option, getattr(trained, option))
+    model.config.auto_map = {"AutoConfig": config} | names
+    model.save_pretrained(folder)
+    shutil.copy(source, folder / source.name)
+    if (dense / "preprocessor_config.json").is_file():
+        shutil.copy(dense / "preprocessor_config.json", folder)
+
+
+@torch.no_grad()
+def verify(student: PruneSpeechModel, compact: PreTrainedModel) -> float:
+    """Compare gated and compact model on noise, in double precision.
+
+    Returns:
+        the largest difference of any block's output, relative to the largest output.
+
+    Raises:
+        RuntimeError: it is above 1e-4, or not finite.
+    """
+    draw = torch.Generator().manual_seed(0)
+    audio = torch.randn(2, 8000, generator=draw, dtype=torch.double)
+    own = copy.deepcopy(student.model).double().eval()
+    tensors = {k: v.double() for k, v in student.tensors().items()}
+    gated = student.gates.layout.gated(tensors, student.gates().double())
+    gated = model_state(gated)
+    options = {"output_hidden_states": True}
+    expected = functional_call(own, gated, (audio,), options)
+    actual = copy.deepcopy(compact).double().eval()(audio, **options)
+    pairs = [*zip(expected.hidden_states, actual.hidden_states, strict=True)]
+    pairs.append((expected.last_hidden_state, actual.last_hidden_state))
+    error = max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs)
+    if not error <= MAX_RELATIVE_ERROR:
+        raise RuntimeError(
+            f"the compact model differs from the gated one by {error:.2e} (relative)"
+        )
+    logging.info(f"gated and compact states agree within {error:.1e} (relative)")
+    return error
+
+
+def finish(averaged: Path, args: argparse.Namespace) -> None:
+    """Give the distilled weights their place: they replace those of the export.
+
+    Args:
+        averaged: weights that the training left.
+        args: its command line, with ``compact`` and ``dense``.
+    """
+    compact = args.compact
+    model = read(compact)
+    model.load_state_dict(model_state(read_state(averaged)), strict=True)
+    summary = json.loads((compact / "pruning.json").read_text(encoding="utf-8"))
+    with atomic_dir(compact.with_name(f"{compact.name}_distilled")) as folder:
+        save(model, folder, args.dense)
+        read(folder)
+        write_json(folder / "pruning.json", summary | {"distilled": True})

@@ -1,0 +1,143 @@
+"""HuBERT and wav2vec 2.0 of transformers, described.
+
+Channels of the convolutions, groups of the positional convolution, heads and the
+dimensions inside them, FFN units, and whole submodules can go. The last convolution is
+read through a norm over its channels, and in some models all are.
+"""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from espnet_prune.config.sections import GateOptions
+from espnet_prune.families import parts
+from espnet_prune.families.parts import Description
+from espnet_prune.pruning.structure import Slot, Structure
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
+GROUPS = frozenset({"convolution", "positions", "attention", "ffn"})
+
+
+def clocks(model: nn.Module, samples: int) -> dict[str, float]:
+    """How often the tensors are applied to an utterance, by clock.
+
+    Args:
+        model: for the strides of its convolutions.
+        samples: of the utterance.
+    """
+    found, length = {}, samples
+    config = model.config
+    pairs = zip(config.conv_kernel, config.conv_stride, strict=True)
+    for number, (kernel, stride) in enumerate(pairs):
+        length = (length - kernel) // stride + 1
+        found[f"convolution.{number}"] = length
+    # An even kernel makes a frame too many, which is cut off.
+    found["positions"] = length + (config.num_conv_pos_embeddings + 1) % 2
+    return found | {"time": length, "qk": length * length, "v": length * length}
+
+
+def describe(
+    model: nn.Module, options: GateOptions, gated: bool = True, prefix: str = ""
+) -> Description:
+    """What can go of a model.
+
+    Args:
+        model: ``HubertModel`` or ``Wav2Vec2Model``, its positional convolution with a
+            plain weight.
+        options: what has gates, and how they are made.
+        gated: whether the model has gates; a compact one has none.
+        prefix: of its tensors' names.
+    """
+    into = Description(options, gated)
+    holder = parts.under(model, prefix)
+    convolutions(model, into, prefix)
+    positions(model, into, prefix)
+    for i in range(len(model.encoder.layers)):
+        at = f"{prefix}encoder.layers.{i}"
+        # In front of a submodule the norm goes with it; behind, it stays.
+        first = model.config.do_stable_layer_norm
+        keys = tuple(("blocks", i, name) for name in ("heads", "qk_dim", "v_dim"))
+        parts.attention(
+            holder, into, f"{at}.attention", f"{at}.layer_norm", keys,
+            clocks=("time", "time", "qk", "v"), names=PROJECTIONS, own_norm=first,
+        )  # fmt: skip
+        parts.feed_forward(
+            holder, into, f"{at}.feed_forward", f"{at}.final_layer_norm",
+            ("blocks", i, "ffn"),
+            names=("intermediate_dense", "output_dense"), own_norm=first,
+        )  # fmt: skip
+    return into
+
+
+def convolutions(model: nn.Module, into: Description, prefix: str) -> None:
+    """Describe the convolutions: a channel is gated where it is consumed, since a bias
+    or a norm behind it would turn a zeroed one into a constant.
+
+    Args:
+        model, into, prefix: as for :func:`describe`.
+    """
+    layers = model.feature_extractor.conv_layers
+    for number, layer in enumerate(layers):
+        at = f"{prefix}feature_extractor.conv_layers.{number}"
+        cut = [Slot(f"{at}.conv.weight")]
+        if layer.conv.bias is not None:
+            cut.append(Slot(f"{at}.conv.bias"))
+        norms = []
+        if hasattr(layer, "layer_norm"):
+            norms.append((f"{at}.layer_norm", layer.layer_norm))
+        if number + 1 < len(layers):
+            after = f"{prefix}feature_extractor.conv_layers.{number + 1}.conv.weight"
+        else:
+            after = f"{prefix}feature_projection.projection.weight"
+            if hasattr(model.feature_projection, "layer_norm"):
+                norm = f"{prefix}feature_projection.layer_norm"
+                norms.append((norm, model.feature_projection.layer_norm))
+        opens = []
+        for name, norm in norms:
+            cut += [Slot(f"{name}.{part}") for part in ("weight", "bias")]
+            # A group norm has a group for each channel: no other enters it.
+            if gated_norm(norm) and into.gated:
+                opens.append(Slot(f"{name}.open"))
+                into.open_norms[name] = (True, False)
+        consumer = Slot(after, 1)
+        into.structures.append(
+            Structure(
+                f"{at}.channel",
+                layer.conv.out_channels,
+                "convolution",
+                f"convolution.{number}",
+                gated=(consumer,),
+                cut=(*cut, consumer),
+                opens=tuple(opens),
+                least=1,
+                key=("convolution", number),
+            )  # fmt: skip
+        )
+        into.times[f"{at}.conv.weight"] = f"convolution.{number}"
+    into.times[f"{prefix}feature_projection.projection.weight"] = "time"
+
+
+def gated_norm(norm: nn.Module) -> bool:
+    """Whether a norm sees all channels at once."""
+    return isinstance(norm, nn.LayerNorm)
+
+
+def positions(model: nn.Module, into: Description, prefix: str) -> None:
+    """Describe the groups of the positional convolution, each with its outputs; its
+    inputs are channels that all else reads, too.
+
+    Args:
+        model, into, prefix: as for :func:`describe`.
+    """
+    at = f"{prefix}encoder.pos_conv_embed.conv"
+    made = Slot(f"{at}.weight"), Slot(f"{at}.bias")
+    groups = model.encoder.pos_conv_embed.conv.groups
+    into.structures.append(
+        Structure(at, groups, "positions", "positions.group", gated=made, cut=made)
+    )
+    into.times[f"{at}.weight"] = "positions"
+
+
+def taps(blocks: int, layers: int) -> Sequence[int]:
+    """Blocks whose outputs are compared: spread evenly, the last among them."""
+    return [round((i + 1) * blocks / layers) - 1 for i in range(min(layers, blocks))]

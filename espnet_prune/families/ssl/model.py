@@ -1,0 +1,182 @@
+"""Self-supervised speech models as their owners have them: read, described, cut."""
+
+import copy
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import HubertModel, PreTrainedModel, Wav2Vec2Model
+from transformers.utils import logging as of_transformers
+
+from espnet_prune.base.errors import InputError
+from espnet_prune.config.sections import GateOptions
+from espnet_prune.families.parts import Description, under
+from espnet_prune.families.ssl.describe import describe
+from espnet_prune.families.ssl.pruned_speech import (
+    PrunedHubertModel,
+    PrunedWav2Vec2Model,
+    plain_positions,
+    register,
+)
+from espnet_prune.pruning.cost import Terms, count_terms
+from espnet_prune.pruning.layout import Layout
+from espnet_prune.pruning.slicing import kept_sizes
+
+# ``model_type`` of a config -> the model without heads, and what a pruned one is.
+KINDS: dict[str, tuple[type[PreTrainedModel], type[PreTrainedModel]]] = {
+    "hubert": (HubertModel, PrunedHubertModel),
+    "wav2vec2": (Wav2Vec2Model, PrunedWav2Vec2Model),
+}
+PRUNED = "pruned_"  # before the ``model_type`` of a compact one
+PRETRAINING = "masked_spec_embed"  # a parameter that nothing else uses
+# Options of a config that the descriptions do not hold for -> why.
+UNSUPPORTED = {
+    "add_adapter": "an adapter behind the encoder",
+    "adapter_attn_dim": "adapters in the blocks",
+    "conv_pos_batch_norm": "a BatchNorm behind the positional convolution",
+}
+
+
+def read(path: str | Path) -> PreTrainedModel:
+    """The dense model of a Hugging Face directory, or name, in evaluation mode.
+
+    A head that a fine-tuned model has is left out. The positional convolution gets a
+    plain weight for its normed one, and what only pre-training needs is switched off.
+
+    Args:
+        path: with ``config.json`` and weights (safetensors or ``.bin``).
+
+    Raises:
+        InputError: it cannot be read, or is of a kind that cannot be pruned, by name.
+    """
+    from transformers import AutoConfig
+
+    of_transformers.set_verbosity_error()
+    of_transformers.disable_progress_bar()
+    register()
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as e:
+        reason = str(e).strip().splitlines()[0]
+        raise InputError(path, f"is no model of transformers: {reason}") from e
+    kind = config.model_type.removeprefix(PRUNED)
+    if kind not in KINDS:
+        raise InputError(
+            path,
+            f"a model of type {config.model_type!r} cannot be pruned",
+            f"give one of {', '.join(KINDS)}",
+        )
+    for option, why in UNSUPPORTED.items():
+        if getattr(config, option, None):
+            raise InputError(path, f"{why} ({option}) cannot be pruned")
+    cls = KINDS[kind][config.model_type.startswith(PRUNED)]
+    try:
+        model, told = cls.from_pretrained(
+            path, output_loading_info=True, dtype=torch.float32
+        )
+    except (OSError, RuntimeError, ValueError) as e:
+        reason = str(e).strip().splitlines()[0]
+        raise InputError(path, f"its weights cannot be read: {reason}") from e
+    missing = set(told["missing_keys"]) - {"masked_spec_embed"}
+    if missing:
+        raise InputError(
+            path,
+            f"lacks {len(missing)} tensors, {min(missing)} among them",
+            "give the directory of a whole model",
+        )
+    logging.info(f"{path}: {config.model_type}, {model.num_parameters() / 1e6:.2f} M")
+    settle(model)
+    return model.eval()
+
+
+def settle(model: PreTrainedModel) -> None:
+    """Make a model a fixed function of its input also in training mode, but for its
+    dropout: no LayerDrop, no masks."""
+    plain_positions(model)
+    model.config.layerdrop, model.config.apply_spec_augment = 0.0, False
+    if hasattr(model, "masked_spec_embed"):
+        model.masked_spec_embed.requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class Described:
+    """A model that has been prepared for gates, with its layout.
+
+    Args:
+        about: what can go of it.
+        layout: of its structures.
+        parameters: names of the parameters that count.
+    """
+
+    about: Description
+    layout: Layout
+    parameters: tuple[str, ...]
+
+    def terms(self, work: Mapping[str, float]) -> dict[str, Terms]:
+        """What it costs in parameters and MACs, for :func:`describe.clocks`."""
+        return count_terms(self.layout, self.parameters, self.about.work(work))
+
+
+def prepare(
+    model: PreTrainedModel, options: GateOptions, prefix: str = ""
+) -> Described:
+    """Describe a model, and prepare it for gates: its function stays the same.
+
+    Args:
+        model: the dense one.
+        options: what has gates, and how they are made.
+        prefix: of its tensors' names in a student.
+    """
+    about, holder = describe(model, options, prefix=prefix), under(model, prefix)
+    about.prepare(holder)
+    names = (name for name, _ in holder.named_parameters())
+    names = tuple(name for name in names if not name.endswith(PRETRAINING))
+    return Described(about, about.layout(holder), names)
+
+
+def architecture_of(layout: Layout, own: Tensor) -> dict[str, Any]:
+    """The sizes of what is left, as plain data (:mod:`pruned_speech`).
+
+    Args:
+        layout: of the gated model.
+        own: (unit,) final values, settled.
+    """
+    found: dict[str, Any] = {"convolution": [], "positions": [], "blocks": []}
+    for (section, position, *size), number in kept_sizes(layout, own).items():
+        if section == "convolution":
+            found[section].append(number)
+            continue
+        if position == len(found[section]):
+            found[section].append({})
+        found[section][position][size[0]] = number
+    (at,) = (s.name for s in layout.structures if s.group == "positions")
+    found["positions"] = own[layout.span(at)].nonzero().flatten().tolist()
+    return found
+
+
+def build(model: PreTrainedModel, architecture: Mapping[str, Any]) -> PreTrainedModel:
+    """The compact model of these sizes, with weights that are to be loaded.
+
+    Args:
+        model: the dense one.
+        architecture: of :func:`architecture_of`.
+    """
+    _, pruned = KINDS[model.config.model_type.removeprefix(PRUNED)]
+    options = model.config.to_dict()
+    for name in ("model_type", "architectures", "transformers_version", "dtype"):
+        options.pop(name, None)
+    config = pruned.config_class(architecture=dict(architecture), **options)
+    return pruned(config)
+
+
+def untrained(model: PreTrainedModel) -> PreTrainedModel:
+    """The same dense network with weights that nothing has trained."""
+    torch.manual_seed(0)
+    stock, _ = KINDS[model.config.model_type]
+    fresh = stock(copy.deepcopy(model.config))
+    settle(fresh)
+    return fresh.eval()

@@ -1,0 +1,260 @@
+"""Pruned HuBERT and wav2vec 2.0: the stock models of transformers, cut to sizes.
+
+This file travels with each compact model (``trust_remote_code=True``): it needs torch
+and transformers alone. The sizes stand in the config as ``architecture``:
+
+    convolution: channels of each convolution
+    positions: groups of the positional convolution that are left, by index
+    blocks: for each block heads, qk_dim, v_dim (of each head) and units of the FFN; 0
+        heads or units: the submodule is gone
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForAudioClassification,
+    AutoModelForCTC,
+    HubertConfig,
+    HubertForCTC,
+    HubertForSequenceClassification,
+    HubertModel,
+    PreTrainedModel,
+    Wav2Vec2Config,
+    Wav2Vec2ForCTC,
+    Wav2Vec2ForSequenceClassification,
+    Wav2Vec2Model,
+)
+
+
+class SizedAttention(nn.Module):
+    """Self-attention whose queries and values have widths of their own.
+
+    The softmax scale is that of the dense model's heads.
+
+    Args:
+        of: attention of transformers.
+        heads, qk_dim, v_dim: heads, and query/key and value dimensions of each.
+    """
+
+    def __init__(self, of: nn.Module, heads: int, qk_dim: int, v_dim: int):
+        super().__init__()
+        self.heads, self.scaling, self.dropout = heads, of.scaling, of.dropout
+        size = of.embed_dim
+        self.q_proj = nn.Linear(size, heads * qk_dim)
+        self.k_proj = nn.Linear(size, heads * qk_dim)
+        self.v_proj = nn.Linear(size, heads * v_dim)
+        self.out_proj = nn.Linear(heads * v_dim, size)
+
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, **_: Any
+    ) -> tuple[Tensor, None]:
+        """(batch, time, channel) -> the same, and no weights."""
+        q, k, v = (
+            layer(hidden_states).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        out = nn.functional.scaled_dot_product_attention(
+            q, k, v, attention_mask, self.dropout if self.training else 0.0,
+            scale=self.scaling,
+        )  # fmt: skip
+        return self.out_proj(out.transpose(1, 2).flatten(2)), None
+
+
+class Absent(nn.Module):
+    """Stands for a submodule that is gone: adds nothing.
+
+    Args:
+        attention: whether it stands for attention, which returns weights, too.
+    """
+
+    def __init__(self, attention: bool = False):
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Any:
+        """A zero for whatever comes."""
+        nothing = hidden_states.new_zeros(())
+        return (nothing, None) if self.attention else nothing
+
+
+class SomePositions(nn.Module):
+    """The positional convolution with some of its groups; the others add nothing.
+
+    Args:
+        of: that of transformers, whose weight is a plain one.
+        groups: indices of those that are left, rising.
+    """
+
+    def __init__(self, of: nn.Module, groups: list[int]):
+        super().__init__()
+        conv = of.conv
+        width = conv.out_channels // conv.groups
+        # No buffer: transformers leaves those that are in no file unset.
+        self.kept = [g * width + i for g in groups for i in range(width)]
+        self.conv = nn.Conv1d(
+            len(self.kept), len(self.kept), conv.kernel_size[0],
+            padding=conv.padding[0], groups=max(1, len(groups)),
+        )  # fmt: skip
+        self.padding, self.activation = of.padding, of.activation
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(batch, time, channel) -> the same."""
+        kept = torch.tensor(self.kept, device=hidden_states.device)
+        x = hidden_states[..., kept].transpose(1, 2)
+        x = self.activation(self.padding(self.conv(x))).transpose(1, 2)
+        x = x.to(hidden_states.dtype)
+        return torch.zeros_like(hidden_states).index_copy(-1, kept, x)
+
+
+def plain_positions(model: nn.Module) -> None:
+    """Give the positional convolution a plain weight for its normed one, in place."""
+    conv = getattr(model.encoder.pos_conv_embed, "conv", None)  # it may be gone
+    if conv is not None and nn.utils.parametrize.is_parametrized(conv, "weight"):
+        nn.utils.parametrize.remove_parametrizations(conv, "weight")
+
+
+def resize(model: nn.Module, architecture: dict[str, Any]) -> None:
+    """Give a stock model modules of these sizes, in place; weights are to be loaded.
+
+    Args:
+        model: of transformers, with the channels of its convolutions already right.
+        architecture: see above.
+    """
+    plain_positions(model)
+    encoder, groups = model.encoder, architecture["positions"]
+    if not groups:
+        encoder.pos_conv_embed = Absent()
+    elif len(groups) < encoder.pos_conv_embed.conv.groups:
+        encoder.pos_conv_embed = SomePositions(encoder.pos_conv_embed, groups)
+    norm_first = model.config.do_stable_layer_norm
+    for layer, sizes in zip(encoder.layers, architecture["blocks"], strict=True):
+        attention, ffn = layer.attention, layer.feed_forward
+        if not sizes["heads"]:
+            layer.attention = Absent(attention=True)
+            layer.layer_norm = nn.Identity() if norm_first else layer.layer_norm
+        else:
+            layer.attention = SizedAttention(
+                attention, sizes["heads"], sizes["qk_dim"], sizes["v_dim"]
+            )
+        if not sizes["ffn"]:
+            layer.feed_forward = Absent()
+            if norm_first:
+                layer.final_layer_norm = nn.Identity()
+        else:
+            size = ffn.intermediate_dense.in_features
+            ffn.intermediate_dense = nn.Linear(size, sizes["ffn"])
+            ffn.output_dense = nn.Linear(sizes["ffn"], size)
+
+
+class _Pruned(PreTrainedModel):
+    """What the pruned base models share."""
+
+    def __init__(self, config: Any):
+        sized = copy.deepcopy(config)
+        sized.conv_dim = list(config.architecture["convolution"])
+        super().__init__(sized)
+        self.config = config
+        resize(self, config.architecture)
+
+
+class PrunedHubertConfig(HubertConfig):
+    """HuBERT's config with ``architecture``."""
+
+    model_type = "pruned_hubert"
+
+    def __init__(self, architecture: dict[str, Any] | None = None, **options: Any):
+        super().__init__(**options)
+        self.architecture = architecture
+
+
+class PrunedHubertModel(_Pruned, HubertModel):
+    """HuBERT in other sizes."""
+
+    config_class = PrunedHubertConfig
+
+
+class PrunedWav2Vec2Config(Wav2Vec2Config):
+    """wav2vec 2.0's config with ``architecture``."""
+
+    model_type = "pruned_wav2vec2"
+
+    def __init__(self, architecture: dict[str, Any] | None = None, **options: Any):
+        super().__init__(**options)
+        self.architecture = architecture
+
+
+class PrunedWav2Vec2Model(_Pruned, Wav2Vec2Model):
+    """wav2vec 2.0 in other sizes."""
+
+    config_class = PrunedWav2Vec2Config
+
+
+def with_head(
+    stock: type, base: str, make: type, config: type
+) -> Callable[[type], type]:
+    """A class decorator: transformers' class with a head, over a pruned base model."""
+
+    def decorate(cls: type) -> type:
+        def __init__(self: Any, options: Any, *args: Any, **more: Any) -> None:
+            stock.__init__(self, options, *args, **more)
+            setattr(self, base, make(options))
+
+        cls.__init__, cls.config_class = __init__, config
+        return cls
+
+    return decorate
+
+
+@with_head(HubertForCTC, "hubert", PrunedHubertModel, PrunedHubertConfig)
+class PrunedHubertForCTC(HubertForCTC):
+    """A head for CTC over a pruned HuBERT."""
+
+
+@with_head(
+    HubertForSequenceClassification, "hubert", PrunedHubertModel, PrunedHubertConfig
+)
+class PrunedHubertForSequenceClassification(HubertForSequenceClassification):
+    """A head for classes over a pruned HuBERT."""
+
+
+@with_head(Wav2Vec2ForCTC, "wav2vec2", PrunedWav2Vec2Model, PrunedWav2Vec2Config)
+class PrunedWav2Vec2ForCTC(Wav2Vec2ForCTC):
+    """A head for CTC over a pruned wav2vec 2.0."""
+
+
+@with_head(
+    Wav2Vec2ForSequenceClassification,
+    "wav2vec2",
+    PrunedWav2Vec2Model,
+    PrunedWav2Vec2Config,
+)
+class PrunedWav2Vec2ForSequenceClassification(Wav2Vec2ForSequenceClassification):
+    """A head for classes over a pruned wav2vec 2.0."""
+
+
+CLASSES = {
+    PrunedHubertConfig: {
+        AutoModel: PrunedHubertModel,
+        AutoModelForCTC: PrunedHubertForCTC,
+        AutoModelForAudioClassification: PrunedHubertForSequenceClassification,
+    },
+    PrunedWav2Vec2Config: {
+        AutoModel: PrunedWav2Vec2Model,
+        AutoModelForCTC: PrunedWav2Vec2ForCTC,
+        AutoModelForAudioClassification: PrunedWav2Vec2ForSequenceClassification,
+    },
+}
+
+
+def register() -> None:
+    """Let transformers' ``Auto`` classes know the pruned models."""
+    for config, classes in CLASSES.items():
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        for auto, cls in classes.items():
+            auto.register(config, cls, exist_ok=True)

@@ -1,0 +1,52 @@
+"""What a self-supervised encoder costs: parameters, MACs, and time on this machine."""
+
+import random
+import statistics
+import time
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from espnet_prune.families.ssl.audio import RATE
+
+
+def count(model: nn.Module) -> int:
+    """Parameters of a model."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@torch.no_grad()
+def count_macs(model: nn.Module, seconds: float) -> float:
+    """MACs of one utterance, by torch's own counter."""
+    audio = torch.randn(1, round(RATE * seconds))
+    # The counter knows attention as the products that it is made of.
+    with FlopCounterMode(display=False) as flops, sdpa_kernel(SDPBackend.MATH):
+        model.eval()(audio)
+    return flops.get_total_flops() / 2
+
+
+@torch.no_grad()
+def real_time_factors(
+    models: Mapping[str, nn.Module], seconds: float, rounds: int
+) -> dict[str, float]:
+    """Median seconds of computing per second of audio, all models in turns.
+
+    Args:
+        models: by name, each on the CPU.
+        seconds: length of the utterance, which is encoded alone.
+        rounds: how often each is timed, after one round to warm up.
+    """
+    audio = torch.randn(1, round(RATE * seconds))
+    took: dict[str, list[float]] = {name: [] for name in models}
+    order, shuffle = list(models), random.Random(0).shuffle
+    for number in range(rounds + 1):
+        shuffle(order)
+        for name in order:
+            start = time.perf_counter()
+            models[name](audio)
+            if number:
+                took[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times) / seconds for name, times in took.items()}

@@ -1,0 +1,101 @@
+"""What students of all families share: gates outside the model, and a teacher."""
+
+from typing import Any
+
+from espnet2.torch_utils.device_funcs import force_gatherable
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from espnet_prune.config.options import make_options
+from espnet_prune.config.sections import SparsityOptions
+from espnet_prune.pruning.budget import Budget
+from espnet_prune.pruning.controller import SparsityController
+from espnet_prune.pruning.gates import Gates
+from espnet_prune.pruning.iterative import MagnitudeController
+
+
+class GatedStudent(nn.Module):
+    """A model for ESPnet's trainer whose tensors are replaced by gated ones.
+
+    Attributes:
+        gates, sparsity: None where the student has no gates.
+        teacher: frozen and in evaluation mode for good. It stays outside the module
+            registry: not trained, not flipped to training mode, not saved, not wrapped
+            by DDP, not drawn by the attention plots.
+    """
+
+    gates: Gates | None
+    sparsity: nn.Module | None
+    teacher: nn.Module | None
+
+    def losses(
+        self, *batch: Tensor, **kwargs: Any
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Loss, stats to log and weight of a batch, with the tensors as they are."""
+        raise NotImplementedError
+
+    def control(self, sparsity: dict[str, Any], budget: Budget) -> None:
+        """Give the gates what steers them.
+
+        Args:
+            sparsity: keyword arguments of :class:`SparsityOptions`.
+            budget: what the student may cost.
+        """
+        options = make_options(SparsityOptions, "sparsity", sparsity)
+        if options.by == "magnitude":
+            self.gates.requires_grad_(False)
+            self.sparsity = MagnitudeController(options, budget)
+        else:
+            self.sparsity = SparsityController(options, budget)
+
+    def set_teacher(self, teacher: nn.Module | None) -> None:
+        """Give the student its teacher."""
+        if teacher is not None:
+            teacher.requires_grad_(False).eval()
+        self.__dict__["teacher"] = teacher
+
+    def _apply(self, fn, *args, **kwargs):
+        # .to() and .cuda() must reach the teacher, too.
+        if self.teacher is not None:
+            self.teacher._apply(fn, *args, **kwargs)
+        return super()._apply(fn, *args, **kwargs)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers, by name."""
+        return {**dict(self.named_parameters()), **dict(self.named_buffers())}
+
+    def forward(
+        self, *batch: Tensor, **kwargs: Any
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Losses of a batch under the gates, and their Lagrangian.
+
+        Returns:
+            loss, stats to log, weight (batch size).
+        """
+        replaced, lagrangian = {}, None
+        if self.gates is not None:
+            tensors = self.tensors()
+            lagrangian = self.sparsity(self.gates, tensors)  # it may set the masks
+            replaced = self.gates.layout.gated(tensors, self.gates())
+        loss, stats, weight = functional_call(
+            _Losses(self),
+            {f"student.{name}": tensor for name, tensor in replaced.items()},
+            batch,
+            kwargs,
+        )
+        if lagrangian is not None:
+            loss = loss + lagrangian[0]
+            stats.update(lagrangian[1])
+        stats["loss"] = loss.detach()
+        return force_gatherable((loss, stats, weight), loss.device)
+
+
+class _Losses(nn.Module):
+    """The losses of a student as a module that ``functional_call`` can call."""
+
+    def __init__(self, student: GatedStudent):
+        super().__init__()
+        self.student = student
+
+    def forward(self, *batch: Tensor, **kwargs: Any) -> tuple[Tensor, dict, Tensor]:
+        return self.student.losses(*batch, **kwargs)

@@ -1,0 +1,200 @@
+"""A self-supervised encoder from its owner's directory and back, smaller."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from transformers import AutoModel, HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
+
+from espnet_prune.base.errors import InputError
+from espnet_prune.base.table import read_table
+from espnet_prune.cli import ssl_audio, ssl_export, ssl_measure, ssl_train
+from espnet_prune.families.ssl.model import read
+from tests.families.test_speech_encoders import BASE, TINY
+
+CLEAN = """
+import sys, torch
+from transformers import AutoModel, AutoModelForAudioClassification, AutoModelForCTC
+folder = sys.argv[1]
+model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+print(model(torch.zeros(1, 900)).last_hidden_state.shape[2])
+heads = {"vocab_size": 5}, {"num_labels": 3}
+for auto, head in zip((AutoModelForCTC, AutoModelForAudioClassification), heads):
+    model = auto.from_pretrained(folder, trust_remote_code=True, **head)
+    model(torch.randn(2, 900)).logits.sum().backward()
+assert "espnet_prune" not in sys.modules
+"""
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dense")
+    torch.manual_seed(0)
+    HubertModel(HubertConfig(**TINY, **BASE, layerdrop=0.1)).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory):
+    """Recordings of 8 kHz, stereo, silence, and one that is none."""
+    folder = tmp_path_factory.mktemp("audio")
+    draw = np.random.default_rng(0)
+    for i in range(24):
+        samples = 0.1 * draw.standard_normal((8000 * (1 + i % 3), 1 + i % 2))
+        soundfile.write(folder / f"r{i:02d}.wav", samples, 8000)
+    soundfile.write(folder / "silent.flac", np.zeros(16000), 16000)
+    (folder / "broken.wav").write_bytes(b"RIFF")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def crops(audio, tmp_path_factory):
+    out = tmp_path_factory.mktemp("crops") / "dump"
+    ssl_audio.main(["--audio", str(audio), "--out", str(out), "--seconds", "1"])
+    return out
+
+
+def train(dense, crops, out, recipe, *options):
+    argv = [
+        "--dense",
+        dense,
+        "--output_dir",
+        out,
+        "--recipe",
+        f"conf/ssl/{recipe}.yaml",
+    ]
+    argv += ["--train", crops / "train", "--valid", crops / "valid", *options]
+    ssl_train.main([str(x) for x in argv])
+
+
+@pytest.fixture(scope="module")
+def pruned(dense, crops, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "pruned"
+    train(dense, crops, out, "prune", "--max_epoch", 2, "--kind", "params+macs")
+    return out
+
+
+@pytest.fixture(scope="module")
+def compact(pruned):
+    out = pruned.parent / "compact"
+    ssl_export.main(["--pruned", str(pruned), "--out", str(out)])
+    return out
+
+
+def test_audio_of_any_kind_becomes_crops(audio, crops, caplog):
+    lengths = read_table(crops / "train/utt2num_samples")
+    lengths |= read_table(crops / "valid/utt2num_samples")
+    assert all(8000 <= int(n) <= 24000 for n in lengths.values())
+    assert sum(map(int, lengths.values())) == 16000 * sum(1 + i % 3 for i in range(24))
+    first = next(iter(read_table(crops / "train/wav.scp").values()))
+    info = soundfile.info(first)
+    assert info.samplerate == 16000 and info.channels == 1
+    with caplog.at_level("INFO"):
+        ssl_audio.main(["--audio", str(audio), "--out", str(crops), "--seconds", "1"])
+    assert "made before" in caplog.text
+
+
+def test_compact_model_meets_its_target_and_loads_without_this_package(compact):
+    told = json.loads((compact / "pruning.json").read_text())
+    assert told["params"] < 0.55 * told["dense_params"]
+    assert min(told["removed"].values()) >= 0.5 and told["max_relative_error"] < 1e-12
+    config = json.loads((compact / "config.json").read_text())
+    assert config["layerdrop"] == 0.1 and config["apply_spec_augment"]
+    own = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    command = [sys.executable, "-P", "-c", CLEAN, str(compact)]
+    result = subprocess.run(command, env=own, cwd="/", capture_output=True, text=True)
+    assert result.stdout == "16\n", result.stderr
+
+
+def test_compact_model_loads_without_its_code_where_this_package_is(compact):
+    model = AutoModel.from_pretrained(compact)
+    assert type(model).__module__ == "espnet_prune.families.ssl.pruned_speech"
+    own, again = model.state_dict(), read(compact).state_dict()
+    assert own.keys() == again.keys()
+    assert all(torch.equal(own[name], again[name]) for name in own)
+
+
+def test_distillation_brings_it_nearer_to_the_dense_model(dense, compact, crops):
+    run = compact.with_name("distil")
+    options = "--compact", compact, "--max_epoch", 4, "--optim_conf", "lr=0.005"
+    train(dense, crops, run, "distil", *options)
+    audio = torch.randn(4, 16000, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        wanted = read(dense)(audio).last_hidden_state
+        before, after = (
+            (read(folder)(audio).last_hidden_state - wanted).abs().mean()
+            for folder in (compact, compact.with_name("compact_distilled"))
+        )
+    assert after < before
+
+
+def test_baselines_meet_the_same_target_without_training(dense, crops, tmp_path):
+    train(dense, crops, tmp_path / "magnitude", "prune", "--method", "magnitude")
+    out = tmp_path / "compact"
+    ssl_export.main(["--pruned", str(tmp_path / "magnitude"), "--out", str(out)])
+    told = json.loads((out / "pruning.json").read_text())
+    assert told["method"] == "magnitude" and 0.5 <= told["removed"]["params"] < 0.6
+
+
+def test_report_compares_costs_and_probes(dense, compact, tmp_path, capsys):
+    """Of labels that can be heard: the tone of an utterance."""
+    for part, number in (("train", 24), ("test", 12)):
+        folder = tmp_path / part
+        folder.mkdir()
+        text, scp = [], []
+        for i in range(number):
+            tone = np.sin(np.arange(8000) * (0.1, 0.3, 0.7)[i % 3] + i)
+            soundfile.write(folder / f"u{i}.wav", 0.3 * tone, 16000)
+            text.append(f"u{i} {'abc'[i % 3]}\n")
+            scp.append(f"u{i} {folder}/u{i}.wav\n")
+        (folder / "text").write_text("".join(text))
+        (folder / "wav.scp").write_text("".join(scp))
+    argv = ["--dense", dense, "--compact", compact, "--out", tmp_path / "report"]
+    argv += [
+        "--probe",
+        f"tone={tmp_path / 'train'}:{tmp_path / 'test'}",
+        "--seconds",
+        1,
+    ]
+    ssl_measure.main([str(x) for x in [*argv, "--rounds", 2, "--seeds", 2]])
+    found = json.loads((tmp_path / "report/report.json").read_text())["rows"]
+    assert [row["system"] for row in found] == [
+        "log_mel", "untrained", "dense", "compact"
+    ]  # fmt: skip
+    assert found[0]["probes"]["tone"]["value"] == 100
+    assert (
+        found[3]["params"] < found[2]["params"] and found[3]["macs"] < found[2]["macs"]
+    )
+    assert all(row["score"] is None for row in found)  # dense is not ahead of log mel
+    assert "compact" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"model_type": "bert"}, "type 'bert' cannot be pruned -> give one of hubert"),
+        ({"conv_pos_batch_norm": True}, "BatchNorm behind the positional convolution"),
+    ],
+)
+def test_what_cannot_be_pruned_is_named(dense, tmp_path, change, told):
+    config = json.loads((dense / "config.json").read_text()) | change
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=told):
+        read(tmp_path)
+
+
+def test_wrong_input_is_named(dense, crops, tmp_path):
+    with pytest.raises(InputError, match="is no model of transformers"):
+        read(tmp_path)
+    with pytest.raises(InputError, match="holds 0 recordings"):
+        ssl_audio.main(["--audio", str(tmp_path), "--out", str(tmp_path / "out")])
+    with pytest.raises(InputError, match="cannot be removed"):
+        train(dense, crops, tmp_path / "run", "prune", "--target", 0.999)
+    with pytest.raises(InputError, match="small: is for ESPnet's models so far"):
+        train(dense, crops, tmp_path / "run", "prune", "--method", "small")
