@@ -53,7 +53,7 @@ Decoding and report
   --inference_config ESPnet's decoding config
   --inference_asr_model  of the dense model, in its directory
   --inference_model  of the compact model: finetuned.pth | pruned.pth
-  --precisions       further number formats of the encoder in stages 15-18: bf16 int8
+  --precisions       further number formats of the encoder: int8 (CPUs), bf16 (--gpu_inference)
   --measure_args     further options of stage 17
   --license          of the packed model, as cc-by-4.0 (stage 19)
 Machine

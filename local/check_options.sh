@@ -50,6 +50,7 @@ for name in ${method}; do
     [ "${round_to}" = 1 ] || is_method "${name}" gated ||
         die "--method ${name}: its sizes are even, --round_to ${round_to} is for what is pruned"
 done
+[ -z "$(printf '%s\n' ${precisions} | sort | uniq -d)" ] || die "--precisions ${precisions}: names one twice"
 for name in ${precisions}; do
     [[ ${name} =~ ^(bf16|int8)$ ]] || die "--precisions ${name}: int8 (CPUs) or bf16 (GPUs); fp32 is always there"
 done

@@ -39,6 +39,8 @@ die() { echo "error: $1" >&2; exit 2; }
 [ -n "${audio}" ] || [ "${stage}" -gt 1 ] || die "--audio: name a folder of audio files"
 [[ ${stage} =~ ^[0-9]+$ && ${stop_stage} =~ ^[0-9]+$ ]] || die "--stage ${stage} --stop_stage ${stop_stage}: they take numbers"
 [[ ${target} =~ ^0?\.[0-9]*[1-9][0-9]*$ ]] || die "--target ${target}: give a fraction between 0 and 1, as 0.5"
+[ "${stage}" -le 5 ] && [ "${stop_stage}" -ge "${stage}" ] ||
+    die "--stage ${stage} --stop_stage ${stop_stage}: no stage lies there -> see ./run.sh --family ssl --help"
 for option in prune_config distil_config; do
     [ -f "${!option}" ] || die "--${option} ${!option}: is no file"
 done

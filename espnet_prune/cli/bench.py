@@ -1,14 +1,14 @@
 """Time encoders: ESPnet's dense, ours, and compact ones, in several precisions.
 
     python -m espnet_prune.cli.bench --models d256 --targets 0.5 0.75 \
-        --precisions fp32 bf16 int8 --seconds 10 --threads 1 --json bench.json
+        --precisions fp32 int8 --seconds 10 --threads 1 --json bench.json
 
 prints tables and writes all rows after each. Systems of one table are timed in turns in
 one process, so that their ratios can be compared; times of two runs cannot.
 *Efficiency* is the time that the MACs would take at the machine's fp32 matrix product's
 rate, divided by the time they took. ``--training`` times steps of training instead. On
-CPUs onnxruntime runs ours, too (``--runtimes``); ``--compile`` adds rows of all by
-``torch.compile``, on a GPU with CUDA graphs.
+CPUs onnxruntime runs all but ESPnet's and those called ``_torch``; ``--compile`` adds
+rows of these by ``torch.compile``, on a GPU of all, with CUDA graphs.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def supported(asked: list[str] | None, device: torch.device) -> list[str]:
             check_precision(precision, device)
             found.append(precision)
         except InputError as e:
-            logging.warning(f"left out: {e}")
+            logging.debug(f"left out: {e}")
     return found
 
 

@@ -46,9 +46,11 @@ def main(argv: list[str] | None = None) -> None:
     if args.ngpu or args.decode_ngpu or args.precisions:
         check_hardware(args)
     if args.inference_config is not None:
-        from espnet_prune.cli.decode import check_lm_files  # takes seconds, as below
+        from espnet_prune.cli.decode import check_lm_files, check_search  # seconds
 
-        check_lm_files(read_yaml(args.inference_config), args.inference_config)
+        search = read_yaml(args.inference_config)
+        check_lm_files(search, args.inference_config)
+        check_search(search, args.inference_config)
     if args.asr_args:
         from espnet_prune.training.espnet_options import check_options
 
@@ -84,7 +86,7 @@ def check_hardware(args: argparse.Namespace) -> None:
     from espnet_prune.training.origin import refuse_missing_gpus
 
     refuse_missing_gpus(args.ngpu)
-    refuse_missing_gpus(args.decode_ngpu)
+    refuse_missing_gpus(args.decode_ngpu, "--gpu_inference true")
     device = torch.device("cuda" if args.decode_ngpu else "cpu")
     for precision in args.precisions:
         check_precision(precision, device)

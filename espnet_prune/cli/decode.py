@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import (
     code_version,
@@ -30,6 +31,7 @@ from espnet_prune.running.executor import add_arguments, from_arguments, split
 from espnet_prune.running.parallel import time_left
 from espnet_prune.running.shards import mark_of, run_shards
 from espnet_prune.serving.inference import PRECISIONS
+from espnet_prune.serving.load import load
 from espnet_prune.training.origin import refuse_missing_gpus
 
 # Half a window of ESPnet's widest usual STFT (1024), which reflects it at the edges.
@@ -69,9 +71,8 @@ def main() -> None:
     log_dir = args.out.parent / "log" / args.out.name
     options = read_yaml(args.inference_config)
     check_lm(options, model, args.inference_config)
-    if (greedy := bool(options.get("ctc_greedy"))) and len(options) > 1:
-        others = sorted(options.keys() - {"ctc_greedy"})
-        raise InputError(args.inference_config, f"{others} do not go with ctc_greedy")
+    check_search(options, args.inference_config)
+    greedy = bool(options.get("ctc_greedy"))
     named = [args.config, args.model, args.inference_config, args.data / "wav.scp"]
     named += [args.data / "utt2num_samples", *resources(vars(model)).values()]
     named += [value for value in options.values() if isinstance(value, str)]
@@ -81,6 +82,9 @@ def main() -> None:
     if is_made_of(args.out, stamp):
         logging.info(f"{args.out}: decoded before, of the same files by the same code")
         return
+    if args.precision == "int8":  # its file is written here, not by every part
+        logging.info("writing the encoder in int8, unless it was written before")
+        load(args.config, args.model, args.precision)
     # Whole results are the same for any number of parts; the parts are not.
     with resumable_dir(args.out, f"{args.nj} {stamp}") as folder:
         jobs = []
@@ -122,6 +126,21 @@ def main() -> None:
         (folder / "model.sha256").write_text(fingerprint(args.model) + "\n")
     note_made_of(args.out, stamp)
     logging.info(f"{args.out}/text: {len(keys)} utterances")
+
+
+def check_search(options: dict[str, Any], source: Path) -> None:
+    """Refuse options of a decoding config that ESPnet's search has not."""
+    from espnet2.bin.asr_inference import get_parser as espnet
+
+    if options.get("ctc_greedy"):
+        if others := sorted(options.keys() - {"ctc_greedy"}):
+            raise InputError(
+                source, f"{others} do not go with ctc_greedy", "leave them out"
+            )
+        return
+    known = {action.dest for action in espnet()._actions}
+    if unknown := sorted(options.keys() - known - {"ctc_greedy"}):
+        raise InputError(source, f"no option {unknown[0]!r} of ESPnet's search")
 
 
 def check_lm_files(options: dict[str, Any], source: Path) -> None:

@@ -66,6 +66,8 @@ class Watcher:
             return f"  batch {match[2]}/{self.batches}{left}: {numbers(match[3])}"
         elif match := RESULT.search(line):
             return f"  after epoch {match[1]}: valid {numbers(match[3])}"
+        elif "latency: writing" in line:
+            return line.partition("INFO: ")[2] or line
         elif "already reached at max_epoch" in line:
             return "all its epochs were done before"
         return None

@@ -81,6 +81,10 @@ def prune(
     Raises:
         InputError: what is wrong with the input, and the mend.
     """
+    if not logging.root.handlers:  # or the first message would set up one for all
+        handler = logging.StreamHandler()
+        handler.setLevel(logging.WARNING)
+        logging.root.addHandler(handler)
     teacher, out = Path(experiment, "config.yaml"), Path(out)
     weights = Path(experiment, model)
     goal = ["--kind", kind, "--target", target]

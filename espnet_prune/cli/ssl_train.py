@@ -113,7 +113,7 @@ def pruning(args: argparse.Namespace, recipe: dict[str, Any]) -> dict[str, Any]:
     samples = round(RATE * options.macs_seconds)
     work = clocks(model, samples)
     described = prepare(model, gates)
-    terms = described.terms(work)
+    terms = described.counts(work)
     with refusing(args.recipe):
         constraints = make_constraints(options, described.layout, terms)
         budget = Budget(described.layout, terms, constraints)

@@ -51,8 +51,8 @@ class SparsityOptions:
         kind: what the target counts: ``params``, ``macs`` or ``latency``; several,
             as ``params+macs``: that fraction of each at least.
         target: fraction of it to remove, in (0, 1).
-        denominator: of what: ``encoder``, or ``model`` with its CTC and decoder (MACs
-            and latency: for one hypothesis; latency: with its frontend, too).
+        denominator: of what: ``encoder``, or ``model`` with its CTC and decoder (MACs:
+            for one hypothesis; not for latency).
         groups: targets of their own for some of ``subsampling``, ``attention``,
             ``ffn``, ``convolution``, ``decoder``, each a fraction of the group, which
             may be 0; the others share what ``target`` leaves.

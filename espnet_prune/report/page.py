@@ -84,9 +84,9 @@ def build(found: Collected, note: str) -> list[Part]:
             tables.times_table(found.times),
             Paragraph(
                 "Median over the rounds of one run, and +- the interquartile range of "
-                "whole rounds: how quiet the machine was. The dense model is timed by "
-                "this project's encoder, so that the gain is that of pruning; ESPnet's "
-                "own computes the same more slowly."
+                "whole rounds: how quiet the machine was. The encoders are run by "
+                "onnxruntime, the dense one's, too, so that the gain is that of "
+                "pruning; ESPnet's own, by torch, computes the same more slowly."
             ),
         ]
     parts.append(Heading("What was kept"))

@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import logging
 import platform
+import tempfile
 from pathlib import Path
 
 import torch
@@ -18,8 +19,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_prune.base.errors import InputError
-from espnet_prune.base.files import atomic_path, code_version
+from espnet_prune.base.files import atomic_path, fingerprint
+from espnet_prune.families.espnet import attention, compact, graph
 from espnet_prune.families.espnet.graph import MIN_FRAMES, EncoderGraph
+from espnet_prune.serving import onnx
 from espnet_prune.serving.onnx import Runner, difference, write_int8, write_onnx
 
 PRUNING_RUN = "is a pruning run", "export it first: stage 13"
@@ -145,27 +148,49 @@ class AutocastEncoder(AbsEncoder):
 
 
 def graph_file(encoder: AbsEncoder, features: int, precision: str) -> Path:
-    """The ONNX file of an encoder, written unless it is there.
+    """The ONNX file of an encoder, written unless it is there and still right.
 
-    Files are kept where torch keeps what it downloads (``TORCH_HOME``).
+    Files are kept where torch keeps what it downloads (``TORCH_HOME``), where that can
+    be written.
 
     Args:
         encoder, features, precision: as for :class:`RuntimeEncoder`.
     """
-    known = hashlib.sha256(f"{encoder} {code_version()} {torch.__version__}".encode())
+    known = hashlib.sha256(f"{encoder} {torch.__version__} {_makers()}".encode())
     for name, tensor in encoder.state_dict().items():
         known.update(f"{name} {tuple(tensor.shape)}".encode())
         known.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    folder = Path(torch.hub.get_dir()).parent / "espnet_prune"
-    path = folder / f"{known.hexdigest()[:32]}.{precision}.onnx"
+    path = _cache() / f"{known.hexdigest()[:32]}.{precision}.onnx"
     try:
         check_graph(path, encoder, features, precision)
-    except (OSError, RuntimeError):  # it is not there, or hooks do what no weight tells
-        logging.info(
-            f"writing the encoder in {precision} for onnxruntime, once: {path}"
-        )
+    except Exception:  # not there, damaged, or hooks do what no weight tells
+        logging.info(f"writing the encoder in {precision} for onnxruntime: {path}")
         write_graph(encoder, features, precision, path)
     return path
+
+
+@functools.cache
+def _makers() -> str:
+    """Digest of the code that makes the files."""
+    modules = (graph, attention, compact, onnx)
+    return " ".join(fingerprint(module.__file__) for module in modules)
+
+
+@functools.cache
+def _cache() -> Path:
+    """A folder for the files; one that ends with the process where no other is."""
+    folder = Path(torch.hub.get_dir()).parent / "espnet_prune"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        _cache.own = tempfile.TemporaryDirectory()
+        logging.warning(
+            f"{folder} cannot be written (TORCH_HOME): the encoder is written anew by "
+            "each process"
+        )
+        return Path(_cache.own.name)
 
 
 def write_graph(encoder: AbsEncoder, features: int, precision: str, path: Path) -> None:
@@ -184,8 +209,8 @@ def write_graph(encoder: AbsEncoder, features: int, precision: str, path: Path) 
         else:
             example = torch.randn(2, 100, features)
             names = "features", "frames"
-            graph = EncoderGraph(encoder).eval()
-            write_onnx(graph, example, file, names, ["encoded"], MIN_FRAMES)
+            module = EncoderGraph(encoder).eval()
+            write_onnx(module, example, file, names, ["encoded"], MIN_FRAMES)
         check_graph(file, encoder, features, precision)
 
 

@@ -1,5 +1,6 @@
 """Loading a trained model for inference only, in a chosen precision."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,8 @@ def runs(config: Mapping[str, Any], precision: str, where: object) -> bool:
         kind = None
     if precision != "fp32":
         require(kind, "runtime", where)
+    if kind is not None and not has_runtime():
+        logging.warning("onnxruntime or onnxscript is not installed: torch runs fp32")
     return kind is not None and has_runtime()
 
 

@@ -88,18 +88,22 @@ def averaged_name(criteria: Sequence[Sequence[str]]) -> str:
     return f"{phase}.{key}.ave.pth"
 
 
-def refuse_missing_gpus(asked: int) -> None:
+def refuse_missing_gpus(asked: int, option: str = "") -> None:
     """Refuse ``--ngpu`` where torch sees fewer; ESPnet would end in a traceback.
+
+    Args:
+        asked: how many.
+        option: by which, if not by ``--ngpu``.
 
     Raises:
         InputError: there are fewer.
     """
     if asked > (seen := torch.cuda.device_count()):
         raise InputError(
-            f"--ngpu {asked}",
+            option or f"--ngpu {asked}",
             f"torch {torch.__version__} sees {seen} GPUs here",
-            "give --ngpu 0, or start where they are (and not hidden by "
-            "CUDA_VISIBLE_DEVICES)",
+            f"{'leave it out' if option else 'give --ngpu 0'}, or start where they are "
+            "(and not hidden by CUDA_VISIBLE_DEVICES)",
         )
 
 

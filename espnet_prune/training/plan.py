@@ -21,7 +21,7 @@ from espnet_prune.config.sections import (
 )
 from espnet_prune.families.espnet.checkpoint import load_model
 from espnet_prune.families.espnet.compact import architecture_of
-from espnet_prune.families.espnet.model import Described, Lengths, describe
+from espnet_prune.families.espnet.model import DescribedASR, Lengths, describe
 from espnet_prune.families.espnet.small import small_encoder
 from espnet_prune.measuring.cost import rest_cost
 from espnet_prune.measuring.latency import table_of_run
@@ -92,7 +92,7 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
 
 def make_budget(
     options: SparsityOptions,
-    described: Described,
+    described: DescribedASR,
     lengths: Lengths,
     rest: Mapping[str, float] | None = None,
     prices: Mapping[str, float] | None = None,

@@ -59,7 +59,7 @@ class PruneSpeechModel(GatedStudent, AbsESPnetModel):
             options = make_options(GateOptions, "gates", gates)
             described = prepare(self.model, options, MODEL)
             self.gates = Gates(described.layout, options)
-            terms = described.terms(clocks(self.teacher, budget["samples"]))
+            terms = described.counts(clocks(self.teacher, budget["samples"]))
             limits = tuple(map(Constraint.from_dict, budget["constraints"]))
             self.control(sparsity, Budget(described.layout, terms, limits))
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from espnet_prune.base.errors import InputError
 from espnet_prune.config.options import make_options
 from espnet_prune.config.sections import DistillOptions, GateOptions
-from espnet_prune.families.espnet.model import Described, Lengths, describe
+from espnet_prune.families.espnet.model import DescribedASR, Lengths, describe
 from espnet_prune.families.registry import find_kind
 from espnet_prune.pruning.budget import Budget, Constraint
 from espnet_prune.pruning.gates import Gates
@@ -163,7 +163,7 @@ def budget_data(budget: Budget, lengths: Lengths, prices: Mapping[str, float] | 
     }
 
 
-def read_budget(data: Mapping[str, Any], described: Described) -> Budget:
+def read_budget(data: Mapping[str, Any], described: DescribedASR) -> Budget:
     """The budget that :func:`budget_data` wrote, of a described model."""
     lengths = Lengths(data["frames"], data["features"], data["tokens"])
     constraints = tuple(map(Constraint.from_dict, data["constraints"]))

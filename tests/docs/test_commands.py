@@ -113,7 +113,11 @@ def test_each_command_is_taken(page):
 
 
 def test_options_that_the_text_names_exist():
-    listed = (ROOT / "run.sh").read_text() + (ROOT / "tests/run.sh").read_text()
+    listed = (
+        (ROOT / "run.sh").read_text()
+        + (ROOT / "local/ssl.sh").read_text()
+        + (ROOT / "tests/run.sh").read_text()
+    )
     known = set(re.findall(r"^  (--\w+) ", listed, re.MULTILINE)) | ASR_SH
     for program in sorted((ROOT / "espnet_prune/cli").glob("*.py")):
         module = importlib.import_module(f"espnet_prune.cli.{program.stem}")

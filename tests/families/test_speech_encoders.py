@@ -91,7 +91,7 @@ def test_cost_by_declaration_is_cost_by_counting(case, seed):
     model = copy.deepcopy(stock)
     described = prepare(model, GateOptions())
     layout, samples = described.layout, 900
-    terms = described.terms(clocks(stock, samples))
+    terms = described.counts(clocks(stock, samples))
     for own in (layout.whole(), drawn_values(layout, seed, 0.6, 0.6, even=True)):
         compact = build(stock, architecture_of(layout, own)).eval()
         counter = FlopCounterMode(display=False)

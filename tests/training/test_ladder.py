@@ -115,7 +115,7 @@ def test_refused_start_leaves_a_run_that_resumes(prune, dense, tmp_path, few_poi
     assert before["latency.json"] == shared.read_bytes()
     for target, seconds, options, named in (
         (0.2, 1.0, (), "other options"),
-        (0.999, 1.0, (), "cannot be removed"),
+        (0.999, 1.0, ("--kind", "params"), "cannot be removed"),
         (0.2, 0.5, ("--max_epoch", 9), "^--max_epoch 9: .* begun for 2 epochs"),
     ):
         with pytest.raises(InputError, match=named):

@@ -93,7 +93,7 @@ def check_resources(config: str | Path) -> None:
         values = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
         named = resources(values)
         trained = isinstance(values.get("token_list"), list)
-    except (yaml.YAMLError, AttributeError) as e:
+    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as e:
         raise InputError(config, f"is no ESPnet config: {e}") from e
     if not trained:
         raise InputError(

@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from torch import nn
 
 from espnet_prune.config.sections import GateOptions
+from espnet_prune.families.described import Described
 from espnet_prune.families.espnet import decoder as decoders
 from espnet_prune.families.espnet.layers import (
     decoder_clocks,
     encoder_clocks,
     halved,
 )
-from espnet_prune.families.parts import Description
 from espnet_prune.families.registry import Kind
-from espnet_prune.pruning.cost import REST, Terms, count_terms, price_terms
-from espnet_prune.pruning.layout import Layout
+from espnet_prune.pruning.cost import REST, Terms, price_terms
 
 ENCODER, DECODER = "encoder.", "decoder."
 # Things with a price in seconds of which an encoder always has one, and their groups:
@@ -44,19 +43,8 @@ class Lengths:
         return encoder | decoder_clocks(memory, self.tokens)
 
 
-@dataclass(frozen=True)
-class Described:
-    """A model that has been prepared for gates, with its layout.
-
-    Args:
-        about: what can go of it.
-        layout: of its structures.
-        parameters: names of the parameters that count.
-    """
-
-    about: Description
-    layout: Layout
-    parameters: tuple[str, ...]
+class DescribedASR(Described):
+    """An ASR model that has been prepared for gates."""
 
     @property
     def things(self) -> tuple[str, ...]:
@@ -67,8 +55,7 @@ class Described:
         self, lengths: Lengths, prices: Mapping[str, float] | None = None
     ) -> dict[str, Terms]:
         """What it costs in parameters, in MACs and, with prices, in seconds."""
-        work = self.about.work(lengths.clocks())
-        found = count_terms(self.layout, self.parameters, work)
+        found = self.counts(lengths.clocks())
         if prices is not None:
             first, second = f"{ENCODER}embed.conv.0", f"{ENCODER}embed.conv.2"
             products = {"subsampling.filter": (first, second)}
@@ -78,7 +65,7 @@ class Described:
 
 def describe(
     model: nn.Module, kind: Kind, options: GateOptions, decoder: bool = False
-) -> Described:
+) -> DescribedASR:
     """Describe a model, and prepare it for gates: its function stays the same.
 
     Args:
@@ -102,4 +89,4 @@ def describe(
     if decoder:  # embeddings, output layer and last norm are beyond what is pruned
         inside = f"{DECODER}decoders."
         parameters = [n for n in parameters if n.startswith((ENCODER, inside))]
-    return Described(about, about.layout(model), tuple(parameters))
+    return DescribedASR(about, about.layout(model), tuple(parameters))

@@ -3,7 +3,6 @@
 import copy
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ from transformers.utils import logging as of_transformers
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.config.sections import GateOptions
-from espnet_prune.families.parts import Description, under
+from espnet_prune.families.described import Described
+from espnet_prune.families.parts import under
 from espnet_prune.families.ssl.describe import describe
 from espnet_prune.families.ssl.pruned_speech import (
     PrunedHubertModel,
@@ -22,7 +22,6 @@ from espnet_prune.families.ssl.pruned_speech import (
     plain_positions,
     register,
 )
-from espnet_prune.pruning.cost import Terms, count_terms
 from espnet_prune.pruning.layout import Layout
 from espnet_prune.pruning.slicing import kept_sizes
 
@@ -100,25 +99,6 @@ def settle(model: PreTrainedModel) -> None:
     model.config.layerdrop, model.config.apply_spec_augment = 0.0, False
     if hasattr(model, "masked_spec_embed"):
         model.masked_spec_embed.requires_grad_(False)
-
-
-@dataclass(frozen=True)
-class Described:
-    """A model that has been prepared for gates, with its layout.
-
-    Args:
-        about: what can go of it.
-        layout: of its structures.
-        parameters: names of the parameters that count.
-    """
-
-    about: Description
-    layout: Layout
-    parameters: tuple[str, ...]
-
-    def terms(self, work: Mapping[str, float]) -> dict[str, Terms]:
-        """What it costs in parameters and MACs, for :func:`describe.clocks`."""
-        return count_terms(self.layout, self.parameters, self.about.work(work))
 
 
 def prepare(

@@ -1,0 +1,31 @@
+"""A model that is ready for gates, whatever its family."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from espnet_prune.families.parts import Description
+from espnet_prune.pruning.cost import Terms, count_terms
+from espnet_prune.pruning.layout import Layout
+
+
+@dataclass(frozen=True)
+class Described:
+    """A model that has been prepared for gates, with its layout.
+
+    Args:
+        about: what can go of it.
+        layout: of its structures.
+        parameters: names of the parameters that count.
+    """
+
+    about: Description
+    layout: Layout
+    parameters: tuple[str, ...]
+
+    def counts(self, clocks: Mapping[str, float]) -> dict[str, Terms]:
+        """What it costs in parameters and in MACs.
+
+        Args:
+            clocks: how often tensors are applied, by clock.
+        """
+        return count_terms(self.layout, self.parameters, self.about.work(clocks))
