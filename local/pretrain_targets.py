@@ -13,7 +13,8 @@ MELS = 80  # log-mel values per frame of the model: two of 10 ms, of 40 bands ea
 _BANDS = MELS // 2
 _CEPSTRA = 13
 _KMEANS_FRAMES = 200_000
-_ROUNDS = 30
+_START_FRAMES = 10_000
+_ROUNDS = 20
 _PIECE = 10 * FS  # samples that the model hears at once when its layer is clustered
 
 
@@ -95,7 +96,10 @@ def cluster(features: list[np.ndarray], clusters: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     frames = np.concatenate(features)
     sample = frames[rng.permutation(len(frames))[:_KMEANS_FRAMES]]
-    centres, _ = kmeans2(sample, clusters, iter=_ROUNDS, minit="++", rng=rng)
+    # The time of "++" grows with the square of the clusters: it sees few frames.
+    few = sample[:_START_FRAMES]
+    centres, _ = kmeans2(few, clusters, iter=_ROUNDS, minit="++", rng=rng)
+    centres, _ = kmeans2(sample, centres, iter=_ROUNDS, minit="matrix")
     _, distances = vq(sample, centres)
     explained = 1 - (distances**2).sum() / ((sample - sample.mean(0)) ** 2).sum()
     logging.info(
