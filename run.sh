@@ -10,7 +10,7 @@ help_message="Usage: ./run.sh [--option value ...]
 Stages (1-11 as in ESPnet): 1 data, 2 speed perturbation, 3 format audio, 4 filter,
 5 tokens, 10 statistics, 11 train dense, 12 prune, 13 export, 14 fine-tune, 15 decode,
 16 score, 17 measure, 18 report; 19, only if asked for: pack.
-  --family           ssl: HuBERT, wav2vec 2.0 of Hugging Face; options of its own (--help)
+  --family           ssl: HuBERT, WavLM, wav2vec 2.0 of Hugging Face; options of its own (--help)
   --stage            first stage to run
   --stop_stage       last stage to run
   --skip_stages      stages to leave out, as \"2 5\"

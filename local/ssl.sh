@@ -11,7 +11,7 @@ Stages: 1 audio, 2 prune, 3 export, 4 distil, 5 measure.
   --family           ssl: encoders of Hugging Face, as here; without it those of ESPnet
   --stage            first stage to run
   --stop_stage       last stage to run
-  --model            HuBERT or wav2vec 2.0: a directory of Hugging Face, or a name there
+  --model            HuBERT, WavLM or wav2vec 2.0: a directory of Hugging Face, or a name there
   --audio            folder of audio files, or a Kaldi wav.scp; no transcripts
   --crop_seconds     length of the crops that the audio is cut into
   --tag              name of this run's directories; default: that of the model

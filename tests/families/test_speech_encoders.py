@@ -1,4 +1,4 @@
-"""HuBERT and wav2vec 2.0 of transformers: under gates, and cut."""
+"""HuBERT, wav2vec 2.0 and WavLM of transformers: under gates, and cut."""
 
 import copy
 
@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Model
+from transformers import (
+    HubertConfig,
+    HubertModel,
+    Wav2Vec2Config,
+    Wav2Vec2Model,
+    WavLMConfig,
+    WavLMModel,
+)
 
 from espnet_prune.config.sections import GateOptions
 from espnet_prune.families.ssl.describe import clocks
@@ -34,6 +41,8 @@ CASES = {
     "hubert_large": lambda: HubertModel(HubertConfig(**TINY, **LARGE)),
     "wav2vec2_base": lambda: Wav2Vec2Model(Wav2Vec2Config(**TINY, **BASE)),
     "wav2vec2_large": lambda: Wav2Vec2Model(Wav2Vec2Config(**TINY, **LARGE)),
+    "wavlm_base": lambda: WavLMModel(WavLMConfig(**TINY, **BASE)),
+    "wavlm_large": lambda: WavLMModel(WavLMConfig(**TINY, **LARGE)),
     "no_norm": lambda: HubertModel(
         HubertConfig(**TINY, **BASE, feat_proj_layer_norm=False)
     ),

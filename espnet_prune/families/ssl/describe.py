@@ -1,4 +1,4 @@
-"""HuBERT and wav2vec 2.0 of transformers, described.
+"""HuBERT, wav2vec 2.0 and WavLM of transformers, described.
 
 Channels of the convolutions, groups of the positional convolution, heads and the
 dimensions inside them, FFN units, and whole submodules can go. The last convolution is
@@ -6,6 +6,7 @@ read through a norm over its channels, and in some models all are.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import nn
 
@@ -33,6 +34,8 @@ def clocks(model: nn.Module, samples: int) -> dict[str, float]:
         found[f"convolution.{number}"] = length
     # An even kernel makes a frame too many, which is cut off.
     found["positions"] = length + (config.num_conv_pos_embeddings + 1) % 2
+    # The gate of a head's position bias: eight numbers of its share of the input.
+    found["gate"] = 8 * config.hidden_size // config.num_attention_heads * length
     return found | {"time": length, "qk": length * length, "v": length * length}
 
 
@@ -42,8 +45,8 @@ def describe(
     """What can go of a model.
 
     Args:
-        model: ``HubertModel`` or ``Wav2Vec2Model``, its positional convolution with a
-            plain weight.
+        model: ``HubertModel``, ``Wav2Vec2Model`` or ``WavLMModel``, its positional
+            convolution with a plain weight.
         options: what has gates, and how they are made.
         gated: whether the model has gates; a compact one has none.
         prefix: of its tensors' names.
@@ -61,6 +64,8 @@ def describe(
             holder, into, f"{at}.attention", f"{at}.layer_norm", keys,
             clocks=("time", "time", "qk", "v"), names=PROJECTIONS, own_norm=first,
         )  # fmt: skip
+        if hasattr(model.encoder.layers[i].attention, "gru_rel_pos_const"):
+            position_bias(into, f"{at}.attention")
         parts.feed_forward(
             holder, into, f"{at}.feed_forward", f"{at}.final_layer_norm",
             ("blocks", i, "ffn"),
@@ -115,6 +120,28 @@ def convolutions(model: nn.Module, into: Description, prefix: str) -> None:
         )
         into.times[f"{at}.conv.weight"] = f"convolution.{number}"
     into.times[f"{prefix}feature_projection.projection.weight"] = "time"
+
+
+def position_bias(into: Description, at: str) -> None:
+    """Describe what WavLM's attention has beside: the gates of its position bias.
+
+    A head's constant goes with it. The table of the bias, in the first block, serves
+    all blocks, and stays.
+
+    Args:
+        into: what is added to; the attention is in it already.
+        at: name of the attention.
+    """
+    const, linear = f"{at}.gru_rel_pos_const", f"{at}.gru_rel_pos_linear"
+    owned = (*(f"{at}.{name}" for name in PROJECTIONS), const, linear)
+    for number, structure in enumerate(into.structures):
+        if structure.name == at:
+            owns = (*owned, *(name for name in structure.owns if name != at))
+            into.structures[number] = replace(structure, owns=owns)
+        elif structure.name == f"{at}.head":
+            cut = (*structure.cut, Slot(const, 1))
+            into.structures[number] = replace(structure, cut=cut)
+    into.extra[f"{at}.head"] = "gate"
 
 
 def gated_norm(norm: nn.Module) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import HubertModel, PreTrainedModel, Wav2Vec2Model
+from transformers import HubertModel, PreTrainedModel, Wav2Vec2Model, WavLMModel
 from transformers.utils import logging as of_transformers
 
 from espnet_prune.base.errors import InputError
@@ -19,6 +19,7 @@ from espnet_prune.families.ssl.describe import describe
 from espnet_prune.families.ssl.pruned_speech import (
     PrunedHubertModel,
     PrunedWav2Vec2Model,
+    PrunedWavLMModel,
     plain_positions,
     register,
 )
@@ -29,6 +30,7 @@ from espnet_prune.pruning.slicing import kept_sizes
 KINDS: dict[str, tuple[type[PreTrainedModel], type[PreTrainedModel]]] = {
     "hubert": (HubertModel, PrunedHubertModel),
     "wav2vec2": (Wav2Vec2Model, PrunedWav2Vec2Model),
+    "wavlm": (WavLMModel, PrunedWavLMModel),
 }
 PRUNED = "pruned_"  # before the ``model_type`` of a compact one
 PRETRAINING = "masked_spec_embed"  # a parameter that nothing else uses
@@ -125,6 +127,7 @@ def architecture_of(layout: Layout, own: Tensor) -> dict[str, Any]:
         layout: of the gated model.
         own: (unit,) final values, settled.
     """
+    reached = layout.effective(own)
     found: dict[str, Any] = {"convolution": [], "positions": [], "blocks": []}
     for (section, position, *size), number in kept_sizes(layout, own).items():
         if section == "convolution":
@@ -133,6 +136,11 @@ def architecture_of(layout: Layout, own: Tensor) -> dict[str, Any]:
         if position == len(found[section]):
             found[section].append({})
         found[section][position][size[0]] = number
+    for structure in layout.structures:
+        if any(slot.tensor.endswith("gru_rel_pos_const") for slot in structure.cut):
+            position = int(structure.name.split("layers.")[1].split(".")[0])
+            index = reached[layout.span(structure.name)].nonzero().flatten().tolist()
+            found["blocks"][position]["head_index"] = index
     (at,) = (s.name for s in layout.structures if s.group == "positions")
     found["positions"] = own[layout.span(at)].nonzero().flatten().tolist()
     return found

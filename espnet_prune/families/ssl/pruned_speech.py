@@ -1,4 +1,4 @@
-"""Pruned HuBERT and wav2vec 2.0: the stock models of transformers, cut to sizes.
+"""Pruned HuBERT, wav2vec 2.0 and WavLM: models of transformers, cut to sizes.
 
 This file travels with each compact model (``trust_remote_code=True``): it needs torch
 and transformers alone. The sizes stand in the config as ``architecture``:
@@ -6,7 +6,7 @@ and transformers alone. The sizes stand in the config as ``architecture``:
     convolution: channels of each convolution
     positions: groups of the positional convolution that are left, by index
     blocks: for each block heads, qk_dim, v_dim (of each head) and units of the FFN; 0
-        heads or units: the submodule is gone
+        heads or units: the submodule is gone; of WavLM head_index, too: which heads
 """
 
 import copy
@@ -29,7 +29,12 @@ from transformers import (
     Wav2Vec2ForCTC,
     Wav2Vec2ForSequenceClassification,
     Wav2Vec2Model,
+    WavLMConfig,
+    WavLMForCTC,
+    WavLMForSequenceClassification,
+    WavLMModel,
 )
+from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
 
 class SizedAttention(nn.Module):
@@ -64,6 +69,61 @@ class SizedAttention(nn.Module):
             scale=self.scaling,
         )  # fmt: skip
         return self.out_proj(out.transpose(1, 2).flatten(2)), None
+
+
+class BiasedAttention(SizedAttention):
+    """WavLM's attention in other sizes, with its gated relative position bias.
+
+    The first block computes the bias of all heads of the dense model, for all blocks;
+    the gate of a head reads that head's share of the block's input, whatever has become
+    of its query. It may have no heads, and pass the bias on alone.
+
+    Args:
+        of: WavLM's attention.
+        index: which of its heads are left, rising.
+        qk_dim, v_dim: as for :class:`SizedAttention`.
+    """
+
+    def __init__(self, of: nn.Module, index: list[int], qk_dim: int, v_dim: int):
+        if index:
+            super().__init__(of, len(index), qk_dim, v_dim)
+            self.gru_rel_pos_const = nn.Parameter(torch.ones(1, len(index), 1, 1))
+            self.gru_rel_pos_linear = of.gru_rel_pos_linear
+        else:
+            nn.Module.__init__(self)
+        self.index, self.dense_heads = index, of.num_heads
+        self.num_buckets, self.max_distance = of.num_buckets, of.max_distance
+        if hasattr(of, "rel_attn_embed"):
+            self.rel_attn_embed = of.rel_attn_embed
+
+    compute_bias = WavLMAttention.compute_bias
+    _relative_positions_bucket = WavLMAttention._relative_positions_bucket
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_bias: Tensor | None = None,
+        **_: Any,
+    ) -> tuple[Tensor, None, Tensor]:
+        """(batch, time, channel) -> the same, no weights, and the bias (head, time,
+        time) of all heads of the dense model."""
+        batch, time, _ = hidden_states.shape
+        if position_bias is None:
+            position_bias = self.compute_bias(time, time)
+        if not self.index:
+            return hidden_states.new_zeros(()), None, position_bias
+        index = torch.tensor(self.index, device=hidden_states.device)
+        shares = hidden_states.unflatten(-1, (self.dense_heads, -1))[:, :, index]
+        gates = self.gru_rel_pos_linear(shares.transpose(1, 2))
+        gates = torch.sigmoid(gates.unflatten(-1, (2, 4)).sum(-1))
+        first, second = gates.chunk(2, dim=-1)
+        gate = first * (second * self.gru_rel_pos_const - 1.0) + 2.0
+        mask = gate * position_bias[index]
+        if attention_mask is not None:  # (batch, time), True where real
+            hidden = attention_mask.ne(1)[:, None, None]
+            mask = mask.masked_fill(hidden, -torch.inf)
+        return *super().forward(hidden_states, mask), position_bias
 
 
 class Absent(nn.Module):
@@ -135,7 +195,13 @@ def resize(model: nn.Module, architecture: dict[str, Any]) -> None:
     norm_first = model.config.do_stable_layer_norm
     for layer, sizes in zip(encoder.layers, architecture["blocks"], strict=True):
         attention, ffn = layer.attention, layer.feed_forward
-        if not sizes["heads"]:
+        if "head_index" in sizes:
+            layer.attention = BiasedAttention(
+                attention, sizes["head_index"], sizes["qk_dim"], sizes["v_dim"]
+            )
+            if norm_first and not sizes["heads"]:
+                layer.layer_norm = nn.Identity()
+        elif not sizes["heads"]:
             layer.attention = Absent(attention=True)
             layer.layer_norm = nn.Identity() if norm_first else layer.layer_norm
         else:
@@ -195,6 +261,22 @@ class PrunedWav2Vec2Model(_Pruned, Wav2Vec2Model):
     config_class = PrunedWav2Vec2Config
 
 
+class PrunedWavLMConfig(WavLMConfig):
+    """WavLM's config with ``architecture``."""
+
+    model_type = "pruned_wavlm"
+
+    def __init__(self, architecture: dict[str, Any] | None = None, **options: Any):
+        super().__init__(**options)
+        self.architecture = architecture
+
+
+class PrunedWavLMModel(_Pruned, WavLMModel):
+    """WavLM in other sizes."""
+
+    config_class = PrunedWavLMConfig
+
+
 def with_head(
     stock: type, base: str, make: type, config: type
 ) -> Callable[[type], type]:
@@ -238,6 +320,16 @@ class PrunedWav2Vec2ForSequenceClassification(Wav2Vec2ForSequenceClassification)
     """A head for classes over a pruned wav2vec 2.0."""
 
 
+@with_head(WavLMForCTC, "wavlm", PrunedWavLMModel, PrunedWavLMConfig)
+class PrunedWavLMForCTC(WavLMForCTC):
+    """A head for CTC over a pruned WavLM."""
+
+
+@with_head(WavLMForSequenceClassification, "wavlm", PrunedWavLMModel, PrunedWavLMConfig)
+class PrunedWavLMForSequenceClassification(WavLMForSequenceClassification):
+    """A head for classes over a pruned WavLM."""
+
+
 CLASSES = {
     PrunedHubertConfig: {
         AutoModel: PrunedHubertModel,
@@ -248,6 +340,11 @@ CLASSES = {
         AutoModel: PrunedWav2Vec2Model,
         AutoModelForCTC: PrunedWav2Vec2ForCTC,
         AutoModelForAudioClassification: PrunedWav2Vec2ForSequenceClassification,
+    },
+    PrunedWavLMConfig: {
+        AutoModel: PrunedWavLMModel,
+        AutoModelForCTC: PrunedWavLMForCTC,
+        AutoModelForAudioClassification: PrunedWavLMForSequenceClassification,
     },
 }
 
