@@ -35,6 +35,7 @@ def run(recipe):
         (("--corpus", "kaldi"), "--corpus kaldi needs --data_args"),
         (("--nj", "0"), "--nj 0: give a number"),
         (("--precisions", "bf16 fp16"), "--precisions fp16: int8 (CPUs) or bf16"),
+        (("--precisions", "int8 int8"), "--precisions int8 int8: names one twice"),
         (
             ("--inference_model", "nope.pth"),
             "--inference_model nope.pth: finetuned.pth",

@@ -16,6 +16,7 @@ from espnet_prune.base.quiet import hand_logging_to_espnet  # before anything of
 # isort: split
 
 import torch
+import yaml
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import atomic_path, read_yaml, write_yaml
@@ -64,7 +65,9 @@ def main(argv: list[str] | None = None) -> None:
     conf = distillation(args, recipe) if args.compact else pruning(args, recipe)
     training = {k: v for k, v in recipe.items() if k not in SECTIONS}
     # The optimizer clips each group of parameters apart.
-    write_yaml(config, training | {"model_conf": conf, "grad_clip": math.inf})
+    training |= {"model_conf": conf, "grad_clip": math.inf}
+    refuse_another_run(args.output_dir, config, training)
+    write_yaml(config, training)
     command = ["--config", str(config), "--output_dir", str(args.output_dir)]
     command += ["--resume", "true"]
     for name in ("train", "valid"):
@@ -82,6 +85,26 @@ def main(argv: list[str] | None = None) -> None:
     PruneSpeechTask.main(cmd=command)
     if args.compact is not None:
         finish(args.output_dir / averaged_name(options.best_model_criterion), args)
+
+
+def refuse_another_run(run: Path, config: Path, training: dict[str, Any]) -> None:
+    """Refuse to go on with a training of other options.
+
+    Raises:
+        InputError: the directory holds one.
+    """
+    held = any((run / name).exists() for name in ("checkpoint.pth", "latest.pth"))
+    # As it is read back: tuples are lists there.
+    if (
+        held
+        and config.is_file()
+        and read_yaml(config) != yaml.safe_load(yaml.safe_dump(training))
+    ):
+        raise InputError(
+            run,
+            "holds a training of other options",
+            "move it away, or give another --tag",
+        )
 
 
 def pruning(args: argparse.Namespace, recipe: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.func import functional_call
 from transformers import AutoConfig, PreTrainedModel
@@ -26,6 +27,7 @@ from espnet_prune.training.resume import check_finished
 from espnet_prune.training.ssl_student import MODEL, PruneSpeechModel
 
 MAX_RELATIVE_ERROR = 1e-4
+WEIGHTS = "model.safetensors"
 
 
 def export_ssl(pruned: Path, out: Path, multiple: int = 1) -> dict[str, Any]:
@@ -57,6 +59,9 @@ def export_ssl(pruned: Path, out: Path, multiple: int = 1) -> dict[str, Any]:
     student.gates.mask = projection.values
     kept = architecture_of(budget.layout, projection.values)
     state = model_state(sliced(budget.layout, student.state_dict(), projection.values))
+    if holds(out, state):
+        logging.info(f"{out} holds this very model: kept")
+        return json.loads((out / "pruning.json").read_text(encoding="utf-8"))
     compact = build(student.teacher, kept)
     compact.load_state_dict(state, strict=True)
     removed = {
@@ -83,6 +88,16 @@ def export_ssl(pruned: Path, out: Path, multiple: int = 1) -> dict[str, Any]:
         if out.exists():
             logging.warning(f"{out} held another model: moved to {retire(out)}")
     return summary
+
+
+def holds(out: Path, state: dict[str, Tensor]) -> bool:
+    """Whether a directory is a finished export of these very weights."""
+    if not all((out / name).is_file() for name in ("pruning.json", WEIGHTS)):
+        return False
+    old = load_file(out / WEIGHTS)
+    return old.keys() == state.keys() and all(
+        torch.equal(old[name], tensor) for name, tensor in state.items()
+    )
 
 
 def model_state(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -129,3 +129,22 @@ def test_what_this_kind_of_encoder_cannot_do_is_named(
 )
 def test_what_fits_together_passes(check, lines, options):
     check(lines, *options)
+
+
+@pytest.mark.parametrize(
+    ("search", "told"),
+    [
+        (
+            "ctc_greedy: true\nbatch_seconds: 60\n",
+            r"\['batch_seconds'\] do not go with",
+        ),
+        ("beam_size: 5\nbatch_seconds: 60\n", "no option 'batch_seconds' of ESPnet's"),
+    ],
+)
+def test_a_decoding_config_that_espnet_would_refuse_is_refused(
+    check, tmp_path, search, told
+):
+    config = tmp_path / "decode.yaml"
+    config.write_text(search)
+    with pytest.raises(InputError, match=told):
+        check("", "--inference_config", config)

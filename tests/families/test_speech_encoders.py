@@ -92,6 +92,25 @@ def test_gated_with_final_values_is_compact(case, seed, gone, train):
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
+def test_the_first_block_without_attention_still_gives_wavlm_its_position_bias():
+    stock = dense("wavlm_base")
+    model = copy.deepcopy(stock)
+    layout = prepare(model, GateOptions()).layout
+    own = layout.whole()
+    own[layout.span("encoder.layers.0.attention")] = 0
+    own = layout.settled(own)
+    compact = build(stock, architecture_of(layout, own)).double().eval()
+    compact.load_state_dict(sliced(layout, model.state_dict(), own), strict=True)
+    audio = torch.randn(2, 900, dtype=torch.double)
+    gated = states(model, audio, layout.gated(tensors(model), own))
+    for expected, actual in zip(gated, states(compact, audio), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+    with torch.no_grad():  # it is heard
+        compact.encoder.layers[0].attention.rel_attn_embed.weight.zero_()
+    off = (states(compact, audio)[-1] - gated[-1]).abs().max()
+    assert off > 1e-3
+
+
 @pytest.mark.parametrize("case", CASES)
 @given(seed=st.integers(0, 99))
 @settings(max_examples=6)

@@ -112,6 +112,16 @@ def test_compact_model_meets_its_target_and_loads_without_this_package(compact):
     assert result.stdout == "16\n", result.stderr
 
 
+def test_the_same_export_is_kept_and_another_run_refused(
+    dense, crops, pruned, compact, caplog
+):
+    with caplog.at_level("INFO"):
+        ssl_export.main(["--pruned", str(pruned), "--out", str(compact)])
+    assert "holds this very model: kept" in caplog.text
+    with pytest.raises(InputError, match="holds a training of other options"):
+        train(dense, crops, pruned, "prune", "--kind", "macs")
+
+
 def test_compact_model_loads_without_its_code_where_this_package_is(compact):
     model = AutoModel.from_pretrained(compact)
     assert type(model).__module__ == "espnet_prune.families.ssl.pruned_speech"

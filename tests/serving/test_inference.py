@@ -102,6 +102,7 @@ def test_what_is_put_into_an_encoder_is_not_forgotten(make_stock, batch, change)
 
 def test_a_file_is_written_once_for_the_same_weights(make_stock, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    inference._cache.cache_clear()
     encoder, written = make_stock().eval(), []
     write = inference.write_onnx
     monkeypatch.setattr(inference, "write_onnx", lambda *a: written.append(write(*a)))
@@ -109,6 +110,26 @@ def test_a_file_is_written_once_for_the_same_weights(make_stock, monkeypatch, tm
     assert graph_file(encoder, 20, "fp32") == first and len(written) == 1
     next(encoder.parameters()).data.add_(1)
     assert graph_file(encoder, 20, "fp32") != first and len(written) == 2
+    inference._cache.cache_clear()
+
+
+def test_a_damaged_file_is_written_anew(make_stock):
+    encoder = make_stock().eval()
+    file = graph_file(encoder, 20, "fp32")
+    for damaged in (b"", file.read_bytes()[:1000]):
+        file.write_bytes(damaged)
+        assert graph_file(encoder, 20, "fp32") == file
+        check_graph(file, encoder, 20, "fp32")
+
+
+def test_where_nothing_can_be_kept_the_process_keeps_its_own(
+    make_stock, batch, monkeypatch, caplog
+):
+    monkeypatch.setenv("TORCH_HOME", "/proc/none")
+    inference._cache.cache_clear()
+    check(make_stock(), "fp32", *batch((61,)))
+    assert "cannot be written (TORCH_HOME)" in caplog.text
+    inference._cache.cache_clear()
 
 
 def test_a_file_that_computes_something_else_is_refused(make_stock):
