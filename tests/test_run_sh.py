@@ -71,7 +71,7 @@ def run(recipe):
         (("--ngpu", "99"), "--ngpu 99: torch"),
         (
             ("--ngpu", "99", "--gpu_inference", "true", "--stage", "17"),
-            "--ngpu 1: torch",
+            "--gpu_inference true: torch",
         ),
         (("--num_nodes", "two"), "--num_nodes two: give a number"),
         (("--num_nodes", "2"), "--num_nodes 2: what starts it there?"),
