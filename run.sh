@@ -325,8 +325,8 @@ for name in ${method}; do
             need 13 "${compact}/config.yaml" "${compact}/pruned.pth"
             need 11 "${teacher_config}" "${teacher_model}"
             # shellcheck disable=SC2086
-            train "${compact}/finetune" espnet_prune.cli.prune_train --method "${name}" \
-                --recipe "${finetune_config}" --compact "${compact}" "${student[@]}" ${finetune_args}
+            train "${compact}/finetune" espnet_prune.cli.prune_train --compact "${compact}" \
+                --recipe "${finetune_config}" "${student[@]}" ${finetune_args}
         fi
         ! is_method "${name}" laddered || previous=(--previous "${pruned}")
     done

@@ -38,7 +38,18 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = get_parser().parse_args(argv)
+    check(get_parser().parse_args(argv))
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what would be refused after hours.
+
+    Args:
+        args: of :func:`get_parser`, from a command line or from Python.
+
+    Raises:
+        InputError: names the option, and the mend.
+    """
     for method in args.methods:
         if method not in METHODS:
             names = ", ".join(METHODS)

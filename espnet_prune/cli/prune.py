@@ -89,13 +89,13 @@ def prune(
     weights = Path(experiment, model)
     goal = ["--kind", kind, "--target", target]
     # Hours lie between this and the trainings that would notice.
-    call(
-        check_early,
-        *("--ngpu", ngpu, "--config", teacher, "--prune_config", prune_recipe),
-        f"--prune_args={' '.join(map(str, (*goal, *prune_options)))}",
-        *("--finetune_config", finetune_recipe),
-        f"--finetune_args={' '.join(map(str, finetune_options))}",
-    )
+    early = check_early.get_parser().parse_args(["--ngpu", str(ngpu)])
+    early.config, early.prune_config = teacher, Path(prune_recipe)
+    early.prune_args = list(map(str, (*goal, *prune_options)))
+    early.finetune_config = Path(finetune_recipe)
+    early.finetune_args = list(map(str, finetune_options))
+    early.methods = method_in(early.prune_args)
+    check_early.check(early)
     load_model(teacher, weights)
     rate = sampling_rate(
         argparse.Namespace(**{"frontend_conf": {}} | read_yaml(teacher))
@@ -123,6 +123,13 @@ def prune(
     start = ["--recipe", finetune_recipe, "--compact", compact]
     student(compact / "finetune", *start, *data, *finetune_options)
     return load(compact / "config.yaml", compact / "finetuned.pth", **decoding)
+
+
+def method_in(options: Sequence[str]) -> list[str]:
+    """The method that options of the pruning name; l0 if they name none."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--method", default="l0")
+    return [parser.parse_known_args(options)[0].method]
 
 
 def hold_out(source: Path, folder: Path) -> dict[str, Path]:

@@ -31,7 +31,7 @@ from espnet_prune.training.origin import (
     refuse_wrong_rate,
 )
 from espnet_prune.training.plan import CONFIG, FINETUNED, student_config
-from espnet_prune.training.recipe import add_options, refusing
+from espnet_prune.training.recipe import add_options, refusing, settle_method
 from espnet_prune.training.student import OWN_OPTIONS
 from espnet_prune.training.task import PruneASRTask
 
@@ -58,6 +58,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> None:
     args, training_options = get_parser().parse_known_args(arguments)
+    settle_method(args)
     # What is refused below must leave the directory as it was.
     config = args.output_dir / "student.yaml"
     candidate = args.output_dir / "student.new.yaml"

@@ -39,6 +39,7 @@ from espnet_prune.training.recipe import (
     check_model,
     read_recipe,
     refusing,
+    settle_method,
     settle_options,
     source_of,
 )
@@ -57,6 +58,7 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         InputError: model, recipe, method and target do not go together.
     """
+    settle_method(args)
     recipe = read_recipe(args)
     if args.compact is not None:
         return _finetuning(args, recipe)

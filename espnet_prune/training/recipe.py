@@ -5,6 +5,7 @@ those of ``espnet_prune.cli.prune_train``.
 """
 
 import argparse
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +36,9 @@ GIVEN = (*SECTIONS, "optim_conf")
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Those of a command line that say what to make of a recipe."""
-    parser.add_argument("--method", choices=METHODS, default="l0", help="or a baseline")
+    parser.add_argument(
+        "--method", choices=METHODS, help="l0, or a baseline; --compact: as it was made"
+    )
     parser.add_argument("--recipe", type=Path, required=True, help="conf/prune*.yaml")
     parser.add_argument("--compact", type=Path, help="directory to fine-tune; stage 14")
     parser.add_argument("--previous", type=Path, help="pruning run whose gates go on")
@@ -47,6 +50,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             f"--{section}", action=NestedDictAction, default={}, metavar="KEY=VALUE",
             help="overrides options of the recipe, as often as needed",
         )  # fmt: skip
+
+
+def settle_method(args: argparse.Namespace) -> None:
+    """Complete a command line by its method; what is fine-tuned was made by one."""
+    made_by = "l0"
+    if args.compact is not None and (args.compact / "pruning.json").is_file():
+        told = (args.compact / "pruning.json").read_text(encoding="utf-8")
+        made_by = json.loads(told)["method"]
+    args.method = args.method or made_by
 
 
 def read_recipe(args: argparse.Namespace) -> dict[str, Any]:

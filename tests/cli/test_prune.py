@@ -67,6 +67,8 @@ def test_what_is_wrong_with_the_data_is_said_once(dense, kaldi, tmp_path):
         ({"finetune_options": ("--distill", "layer=3")}, "no option 'layer'"),
         ({"finetune_options": ("--seed", "one")}, "--finetune_args: argument --seed"),
         ({"finetune_recipe": "nowhere.yaml"}, "nowhere.yaml: does not exist"),
+        ({"prune_options": ("--method", "slim")}, "--method slim: is unknown"),
+        ({"prune_options": ("--init_param", "a b", "--nope", "1")}, "option '--nope'"),
     ],
 )
 def test_what_is_wrong_is_said_before_any_work(
@@ -95,7 +97,9 @@ def test_several_gpus_train_with_ddp(dense, kaldi, tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(api, "call", lambda *options: calls.append(options))
     monkeypatch.setattr(api, "load", lambda *paths: None)
+    monkeypatch.setattr(api.check_early, "check", calls.append)
     espnet_prune.prune(dense, kaldi, tmp_path / "out", model="model.pth", ngpu=2)
+    assert calls.pop(0).ngpu == 2
     students = [c for c in calls if c[0] is api.prune_train]
     assert len(students) == 2
     assert tmp_path / "out/latency.json" in students[0]  # not beside the dense model

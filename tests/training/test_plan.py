@@ -181,6 +181,14 @@ def test_methods_without_a_teacher_follow_none(student, compact, method, tuned):
     assert distill.get("output_weight", 0.0) == 0.0
 
 
+def test_what_is_fine_tuned_knows_its_method(student, compact, tmp_path):
+    shutil.copytree(compact, tmp_path / "compact")
+    told = json.loads((compact / "pruning.json").read_text()) | {"method": "l0_alone"}
+    (tmp_path / "compact/pruning.json").write_text(json.dumps(told))
+    config = student("--compact", tmp_path / "compact", "--distill", "layer_weight=4")
+    assert config["model_conf"]["distill"]["layer_weight"] == 0
+
+
 @pytest.mark.parametrize("method", ["small", "small_distilled"])
 def test_small_one_is_trained_for_both_trainings_at_the_dense_rate(
     student, teacher, method
