@@ -1,5 +1,8 @@
 """What a recipe and a command line make of a student's training, before it starts."""
 
+import json
+import shutil
+
 import pytest
 import torch
 import yaml
