@@ -67,7 +67,7 @@ train() { # directory, options...
 
 if begin 1 "cut the audio into crops: ${dump}"; then
     python3 -m espnet_prune.cli.ssl_audio --audio "${audio}" --out "${dump}" \
-        --seconds "${crop_seconds}" --nj "${nj}"
+        --seconds "${crop_seconds}" --nj "${nj}" --dense "${model}"
 fi
 if begin 2 "prune ${target} of the ${target_kind} in ${pruned} (${method})"; then
     # shellcheck disable=SC2086
@@ -84,7 +84,6 @@ fi
 if begin 5 "measure parameters, MACs and real-time factors"; then
     # shellcheck disable=SC2086
     python3 -m espnet_prune.cli.ssl_measure --dense "${model}" \
-        --compact "${compact}_distilled" --data "${dump}/valid" \
-        --out "exp/${tag}_report_${name}" ${measure_args}
+        --compact "${compact}_distilled" --out "exp/${tag}_report_${name}" ${measure_args}
 fi
 printf '[%02d:%02d] finished\n' $((SECONDS / 60)) $((SECONDS % 60))

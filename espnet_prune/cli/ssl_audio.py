@@ -33,6 +33,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--audio", type=Path, required=True, help="folder, or wav.scp")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--dense", type=Path, help="model to look at before all else")
     parser.add_argument("--seconds", type=float, default=4.0, help="of a crop, at most")
     add_arguments(parser)
     return parser
@@ -87,6 +88,10 @@ def main(argv: list[str] | None = None) -> None:
     if args.seconds < SHORTEST:
         raise InputError(f"--seconds {args.seconds}", f"give {SHORTEST} at least")
     recordings = sources(args.audio)
+    if args.dense is not None:
+        from espnet_prune.families.ssl.model import read  # takes seconds
+
+        read(args.dense)
     executor = from_arguments(args)
     files = [
         Path(file) for v in recordings.values() if (file := file_of(v)) is not None
