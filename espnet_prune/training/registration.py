@@ -15,7 +15,7 @@ from typing import Any
 from espnet_prune.families.registry import PREFIX
 
 REGISTRY = "espnet2.tasks.asr"
-AUTO = "transformers.models.auto.modeling_auto"
+AUTO = "transformers.models.auto.configuration_auto"
 
 
 def names_ours(config: dict[str, Any]) -> bool:
@@ -36,9 +36,7 @@ def _add(name: str) -> None:
     if name == REGISTRY:
         _add_to(sys.modules[name])
     else:
-        from espnet_prune.families.ssl import pruned_speech
-
-        pruned_speech.register()
+        _add_speech(sys.modules[name].AutoConfig)
 
 
 def _add_to(registry: ModuleType) -> None:
@@ -53,6 +51,27 @@ def _add_to(registry: ModuleType) -> None:
         PrunableTransformerDecoder
     )
     registry.encoder_choices.classes |= ENCODERS
+
+
+def _add_speech(auto: Any) -> None:
+    """Register the pruned models when transformers first reads a config.
+
+    Not now: whoever imports a model of transformers imports this on the way, and the
+    pruned models need those that are not there yet.
+
+    Args:
+        auto: ``transformers.AutoConfig``.
+    """
+    plain = auto.from_pretrained
+
+    def from_pretrained(*args: Any, **options: Any) -> Any:
+        from espnet_prune.families.ssl import pruned_speech
+
+        auto.from_pretrained = plain
+        pruned_speech.register()
+        return plain(*args, **options)
+
+    auto.from_pretrained = from_pretrained
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from espnet_prune.base.table import read_table
 from espnet_prune.cli import ssl_audio, ssl_export, ssl_measure, ssl_train
 from espnet_prune.families.ssl.model import read
 from tests.families.test_speech_encoders import BASE, TINY
+from tests.recipe_copy import copy_recipe, start
 
 CLEAN = """
 import sys, torch
@@ -208,3 +210,39 @@ def test_wrong_input_is_named(dense, crops, tmp_path):
         train(dense, crops, tmp_path / "run", "prune", "--target", 0.999)
     with pytest.raises(InputError, match="small: is for ESPnet's models so far"):
         train(dense, crops, tmp_path / "run", "prune", "--method", "small")
+
+
+@pytest.mark.slow
+def test_one_command_goes_from_a_model_and_audio_to_a_report(dense, audio, tmp_path):
+    """What no other test shows: the stages of the shell fit each other."""
+    recipe = copy_recipe(tmp_path)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    short = "--max_epoch 1"
+    options = ["--family", "ssl", "--model", dense, "--audio", audio, "--tag", "tiny"]
+    options += ["--crop_seconds", "1", "--prune_args", short, "--distil_args", short]
+    options += ["--measure_args", "--seconds 1 --rounds 2"]
+    result = subprocess.run(
+        ["bash", recipe / "run.sh", *map(str, options)],
+        env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-2000:]
+    report = json.loads((recipe / "exp/tiny_report_params50/report.json").read_text())
+    names = [row["system"] for row in report["rows"]]
+    assert names == ["dense", "tiny_compact_params50_distilled"]
+    assert "stage 5" in result.stdout and "left out 1 recordings" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--audio", "x"), "--model: name a directory"),
+        (("--model", "x"), "--audio: name a folder"),
+        (("--model", "x", "--audio", "x", "--target", "2"), "--target 2: give a frac"),
+        (("--model", "x", "--audio", "x", "--nope", "2"), "unknown option --nope"),
+    ],
+)
+def test_wrong_option_is_one_clear_line(tmp_path, options, told):
+    recipe = copy_recipe(tmp_path)
+    result = start(recipe / "run.sh", "--family", "ssl", *options)
+    assert result.returncode == 2 and told in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
