@@ -16,7 +16,6 @@ from espnet_prune.base.quiet import hand_logging_to_espnet  # before anything of
 # isort: split
 
 import torch
-import yaml
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import atomic_path, read_yaml, write_yaml
@@ -37,7 +36,11 @@ from espnet_prune.pruning.budget import Budget, make_constraints
 from espnet_prune.pruning.controller import Schedule
 from espnet_prune.pruning.projection import check_reachable
 from espnet_prune.pruning.scores import scores_of, settle
-from espnet_prune.training.origin import averaged_name, refuse_missing_gpus
+from espnet_prune.training.origin import (
+    averaged_name,
+    refuse_another_run,
+    refuse_missing_gpus,
+)
 from espnet_prune.training.recipe import refusing
 from espnet_prune.training.ssl_task import PruneSpeechTask
 
@@ -62,22 +65,28 @@ def main(argv: list[str] | None = None) -> None:
     args, more = get_parser().parse_known_args(argv)
     recipe = read_yaml(args.recipe)
     config = args.output_dir / "student.yaml"
+    candidate = args.output_dir / "student.new.yaml"
     conf = distillation(args, recipe) if args.compact else pruning(args, recipe)
     training = {k: v for k, v in recipe.items() if k not in SECTIONS}
     # The optimizer clips each group of parameters apart.
     training |= {"model_conf": conf, "grad_clip": math.inf}
-    refuse_another_run(args.output_dir, config, training)
-    write_yaml(config, training)
-    command = ["--config", str(config), "--output_dir", str(args.output_dir)]
-    command += ["--resume", "true"]
+    command = ["--output_dir", str(args.output_dir), "--resume", "true"]
     for name in ("train", "valid"):
         folder = getattr(args, name)
         audio = f"{folder}/wav.scp,speech,{audio_type(folder)}"
         command += [f"--{name}_data_path_and_name_and_type", audio]
         command += [f"--{name}_shape_file", str(folder / "utt2num_samples")]
     command += more
-    options = PruneSpeechTask.get_parser().parse_args(command)
-    refuse_missing_gpus(options.ngpu)
+    write_yaml(candidate, training)
+    try:  # what is refused must leave the directory as it was
+        parser = PruneSpeechTask.get_parser()
+        options = parser.parse_args(["--config", str(candidate), *command])
+        refuse_missing_gpus(options.ngpu)
+        refuse_another_run(options)
+        candidate.replace(config)
+    finally:
+        candidate.unlink(missing_ok=True)
+    command += ["--config", str(config)]
     if args.compact is None and not METHODS[args.method].trained:
         prune_at_once(args, conf, options.seed)
         return
@@ -85,26 +94,6 @@ def main(argv: list[str] | None = None) -> None:
     PruneSpeechTask.main(cmd=command)
     if args.compact is not None:
         finish(args.output_dir / averaged_name(options.best_model_criterion), args)
-
-
-def refuse_another_run(run: Path, config: Path, training: dict[str, Any]) -> None:
-    """Refuse to go on with a training of other options.
-
-    Raises:
-        InputError: the directory holds one.
-    """
-    held = any((run / name).exists() for name in ("checkpoint.pth", "latest.pth"))
-    # As it is read back: tuples are lists there.
-    if (
-        held
-        and config.is_file()
-        and read_yaml(config) != yaml.safe_load(yaml.safe_dump(training))
-    ):
-        raise InputError(
-            run,
-            "holds a training of other options",
-            "move it away, or give another --tag",
-        )
 
 
 def pruning(args: argparse.Namespace, recipe: dict[str, Any]) -> dict[str, Any]:

@@ -17,10 +17,12 @@ from transformers import AutoConfig, PreTrainedModel
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import atomic_dir, read_yaml, retire, write_json
+from espnet_prune.export.export import check_budget
 from espnet_prune.families.espnet.checkpoint import read_state
 from espnet_prune.families.ssl import pruned_speech
+from espnet_prune.families.ssl.audio import RATE
 from espnet_prune.families.ssl.model import architecture_of, build, read
-from espnet_prune.measuring.ssl import count
+from espnet_prune.measuring.ssl import count, count_macs
 from espnet_prune.pruning.projection import project
 from espnet_prune.pruning.slicing import sliced
 from espnet_prune.training.resume import check_finished
@@ -30,13 +32,12 @@ MAX_RELATIVE_ERROR = 1e-4
 WEIGHTS = "model.safetensors"
 
 
-def export_ssl(pruned: Path, out: Path, multiple: int = 1) -> dict[str, Any]:
+def export_ssl(pruned: Path, out: Path) -> dict[str, Any]:
     """Write the compact model of a pruning run.
 
     Args:
         pruned: directory of the run.
         out: the directory to write; an older one is moved aside.
-        multiple: of what the numbers of kept units shall be.
 
     Returns:
         what ``pruning.json`` holds.
@@ -55,7 +56,7 @@ def export_ssl(pruned: Path, out: Path, multiple: int = 1) -> dict[str, Any]:
     student = PruneSpeechModel(**conf).eval()
     student.load_state_dict(read_state(pruned / "latest.pth"), strict=True)
     budget = student.sparsity.budget
-    projection = project(student.gates, budget, multiple)
+    projection = project(student.gates, budget)
     student.gates.mask = projection.values
     kept = architecture_of(budget.layout, projection.values)
     state = model_state(sliced(budget.layout, student.state_dict(), projection.values))
@@ -71,6 +72,12 @@ def export_ssl(pruned: Path, out: Path, multiple: int = 1) -> dict[str, Any]:
     with atomic_dir(out) as folder:
         save(compact, folder, Path(conf["dense"]))
         reloaded = read(folder)
+        samples = conf["budget"]["samples"]
+        counted = {
+            "params": count(reloaded),
+            "macs": count_macs(reloaded, samples / RATE),
+        }
+        check_budget(budget, projection, counted)
         summary = {
             "method": conf["method"],
             "dense": conf["dense"],

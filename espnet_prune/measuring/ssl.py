@@ -11,11 +11,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_prune.families.ssl.audio import RATE
+from espnet_prune.families.ssl.model import PRETRAINING
 
 
 def count(model: nn.Module) -> int:
-    """Parameters of a model."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    """Parameters of a model, without the one that only its pre-training has."""
+    named = model.named_parameters()
+    return sum(p.numel() for name, p in named if not name.endswith(PRETRAINING))
 
 
 @torch.no_grad()

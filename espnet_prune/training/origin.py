@@ -152,7 +152,11 @@ def described(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, st
         for key, value in vars(options).items()
         if key not in free and not key.startswith(("dist_", "multiprocessing_"))
     }
-    files = [options.token_list, options.bpemodel]
+    files = [getattr(options, name, None) for name in ("token_list", "bpemodel")]
+    # Of Hugging Face directories a config names only the folder.
+    for name in ("dense", "compact"):
+        if folder := (options.model_conf or {}).get(name):
+            files += map(str, sorted(Path(folder).glob("*.safetensors")))
     files += [*options.train_shape_file, *options.valid_shape_file]
     named = [p for f in files if isinstance(f, str) for p in pieces(f) if p.is_file()]
     return kept, {str(file): fingerprint(file) for file in named}

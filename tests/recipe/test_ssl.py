@@ -15,6 +15,7 @@ from transformers import AutoModel, HubertConfig, HubertModel, Wav2Vec2FeatureEx
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.table import read_table
 from espnet_prune.cli import ssl_audio, ssl_export, ssl_measure, ssl_train
+from espnet_prune.export import ssl as exporting
 from espnet_prune.families.ssl.model import read
 from tests.families.test_speech_encoders import BASE, TINY
 from tests.recipe_copy import copy_recipe, start
@@ -120,8 +121,21 @@ def test_the_same_export_is_kept_and_another_run_refused(
     with caplog.at_level("INFO"):
         ssl_export.main(["--pruned", str(pruned), "--out", str(compact)])
     assert "holds this very model: kept" in caplog.text
-    with pytest.raises(InputError, match="holds a training of other options"):
-        train(dense, crops, pruned, "prune", "--kind", "macs")
+    before = {path.name: path.read_bytes() for path in pruned.glob("*.yaml")}
+    for options, told in (
+        (("--max_epoch", 2, "--kind", "macs"), "holds a training of other options"),
+        (("--max_epoch", 4, "--kind", "params+macs"), "was begun for 2 epochs"),
+    ):
+        with pytest.raises(InputError, match=told):
+            train(dense, crops, pruned, "prune", *options)
+    assert {path.name: path.read_bytes() for path in pruned.glob("*.yaml")} == before
+
+
+def test_a_cost_that_is_not_the_budgets_is_refused(pruned, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "count_macs", lambda *_: 1.0)
+    with pytest.raises(RuntimeError, match="macs are left by declaration, 1 by"):
+        ssl_export.main(["--pruned", str(pruned), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
 
 
 def test_compact_model_loads_without_its_code_where_this_package_is(compact):
