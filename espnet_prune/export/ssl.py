@@ -98,7 +98,7 @@ def export_ssl(pruned: Path, out: Path) -> dict[str, Any]:
 
 
 def holds(out: Path, state: dict[str, Tensor]) -> bool:
-    """Whether a directory is a finished export of these very weights."""
+    """The function says whether a directory is an export of these very weights."""
     if not all((out / name).is_file() for name in ("pruning.json", WEIGHTS)):
         return False
     old = load_file(out / WEIGHTS)
@@ -108,7 +108,7 @@ def holds(out: Path, state: dict[str, Tensor]) -> bool:
 
 
 def model_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What of a student's state dict is the encoder's own."""
+    """The function returns those tensors of a student that are the encoder's."""
     return {
         name.removeprefix(MODEL): tensor
         for name, tensor in state.items()

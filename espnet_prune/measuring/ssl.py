@@ -15,14 +15,14 @@ from espnet_prune.families.ssl.model import PRETRAINING
 
 
 def count(model: nn.Module) -> int:
-    """Parameters of a model, without the one that only its pre-training has."""
+    """The function counts parameters, without the one that only pre-training has."""
     named = model.named_parameters()
     return sum(p.numel() for name, p in named if not name.endswith(PRETRAINING))
 
 
 @torch.no_grad()
 def count_macs(model: nn.Module, seconds: float) -> float:
-    """MACs of one utterance, by torch's own counter."""
+    """The function counts the MACs of one utterance, by torch's own counter."""
     audio = torch.randn(1, round(RATE * seconds))
     # The counter knows attention as the products that it is made of.
     with FlopCounterMode(display=False) as flops, sdpa_kernel(SDPBackend.MATH):
@@ -34,7 +34,8 @@ def count_macs(model: nn.Module, seconds: float) -> float:
 def real_time_factors(
     models: Mapping[str, nn.Module], seconds: float, rounds: int
 ) -> dict[str, float]:
-    """Median seconds of computing per second of audio, all models in turns.
+    """The function times all models in turns: seconds of computing per second of audio,
+    the median over the rounds.
 
     Args:
         models: by name, each on the CPU.

@@ -27,7 +27,7 @@ from espnet_prune.serving.onnx import Runner, difference, write_int8, write_onnx
 
 PRUNING_RUN = "is a pruning run", "export it first: stage 13"
 PRECISIONS = ("fp32", "bf16", "int8")
-# Of outputs of noise, relative to the largest.
+# How far outputs for noise may be off, relative to the largest.
 TOLERANCES = {"fp32": 1e-3, "int8": 0.3}
 
 
@@ -148,7 +148,8 @@ class AutocastEncoder(AbsEncoder):
 
 
 def graph_file(encoder: AbsEncoder, features: int, precision: str) -> Path:
-    """The ONNX file of an encoder, written unless it is there and still right.
+    """The function returns the ONNX file of an encoder, and writes it where none is, or
+    the one that is there is not right.
 
     Files are kept where torch keeps what it downloads (``TORCH_HOME``), where that can
     be written.

@@ -66,8 +66,8 @@ class PruneSpeechModel(GatedStudent, AbsESPnetModel):
     def losses(
         self, speech: Tensor, speech_lengths: Tensor, **_: Any
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """The layer loss of a batch, of as much audio as its shortest crop has: norms
-        over time would see the padding.
+        """The method compares student and teacher on as much audio as the shortest crop
+        of the batch has: norms over time would see the padding.
 
         Args:
             speech: (batch, sample) in [-1, 1].
@@ -88,5 +88,5 @@ class PruneSpeechModel(GatedStudent, AbsESPnetModel):
         return loss, {"loss_layer": total.detach()}, weight
 
     def collect_feats(self, **batch: Tensor) -> dict[str, Tensor]:
-        """There are none: no statistics are needed."""
+        """The method collects nothing: this training needs no statistics."""
         return {}

@@ -10,7 +10,7 @@ RATE = 16000  # of all these models, in Hz
 
 
 def prepared(audio: Tensor, normalize: bool) -> Tensor:
-    """Audio (batch, sample) as the model wants it."""
+    """The function returns audio (batch, sample) as the model wants it."""
     if not normalize:
         return audio
     mean, var = audio.mean(1, keepdim=True), audio.var(1, keepdim=True, unbiased=False)
@@ -18,7 +18,8 @@ def prepared(audio: Tensor, normalize: bool) -> Tensor:
 
 
 def normalizes(dense: Path) -> bool:
-    """Whether a model's own preprocessor normalizes audio; not where it has none."""
+    """The function says whether a model's preprocessor normalizes audio; without a
+    preprocessor it does not."""
     path = dense / "preprocessor_config.json"
     if not path.is_file():
         return False

@@ -162,7 +162,7 @@ def build(model: PreTrainedModel, architecture: Mapping[str, Any]) -> PreTrained
 
 
 def untrained(model: PreTrainedModel) -> PreTrainedModel:
-    """The same dense network with weights that nothing has trained."""
+    """The function returns the same dense network with weights that nothing trained."""
     torch.manual_seed(0)
     stock, _ = KINDS[model.config.model_type]
     fresh = stock(copy.deepcopy(model.config))

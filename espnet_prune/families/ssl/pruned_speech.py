@@ -229,14 +229,23 @@ class _Pruned(PreTrainedModel):
         resize(self, config.architecture)
 
 
-class PrunedHubertConfig(HubertConfig):
-    """HuBERT's config with ``architecture``."""
+class _Sized:
+    """What the configs of pruned models share.
 
-    model_type = "pruned_hubert"
+    Args:
+        architecture: sizes; see above.
+        options: those of the dense model's config.
+    """
 
     def __init__(self, architecture: dict[str, Any] | None = None, **options: Any):
         super().__init__(**options)
         self.architecture = architecture
+
+
+class PrunedHubertConfig(_Sized, HubertConfig):
+    """HuBERT's config with ``architecture``."""
+
+    model_type = "pruned_hubert"
 
 
 class PrunedHubertModel(_Pruned, HubertModel):
@@ -245,14 +254,10 @@ class PrunedHubertModel(_Pruned, HubertModel):
     config_class = PrunedHubertConfig
 
 
-class PrunedWav2Vec2Config(Wav2Vec2Config):
+class PrunedWav2Vec2Config(_Sized, Wav2Vec2Config):
     """wav2vec 2.0's config with ``architecture``."""
 
     model_type = "pruned_wav2vec2"
-
-    def __init__(self, architecture: dict[str, Any] | None = None, **options: Any):
-        super().__init__(**options)
-        self.architecture = architecture
 
 
 class PrunedWav2Vec2Model(_Pruned, Wav2Vec2Model):
@@ -261,14 +266,10 @@ class PrunedWav2Vec2Model(_Pruned, Wav2Vec2Model):
     config_class = PrunedWav2Vec2Config
 
 
-class PrunedWavLMConfig(WavLMConfig):
+class PrunedWavLMConfig(_Sized, WavLMConfig):
     """WavLM's config with ``architecture``."""
 
     model_type = "pruned_wavlm"
-
-    def __init__(self, architecture: dict[str, Any] | None = None, **options: Any):
-        super().__init__(**options)
-        self.architecture = architecture
 
 
 class PrunedWavLMModel(_Pruned, WavLMModel):
