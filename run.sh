@@ -81,21 +81,17 @@ nj=2 executor=local executor_args="" ngpu=0 gpu_inference=false cuda_cmd="" num_
 . local/parse_options.sh
 
 [ "${stage}" != 19 ] || stop_stage=19
-. local/check_options.sh
+rungs=$(check_options)
 runs() { # number
     [ "$1" -ge "${stage}" ] && [ "$1" -le "${stop_stage}" ] &&
         [[ " ${skip_stages} " != *" $1 "* ]]
 }
 [ -z "${teacher_config}" ] || skip_stages+=" 5 10 11"
 [ -z "${teacher_tag}" ] || skip_stages+=" 5 10"
+targets=${targets:-${target:-0.5}}
 split=(--nj "${nj}" --executor "${executor}" --executor_args "${executor_args}")
 decode_ngpu=0
 [ "${gpu_inference}" = false ] || decode_ngpu=1
-# The project's own first: the baselines are compared with it.
-if [[ " ${method} " == *" l0 "* ]]; then
-    rest=" ${method} "
-    method="l0 ${rest/ l0 / }"
-fi
 if [ -z "${tag}" ]; then
     tag=${corpus}
     [ "${preset}" = default ] || tag+=_${preset}
@@ -162,19 +158,11 @@ elif [ -z "${teacher_config}" ]; then
     teacher_config=${dense}/config.yaml
     teacher_model=${dense}/${inference_asr_model}
 fi
-# Every method goes up the ladder of targets; each rung has a directory of its own.
-goal() { # method, target
-    local name=$1_; [ "$1" != l0 ] || name=""
-    echo "${name}${target_kind//+/_}$(awk -v t="$2" 'BEGIN { printf "%g", 100 * t }')"
-}
-goals=()
-for name in ${method}; do
-    for target in ${targets}; do goals+=("$(goal "${name}" "${target}")"); done
-done
-# Of one pruning run there may be several exports.
-rounded=$([ "${round_to}" = 1 ] || echo "_r${round_to}")
-compacts=()
-for name in "${goals[@]}"; do compacts+=("exp/${tag}_compact_${name}${rounded}"); done
+# Every method goes up the ladder of targets; each rung has directories of its own.
+pruned=() goals=() compacts=()
+while read -r _ name goal; do
+    pruned+=("exp/${tag}_pruned_${name}") goals+=("${goal}") compacts+=("exp/${tag}_compact_${goal}")
+done <<<"${rungs}"
 decode_tag=decode_$(basename "${inference_config}" .yaml)
 tag_in() { # precision
     echo "${decode_tag}$([ "$1" = fp32 ] || echo "_$1")"
@@ -206,28 +194,12 @@ audio() { # set; ESPnet's LibriSpeech recipe dumps archives, ours single files
     ! grep -qs 'ark$' "dump/raw/$1/audio_format" || type=kaldi_ark
     echo "dump/raw/$1/wav.scp,speech,${type}"
 }
-train() { # log directory, module, options...
-    local dir=$1 command=(python3 -m "$2") logs=(--log "$1/train.log"); shift 2
-    if [ -n "${cuda_cmd}" ]; then
-        logs=(--log "${dir}/launch.log" --follow "${dir}/train.log")
-        command=(python3 -m espnet2.bin.launch --cmd "${cuda_cmd} --name ${dir}/train.log"
-            --log "${dir}/train.log" --ngpu "${ngpu}" --num_nodes "${num_nodes}"
-            --init_file_prefix "${dir}/.dist_init_" --multiprocessing_distributed true
-            -- "${command[@]}")
-    fi
-    python3 -m espnet_prune.cli.progress "${logs[@]}" -- "${command[@]}" \
-        --output_dir "${dir}" --resume true \
-        --ngpu "${ngpu}" --multiprocessing_distributed true \
-        --train_data_path_and_name_and_type "$(audio "${sp_set}")" \
-        --train_data_path_and_name_and_type "dump/raw/${sp_set}/text,text,text" \
-        --valid_data_path_and_name_and_type "$(audio "${valid_set}")" \
-        --valid_data_path_and_name_and_type "dump/raw/${valid_set}/text,text,text" "$@"
-}
-# A student needs the lengths of its data only, no statistics: stage 10 can be skipped.
-student=(--train_shape_file "dump/raw/${sp_set}/utt2num_samples"
-    --valid_shape_file "dump/raw/${valid_set}/utt2num_samples"
-    --teacher_config "${teacher_config}" --teacher_model "${teacher_model}")
-
+launch=(--ngpu "${ngpu}" --cuda_cmd "${cuda_cmd}" --num_nodes "${num_nodes}")
+data=(--resume true --multiprocessing_distributed true
+    --train_data_path_and_name_and_type "$(audio "${sp_set}")"
+    --train_data_path_and_name_and_type "dump/raw/${sp_set}/text,text,text"
+    --valid_data_path_and_name_and_type "$(audio "${valid_set}")"
+    --valid_data_path_and_name_and_type "dump/raw/${valid_set}/text,text,text")
 # What no stage of this run makes must be there, before hours are spent on the others.
 if ! runs 4 && { runs 5 || runs 10 || { runs 11 && [ -z "${teacher_tag}" ]; } || runs 12 || runs 14; }; then
     need 4 "dump/raw/${sp_set}/utt2num_samples" "dump/raw/${valid_set}/utt2num_samples"
@@ -295,42 +267,27 @@ if [ -z "${teacher_tag}" ] && begin 11 "train the dense model in ${dense}"; then
         mvn=(--normalize_conf "stats_file=${stats}/train/feats_stats.npz")
     fi
     # shellcheck disable=SC2086
-    train "${dense}" espnet_prune.cli.asr_train --config "${asr_config}" \
-        "${token_args[@]}" "${mvn[@]}" \
+    python3 -m espnet_prune.cli.progress --log "${dense}/train.log" "${launch[@]}" -- \
+        python3 -m espnet_prune.cli.asr_train --output_dir "${dense}" --ngpu "${ngpu}" \
+        --config "${asr_config}" "${token_args[@]}" "${mvn[@]}" "${data[@]}" \
         --train_shape_file "${stats}/train/speech_shape" \
         --train_shape_file "${stats}/train/text_shape.${token_type}" \
         --valid_shape_file "${stats}/valid/speech_shape" \
         --valid_shape_file "${stats}/valid/text_shape.${token_type}" ${asr_args}
 fi
-for name in ${method}; do
-    previous=()
-    for target in ${targets}; do
-        pruned=exp/${tag}_pruned_$(goal "${name}" "${target}")
-        compact=exp/${tag}_compact_$(goal "${name}" "${target}")${rounded}
-        if begin 12 "prune ${target} of the ${target_kind} in ${pruned} (${name})"; then
-            need 11 "${teacher_config}" "${teacher_model}"
-            [ ${#previous[@]} = 0 ] || need 12 "${previous[1]}/latest.pth"
-            # shellcheck disable=SC2086
-            train "${pruned}" espnet_prune.cli.prune_train --method "${name}" \
-                --recipe "${prune_config}" --kind "${target_kind}" --target "${target}" \
-                --latency_table "${dense}/latency.json" \
-                "${previous[@]}" "${student[@]}" ${prune_args}
-        fi
-        if begin 13 "export the compact model to ${compact}"; then
-            need 12 "${pruned}/config.yaml"
-            python3 -m espnet_prune.cli.export --pruned "${pruned}" --out "${compact}" \
-                --round_to "${round_to}"
-        fi
-        if begin 14 "fine-tune the compact model in ${compact}/finetune"; then
-            need 13 "${compact}/config.yaml" "${compact}/pruned.pth"
-            need 11 "${teacher_config}" "${teacher_model}"
-            # shellcheck disable=SC2086
-            train "${compact}/finetune" espnet_prune.cli.prune_train --compact "${compact}" \
-                --recipe "${finetune_config}" "${student[@]}" ${finetune_args}
-        fi
-        ! is_method "${name}" laddered || previous=(--previous "${pruned}")
-    done
-done
+if runs 12 || runs 13 || runs 14; then
+    # A student needs the lengths of its data only, no statistics: stage 10 can be skipped.
+    python3 -m espnet_prune.cli.ladder --family espnet --elapsed "${SECONDS}" \
+        --stages "$(for n in 12 13 14; do ! runs ${n} || printf "%s " ${n}; done)" \
+        --method "${method}" --targets "${targets}" --target_kind "${target_kind}" \
+        --round_to "${round_to}" --exp "exp/${tag}" --latency_table "${dense}/latency.json" \
+        --prune_config "${prune_config}" "--prune_args=${prune_args}" \
+        --finetune_config "${finetune_config}" "--finetune_args=${finetune_args}" \
+        --dense "${teacher_config}" "${teacher_model}" "${launch[@]}" -- "${data[@]}" \
+        --train_shape_file "dump/raw/${sp_set}/utt2num_samples" \
+        --valid_shape_file "dump/raw/${valid_set}/utt2num_samples" \
+        --teacher_config "${teacher_config}" --teacher_model "${teacher_model}"
+fi
 [ "${inference_model}" = pruned.pth ] && made_by=13 || made_by=14
 results=("${dense}" "${compacts[@]}")
 models=("${teacher_config}:${teacher_model}")
@@ -359,14 +316,10 @@ if begin 16 "score"; then
         done
     done
     systems=()
-    for target in ${targets}; do
-        l0=exp/${tag}_compact_$(goal l0 "${target}")${rounded}
-        for name in ${method}; do
-            compact=exp/${tag}_compact_$(goal "${name}" "${target}")${rounded}
-            [ "${name}" != l0 ] || systems+=(--compact "${compact}")
-            [ "${name}" = l0 ] || systems+=(--baseline "${compact}" "${l0}")
-        done
-    done
+    while read -r name _ goal; do
+        systems+=(--"$([ "${name}" = l0 ] && echo compact || echo baseline)" "exp/${tag}_compact_${goal}")
+        [ "${name}" = l0 ] || systems+=("exp/${tag}_compact_${goal#"${name}_"}")
+    done <<<"${rungs}"
     python3 -m espnet_prune.cli.score_systems --dense "${dense}" "${systems[@]}" \
         --data dump/raw --test_sets "${test_sets}" --decode_tag "${decode_tag}" \
         --precisions "${precisions}" "${split[@]}"
@@ -376,7 +329,7 @@ if begin 17 "measure parameters, MACs and real-time factors"; then
     need "${made_by}" "${compacts[@]/%//${inference_model}}"
     systems=(--system "dense=${models[0]}:${dense}")
     for i in "${!goals[@]}"; do
-        systems+=(--system "${goals[i]}${rounded}=${models[i + 1]}:${compacts[i]}")
+        systems+=(--system "${goals[i]}=${models[i + 1]}:${compacts[i]}")
     done
     # shellcheck disable=SC2086
     python3 -m espnet_prune.cli.measure "${systems[@]}" --data "dump/raw/${test_sets%% *}" \
@@ -386,7 +339,7 @@ if begin 18 "report"; then
     need 13 "${compacts[@]/%//pruning.json}"
     systems=()
     for compact in "${compacts[@]}"; do systems+=(--compact "${compact}"); done
-    for name in "${goals[@]}"; do systems+=(--pruned "exp/${tag}_pruned_${name}"); done
+    for name in "${pruned[@]}"; do systems+=(--pruned "${name}"); done
     python3 -m espnet_prune.cli.report --corpus "${corpus}" --dense "${dense}" \
         --dense_training "$(dirname "${teacher_config}")" "${systems[@]}" \
         --decode_tag "${decode_tag}" --precisions "${precisions}" \

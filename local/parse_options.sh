@@ -1,21 +1,25 @@
 # shellcheck shell=bash
 # Source me: turns `--name value` into the shell variable of that name. The known
 # options are those that the caller's ${help_message} lists.
-known_options=$(grep -oE '^  --[a-z_0-9]+' <<<"${help_message:?}")
+die() { echo "error: $1" >&2; exit 2; }
+known_options=$(grep -oE '^  --[a-z_0-9]+' <<<"${help_message:?}" | cut -c 5-)
 while [ $# -gt 0 ]; do
     case "$1" in
         --help | -h) echo "${help_message}"; exit 0 ;;
         --*)
             name=${1//-/_}; name=${name#__}
-            if ! grep -qx -- "  --${name}" <<<"${known_options}"; then
-                echo "error: unknown option $1 -> see ./run.sh --help" >&2; exit 2
-            fi
-            if [ $# -lt 2 ]; then
-                echo "error: option $1 needs a value" >&2; exit 2
-            fi
+            grep -qx -- "${name}" <<<"${known_options}" ||
+                die "unknown option $1 -> see ./run.sh --help"
+            [ $# -ge 2 ] || die "option $1 needs a value"
             printf -v "${name}" %s "$2"; shift 2 ;;
-        *)
-            echo "error: unexpected argument $1 -> options look like --stage 12" >&2
-            exit 2 ;;
+        *) die "unexpected argument $1 -> options look like --stage 12" ;;
     esac
 done
+# Refuses wrong values in one line, and prints the rungs that are asked for: a line with
+# method, name of the pruning run and name of the export for each.
+check_options() {
+    local name values=()
+    for name in ${known_options}; do values+=("--${name}=${!name:-}"); done
+    PYTHONPATH=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.. \
+        python3 -m espnet_prune.config.run_options "${values[@]}"
+}

@@ -34,10 +34,10 @@ def start(script: Path, *options: str) -> subprocess.CompletedProcess:
 
 
 def fake_python(folder: Path, calls: Path) -> Path:
-    """A ``python3`` that writes its arguments down, and prints the table of methods."""
+    """A ``python3`` that writes its arguments down, and gives the rungs."""
     program = folder / "python3"
     folder.mkdir()
-    real = f'case $1 in */methods.py) exec {sys.executable} "$@";; esac'
+    real = f'case $2 in *.run_options) exec {sys.executable} "$@";; esac'
     program.write_text(f'#!/bin/sh\n{real}\nprintf "%s\\n" "$*" >>{calls}\n')
     program.chmod(0o755)
     return program

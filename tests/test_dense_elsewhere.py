@@ -78,7 +78,7 @@ def test_nothing_is_written_beside_a_teacher_from_elsewhere(commands, given):
     ]
     assert values(found, "report", "--dense") == names[:1]
     assert values(found, "report", "--dense_training") == [str(teacher)]
-    tables = values(found, "prune_train", "--latency_table")
+    tables = values(found, "ladder", "--latency_table")
     assert tables == [f"{names[0]}/latency.json"]
 
 

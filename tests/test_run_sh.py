@@ -1,6 +1,5 @@
 """The surface of run.sh: what is wrong is said in one line, before any work."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -8,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from recipe_copy import ROOT, copy_recipe, fake_python, start
+from recipe_copy import ROOT, copy_recipe, start
 
 
 @pytest.fixture(scope="module")
@@ -375,35 +374,3 @@ def test_misspelled_option_of_a_training_is_noticed_before_the_data(
     assert result.returncode == 2 and result.stdout == ""
     (told,) = result.stderr.splitlines()
     assert told.startswith("error: conf/") and message in told
-
-
-@pytest.mark.parametrize(
-    ("method", "goes_on"),
-    [("l0", True), ("l0_alone", True), ("iterative", True), ("magnitude", False)],
-)
-def test_later_rungs_go_on_from_the_gates_of_the_one_before(
-    recipe, tmp_path, method, goes_on
-):
-    """By the commands that run.sh would start: python3 only writes them down."""
-    calls = tmp_path / "calls"
-    program = fake_python(tmp_path / "bin", calls)
-    name = "" if method == "l0" else f"{method}_"
-    first = f"exp/t_pruned_{name}params50"
-    files = ["exp/d/config.yaml", "exp/d/m.pth", f"{first}/latest.pth"]
-    files += [f"dump/raw/{s}/utt2num_samples" for s in ("synth_train", "synth_dev")]
-    for file in files:
-        (recipe / file).parent.mkdir(parents=True, exist_ok=True)
-        (recipe / file).touch()
-    sets = ["--train_set", "synth_train", "--valid_set", "synth_dev"]
-    teacher = ["--teacher_config", files[0], "--teacher_model", files[1]]
-    rungs = ["--method", method, "--targets", "0.5 0.75", "--tag", "t"]
-    subprocess.run(
-        ["bash", recipe / "run.sh", "--stage", "12", "--stop_stage", "12"]
-        + [*sets, *teacher, *rungs],
-        env=os.environ | {"PATH": f"{program.parent}:{os.environ['PATH']}"},
-        check=True,
-    )
-    shutil.rmtree(recipe / "exp")
-    shutil.rmtree(recipe / "dump")
-    trainings = [c for c in calls.read_text().splitlines() if "prune_train" in c]
-    assert [f"--previous {first} " in line for line in trainings] == [False, goes_on]

@@ -38,8 +38,9 @@ from espnet_prune.bench.tables import (
 )
 from espnet_prune.bench.timing import gemm_rate, time_systems
 from espnet_prune.bench.training import time_training
+from espnet_prune.config.run_options import PRECISIONS
 from espnet_prune.measuring.machine import describe, pin_threads
-from espnet_prune.serving.inference import PRECISIONS, check_precision
+from espnet_prune.serving.inference import check_precision
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -24,13 +24,13 @@ from espnet_prune.base.files import (
     resumable_dir,
 )
 from espnet_prune.base.table import read_table, write_table
+from espnet_prune.config.run_options import PRECISIONS
 from espnet_prune.data.audio import audio_digest, check_rate
 from espnet_prune.data.kaldi_dir import audio_type
 from espnet_prune.families.espnet.checkpoint import read_state, resources, sampling_rate
 from espnet_prune.running.executor import add_arguments, from_arguments, split
 from espnet_prune.running.parallel import time_left
 from espnet_prune.running.shards import mark_of, run_shards
-from espnet_prune.serving.inference import PRECISIONS
 from espnet_prune.serving.load import load
 from espnet_prune.training.origin import refuse_missing_gpus
 

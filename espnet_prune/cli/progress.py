@@ -2,8 +2,8 @@
 
 python -m espnet_prune.cli.progress --log exp/x/train.log -- python3 -m ...
 
-With ``--follow`` the training writes another log itself, perhaps on another machine, as
-one does that ESPnet's launcher started.
+With ``--cuda_cmd`` ESPnet's launcher starts it, perhaps on other machines: it writes
+the log itself then, and what the launcher says goes to ``launch.log`` beside it.
 
 One training at a time in a directory: a second one would mix its checkpoints with
 those of the first.
@@ -33,9 +33,36 @@ SHOWN = ("loss", "acc", "sparsity_realised", "sparsity_target")
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--log", type=Path, required=True)
-    parser.add_argument("--follow", type=Path, help="log to watch; default: --log")
+    add_launcher(parser)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     return parser
+
+
+def add_launcher(parser: argparse.ArgumentParser) -> None:
+    """The options that say where a training runs."""
+    parser.add_argument("--ngpu", type=int, default=0, help="of each machine")
+    parser.add_argument("--cuda_cmd", default="", help="starts it; default: here")
+    parser.add_argument("--num_nodes", type=int, default=1, help="machines")
+
+
+def launched(command: list[str], log: Path, args: argparse.Namespace) -> list[str]:
+    """The command by which ESPnet's launcher starts ``command``.
+
+    Args:
+        command: of a training.
+        log: that it will write.
+        args: of :func:`add_launcher`.
+    """
+    options = {
+        "--cmd": f"{args.cuda_cmd} --name {log}",
+        "--log": log,
+        "--ngpu": args.ngpu,
+        "--num_nodes": args.num_nodes,
+        "--init_file_prefix": log.with_name(".dist_init_"),
+        "--multiprocessing_distributed": "true",
+    }
+    words = [str(word) for option in options.items() for word in option]
+    return ["python3", "-m", "espnet2.bin.launch", *words, "--", *command]
 
 
 def numbers(text: str) -> str:
@@ -170,17 +197,26 @@ def follow(process: subprocess.Popen, log: Tail) -> Iterator[str]:
         time.sleep(0.5)
 
 
-def main() -> int:
-    args = get_parser().parse_args()
-    command = args.command[args.command[:1] == ["--"] :]
-    args.log.parent.mkdir(parents=True, exist_ok=True)
-    watched = args.follow or args.log
+def watch(command: list[str], watched: Path, launcher: bool = False) -> None:
+    """Run a command to its end, and print how the training goes.
+
+    Args:
+        command: of a training.
+        watched: its log.
+        launcher: whether the command is that of a launcher: the training writes its
+            log itself.
+
+    Raises:
+        InputError: it failed, or another training runs in that directory.
+    """
+    watched.parent.mkdir(parents=True, exist_ok=True)
     # Appended to, so that a resumed training keeps the log of its first part.
     log = Tail(watched)
-    process = start(command, args.log, session=args.follow is not None)
+    own = watched.with_name("launch.log") if launcher else watched
+    process = start(command, own, session=launcher)
     # A terminated run.sh takes its training with it, by the way of `finally`.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    if args.follow and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
+    if launcher and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
         signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
     print(f"  log: {watched}", flush=True)
     watcher, tail = Watcher(), []
@@ -191,16 +227,23 @@ def main() -> int:
                 print(f"  {message}", flush=True)
     finally:
         if process.poll() is None:
-            if args.follow:
+            if launcher:
                 os.killpg(process.pid, signal.SIGTERM)
             process.terminate()
             process.wait()
     if process.returncode != 0:
-        if not tail and watched != args.log:  # it never came to a training
-            tail, watched = args.log.read_text().splitlines()[-12:], args.log
+        if not tail and launcher:  # it never came to a training
+            tail, watched = own.read_text().splitlines()[-12:], own
         print("\n".join(tail), file=sys.stderr)
         raise InputError(watched, f"the training failed (exit {process.returncode})")
-    return 0
+
+
+def main() -> None:
+    args = get_parser().parse_args()
+    command = args.command[args.command[:1] == ["--"] :]
+    if args.cuda_cmd:
+        command = launched(command, args.log, args)
+    watch(command, args.log, launcher=bool(args.cuda_cmd))
 
 
 if __name__ == "__main__":

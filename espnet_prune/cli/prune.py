@@ -1,6 +1,7 @@
 """Pruning from Python, for those without a recipe: stages 3-14 in one call."""
 
 import argparse
+import importlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -17,14 +18,10 @@ from espnet2.bin.asr_inference import Speech2Text
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import read_yaml
-from espnet_prune.cli import (
-    check_early,
-    export,
-    filter_data,
-    format_audio,
-    prune_train,
-)
+from espnet_prune.cli import check_early, filter_data, format_audio
+from espnet_prune.cli.ladder import FAMILIES, Ladder
 from espnet_prune.cli.progress import Watcher, lock
+from espnet_prune.config.rungs import make_rungs
 from espnet_prune.data.kaldi_dir import DataDir, read_data_dir, write_data_dir
 from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
 from espnet_prune.serving.load import load
@@ -87,11 +84,11 @@ def prune(
         logging.root.addHandler(handler)
     teacher, out = Path(experiment, "config.yaml"), Path(out)
     weights = Path(experiment, model)
-    goal = ["--kind", kind, "--target", target]
     # Hours lie between this and the trainings that would notice.
     early = check_early.get_parser().parse_args(["--ngpu", str(ngpu)])
     early.config, early.prune_config = teacher, Path(prune_recipe)
-    early.prune_args = list(map(str, (*goal, *prune_options)))
+    goal = ["--kind", kind, "--target", str(target)]
+    early.prune_args = [*goal, *map(str, prune_options)]
     early.finetune_config = Path(finetune_recipe)
     early.finetune_args = list(map(str, finetune_options))
     early.methods = method_in(early.prune_args)
@@ -113,15 +110,20 @@ def prune(
         data += [option, f"{folder}/wav.scp,speech,sound"]
         data += [option, f"{folder}/text,text,text"]
         data += [f"--{name}_shape_file", folder / "utt2num_samples"]
-    data += ["--teacher_config", teacher, "--teacher_model", weights]
-    data += ["--ngpu", ngpu, "--multiprocessing_distributed", "true"]
-    data += ["--resume", "true"]
-    pruned, compact = out / "pruned", out / "compact"
-    goal += ["--latency_table", out / "latency.json"]
-    student(pruned, "--recipe", prune_recipe, *goal, *data, *prune_options)
-    call(export, "--pruned", pruned, "--out", compact)
-    start = ["--recipe", finetune_recipe, "--compact", compact]
-    student(compact / "finetune", *start, *data, *finetune_options)
+    common = [*data, "--teacher_config", teacher, "--teacher_model", weights]
+    common += ["--ngpu", ngpu, "--multiprocessing_distributed", "true"]
+    common += ["--resume", "true"]
+    compact = out / "compact"
+    Ladder(
+        FAMILIES["espnet"],
+        make_rungs(early.methods, [target], kind),
+        lambda rung: out / "pruned",
+        lambda rung: compact,
+        [*map(str, common)],
+        ["--recipe", str(prune_recipe), *map(str, prune_options)],
+        ["--recipe", str(finetune_recipe), *map(str, finetune_options)],
+        latency_table=out / "latency.json",
+    ).climb(do_here)
     return load(compact / "config.yaml", compact / "finetuned.pth", **decoding)
 
 
@@ -155,13 +157,18 @@ def hold_out(source: Path, folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in ("train", "valid")}
 
 
-def student(folder: Path, *options: object) -> None:
-    """Stage 12 or 14: what it says goes to ``train.log``, how it goes is printed."""
+def do_here(module: str, options: list[str], folder: Path | None) -> None:
+    """A step in this process; what a training says goes to ``train.log``, how it goes
+    is printed."""
+    main = importlib.import_module(module).main
+    if folder is None:
+        main(options)
+        return
     folder.mkdir(parents=True, exist_ok=True)
     held = lock(folder)  # that of run.sh: another one there would spoil both
     try:
         with logged(folder / "train.log"):
-            call(prune_train, "--output_dir", folder, *options)
+            main([*options, "--output_dir", str(folder)])
     finally:
         os.close(held)
 

@@ -1,8 +1,8 @@
 """The ways to a smaller model that the recipe compares, each with its properties.
 
 Stage 12 takes them as ``--method``; everything after it is the same for all, so they
-are compared with the same budget, the same data and the same fine-tuning. ``run.sh``,
-checks, plans and reports read this table; run as a program it prints it.
+are compared with the same budget, the same data and the same fine-tuning. Rungs,
+checks, plans and reports read this table.
 """
 
 from dataclasses import dataclass
@@ -71,14 +71,3 @@ METHODS = {
         ),
     )
 }
-
-
-def main() -> None:
-    """Print a line for each: its name, then its properties."""
-    for method in METHODS.values():
-        properties = ("gated", "trained", "taught", "laddered", "learned")
-        print(method.name, *(p for p in properties if getattr(method, p)))
-
-
-if __name__ == "__main__":
-    main()

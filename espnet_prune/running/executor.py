@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from espnet_prune.base.errors import InputError
+from espnet_prune.config.run_options import EXECUTORS
 from espnet_prune.running.parallel import ordered_map
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-KINDS = ("local", "slurm")
 # Parameters that submitit knows for every cluster; the others are Slurm's own.
 GENERIC = ("name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node")
 # submitit's own limit would be five minutes.
@@ -148,7 +148,7 @@ def failed_too(logs: Sequence[Path]) -> str:
 def add_arguments(parser: argparse.ArgumentParser, nj: int = 2) -> None:
     """The options that a stage which splits its data has."""
     parser.add_argument("--nj", type=int, default=nj, help="parts at once")
-    parser.add_argument("--executor", choices=KINDS, default="local")
+    parser.add_argument("--executor", choices=EXECUTORS, default="local")
     parser.add_argument(
         "--executor_args", default="", metavar="KEY=VALUE,...",
         help="of Slurm jobs, as partition=cpu,timeout_min=60,mem_gb=4",

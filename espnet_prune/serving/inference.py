@@ -20,13 +20,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import atomic_path, fingerprint
+from espnet_prune.config.run_options import PRECISIONS
 from espnet_prune.families.espnet import attention, compact, graph
 from espnet_prune.families.espnet.graph import MIN_FRAMES, EncoderGraph
 from espnet_prune.serving import onnx
 from espnet_prune.serving.onnx import Runner, difference, write_int8, write_onnx
 
 PRUNING_RUN = "is a pruning run", "export it first: stage 13"
-PRECISIONS = ("fp32", "bf16", "int8")
 # How far outputs for noise may be off, relative to the largest.
 TOLERANCES = {"fp32": 1e-3, "int8": 0.3}
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from espnet_prune.base.errors import InputError
-from espnet_prune.cli.progress import Watcher, main
+from espnet_prune.cli.progress import Watcher
+from espnet_prune.cli.progress import watch as watch_
 
 PREFIX = "[vm] 2026-11-21 01:08:06,198 (trainer:336) INFO: "
 
@@ -74,14 +75,12 @@ def test_loss_that_is_no_number_does_not_stop_the_progress(watcher, value):
 
 
 @pytest.fixture
-def watch(tmp_path, monkeypatch, capsys):
+def watch(tmp_path, capsys):
     log = tmp_path / "exp" / "train.log"
 
     def run(code: str) -> tuple[str, str]:
         command = [sys.executable, "-c", code]
-        argv = ["progress", "--log", str(log), "--", *command]
-        monkeypatch.setattr(sys, "argv", argv)
-        assert main() == 0
+        watch_(command, log)
         return capsys.readouterr().out, log.read_text()
 
     return run
@@ -100,7 +99,7 @@ def test_log_of_a_resumed_run_is_kept_and_not_told_again(watch):
     assert "epoch 2/2" in out and "epoch 1/2" not in out
 
 
-def test_log_that_another_program_writes_is_followed(tmp_path, monkeypatch, capsys):
+def test_log_that_another_program_writes_is_followed(tmp_path, capsys):
     # As ESPnet's launcher does: the old log goes aside, a new one takes its place.
     log = tmp_path / "train.log"
     log.write_text("1/3epoch started\n")
@@ -109,9 +108,7 @@ def test_log_that_another_program_writes_is_followed(tmp_path, monkeypatch, caps
         "os.rename(log, log + '.1'); time.sleep(1)\n"
         "with open(log, 'w') as f: print('3/3epoch started', file=f)\n"
     )
-    argv = ["progress", "--log", str(tmp_path / "launch.log"), "--follow", str(log)]
-    monkeypatch.setattr(sys, "argv", [*argv, "--", sys.executable, "-c", code])
-    assert main() == 0
+    watch_([sys.executable, "-c", code], log, launcher=True)
     out = capsys.readouterr().out
     assert "epoch 3/3" in out and "epoch 1/3" not in out and "epoch 2/3" not in out
     assert (tmp_path / "launch.log").read_text() == "2/3epoch started\n"
@@ -119,9 +116,10 @@ def test_log_that_another_program_writes_is_followed(tmp_path, monkeypatch, caps
 
 def test_stopping_it_stops_what_a_launcher_has_started(tmp_path):
     log, pid = tmp_path / "train.log", tmp_path / "pid"
-    launcher = f"sleep 60 & echo $! >{pid}; wait"
-    command = [sys.executable, "-m", "espnet_prune.cli.progress", "--follow", str(log)]
-    command += ["--log", str(tmp_path / "launch.log"), "--", "bash", "-c", launcher]
+    launcher = ["bash", "-c", f"sleep 60 & echo $! >{pid}; wait"]
+    code = "from pathlib import Path; from espnet_prune.cli.progress import watch; "
+    code += f"watch({launcher}, Path({str(log)!r}), launcher=True)"
+    command = [sys.executable, "-c", code]
     env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     process = subprocess.Popen(command, env=env)
     while not (pid.exists() and pid.read_text()):

@@ -1,0 +1,50 @@
+"""The sizes that a recipe is asked for, method by method, each rung after the last."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from espnet_prune.config.methods import METHODS
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One size by one method.
+
+    Args:
+        method: of ``METHODS``.
+        target: fraction to remove.
+        kind: what it counts, as ``params+macs``.
+        round_to: multiple of units that export keeps.
+        previous: the rung whose gates it goes on from, if there is one.
+    """
+
+    method: str
+    target: float
+    kind: str
+    round_to: int = 1
+    previous: "Rung | None" = None
+
+    @property
+    def pruned(self) -> str:
+        """The name of the pruning run."""
+        method = "" if self.method == "l0" else f"{self.method}_"
+        return f"{method}{self.kind.replace('+', '_')}{100 * self.target:g}"
+
+    @property
+    def compact(self) -> str:
+        """The name of what is exported: one pruning run may have several exports."""
+        return self.pruned + (f"_r{self.round_to}" if self.round_to > 1 else "")
+
+
+def make_rungs(
+    methods: Sequence[str], targets: Sequence[float], kind: str, round_to: int = 1
+) -> list[Rung]:
+    """The rungs in the order they are climbed; L0 first, for the baselines are compared
+    with it."""
+    rungs = []
+    for method in sorted(methods, key=lambda name: name != "l0"):
+        previous = None
+        for target in targets:
+            rungs.append(Rung(method, target, kind, round_to, previous))
+            previous = rungs[-1] if METHODS[method].laddered else None
+    return rungs

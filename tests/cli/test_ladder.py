@@ -1,0 +1,73 @@
+"""The steps from a dense model to a small one, rung by rung."""
+
+from pathlib import Path
+
+import pytest
+
+from espnet_prune.base.errors import InputError
+from espnet_prune.cli.ladder import FAMILIES, Ladder
+from espnet_prune.config.rungs import make_rungs
+
+
+@pytest.fixture
+def climb(tmp_path):
+    """``climb(method, stages, family)``: its steps as (module, options, directory)."""
+
+    def run(method, stages=None, family="espnet", made=True):
+        done = []
+        kind = FAMILIES[family]
+
+        def do(module, options, folder):
+            done.append((module, options, folder))
+            for path in (folder / "config.yaml", folder / "latest.pth") if made else ():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+
+        def do_all(module, options, folder):
+            out = Path(options[options.index("--out") + 1]) if folder is None else None
+            if out is None:
+                do(module, options, folder)
+                return
+            done.append((module, options, None))
+            for name in kind.weights if made else ():
+                (out / name).parent.mkdir(parents=True, exist_ok=True)
+                (out / name).touch()
+
+        Ladder(
+            kind,
+            make_rungs([method], [0.5, 0.75], "params"),
+            lambda rung: tmp_path / f"pruned_{rung.pruned}",
+            lambda rung: tmp_path / f"compact_{rung.compact}",
+            ["--common", "data"],
+            ["--recipe", "prune.yaml"],
+            ["--recipe", "finetune.yaml"],
+        ).climb(do_all, stages)
+        return done
+
+    return run
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_rung_is_pruned_exported_and_finetuned_before_the_next(climb, family):
+    train, export = FAMILIES[family].train, FAMILIES[family].export
+    done = climb("random", family=family)
+    assert [module for module, *_ in done] == [train, export, train] * 2
+    for _, options, folder in done:
+        assert folder is None or options[-4:-2] == ["--common", "data"]
+
+
+@pytest.mark.parametrize(
+    ("method", "goes_on"),
+    [("l0", True), ("l0_alone", True), ("iterative", True), ("magnitude", False)],
+)
+def test_later_rungs_go_on_from_the_gates_of_the_one_before(climb, method, goes_on):
+    first, second = climb(method, [12])
+    assert "--previous" not in first[1]
+    previous = ["--previous", str(first[2])]
+    assert (previous == second[1][6:8]) == goes_on
+
+
+@pytest.mark.parametrize(("stage", "made_by"), [(13, 12), (14, 13)])
+def test_a_step_without_its_input_names_the_stage_that_makes_it(climb, stage, made_by):
+    with pytest.raises(InputError, match=f"is missing -> run stage {made_by} "):
+        climb("l0", [stage], made=False)
