@@ -5,85 +5,123 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # shellcheck disable=SC2034  # local/parse_options.sh reads it
-help_message="Usage: ./run.sh --family ssl --model DIR --audio DIR [--option value ...]
+help_message="Usage: ./run.sh --family ssl [--model DIR --audio DIR] [--option value ...]
 
-Stages: 1 audio, 2 prune, 3 export, 4 distil, 5 measure.
+Stages: 1 audio, 2 prune, 3 export, 4 distil, 5 probe, 6 measure, 7 report.
   --family           ssl: encoders of Hugging Face, as here; without it those of ESPnet
   --stage            first stage to run
   --stop_stage       last stage to run
-  --model            HuBERT, WavLM or wav2vec 2.0: a directory of Hugging Face, or a name there
-  --audio            folder of audio files, or a Kaldi wav.scp; no transcripts
+  --skip_stages      stages to leave out, as \"5 6\"
+  --preset           default | quick (a first look in minutes)
+  --model            HuBERT, WavLM or wav2vec 2.0: a directory of Hugging Face, or a name
+                     there; default: the small HuBERT that comes with the project
+  --audio            folder of audio files, or a Kaldi wav.scp; no transcripts; default:
+                     synthetic speech, with words to probe
   --crop_seconds     length of the crops that the audio is cut into
   --tag              name of this run's directories; default: that of the model
-  --target           fraction of the encoder to remove
+  --target           fraction of the encoder to remove (0.5)
+  --targets          instead, several, rising, as \"0.5 0.72\": each goes on from the one before
   --target_kind      params | macs | params+macs
-  --method           l0 | iterative | magnitude | random
+  --method           l0, or baselines to compare with (several with blanks between):
+                     iterative magnitude random blocks small_distilled
+  --round_to         keep multiples of so many units and dimensions, as 8 (stage 3)
+  --seed             of the trainings; default: that of their configs
   --prune_config     of stage 2
   --prune_args       further options of stage 2
   --distil_config    of stage 4
   --distil_args      further options of stage 4
-  --measure_args     further options of stage 5
+  --probes           of stage 5, as \"NAME=KIND:TRAIN:TEST ...\", Kaldi directories; kinds:
+                     words speakers verify characters queries (docs/ssl.md)
+  --measure_args     further options of stage 6
   --nj               processes of stage 1
-  --ngpu             GPUs to train on (0: CPU); several train with DDP
+  --ngpu             GPUs to train on (0: CPU), of each machine; several train with DDP
+  --cuda_cmd         starts trainings, as \"/path/of/utils/slurm.pl --config FILE\" of
+                     an ESPnet checkout; default: here
+  --num_nodes        machines to train on; several need --cuda_cmd
 "
-stage=1 stop_stage=5 model="" audio="" crop_seconds=4 tag=""
-target=0.5 target_kind=params method=l0
-prune_config=conf/ssl/prune.yaml prune_args="" distil_config=conf/ssl/distil.yaml
-distil_args="" measure_args="" nj=2 ngpu=0 family=ssl
-# shellcheck disable=SC1091
+stage=1 stop_stage=7 skip_stages="" preset=default
+model="" audio="" crop_seconds=4 tag="" target="" targets="" target_kind=params
+method=l0 round_to=1 seed="" prune_config=conf/ssl/prune.yaml prune_args=""
+distil_config=conf/ssl/distil.yaml distil_args="" probes="" measure_args=""
+nj=2 ngpu=0 cuda_cmd="" num_nodes=1 family=ssl
 . local/parse_options.sh
-
-die() { echo "error: $1" >&2; exit 2; }
 [ "${family}" = ssl ] || die "--family ${family}: ssl, or leave it out"
-[ -n "${model}" ] || die "--model: name a directory of Hugging Face -> ./run.sh --family ssl --help"
-[ -n "${audio}" ] || [ "${stage}" -gt 1 ] || die "--audio: name a folder of audio files"
-[[ ${stage} =~ ^[0-9]+$ && ${stop_stage} =~ ^[0-9]+$ ]] || die "--stage ${stage} --stop_stage ${stop_stage}: they take numbers"
-[[ ${target} =~ ^0?\.[0-9]*[1-9][0-9]*$ ]] || die "--target ${target}: give a fraction between 0 and 1, as 0.5"
-[ "${stage}" -le 5 ] && [ "${stop_stage}" -ge "${stage}" ] ||
+rungs=$(check_options)
+targets=${targets:-${target:-0.5}}
+runs() { # number
+    [ "$1" -ge "${stage}" ] && [ "$1" -le "${stop_stage}" ] &&
+        [[ " ${skip_stages} " != *" $1 "* ]]
+}
+nothing=1
+for number in 1 2 3 4 5 6 7; do ! runs "${number}" || nothing=; done
+[ -z "${nothing}" ] ||
     die "--stage ${stage} --stop_stage ${stop_stage}: no stage lies there -> see ./run.sh --family ssl --help"
 for option in prune_config distil_config; do
     [ -f "${!option}" ] || die "--${option} ${!option}: is no file"
 done
-[ -n "${tag}" ] || tag=$(basename "${model}")
+note="" synth=(--train 1200 --dev 240 --test 120) words=(--train 600 --dev 1 --test 300)
+if [ "${preset}" = quick ]; then
+    # In front, so that the user's own options win.
+    prune_args="--max_epoch 2 ${prune_args}" distil_args="--max_epoch 2 ${distil_args}"
+    synth=(--train 240 --dev 60 --test 30) words=(--train 150 --dev 1 --test 75)
+    note="QUICK PRESET: a first look at every stage; no number here is a result."
+elif [ "${preset}" != default ]; then
+    die "--preset ${preset}: default or quick"
+fi
+: "${model:=models/small_hubert}"
+: "${tag:=$(basename "${model}")}"
 # shellcheck disable=SC1091
 . ./path.sh
-dump=dump/ssl/${tag}
-name=${target_kind//+/_}$(awk -v t="${target}" 'BEGIN { printf "%g", 100 * t }')
-[ "${method}" = l0 ] || name=${method}_${name}
-pruned=exp/${tag}_pruned_${name}
-compact=exp/${tag}_compact_${name}
-
+dump=dump/ssl/${tag} report=exp/${tag}_report
+if [ -z "${audio}" ]; then
+    audio=data/ssl_train spoken=1
+    : "${probes:=words=words:data/words_train:data/words_test characters=characters:data/ssl_dev:data/ssl_test queries=queries:data/words_train:data/words_test}"
+    note+="${note:+ }Synthetic speech: it shows that the recipe works and nothing about human speech."
+fi
+compacts=()
+while read -r _ _ name; do
+    compacts+=(--compact "exp/${tag}_compact_${name}_distilled")
+done <<<"${rungs}"
 begin() { # number, title
-    [ "$1" -ge "${stage}" ] && [ "$1" -le "${stop_stage}" ] || return 1
+    runs "$1" || return 1
     printf '[%02d:%02d] stage %s: %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$1" "$2"
 }
-train() { # directory, options...
-    local dir=$1; shift
-    python3 -m espnet_prune.cli.progress --log "${dir}/train.log" -- \
-        python3 -m espnet_prune.cli.ssl_train --dense "${model}" --output_dir "${dir}" \
-        --train "${dump}/train" --valid "${dump}/valid" \
-        --ngpu "${ngpu}" --multiprocessing_distributed true "$@"
-}
+python3 -m espnet_prune.cli.ssl_check --dense "${model}" --ngpu "$([ -n "${cuda_cmd}" ] && echo 0 || echo "${ngpu}")" \
+    --method "${method}" --target_kind "${target_kind}" --targets "${targets}" \
+    --prune_config "${prune_config}" "--prune_args=${prune_args}" \
+    --distil_config "${distil_config}" "--distil_args=${distil_args}" \
+    --probes "$([ -n "${spoken:-}" ] || echo "${probes}")"
 
 if begin 1 "cut the audio into crops: ${dump}"; then
+    if [ -n "${spoken:-}" ]; then
+        python3 local/synth_data.py --out data --prefix ssl_ --nj "${nj}" "${synth[@]}"
+        python3 local/synth_data.py --out data --prefix words_ --nj "${nj}" "${words[@]}" \
+            --templates "V N P D"
+    fi
     python3 -m espnet_prune.cli.ssl_audio --audio "${audio}" --out "${dump}" \
-        --seconds "${crop_seconds}" --nj "${nj}" --dense "${model}"
+        --seconds "${crop_seconds}" --nj "${nj}"
 fi
-if begin 2 "prune ${target} of the ${target_kind} in ${pruned} (${method})"; then
+if runs 2 || runs 3 || runs 4; then
+    python3 -m espnet_prune.cli.ladder --family ssl --elapsed "${SECONDS}" \
+        --stages "$(for n in 2 3 4; do ! runs ${n} || printf '%s ' ${n}; done)" \
+        --method "${method}" --targets "${targets}" --target_kind "${target_kind}" \
+        --round_to "${round_to}" --exp "exp/${tag}" \
+        --prune_config "${prune_config}" "--prune_args=${seed:+--seed ${seed}} ${prune_args}" \
+        --finetune_config "${distil_config}" "--finetune_args=${seed:+--seed ${seed}} ${distil_args}" \
+        --ngpu "${ngpu}" --cuda_cmd "${cuda_cmd}" --num_nodes "${num_nodes}" \
+        -- --dense "${model}" --train "${dump}/train" --valid "${dump}/valid" \
+        --multiprocessing_distributed true
+fi
+if [ -n "${probes}" ] && begin 5 "probe frozen features: ${probes}"; then
+    python3 -m espnet_prune.cli.ssl_probe --dense "${model}" "${compacts[@]}" \
+        --out "${report}" --probes "${probes}"
+fi
+if begin 6 "measure parameters, MACs and real-time factors"; then
     # shellcheck disable=SC2086
-    train "${pruned}" --recipe "${prune_config}" --method "${method}" \
-        --kind "${target_kind}" --target "${target}" ${prune_args}
+    python3 -m espnet_prune.cli.ssl_measure --dense "${model}" "${compacts[@]}" \
+        --out "${report}" ${measure_args}
 fi
-if begin 3 "export the compact model to ${compact}"; then
-    python3 -m espnet_prune.cli.ssl_export --pruned "${pruned}" --out "${compact}"
-fi
-if begin 4 "distil it in ${compact}_distilled"; then
-    # shellcheck disable=SC2086
-    train "${compact}_distil" --recipe "${distil_config}" --compact "${compact}" ${distil_args}
-fi
-if begin 5 "measure parameters, MACs and real-time factors"; then
-    # shellcheck disable=SC2086
-    python3 -m espnet_prune.cli.ssl_measure --dense "${model}" \
-        --compact "${compact}_distilled" --out "exp/${tag}_report_${name}" ${measure_args}
+if begin 7 "report"; then
+    python3 -m espnet_prune.cli.ssl_report "${compacts[@]}" --out "${report}" --note "${note}"
 fi
 printf '[%02d:%02d] finished\n' $((SECONDS / 60)) $((SECONDS % 60))

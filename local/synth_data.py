@@ -15,7 +15,14 @@ import soundfile
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import atomic_dir, write_json
 from espnet_prune.data.kaldi_dir import DataDir, write_data_dir
-from espnet_prune.data.synth import FS, VARIANTS, Recipe, make_utterance
+from espnet_prune.data.synth import (
+    FS,
+    TEMPLATES,
+    VARIANTS,
+    WORDS,
+    Recipe,
+    make_utterance,
+)
 from espnet_prune.running.parallel import ordered_map
 
 # Raise when the same options come to make different audio.
@@ -32,6 +39,10 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--test", type=int, default=400, help="utterances")
     parser.add_argument("--snr_low", type=float, default=20.0, help="dB")
     parser.add_argument("--snr_high", type=float, default=40.0, help="dB")
+    parser.add_argument(
+        "--templates", type=str.split, default=TEMPLATES,
+        help="of sentences: V(erb), N(oun), P(lace), D(igit), L(etter), as 'V N VNP'",
+    )  # fmt: skip
     parser.add_argument("--nj", type=int, default=1, help="processes")
     return parser
 
@@ -55,6 +66,10 @@ def main() -> None:
         raise InputError("--snr_low", "is above --snr_high", "swap them")
     if args.seed < 0:
         raise InputError("--seed", "is negative", "give 0 or more")
+    if not args.templates or set("".join(args.templates)) - set(WORDS):
+        mend = f"make them of the letters {' '.join(WORDS)}"
+        raise InputError("--templates", f"{' '.join(args.templates)!r}", mend)
+    templates = tuple(args.templates)
     out = Path(args.out)
     audio = out / f"{args.prefix}wav"
     done = audio / ".done"
@@ -65,6 +80,8 @@ def main() -> None:
         "snr_high": args.snr_high,
         **sizes,
     }
+    if templates != TEMPLATES:
+        options["templates"] = [*templates]
     sets = {subset: out / f"{args.prefix}{subset}" for subset in sizes}
     if _is_done(done, options) and all(path.is_dir() for path in sets.values()):
         logging.info("%s has been made with these options: kept", audio)
@@ -75,7 +92,9 @@ def main() -> None:
             (temporary / path.name).mkdir()
             jobs = [
                 (
-                    Recipe(args.seed, subset, index, args.snr_low, args.snr_high),
+                    Recipe(
+                        args.seed, subset, index, args.snr_low, args.snr_high, templates
+                    ),
                     str(temporary / path.name),
                 )
                 for index in range(sizes[subset])

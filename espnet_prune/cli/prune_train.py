@@ -15,7 +15,7 @@ import torch
 from espnet2.tasks.asr import ASRTask
 
 from espnet_prune.base.errors import InputError, run_main
-from espnet_prune.base.files import atomic_path, write_yaml
+from espnet_prune.base.files import atomic_path
 from espnet_prune.config.methods import METHODS
 from espnet_prune.export.compact_dir import model_state
 from espnet_prune.families.espnet.checkpoint import load_model, read_state
@@ -25,6 +25,7 @@ from espnet_prune.pruning.scores import scores_of, settle
 from espnet_prune.running.nodes import Node
 from espnet_prune.training.origin import (
     averaged_name,
+    candidate,
     refuse_another_run,
     refuse_missing_gpus,
     refuse_multiple_iterator,
@@ -32,11 +33,9 @@ from espnet_prune.training.origin import (
 )
 from espnet_prune.training.plan import CONFIG, FINETUNED, student_config
 from espnet_prune.training.recipe import add_options, refusing, settle_method
+from espnet_prune.training.resume import COUNTERS
 from espnet_prune.training.student import OWN_OPTIONS
 from espnet_prune.training.task import PruneASRTask
-
-# Of a pruning run, what the next rung of a ladder counts anew.
-COUNTERS = "sparsity.step,sparsity.updates"
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -59,9 +58,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     args, training_options = get_parser().parse_known_args(arguments)
     settle_method(args)
-    # What is refused below must leave the directory as it was.
     config = args.output_dir / "student.yaml"
-    candidate = args.output_dir / "student.new.yaml"
     command = ["--output_dir", str(args.output_dir)]
     command += ["--teacher_config", str(args.teacher_config)]
     command += ["--teacher_model", str(args.teacher_model)]
@@ -73,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
         command += ["--init_param", str(args.teacher_model)]
     command += training_options
     node = Node(training_options, args.output_dir)
-    options = node.first(lambda: settle_plan(args, candidate, config, command))
+    options = node.first(lambda: settle_plan(args, config, command))
     command += ["--config", str(config)]
     if pruning and not METHODS[args.method].trained:
         node.first(lambda: prune_at_once(args, command))
@@ -87,13 +84,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def settle_plan(
-    args: argparse.Namespace, candidate: Path, config: Path, command: list[str]
+    args: argparse.Namespace, config: Path, command: list[str]
 ) -> argparse.Namespace:
     """Write the training config once nothing is wrong with it.
 
     Args:
         args: the command line.
-        candidate, config: its name until then, and after.
+        config: its place.
         command: ESPnet's options.
 
     Returns:
@@ -101,20 +98,18 @@ def settle_plan(
     """
     try:
         student = student_config(args)
-        write_yaml(candidate, student)
-        options = PruneASRTask.get_parser().parse_args(
-            ["--config", str(candidate), *command]
-        )
-        refuse_planned(options, student)
-        refuse_multiple_iterator(options)
-        refuse_missing_gpus(options.ngpu)
-        refuse_wrong_rate(options)
-        refuse_another_run(options)
-        candidate.replace(config)
+        with candidate(config, student) as new:
+            options = PruneASRTask.get_parser().parse_args(
+                ["--config", str(new), *command]
+            )
+            refuse_planned(options, student)
+            refuse_multiple_iterator(options)
+            refuse_missing_gpus(options.ngpu)
+            refuse_wrong_rate(options)
+            refuse_another_run(options)
         settle_table(args.output_dir)
         return options
     finally:
-        candidate.unlink(missing_ok=True)
         settle_table(args.output_dir, keep=False)
 
 

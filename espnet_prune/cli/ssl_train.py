@@ -18,30 +18,41 @@ from espnet_prune.base.quiet import hand_logging_to_espnet  # before anything of
 import torch
 
 from espnet_prune.base.errors import InputError, run_main
-from espnet_prune.base.files import atomic_path, read_yaml, write_yaml
+from espnet_prune.base.files import atomic_path, read_yaml, write_text, write_yaml
 from espnet_prune.config.methods import METHODS
-from espnet_prune.config.options import make_options, optimizer_options
-from espnet_prune.config.sections import (
-    SECTIONS,
-    DistillOptions,
-    GateOptions,
-    SparsityOptions,
-)
+from espnet_prune.config.options import make_options
+from espnet_prune.config.sections import SECTIONS, DistillOptions, GateOptions
 from espnet_prune.data.kaldi_dir import audio_type
 from espnet_prune.export.ssl import finish
 from espnet_prune.families.ssl.audio import RATE, normalizes
-from espnet_prune.families.ssl.describe import clocks
+from espnet_prune.families.ssl.describe import GROUPS, clocks
 from espnet_prune.families.ssl.model import prepare, read
-from espnet_prune.pruning.budget import Budget, make_constraints
+from espnet_prune.pruning.budget import (
+    Budget,
+    Constraint,
+    check_groups,
+    make_constraints,
+)
 from espnet_prune.pruning.controller import Schedule
 from espnet_prune.pruning.projection import check_reachable
 from espnet_prune.pruning.scores import scores_of, settle
+from espnet_prune.report.ssl_card import card
+from espnet_prune.running.nodes import Node
 from espnet_prune.training.origin import (
     averaged_name,
+    candidate,
     refuse_another_run,
     refuse_missing_gpus,
 )
-from espnet_prune.training.recipe import refusing
+from espnet_prune.training.recipe import (
+    add_options,
+    read_recipe,
+    refusing,
+    settle_method,
+    settle_options,
+    source_of,
+)
+from espnet_prune.training.resume import COUNTERS, check_finished
 from espnet_prune.training.ssl_task import PruneSpeechTask
 
 
@@ -49,12 +60,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], allow_abbrev=False
     )
+    add_options(parser)
     parser.add_argument("--dense", type=Path, required=True, help="of the dense model")
-    parser.add_argument("--compact", type=Path, help="compact directory to distil")
-    parser.add_argument("--recipe", type=Path, required=True, help="conf/ssl/*.yaml")
-    parser.add_argument("--method", choices=METHODS, default="l0", help="or a baseline")
-    parser.add_argument("--kind", default="params", help="params, macs or params+macs")
-    parser.add_argument("--target", type=float, default=0.5)
     parser.add_argument("--train", type=Path, required=True, help="crops to train on")
     parser.add_argument("--valid", type=Path, required=True)
     parser.add_argument("--output_dir", type=Path, required=True)
@@ -63,108 +70,149 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     args, more = get_parser().parse_known_args(argv)
-    recipe = read_yaml(args.recipe)
+    settle_method(args)
     config = args.output_dir / "student.yaml"
-    candidate = args.output_dir / "student.new.yaml"
-    conf = distillation(args, recipe) if args.compact else pruning(args, recipe)
-    training = {k: v for k, v in recipe.items() if k not in SECTIONS}
-    # The optimizer clips each group of parameters apart.
-    training |= {"model_conf": conf, "grad_clip": math.inf}
     command = ["--output_dir", str(args.output_dir), "--resume", "true"]
     for name in ("train", "valid"):
         folder = getattr(args, name)
         audio = f"{folder}/wav.scp,speech,{audio_type(folder)}"
         command += [f"--{name}_data_path_and_name_and_type", audio]
         command += [f"--{name}_shape_file", str(folder / "utt2num_samples")]
+    if args.previous is not None:
+        # Its gates and multipliers go on, its count of the steps does not.
+        command += ["--init_param", f"{args.previous / 'latest.pth'}:::{COUNTERS}"]
     command += more
-    write_yaml(candidate, training)
-    try:  # what is refused must leave the directory as it was
-        parser = PruneSpeechTask.get_parser()
-        options = parser.parse_args(["--config", str(candidate), *command])
-        refuse_missing_gpus(options.ngpu)
-        refuse_another_run(options)
-        candidate.replace(config)
-    finally:
-        candidate.unlink(missing_ok=True)
-    command += ["--config", str(config)]
+    node = Node(more, args.output_dir)
+    options = node.first(lambda: settle_plan(args, config, command))
     if args.compact is None and not METHODS[args.method].trained:
-        prune_at_once(args, conf, options.seed)
+        node.first(lambda: prune_at_once(args, options))
         return
     hand_logging_to_espnet()
-    PruneSpeechTask.main(cmd=command)
+    PruneSpeechTask.main(cmd=[*command, "--config", str(config)])
+    if args.compact is not None and node.is_first:
+        averaged = args.output_dir / averaged_name(options.best_model_criterion)
+        out, told = finish(averaged, args.compact, args.dense)
+        page = card(out.name, told, normalizes(out))
+        write_text(out / "README.md", page)
+
+
+def settle_plan(
+    args: argparse.Namespace, config: Path, command: list[str]
+) -> argparse.Namespace:
+    """Write the training config once nothing is wrong with it.
+
+    Args:
+        args: the command line.
+        config: its place.
+        command: ESPnet's options.
+
+    Returns:
+        the training's options.
+    """
+    recipe, student = check_options(args, args.dense)
     if args.compact is not None:
-        finish(args.output_dir / averaged_name(options.best_model_criterion), args)
+        read(args.compact)
+        student = {"compact": str(args.compact)}
+        if not METHODS[args.method].gated:  # it has had no training before
+            recipe["max_epoch"] = 2 * recipe["max_epoch"]
+    training = {k: v for k, v in recipe.items() if k not in SECTIONS}
+    training["model_conf"] = student | {
+        "dense": str(args.dense),
+        "normalize": normalizes(args.dense),
+        "distill": recipe.get("distill") or {},
+        "method": args.method,
+    }
+    # The optimizer clips each group of parameters apart.
+    training["grad_clip"] = math.inf
+    with candidate(config, training) as new:
+        parser = PruneSpeechTask.get_parser()
+        options = parser.parse_args(["--config", str(new), *command])
+        refuse_missing_gpus(options.ngpu)
+        refuse_another_run(options)
+    return options
 
 
-def pruning(args: argparse.Namespace, recipe: dict[str, Any]) -> dict[str, Any]:
-    """The student with gates: ``model_conf`` of the training.
+def check_options(
+    args: argparse.Namespace, dense: str | Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The recipe as the command line changes it, and what makes a student with gates.
+
+    Args:
+        args: of :func:`espnet_prune.training.recipe.add_options`.
+        dense: directory of the dense model.
 
     Raises:
         InputError: model, recipe, method and target do not go together.
     """
-    if not METHODS[args.method].gated or args.method == "blocks":
-        raise InputError(f"--method {args.method}", "is for ESPnet's models so far")
-    if args.method == "iterative":
-        recipe["sparsity"] = (recipe.get("sparsity") or {}) | {"by": "magnitude"}
-    asked = {"kind": args.kind, "target": args.target}
-    with refusing(args.recipe):
-        sparsity = (recipe.get("sparsity") or {}) | asked
-        options = make_options(SparsityOptions, "sparsity", sparsity)
-        gates = make_options(GateOptions, "gates", recipe.get("gates"))
-        distill = make_options(DistillOptions, "distill", recipe.get("distill"))
-        optimizer_options(recipe.get("optim_conf") or {})
-        if (
-            "latency" in options.kinds
-            or gates.model_dim
-            or options.groups.get("decoder")
-        ):
-            raise ValueError("latency and model_dim are for ESPnet's models so far")
+    recipe = read_recipe(args)
+    if not METHODS[args.method].taught:
+        what = "learns from labels, of which there are none here"
+        raise InputError(f"--method {args.method}", what, "leave it out")
+    distill = make_options(DistillOptions, "distill", recipe.get("distill"))
     if not distill.layer_weight:
-        raise InputError(args.recipe, "distill: layer_weight must be above 0 here")
-    model = read(args.dense)
+        raise InputError(source_of(args), "distill: layer_weight must be above 0 here")
+    return recipe, {} if args.compact is not None else pruning(args, recipe, dense)
+
+
+def pruning(
+    args: argparse.Namespace, recipe: dict[str, Any], dense: str | Path
+) -> dict[str, Any]:
+    """What makes the student with gates; arguments as for :func:`check_options`."""
+    start = None if args.previous is None else reached(args.previous)
+    options = settle_options(args, recipe, start)
+    gates = make_options(GateOptions, "gates", recipe["gates"])
+    with refusing(source_of(args)):
+        check_groups(options.groups, GROUPS)
+        if "latency" in options.kinds or gates.model_dim or recipe.get("prune_decoder"):
+            raise ValueError(
+                "latency, model_dim and prune_decoder are for ESPnet's models"
+            )
+    model = read(dense)
     samples = round(RATE * options.macs_seconds)
-    work = clocks(model, samples)
     described = prepare(model, gates)
-    terms = described.counts(work)
-    with refusing(args.recipe):
+    terms = described.counts(clocks(model, samples))
+    with refusing(source_of(args)):
         constraints = make_constraints(options, described.layout, terms)
         budget = Budget(described.layout, terms, constraints)
         Schedule(options, budget)
     check_reachable(budget)
     return {
-        "dense": str(args.dense),
-        "normalize": normalizes(args.dense),
-        "gates": recipe.get("gates") or {},
-        "sparsity": sparsity,
+        "gates": recipe["gates"],
+        "sparsity": recipe["sparsity"],
         "budget": {
             "samples": samples,
             "constraints": [constraint.to_dict() for constraint in constraints],
         },
-        "distill": recipe.get("distill") or {},
-        "method": args.method,
     }
 
 
-def distillation(args: argparse.Namespace, recipe: dict[str, Any]) -> dict[str, Any]:
-    """The compact student: ``model_conf`` of the training."""
-    with refusing(args.recipe):
-        make_options(DistillOptions, "distill", recipe.get("distill"))
-        optimizer_options(recipe.get("optim_conf") or {})
-    read(args.compact)
-    return {
-        "dense": str(args.dense),
-        "compact": str(args.compact),
-        "normalize": normalizes(args.dense),
-        "distill": recipe.get("distill") or {},
-    }
+def reached(previous: Path) -> dict[str, float]:
+    """What the pruning run that goes on has removed, by constraint.
+
+    Raises:
+        InputError: it is none, or is not finished.
+    """
+    config = previous / "config.yaml"
+    check_finished(config)
+    conf = read_yaml(config).get("model_conf") or {}
+    if "budget" not in conf:
+        raise InputError(previous, "is no pruning run", "run stage 2 of it")
+    constraints = map(Constraint.from_dict, conf["budget"]["constraints"])
+    return {constraint.key: constraint.target for constraint in constraints}
 
 
-def prune_at_once(args: argparse.Namespace, conf: dict[str, Any], seed: int) -> None:
-    """Write what a pruning run leaves, from scores instead of a training."""
-    model = PruneSpeechTask.build_model(argparse.Namespace(model_conf=conf))
+def prune_at_once(args: argparse.Namespace, options: argparse.Namespace) -> None:
+    """Write what a pruning run leaves, from scores instead of a training.
+
+    A small model that is trained from scratch has the sizes that ``magnitude`` leaves:
+    even ones.
+    """
+    model = PruneSpeechTask.build_model(options)
     budget = model.sparsity.budget
-    settle(model.gates, budget, scores_of(args.method, budget, model.tensors(), seed))
-    write_yaml(args.output_dir / "config.yaml", {"model_conf": conf})
+    by = args.method if METHODS[args.method].gated else "magnitude"
+    settle(model.gates, budget, scores_of(by, budget, model.tensors(), options.seed))
+    conf = {"model_conf": options.model_conf, "seed": options.seed}
+    write_yaml(args.output_dir / "config.yaml", conf)
     with atomic_path(args.output_dir / "latest.pth") as temporary:
         torch.save(model.state_dict(), temporary)
 

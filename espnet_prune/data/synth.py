@@ -33,11 +33,13 @@ SPOKEN = {"A": "eigh", "I": "eye"}
 
 # What a sentence is made of: V(erb), N(oun), P(lace), D(igit), L(etter).
 # The short ones matter: CTC learns to align on them, long before it does on the rest.
-TEMPLATES = (
-    "L D V N LL DD LD DL VN VP NP LLL DDD VNP VND VNL "
-    "VNDD VNPDD VNLLD VPNLD VLLDD VLLLDD VNPVN VPVNDD LLLLL LLLLLL LLLDDD LLDDDD "
-    "DDDDD DDDDDD DDDDDDD NLLD NDDLL VNVN VNPLL"
-).split()
+TEMPLATES = tuple(
+    (
+        "L D V N LL DD LD DL VN VP NP LLL DDD VNP VND VNL "
+        "VNDD VNPDD VNLLD VPNLD VLLDD VLLLDD VNPVN VPVNDD LLLLL LLLLLL LLLDDD LLDDDD "
+        "DDDDD DDDDDD DDDDDDD NLLD NDDLL VNVN VNPLL"
+    ).split()
+)
 WORDS = {"V": VERBS, "N": NOUNS, "P": PLACES, "D": DIGITS, "L": LETTERS}
 
 # Words in the babble that an utterance is mixed with.
@@ -60,6 +62,7 @@ class Recipe:
         subset: "train", "dev" or "test": decides the voices.
         index: number of the utterance in its set, from 0.
         snr_low, snr_high: signal-to-noise ratio in dB, drawn evenly from between.
+        templates: of its sentences.
     """
 
     seed: int
@@ -67,6 +70,7 @@ class Recipe:
     index: int
     snr_low: float
     snr_high: float
+    templates: tuple[str, ...] = TEMPLATES
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def make_utterance(recipe: Recipe) -> Utterance:
     stream = list(VARIANTS).index(recipe.subset)
     rng = np.random.default_rng([recipe.seed, stream, recipe.index])
     voice, tract = _draw_voice(rng, recipe.subset)
-    words = _draw_words(rng)
+    words = _draw_words(rng, recipe.templates)
     # The pause of a comma after some words; none elsewhere, as in running speech.
     pauses = rng.random(len(words)) < rng.choice([0.0, 0.25, 0.6])
     spoken = _say(words, pauses, voice, tract)
@@ -130,8 +134,8 @@ def _draw_voice(rng: np.random.Generator, subset: str) -> tuple[Voice, float]:
     return voice, float(rng.uniform(*_TRACTS))
 
 
-def _draw_words(rng: np.random.Generator) -> list[str]:
-    return [str(rng.choice(WORDS[kind])) for kind in str(rng.choice(TEMPLATES))]
+def _draw_words(rng: np.random.Generator, templates: tuple[str, ...]) -> list[str]:
+    return [str(rng.choice(WORDS[kind])) for kind in str(rng.choice(templates))]
 
 
 def _say(

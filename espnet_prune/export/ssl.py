@@ -1,6 +1,5 @@
 """A pruned self-supervised encoder as a Hugging Face directory of the small one."""
 
-import argparse
 import copy
 import inspect
 import json
@@ -17,6 +16,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import atomic_dir, read_yaml, retire, write_json
+from espnet_prune.config.methods import METHODS
 from espnet_prune.export.export import check_budget
 from espnet_prune.families.espnet.checkpoint import read_state
 from espnet_prune.families.ssl import pruned_speech
@@ -32,12 +32,14 @@ MAX_RELATIVE_ERROR = 1e-4
 WEIGHTS = "model.safetensors"
 
 
-def export_ssl(pruned: Path, out: Path) -> dict[str, Any]:
+def export_ssl(pruned: Path, out: Path, round_to: int = 1) -> dict[str, Any]:
     """Write the compact model of a pruning run.
 
     Args:
         pruned: directory of the run.
         out: the directory to write; an older one is moved aside.
+        round_to: of what the numbers of units, channels and dimensions shall be
+            multiples.
 
     Returns:
         what ``pruning.json`` holds.
@@ -51,15 +53,20 @@ def export_ssl(pruned: Path, out: Path) -> dict[str, Any]:
     if not config.is_file():
         raise InputError(pruned, "holds no pruning run", "run stage 2 first")
     conf = read_yaml(config)["model_conf"]
-    if "max_epoch" in read_yaml(config):
-        check_finished(config)
+    check_finished(config)
     student = PruneSpeechModel(**conf).eval()
     student.load_state_dict(read_state(pruned / "latest.pth"), strict=True)
     budget = student.sparsity.budget
-    projection = project(student.gates, budget)
+    projection = project(student.gates, budget, round_to)
     student.gates.mask = projection.values
     kept = architecture_of(budget.layout, projection.values)
-    state = model_state(sliced(budget.layout, student.state_dict(), projection.values))
+    from_scratch = not METHODS[conf["method"]].gated
+    if from_scratch:
+        torch.manual_seed(read_yaml(config)["seed"])
+        state = build(student.teacher, kept).state_dict()
+    else:
+        gated = student.state_dict()
+        state = model_state(sliced(budget.layout, gated, projection.values))
     if holds(out, state):
         logging.info(f"{out} holds this very model: kept")
         return json.loads((out / "pruning.json").read_text(encoding="utf-8"))
@@ -79,6 +86,7 @@ def export_ssl(pruned: Path, out: Path) -> dict[str, Any]:
         }
         check_budget(budget, projection, counted)
         summary = {
+            "kind": student.teacher.config.model_type,
             "method": conf["method"],
             "dense": conf["dense"],
             "target": {
@@ -89,8 +97,9 @@ def export_ssl(pruned: Path, out: Path) -> dict[str, Any]:
             "params": count(reloaded),
             "dense_params": count(student.teacher),
             "architecture": kept,
-            "max_relative_error": verify(student, reloaded),
         }
+        if not from_scratch:
+            summary["max_relative_error"] = verify(student, reloaded)
         write_json(folder / "pruning.json", summary)
         if out.exists():
             logging.warning(f"{out} held another model: moved to {retire(out)}")
@@ -170,18 +179,24 @@ def verify(student: PruneSpeechModel, compact: PreTrainedModel) -> float:
     return error
 
 
-def finish(averaged: Path, args: argparse.Namespace) -> None:
-    """Give the distilled weights their place: they replace those of the export.
+def finish(averaged: Path, compact: Path, dense: Path) -> tuple[Path, dict[str, Any]]:
+    """Give the distilled weights a directory beside the export.
 
     Args:
         averaged: weights that the training left.
-        args: its command line, with ``compact`` and ``dense``.
+        compact: directory of the export.
+        dense: directory of the dense model.
+
+    Returns:
+        the directory, and its ``pruning.json``.
     """
-    compact = args.compact
     model = read(compact)
     model.load_state_dict(model_state(read_state(averaged)), strict=True)
-    summary = json.loads((compact / "pruning.json").read_text(encoding="utf-8"))
-    with atomic_dir(compact.with_name(f"{compact.name}_distilled")) as folder:
-        save(model, folder, args.dense)
+    told = json.loads((compact / "pruning.json").read_text(encoding="utf-8"))
+    told["distilled"] = True
+    out = compact.with_name(f"{compact.name}_distilled")
+    with atomic_dir(out) as folder:
+        save(model, folder, dense)
         read(folder)
-        write_json(folder / "pruning.json", summary | {"distilled": True})
+        write_json(folder / "pruning.json", told)
+    return out, told

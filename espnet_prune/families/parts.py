@@ -229,7 +229,7 @@ def whole_block(
     into: Description,
     at: str,
     parts: list[str],
-    norm: str | None = None,
+    *norms: str,
     bias: str | None = None,
 ) -> None:
     """Describe a block that is gone once all its submodules are.
@@ -238,15 +238,13 @@ def whole_block(
         into: what is added to.
         at: name of the block.
         parts: its submodules.
-        norm: of its output, if there is one; it goes with the block.
-        bias: the same.
+        norms: of the block alone; they go with it.
+        bias: of its output, if there is one; it goes, too.
     """
-    gated, owns = [], []
-    if norm is not None:
-        owns.append(norm)
-        if into.gated:
-            gated.append(Slot(f"{norm}.present"))
-            into.open_norms[norm] = (False, True)
+    gated, owns = [], [*norms]
+    if into.gated:
+        gated += [Slot(f"{norm}.present") for norm in norms]
+        into.open_norms |= {norm: (False, True) for norm in norms}
     if bias is not None:
         owns.append(bias)
         gated.append(Slot(bias))
@@ -254,7 +252,7 @@ def whole_block(
         Structure(
             at,
             1,
-            thing="norm.module" if norm else "",
+            thing="norm.module" if norms else "",
             gated=tuple(gated),
             owns=tuple(owns),
             any_of=tuple(parts),

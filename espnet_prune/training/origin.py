@@ -8,14 +8,15 @@ a word.
 import argparse
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from espnet_prune.base.errors import InputError
-from espnet_prune.base.files import fingerprint, read_yaml, write_json
+from espnet_prune.base.files import fingerprint, read_yaml, write_json, write_yaml
 from espnet_prune.data.audio import check_rate
 from espnet_prune.families.espnet.checkpoint import read_state, sampling_rate
 
@@ -80,6 +81,27 @@ def refuse_other_length(options: argparse.Namespace) -> None:
         "rises",
         f"give --max_epoch {planned}, or prune anew under another --tag",
     )
+
+
+@contextmanager
+def candidate(config: Path, training: dict[str, Any]) -> Iterator[Path]:
+    """A training config that takes its place once the context ends well: what is
+    refused there leaves the directory as it was.
+
+    Args:
+        config: its place.
+        training: its content.
+
+    Yields:
+        where it is until then.
+    """
+    new = config.with_suffix(".new.yaml")
+    try:
+        write_yaml(new, training)
+        yield new
+        new.replace(config)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def averaged_name(criteria: Sequence[Sequence[str]]) -> str:

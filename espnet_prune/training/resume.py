@@ -6,6 +6,9 @@ from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import read_yaml
 from espnet_prune.families.espnet.checkpoint import read_checkpoint
 
+# Of a pruning run, what the next rung of a ladder counts anew.
+COUNTERS = "sparsity.step,sparsity.updates"
+
 
 def check_finished(pruned: Path) -> None:
     """Refuse a run whose target was still rising: its gates mean nothing yet.

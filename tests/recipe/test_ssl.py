@@ -10,13 +10,23 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
+from safetensors.torch import load_file
 from transformers import AutoModel, HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.table import read_table
-from espnet_prune.cli import ssl_audio, ssl_export, ssl_measure, ssl_train
+from espnet_prune.cli import (
+    ssl_audio,
+    ssl_export,
+    ssl_measure,
+    ssl_probe,
+    ssl_report,
+    ssl_train,
+)
 from espnet_prune.export import ssl as exporting
 from espnet_prune.families.ssl.model import read
+from espnet_prune.report.ssl import score, scored
 from tests.families.test_speech_encoders import BASE, TINY
 from tests.recipe_copy import copy_recipe, start
 
@@ -160,15 +170,41 @@ def test_distillation_brings_it_nearer_to_the_dense_model(dense, compact, crops)
     assert after < before
 
 
-def test_baselines_meet_the_same_target_without_training(dense, crops, tmp_path):
-    train(dense, crops, tmp_path / "magnitude", "prune", "--method", "magnitude")
+@pytest.mark.parametrize("method", ["magnitude", "blocks", "small_distilled"])
+def test_baselines_meet_the_same_target_without_training(
+    dense, crops, tmp_path, method
+):
+    train(dense, crops, tmp_path / "run", "prune", "--method", method)
     out = tmp_path / "compact"
-    ssl_export.main(["--pruned", str(tmp_path / "magnitude"), "--out", str(out)])
+    ssl_export.main(["--pruned", str(tmp_path / "run"), "--out", str(out)])
     told = json.loads((out / "pruning.json").read_text())
-    assert told["method"] == "magnitude" and 0.5 <= told["removed"]["params"] < 0.6
+    assert told["method"] == method and 0.5 <= told["removed"]["params"] < 0.6
+    blocks = told["architecture"]["blocks"]
+    whole = [b["heads"] == 4 and b["ffn"] == 24 for b in blocks]
+    assert any(whole) == (method == "blocks")
+    kept, own = (load_file(f / "model.safetensors") for f in (out, dense))
+    same = torch.equal(kept["masked_spec_embed"], own["masked_spec_embed"])
+    assert same == (method != "small_distilled")
 
 
-def test_report_compares_costs_and_probes(dense, compact, tmp_path, capsys):
+def test_next_rung_goes_on_from_the_gates_of_the_last(dense, crops, pruned, tmp_path):
+    still = (
+        "--sparsity",
+        "gate_lr=0.000000000001",
+        "--sparsity",
+        "multiplier_lr=0.000000000001",
+    )
+    options = ("--previous", pruned, "--target", 0.7, "--kind", "params+macs")
+    train(dense, crops, tmp_path / "run", "prune", *options, "--max_epoch", 1, *still)
+    first, second = (
+        torch.load(folder / "latest.pth") for folder in (pruned, tmp_path / "run")
+    )
+    torch.testing.assert_close(first["gates.log_alpha"], second["gates.log_alpha"])
+    config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert set(config["model_conf"]["sparsity"]["start"].values()) == {0.5}
+
+
+def test_report_compares_costs_and_probes(dense, compact, tmp_path, capsys, caplog):
     """Of labels that can be heard: the tone of an utterance."""
     for part, number in (("train", 24), ("test", 12)):
         folder = tmp_path / part
@@ -181,24 +217,45 @@ def test_report_compares_costs_and_probes(dense, compact, tmp_path, capsys):
             scp.append(f"u{i} {folder}/u{i}.wav\n")
         (folder / "text").write_text("".join(text))
         (folder / "wav.scp").write_text("".join(scp))
-    argv = ["--dense", dense, "--compact", compact, "--out", tmp_path / "report"]
-    argv += [
-        "--probe",
-        f"tone={tmp_path / 'train'}:{tmp_path / 'test'}",
-        "--seconds",
-        1,
-    ]
-    ssl_measure.main([str(x) for x in [*argv, "--rounds", 2, "--seeds", 2]])
-    found = json.loads((tmp_path / "report/report.json").read_text())["rows"]
-    assert [row["system"] for row in found] == [
-        "log_mel", "untrained", "dense", "compact"
-    ]  # fmt: skip
+    out = tmp_path / "report"
+    models = ["--dense", dense, "--compact", compact, "--out", out]
+    tone = ["--probes", f"tone=words:{tmp_path / 'train'}:{tmp_path / 'test'}"]
+    with caplog.at_level("INFO"):
+        for _ in range(2):  # the second time nothing is probed anew
+            ssl_probe.main([str(x) for x in (*models, *tone, "--seeds", 2)])
+    ssl_measure.main([str(x) for x in (*models, "--seconds", 1, "--rounds", 2)])
+    ssl_report.main([str(x) for x in models[2:]])
+    assert caplog.text.count("tone, compact: ") == 1
+    report = json.loads((out / "report.json").read_text())
+    found = report["rows"]
+    systems = [row["system"] for row in found]
+    assert systems == ["log_mel", "untrained", "dense", "compact"]
     assert found[0]["probes"]["tone"]["value"] == 100
-    assert (
-        found[3]["params"] < found[2]["params"] and found[3]["macs"] < found[2]["macs"]
-    )
-    assert all(row["score"] is None for row in found)  # dense is not ahead of log mel
-    assert "compact" in capsys.readouterr().out
+    assert found[3]["removed"].keys() == {"params", "macs"}
+    for kind in ("params", "macs"):
+        assert found[3][kind] < found[2][kind]
+    # Dense is not ahead of log mel energies.
+    assert report["scored"] == [] and all(row["score"] is None for row in found)
+    assert "there is no score" in (out / "report.html").read_text()
+    assert "## Measured" in (compact / "README.md").read_text()
+    assert "compact -50 % params+macs" in capsys.readouterr().out
+
+
+def test_score_puts_log_mel_at_0_and_dense_at_1000_whichever_way_is_up():
+    def row(system, accuracy, errors):
+        values = {"words": accuracy, "spelling": errors}
+        return {
+            "system": system,
+            "probes": {k: {"value": v} for k, v in values.items()},
+        }
+
+    rows = [row("log_mel", 40, 80), row("dense", 80, 30), row("compact", 70, 40)]
+    probes = {"words": {"higher": True}, "spelling": {"higher": False}}
+    both = scored(rows, probes)
+    assert both == ["words", "spelling"]
+    assert [score(own, rows, both) for own in rows] == [0, 1000, 775]
+    rows[1]["probes"]["words"]["value"] = 30  # no longer ahead
+    assert scored(rows, probes) == ["spelling"]
 
 
 @pytest.mark.parametrize(
@@ -222,7 +279,7 @@ def test_wrong_input_is_named(dense, crops, tmp_path):
         ssl_audio.main(["--audio", str(tmp_path), "--out", str(tmp_path / "out")])
     with pytest.raises(InputError, match="cannot be removed"):
         train(dense, crops, tmp_path / "run", "prune", "--target", 0.999)
-    with pytest.raises(InputError, match="small: is for ESPnet's models so far"):
+    with pytest.raises(InputError, match="small: learns from labels, of which"):
         train(dense, crops, tmp_path / "run", "prune", "--method", "small")
 
 
@@ -240,18 +297,20 @@ def test_one_command_goes_from_a_model_and_audio_to_a_report(dense, audio, tmp_p
         env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
-    report = json.loads((recipe / "exp/tiny_report_params50/report.json").read_text())
+    report = json.loads((recipe / "exp/tiny_report/report.json").read_text())
     names = [row["system"] for row in report["rows"]]
-    assert names == ["dense", "tiny_compact_params50_distilled"]
-    assert "stage 5" in result.stdout and "left out 1 recordings" in result.stderr
+    assert names == ["dense", "compact"]
+    assert "stage 7" in result.stdout and "left out 1 recordings" in result.stderr
 
 
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--audio", "x"), "--model: name a directory"),
-        (("--model", "x"), "--audio: name a folder"),
-        (("--model", "x", "--audio", "x", "--target", "2"), "--target 2: give a frac"),
+        (("--target", "2"), "--targets 2: give fractions"),
+        (("--preset", "thorough"), "--preset thorough: default or quick"),
+        (("--crop_seconds", "x"), "--crop_seconds x: give seconds"),
+        (("--stage", "8"), "no stage lies there"),
+        (("--model", "no/such/model"), "no/such/model: is no directory"),
         (("--model", "x", "--audio", "x", "--nope", "2"), "unknown option --nope"),
     ],
 )

@@ -49,7 +49,7 @@ def describe(
         merged = _merged(at, block.size, block.size)
         _gating_mlp(model, into, cgmlp, f"{at}norm_mlp", merged, key)
         norm, bias = f"{at}norm_final", f"{at}merge_proj.bias"
-        parts.whole_block(into, at[:-1], submodules, norm, bias)
+        parts.whole_block(into, at[:-1], submodules, norm, bias=bias)
         fusion, projection = f"{at}depthwise_conv_fusion", f"{at}merge_proj"
         into.times |= dict.fromkeys(
             [f"{fusion}.weight", f"{projection}.weight"], "time"

@@ -1,8 +1,8 @@
 """HuBERT, wav2vec 2.0 and WavLM of transformers, described.
 
 Channels of the convolutions, groups of the positional convolution, heads and the
-dimensions inside them, FFN units, and whole submodules can go. The last convolution is
-read through a norm over its channels, and in some models all are.
+dimensions inside them, FFN units, whole submodules and blocks can go. The last
+convolution is read through a norm over its channels, and in some models all are.
 """
 
 from collections.abc import Sequence
@@ -71,6 +71,9 @@ def describe(
             ("blocks", i, "ffn"),
             names=("intermediate_dense", "output_dense"), own_norm=first,
         )  # fmt: skip
+        norms = [] if first else [f"{at}.layer_norm", f"{at}.final_layer_norm"]
+        submodules = [f"{at}.attention", f"{at}.feed_forward"]
+        parts.whole_block(into, at, submodules, *norms)
     return into
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,10 @@ def read(path: str | Path) -> PreTrainedModel:
     """
     from transformers import AutoConfig
 
+    if not Path(path).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+        mend = "give one, or the name of a model on Hugging Face, as OWNER/NAME"
+        raise InputError(path, "is no directory", mend)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     of_transformers.set_verbosity_error()
     of_transformers.disable_progress_bar()
     register()

@@ -199,19 +199,20 @@ def resize(model: nn.Module, architecture: dict[str, Any]) -> None:
             layer.attention = BiasedAttention(
                 attention, sizes["head_index"], sizes["qk_dim"], sizes["v_dim"]
             )
-            if norm_first and not sizes["heads"]:
-                layer.layer_norm = nn.Identity()
         elif not sizes["heads"]:
             layer.attention = Absent(attention=True)
-            layer.layer_norm = nn.Identity() if norm_first else layer.layer_norm
         else:
             layer.attention = SizedAttention(
                 attention, sizes["heads"], sizes["qk_dim"], sizes["v_dim"]
             )
+        # A norm in front goes with its submodule, those behind with the whole block.
+        whole = not sizes["heads"] and not sizes["ffn"]
+        if whole or (norm_first and not sizes["heads"]):
+            layer.layer_norm = nn.Identity()
+        if whole or (norm_first and not sizes["ffn"]):
+            layer.final_layer_norm = nn.Identity()
         if not sizes["ffn"]:
             layer.feed_forward = Absent()
-            if norm_first:
-                layer.final_layer_norm = nn.Identity()
         else:
             size = ffn.intermediate_dense.in_features
             ffn.intermediate_dense = nn.Linear(size, sizes["ffn"])

@@ -1,0 +1,52 @@
+"""Refuse what stages of the other family would, before any audio is cut.
+
+The model is read, the options of both trainings, and the probes.
+"""
+
+import argparse
+import contextlib
+import io
+from pathlib import Path
+
+import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
+from espnet_prune.base.errors import run_main
+from espnet_prune.cli.check_early import training_options
+from espnet_prune.cli.ssl_probe import check_probes
+from espnet_prune.cli.ssl_train import check_options
+from espnet_prune.training.origin import refuse_missing_gpus
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dense", type=Path, required=True)
+    parser.add_argument("--ngpu", type=int, default=0)
+    parser.add_argument("--method", type=str.split, required=True)
+    parser.add_argument("--targets", type=str.split, required=True)
+    parser.add_argument("--target_kind", required=True)
+    for phase in ("prune", "distil"):
+        parser.add_argument(f"--{phase}_config", type=Path, required=True)
+        parser.add_argument(f"--{phase}_args", type=str.split, default=[])
+    parser.add_argument("--probes", type=str.split, default=[])
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = get_parser().parse_args(argv)
+    refuse_missing_gpus(args.ngpu)
+    check_probes(args.probes)
+    for method in args.method:
+        for target in args.targets:
+            goal = ["--kind", args.target_kind, "--target", target]
+            stage = training_options(
+                "prune", args.prune_config, [*goal, *args.prune_args]
+            )
+            stage.method = method
+            check_options(stage, args.dense)
+        stage = training_options("finetune", args.distil_config, args.distil_args)
+        stage.method = method
+        check_options(stage, args.dense)
+
+
+if __name__ == "__main__":
+    with contextlib.redirect_stdout(io.StringIO()):  # ESPnet's, while it is imported
+        run_main(main)

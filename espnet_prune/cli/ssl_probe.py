@@ -1,0 +1,123 @@
+"""Probe self-supervised encoders: what small heads learn from their frozen features.
+
+    python -m espnet_prune.cli.ssl_probe --dense DIR --compact DIR --out exp/report \
+        --probes "keyword=words:corpus/train:corpus/test"
+
+leaves ``probes.json``; a probe of the same model and data is not run again. The kinds
+of probes are in :mod:`espnet_prune.measuring.probes.tasks`.
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
+
+# isort: split
+
+from espnet_prune.base.errors import InputError, run_main
+from espnet_prune.base.files import fingerprint, write_json
+from espnet_prune.data.audio import audio_digest
+from espnet_prune.families.ssl.audio import normalizes
+from espnet_prune.families.ssl.model import read, untrained
+from espnet_prune.measuring.probes.features import Labelled, read_set
+from espnet_prune.measuring.probes.tasks import KINDS, Probe, System
+
+VERSION = 1  # to be raised when the same probe comes to count otherwise
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dense", type=Path, required=True)
+    parser.add_argument("--compact", type=Path, action="append", default=[])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--probes", type=str.split, default=[], metavar="NAME=KIND:TRAIN:TEST",
+        help=f"several with blanks between; kinds: {', '.join(KINDS)}",
+    )  # fmt: skip
+    parser.add_argument("--seeds", type=int, default=3, help="of the probes' heads")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = get_parser().parse_args(argv)
+    probes = check_probes(args.probes)
+    if args.seeds < 1:
+        raise InputError(f"--seeds {args.seeds}", "give a number from 1 on")
+    file = args.out / "probes.json"
+    found: dict[str, Any] = {"probes": {}, "systems": {}}
+    if file.is_file():
+        found = json.loads(file.read_text(encoding="utf-8"))
+    dense, normalize = read(args.dense), normalizes(args.dense)
+    systems = {
+        "log_mel": (System(None, False), ""),
+        "untrained": (System(untrained(dense), normalize), "untrained"),
+        "dense": (System(dense, normalize), weights_of(args.dense)),
+    }
+    for folder in args.compact:
+        own = System(read(folder), normalize)
+        systems[folder.name] = own, weights_of(folder)
+    for probe in probes:
+        kind, folders = KINDS[probe.kind], (probe.train, probe.test)
+        found["probes"][probe.name] = {
+            "kind": probe.kind,
+            "unit": kind.unit,
+            "higher": kind.higher,
+            "train": str(probe.train),
+            "test": str(probe.test),
+        }
+        data = stamp_of(probe.kind, folders)
+        sets: list[Labelled] = []
+        for name, (system, weights) in systems.items():
+            own = found["systems"].setdefault(name, {})
+            stamp = f"{data} {weights} {args.seeds} {VERSION}"
+            if own.get(probe.name, {}).get("stamp") == stamp:
+                continue
+            begun = time.monotonic()
+            sets = sets or [read_set(folder, kind.table) for folder in folders]
+            value = kind.run(system, *sets, args.seeds) | {"stamp": stamp}
+            own[probe.name] = value
+            write_json(file, found)
+            took = time.monotonic() - begun
+            logging.info(
+                f"{probe.name}, {name}: {value['value']:.1f} {kind.unit} ({took:.0f} s)"
+            )
+
+
+def check_probes(texts: Sequence[str]) -> list[Probe]:
+    """The probes of ``--probes``.
+
+    Raises:
+        InputError: one is none, or a name is given twice.
+    """
+    probes = [Probe.parse(text) for text in texts]
+    names = [probe.name for probe in probes]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError("--probes", f"names {name!r} twice", "give NAME=KIND:...")
+    return probes
+
+
+def weights_of(folder: Path) -> str:
+    """What tells the weights of a Hugging Face directory from others."""
+    files = [
+        p for p in sorted(folder.glob("*")) if p.suffix in (".safetensors", ".bin")
+    ]
+    return " ".join(map(fingerprint, files)) or str(folder)
+
+
+def stamp_of(kind: str, folders: Sequence[Path]) -> str:
+    """What tells the data of a probe from others."""
+    table = KINDS[kind].table
+    parts = [kind, *(fingerprint(folder / table) for folder in folders)]
+    parts += [audio_digest(folder / "wav.scp") for folder in folders]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    run_main(main)

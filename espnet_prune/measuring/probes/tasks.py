@@ -1,0 +1,283 @@
+"""The probes: what each asks of frozen features, and how it is counted.
+
+=============  ==============  =====================================================
+kind           labels          counts
+=============  ==============  =====================================================
+``words``      ``text``        accuracy in telling the transcripts apart
+``speakers``   ``utt2spk``     accuracy in telling the speakers apart
+``verify``     ``utt2spk``     equal error rate over pairs, of speakers never heard
+``characters`` ``text``        character error rate of a linear CTC head
+``queries``    ``text``        mean average precision of words found again, untrained
+=============  ==============  =====================================================
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from espnet_prune.base.errors import InputError
+from espnet_prune.measuring.probes.features import Labelled, frames, pooled
+from espnet_prune.measuring.probes.heads import train_characters, train_classes
+from espnet_prune.measuring.probes.queries import average_precision, distances
+
+RESAMPLES = 1000  # of the bootstrap
+MOST_QUERIES, MOST_DOCUMENTS = 40, 200
+Value = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class System:
+    """An encoder to be probed.
+
+    Args:
+        model: None for log mel energies.
+        normalize: whether it wants audio of mean 0 and variance 1.
+    """
+
+    model: nn.Module | None
+    normalize: bool
+
+
+def numbered(train: Labelled, test: Labelled) -> tuple[Tensor, Tensor, int]:
+    """The classes (utterance,) of both sets, and their number.
+
+    Raises:
+        InputError: a label of the test set is in no training set.
+    """
+    classes = {label: i for i, label in enumerate(sorted(set(train.labels)))}
+    if unknown := set(test.labels) - classes.keys():
+        what = f"label {min(unknown)!r} is in no training set"
+        raise InputError(test.folder, what, "give sets of the same labels")
+    pair = [torch.tensor([classes[x] for x in own.labels]) for own in (train, test)]
+    return *pair, len(classes)
+
+
+def standardized(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Both sets by mean and deviation of the first, per layer and channel."""
+    mean, std = x.mean(0), x.std(0).clamp(min=1e-5)
+    return (x - mean) / std, (z - mean) / std
+
+
+def classify(system: System, train: Labelled, test: Labelled, seeds: int) -> Value:
+    """Accuracy of a linear head."""
+    y, target, classes = numbered(train, test)
+    x, z = (pooled(system.model, s.audio, system.normalize) for s in (train, test))
+    x, z = standardized(x, z)
+    heads = [train_classes(x, y, classes, seed) for seed in range(seeds)]
+    with torch.no_grad():
+        right = torch.stack([head(z).argmax(1) == target for head in heads])
+    by_utterance = 100 * right.double().mean(0).numpy()
+    return {
+        "value": float(by_utterance.mean()),
+        "ci": interval(lambda draw: by_utterance[draw].mean(), len(by_utterance)),
+        "by_seed": (100 * right.double().mean(1)).tolist(),
+        "layers": np.mean([head.shares() for head in heads], axis=0).tolist(),
+    }
+
+
+def verify(system: System, train: Labelled, test: Labelled, seeds: int) -> Value:
+    """Equal error rate of cosines between embeddings of a head that learnt to tell
+    other speakers apart."""
+    if heard := set(train.labels) & set(test.labels):
+        what = f"speaker {min(heard)!r} is in the training set, too"
+        raise InputError(test.folder, what, "give other speakers")
+    names = sorted(set(test.labels))
+    if len(names) < 2:
+        raise InputError(test.folder, "holds one speaker", "give several")
+    y, _, classes = numbered(train, train)
+    x, z = (pooled(system.model, s.audio, system.normalize) for s in (train, test))
+    x, z = standardized(x, z)
+    heads = [train_classes(x, y, classes, seed) for seed in range(seeds)]
+    speaker = np.array([names.index(label) for label in test.labels])
+    found = []
+    for head in heads:
+        with torch.no_grad():
+            unit = nn.functional.normalize(head.embed(z), dim=-1)
+        found.append((unit @ unit.T).double().numpy())
+
+    def rate(score: np.ndarray, chosen: np.ndarray) -> float:
+        a, b = np.triu_indices(len(chosen), 1)
+        a, b = chosen[a], chosen[b]
+        apart = a != b  # drawn twice it is no pair
+        a, b = a[apart], b[apart]
+        return 100 * equal_error_rate(score[a, b], speaker[a] == speaker[b])
+
+    everyone = np.arange(len(speaker))
+    mean = np.mean(found, axis=0)
+    by_speaker = [np.flatnonzero(speaker == i) for i in range(len(names))]
+
+    def resampled(draw: np.ndarray) -> float:
+        return rate(mean, np.concatenate([by_speaker[i] for i in draw]))
+
+    by_seed = [rate(score, everyone) for score in found]
+    return {
+        "value": float(np.mean(by_seed)),
+        "ci": interval(resampled, len(names), RESAMPLES // 10),
+        "by_seed": by_seed,
+        "layers": np.mean([head.shares() for head in heads], axis=0).tolist(),
+    }
+
+
+def equal_error_rate(score: np.ndarray, same: np.ndarray) -> float:
+    """Where as many pairs of one speaker are refused as of two are taken."""
+    order = np.argsort(-score, kind="stable")
+    taken = np.cumsum(~same[order]) / max(1, (~same).sum())
+    refused = 1 - np.cumsum(same[order]) / max(1, same.sum())
+    at = np.argmin(np.abs(taken - refused))
+    return float((taken[at] + refused[at]) / 2)
+
+
+def spell(system: System, train: Labelled, test: Labelled, seeds: int) -> Value:
+    """Character error rate of a linear CTC head, decoded greedily."""
+    characters = sorted(set("".join(train.labels)))
+    y = [torch.tensor([1 + characters.index(c) for c in t]) for t in train.labels]
+    x, z = (frames(system.model, s.audio, system.normalize) for s in (train, test))
+    every = torch.cat(x).float()
+    mean, std = every.mean(0), every.std(0).clamp(min=1e-5)
+    del every
+    x, z = ([((u.float() - mean) / std).half() for u in own] for own in (x, z))
+    by_seed, errors, shares = [], [], []
+    lengths = np.array([len(text) for text in test.labels])
+    for seed in range(seeds):
+        head = train_characters(x, y, len(characters) + 1, seed)
+        shares.append(head.shares())
+        told = []
+        for utterance in z:
+            with torch.no_grad():
+                best = head(utterance.float()).argmax(-1).unique_consecutive()
+            told.append("".join(characters[i - 1] for i in best.tolist() if i))
+        errors.append([_errors(*pair) for pair in zip(test.labels, told, strict=True)])
+        by_seed.append(100 * float(np.sum(errors[-1]) / lengths.sum()))
+    wrong = np.mean(errors, axis=0)
+    return {
+        "value": float(np.mean(by_seed)),
+        "ci": interval(
+            lambda draw: 100 * wrong[draw].sum() / lengths[draw].sum(), len(lengths)
+        ),
+        "by_seed": by_seed,
+        "layers": np.mean(shares, axis=0).tolist(),
+    }
+
+
+def _errors(reference: str, hypothesis: str) -> int:
+    out = jiwer.process_characters(reference, hypothesis)
+    return out.substitutions + out.deletions + out.insertions
+
+
+def find(system: System, train: Labelled, test: Labelled, seeds: int) -> Value:
+    """Mean average precision of the layer that is best on the training set."""
+    draw = np.random.default_rng(0)
+
+    def by_layer(data: Labelled) -> tuple[np.ndarray, list[int]]:
+        """(layer, query) average precision."""
+        order = draw.permutation(len(data.labels))
+        query, document = order[:MOST_QUERIES], order[MOST_QUERIES:]
+        document = document[:MOST_DOCUMENTS]
+        labels = np.array(data.labels)
+        there = np.isin(labels[query], labels[document])
+        query = query[there]
+        if not len(query):
+            what = "holds no word twice"
+            raise InputError(data.folder, what, "give single words, each several times")
+        audio = [data.audio[i] for i in (*query, *document)]
+        found = frames(system.model, audio, system.normalize)
+        values = []
+        for layer in range(found[0].shape[1]):
+            own = [utterance[:, layer] for utterance in found]
+            far = distances(own[: len(query)], own[len(query) :])
+            same = labels[query][:, None] == labels[document][None]
+            pairs = zip(far, same, strict=True)
+            values.append([100 * average_precision(*pair) for pair in pairs])
+        return np.array(values)
+
+    best = int(by_layer(train).mean(1).argmax())
+    values = by_layer(test)[best]
+    return {
+        "value": float(values.mean()),
+        "ci": interval(lambda drawn: values[drawn].mean(), len(values)),
+        "layer": best,
+    }
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a probe is, by its kind.
+
+    Args:
+        run: measures a system.
+        table: that has the labels.
+        unit: of the value.
+        higher: whether more of it is better.
+    """
+
+    run: Callable[[System, Labelled, Labelled, int], Value]
+    table: str
+    unit: str
+    higher: bool
+
+
+KINDS = {
+    "words": Kind(classify, "text", "% accuracy", True),
+    "speakers": Kind(classify, "utt2spk", "% accuracy", True),
+    "verify": Kind(verify, "utt2spk", "% equal error rate", False),
+    "characters": Kind(spell, "text", "% character error rate", False),
+    "queries": Kind(find, "text", "% mean average precision", True),
+}
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A task.
+
+    Args:
+        name: of the task.
+        kind: of ``KINDS``.
+        train, test: Kaldi directories.
+    """
+
+    name: str
+    kind: str
+    train: Path
+    test: Path
+
+    @classmethod
+    def parse(cls, text: str) -> "Probe":
+        """The method reads ``NAME=KIND:TRAIN:TEST``, or without ``NAME=``.
+
+        Raises:
+            InputError: it is none, or a directory is not there.
+        """
+        name, equals, rest = text.partition("=")
+        kind, *folders = (rest if equals else name).split(":")
+        if len(folders) != 2 or not all((name, *folders)):
+            raise InputError("--probes", f"{text!r} is not NAME=KIND:TRAIN:TEST")
+        if kind not in KINDS:
+            what = f"{text!r}: there is no kind {kind!r}"
+            raise InputError("--probes", what, f"one of: {', '.join(KINDS)}")
+        for folder in folders:
+            for table in ("wav.scp", KINDS[kind].table):
+                if not Path(folder, table).is_file():
+                    mend = "give a Kaldi directory"
+                    raise InputError(folder, f"holds no {table}", mend)
+        return cls(name if equals else kind, kind, *map(Path, folders))
+
+
+def interval(
+    value: Callable[[np.ndarray], float], size: int, resamples: int = RESAMPLES
+) -> list[float]:
+    """95 % of a bootstrap.
+
+    Args:
+        value: of the drawn indices.
+        size: number of what is drawn from.
+        resamples: how often.
+    """
+    draw = np.random.default_rng(0)
+    values = [value(draw.integers(0, size, size)) for _ in range(resamples)]
+    return [float(x) for x in np.percentile(values, [2.5, 97.5])]
