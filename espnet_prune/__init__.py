@@ -1,8 +1,10 @@
-"""Prune ESPnet2 ASR models into small ones that ESPnet loads as usual.
+"""Prune speech encoders into small ones that their owners' tools load as usual.
 
-Importing the package registers its encoders (``prunable_conformer``, ...) with ESPnet,
-so that ``espnet2.bin.asr_inference.Speech2Text`` can build a compact model.
-:func:`load` builds one for inference in a chosen precision; :func:`prune` makes one.
+Importing the package registers its encoders with ESPnet and transformers, so that
+``espnet2.bin.asr_inference.Speech2Text`` and ``transformers.AutoModel`` can build a
+compact model. :func:`prune` makes one of an ESPnet model, :func:`prune_speech` of
+HuBERT, WavLM or wav2vec 2.0; :func:`load` builds the former for inference in a chosen
+precision.
 """
 
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 from espnet_prune.training.registration import register as _register
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load", "prune"]
+__all__ = ["__version__", "load", "prune", "prune_speech"]
 
 _register()
 
@@ -25,4 +27,8 @@ def __getattr__(name: str) -> Any:
         from espnet_prune.cli.prune import prune
 
         return prune
+    if name == "prune_speech":
+        from espnet_prune.cli.prune_speech import prune_speech
+
+        return prune_speech
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

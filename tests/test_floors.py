@@ -19,7 +19,10 @@ ROOMS = (
 )  # fmt: skip
 # What the package imports when it is imported itself, or asked for by name.
 REGISTRATION = "espnet_prune.training.registration"
-DOORS = {REGISTRATION, "espnet_prune.serving.load", "espnet_prune.cli.prune"}
+DOORS = {
+    REGISTRATION, "espnet_prune.serving.load", "espnet_prune.cli.prune",
+    "espnet_prune.cli.prune_speech",
+}  # fmt: skip
 LONGEST = 300
 LONGER = {"families/ssl/pruned_speech.py": "it travels with each model, as one file"}
 SOURCES = {

@@ -1,13 +1,8 @@
 """Pruning from Python, for those without a recipe: stages 3-14 in one call."""
 
 import argparse
-import importlib
-import logging
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
@@ -19,8 +14,8 @@ from espnet2.bin.asr_inference import Speech2Text
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import read_yaml
 from espnet_prune.cli import check_early, filter_data, format_audio
+from espnet_prune.cli.in_process import call, do_here, quiet_root
 from espnet_prune.cli.ladder import FAMILIES, Ladder
-from espnet_prune.cli.progress import Watcher, lock
 from espnet_prune.config.rungs import make_rungs
 from espnet_prune.data.kaldi_dir import DataDir, read_data_dir, write_data_dir
 from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
@@ -78,10 +73,7 @@ def prune(
     Raises:
         InputError: what is wrong with the input, and the mend.
     """
-    if not logging.root.handlers:  # or the first message would set up one for all
-        handler = logging.StreamHandler()
-        handler.setLevel(logging.WARNING)
-        logging.root.addHandler(handler)
+    quiet_root()
     teacher, out = Path(experiment, "config.yaml"), Path(out)
     weights = Path(experiment, model)
     # Hours lie between this and the trainings that would notice.
@@ -155,53 +147,3 @@ def hold_out(source: Path, folder: Path) -> dict[str, Path]:
         )
         write_data_dir(folder / name, part)
     return {name: folder / name for name in ("train", "valid")}
-
-
-def do_here(module: str, options: list[str], folder: Path | None) -> None:
-    """A step in this process; what a training says goes to ``train.log``, how it goes
-    is printed."""
-    main = importlib.import_module(module).main
-    if folder is None:
-        main(options)
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    held = lock(folder)  # that of run.sh: another one there would spoil both
-    try:
-        with logged(folder / "train.log"):
-            main([*options, "--output_dir", str(folder)])
-    finally:
-        os.close(held)
-
-
-@contextmanager
-def logged(path: Path) -> Iterator[None]:
-    """Append what is logged to a file, and print the few lines that say how it goes."""
-    root, level = logging.root, logging.root.level
-    handlers = [logging.FileHandler(path, encoding="utf-8"), _Progress()]
-    root.setLevel(logging.INFO)
-    for handler in handlers:
-        root.addHandler(handler)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
-        for handler in handlers:
-            root.removeHandler(handler)
-            handler.close()
-
-
-class _Progress(logging.Handler):
-    """Prints how a training goes, of what it logs: a notebook shows that."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.watcher = Watcher()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if message := self.watcher.describe(record.getMessage()):
-            print(message, flush=True)
-
-
-def call(program: ModuleType, *options: object) -> None:
-    """Do what a program of the project does, in this process."""
-    program.main([str(option) for option in options])

@@ -1,6 +1,6 @@
-"""Make ESPnet and transformers know our models, without importing either before others.
+"""Make ESPnet, transformers and s3prl know our models, without importing them first.
 
-Both take seconds to import, and most command lines never need them. So the registration
+They take seconds to import, and most command lines never need them. So the registration
 waits for the import of the module that owns a registry; if that has happened already,
 it does not wait.
 """
@@ -16,6 +16,7 @@ from espnet_prune.families.registry import PREFIX
 
 REGISTRY = "espnet2.tasks.asr"
 AUTO = "transformers.models.auto.configuration_auto"
+HUB = "s3prl.hub"
 
 
 def names_ours(config: dict[str, Any]) -> bool:
@@ -25,7 +26,7 @@ def names_ours(config: dict[str, Any]) -> bool:
 
 def register() -> None:
     """Register now, or as soon as a registry is imported. Idempotent."""
-    for name in (REGISTRY, AUTO):
+    for name in (REGISTRY, AUTO, HUB):
         if name in sys.modules:
             _add(name)
         elif not any(f.name == name for f in sys.meta_path if type(f) is _AfterImport):
@@ -35,8 +36,12 @@ def register() -> None:
 def _add(name: str) -> None:
     if name == REGISTRY:
         _add_to(sys.modules[name])
-    else:
+    elif name == AUTO:
         _add_speech(sys.modules[name].AutoConfig)
+    else:
+        from espnet_prune.serving import s3prl_upstream
+
+        setattr(sys.modules[name], s3prl_upstream.NAME, s3prl_upstream.upstream)
 
 
 def _add_to(registry: ModuleType) -> None:

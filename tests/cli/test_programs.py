@@ -1,5 +1,6 @@
 """ESPnet's programs by way of ours: what is not ours stays as it was."""
 
+import importlib
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import yaml
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import read_yaml
-from espnet_prune.cli import asr_inference, drop_in_train, run
+from espnet_prune.cli import asr_inference, drop_in_train, run, verbs
 from espnet_prune.training.recipe import OWN_KEYS
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -149,3 +150,19 @@ def test_programs_of_the_recipe_download_nothing(
     code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}]; import sitecustomize; "
     result = python("-c", f"{code}import espnet_prune.cli.{program}")
     assert result.returncode == 0, result.stderr
+
+
+def test_every_program_is_a_verb(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["espnet-prune"])
+    assert verbs.main() == 0
+    told = capsys.readouterr().out.split()
+    assert {"measure", "ssl_train", "ladder"} <= set(told) and "in_process" not in told
+    monkeypatch.setattr("sys.argv", ["espnet-prune", "ssl-measure", "--help"])
+    with pytest.raises(SystemExit):
+        verbs.main()
+    assert "usage: espnet-prune ssl_measure" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["espnet-prune", "nope"])
+    with pytest.raises(InputError, match="espnet-prune nope: there is none"):
+        verbs.main()
+    for name in verbs.verbs():
+        assert hasattr(importlib.import_module(f"espnet_prune.cli.{name}"), "main")

@@ -14,6 +14,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModel, HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
+import espnet_prune
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.table import read_table
 from espnet_prune.cli import (
@@ -202,6 +203,25 @@ def test_next_rung_goes_on_from_the_gates_of_the_last(dense, crops, pruned, tmp_
     torch.testing.assert_close(first["gates.log_alpha"], second["gates.log_alpha"])
     config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
     assert set(config["model_conf"]["sparsity"]["start"].values()) == {0.5}
+
+
+def test_from_python_a_directory_and_a_folder_give_a_small_model(
+    dense, audio, tmp_path, capfd
+):
+    short = ("--max_epoch", "1", "--use_tensorboard", "false")
+    options = {"prune_options": short, "distil_options": short, "seconds": 1, "nj": 1}
+    out = tmp_path / "out"
+    model = espnet_prune.prune_speech(dense, audio, out, target=0.6, **options)
+    assert model.num_parameters() < 0.4 * read(dense).num_parameters() + 100
+    assert "epoch 1/1" in capfd.readouterr().out
+    again = AutoModel.from_pretrained(out / "compact_distilled")
+    audio = torch.randn(1, 4000)
+    with torch.no_grad():
+        pair = (m.eval()(audio).last_hidden_state for m in (model, again))
+        torch.testing.assert_close(*pair)
+    with pytest.raises(InputError, match="must be in|fraction to remove"):
+        espnet_prune.prune_speech(dense, "nowhere", tmp_path / "no", target=1.5)
+    assert not (tmp_path / "no").exists()
 
 
 def test_report_compares_costs_and_probes(dense, compact, tmp_path, capsys, caplog):

@@ -1,0 +1,93 @@
+"""Pruning a self-supervised encoder from Python: stages 1-4 in one call."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
+
+# isort: split
+
+from transformers import PreTrainedModel
+
+from espnet_prune.cli import ssl_audio
+from espnet_prune.cli.check_early import training_options
+from espnet_prune.cli.in_process import call, do_here, quiet_root
+from espnet_prune.cli.ladder import FAMILIES, Ladder
+from espnet_prune.cli.ssl_train import check_options
+from espnet_prune.config.rungs import Rung
+from espnet_prune.families.ssl.model import read
+from espnet_prune.training.origin import refuse_missing_gpus
+
+RECIPES = Path(__file__).parents[1] / "config/recipes/ssl"
+
+
+def prune_speech(
+    model: str | Path,
+    audio: str | Path,
+    out: str | Path,
+    target: float = 0.5,
+    kind: str = "params",
+    method: str = "l0",
+    prune_recipe: str | Path = RECIPES / "prune.yaml",
+    distil_recipe: str | Path = RECIPES / "distil.yaml",
+    prune_options: Sequence[str] = (),
+    distil_options: Sequence[str] = (),
+    seconds: float = 4.0,
+    ngpu: int = 0,
+    nj: int = 2,
+) -> PreTrainedModel:
+    """Prune HuBERT, WavLM or wav2vec 2.0 without labels, and distil what is left.
+
+    Progress is printed. Killed and called again, the trainings go on from the last
+    epoch.
+
+    Args:
+        model: Hugging Face directory, or name, of the dense model.
+        audio: folder of audio files, or a Kaldi ``wav.scp``.
+        out: where everything goes; the small model to ``out/compact_distilled``, which
+            ``AutoModel.from_pretrained`` loads.
+        target: fraction of the encoder to remove, in (0, 1).
+        kind: what it counts: ``params``, ``macs``, or ``params+macs``.
+        method: ``l0``, or a baseline.
+        prune_recipe, distil_recipe: files as ``conf/ssl/prune.yaml`` and
+            ``conf/ssl/distil.yaml`` of the project, which are the defaults.
+        prune_options, distil_options: further options of these trainings, as
+            ``("--max_epoch", "20")``.
+        seconds: length of the crops that the audio is cut into.
+        ngpu: GPUs to train on. With several a script must call this below ``if
+            __name__ == "__main__":``, for ESPnet's processes import the script, too.
+        nj: processes that cut the audio.
+
+    Returns:
+        the small model, in evaluation mode.
+
+    Raises:
+        InputError: what is wrong with the input, and the mend.
+    """
+    quiet_root()
+    out = Path(out)
+    goal = ["--kind", kind, "--target", str(target)]
+    more = [*map(str, prune_options)], [*map(str, distil_options)]
+    refuse_missing_gpus(ngpu)
+    for phase, recipe, options in (
+        ("prune", prune_recipe, [*goal, *more[0]]),
+        ("finetune", distil_recipe, more[1]),
+    ):
+        stage = training_options(phase, Path(recipe), options)
+        stage.method = method
+        check_options(stage, model)
+    crops = out / "crops"
+    given = ("--audio", audio, "--out", crops, "--seconds", seconds, "--nj", nj)
+    call(ssl_audio, *given)
+    common = ["--dense", model, "--train", crops / "train", "--valid", crops / "valid"]
+    common += ["--ngpu", ngpu, "--multiprocessing_distributed", "true"]
+    Ladder(
+        FAMILIES["ssl"],
+        [Rung(method, target, kind)],
+        lambda rung: out / "pruned",
+        lambda rung: out / "compact",
+        [*map(str, common)],
+        ["--recipe", str(prune_recipe), *more[0]],
+        ["--recipe", str(distil_recipe), *more[1]],
+    ).climb(do_here)
+    return read(out / "compact_distilled")

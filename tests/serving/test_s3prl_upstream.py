@@ -1,0 +1,80 @@
+"""Compact encoders as upstreams of s3prl, and as the frontend of an ESPnet model."""
+
+import argparse
+
+import pytest
+import torch
+from espnet2.tasks.asr import ASRTask
+from s3prl.nn import S3PRLUpstream
+from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
+
+from espnet_prune.config.sections import GateOptions
+from espnet_prune.export.ssl import save
+from espnet_prune.families.ssl.model import architecture_of, build, prepare, read
+from espnet_prune.pruning.slicing import sliced
+from tests.families.test_speech_encoders import BASE, TINY
+from tests.fixtures.gated import drawn_values
+
+
+@pytest.fixture(scope="module")
+def compact(tmp_path_factory):
+    """A compact HuBERT of unequal sizes."""
+    dense, out = (tmp_path_factory.mktemp(name) for name in ("dense", "compact"))
+    torch.manual_seed(0)
+    HubertModel(HubertConfig(**TINY, **BASE)).save_pretrained(dense)
+    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(dense)
+    model = read(dense)
+    layout = prepare(model, GateOptions()).layout
+    own = drawn_values(layout, 1, 0.0, 0.4)
+    small = build(model, architecture_of(layout, own))
+    small.load_state_dict(sliced(layout, model.state_dict(), own))
+    save(small, out, dense)
+    return out
+
+
+def test_s3prl_gives_the_models_hidden_states(compact):
+    audio = torch.randn(1, 16000)
+    upstream = S3PRLUpstream("espnet_prune", path_or_url=str(compact)).eval()
+    found, lengths = upstream(audio, torch.tensor([16000]))
+    normal = (audio - audio.mean()) / torch.sqrt(audio.var(unbiased=False) + 1e-7)
+    with torch.no_grad():
+        wanted = read(compact)(normal, output_hidden_states=True).hidden_states
+    for own, states in zip(found, wanted, strict=True):
+        common = min(own.shape[1], states.shape[1])  # s3prl trims or pads a frame
+        torch.testing.assert_close(own[:, :common], states[:, :common])
+    assert abs(int(lengths[0][0]) - wanted[0].shape[1]) <= 1
+
+
+def test_espnet_trains_a_recognizer_on_it(compact):
+    options = argparse.Namespace(
+        **vars(ASRTask.get_parser().parse_args(["--token_type", "char"]))
+        | {
+            "token_list": ["<blank>", "<unk>", "a", "b", "<sos/eos>"],
+            "frontend": "s3prl",
+            "frontend_conf": {
+                "frontend_conf": {
+                    "upstream": "espnet_prune", "path_or_url": str(compact)
+                },
+                "multilayer_feature": True,
+            },
+            "specaug": None,
+            "normalize": "utterance_mvn",
+            "encoder": "transformer",
+            "encoder_conf": {
+                "output_size": 8, "attention_heads": 2, "num_blocks": 1,
+                "input_layer": "linear",
+            },
+            "model_conf": {"ctc_weight": 1.0},
+        }
+    )  # fmt: skip
+    model = ASRTask.build_model(options)
+    loss, stats, _ = model(
+        torch.randn(2, 16000),
+        torch.tensor([16000, 12000]),
+        torch.tensor([[2, 3, 2], [3, 2, -1]]),
+        torch.tensor([3, 2]),
+    )
+    loss.backward()
+    assert torch.isfinite(loss)
+    learnt = [n for n, p in model.frontend.named_parameters() if p.grad is not None]
+    assert any("attention" in name for name in learnt)
