@@ -25,7 +25,7 @@ def compact(tmp_path_factory):
     Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(dense)
     model = read(dense)
     layout = prepare(model, GateOptions()).layout
-    own = drawn_values(layout, 1, 0.0, 0.4)
+    own = drawn_values(layout, 1, 0.6, 1.0)
     small = build(model, architecture_of(layout, own))
     small.load_state_dict(sliced(layout, model.state_dict(), own))
     save(small, out, dense)
