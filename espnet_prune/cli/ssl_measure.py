@@ -2,12 +2,14 @@
 
     python -m espnet_prune.cli.ssl_measure --dense DIR --compact DIR --out exp/report
 
-leaves ``measured.json``. All are timed in turns, in one run.
+leaves ``measured.json``. All are timed in turns, in one run: by torch in fp32, and by
+onnxruntime in fp32 and int8.
 """
 
 import argparse
 import datetime
 import logging
+import tempfile
 from pathlib import Path
 
 import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
@@ -18,6 +20,7 @@ import torch
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import write_json
+from espnet_prune.export.ssl_onnx import write_speech_int8, write_speech_onnx
 from espnet_prune.families.ssl.model import read
 from espnet_prune.measuring.machine import describe, pin_threads
 from espnet_prune.measuring.ssl import count, count_macs, real_time_factors
@@ -42,14 +45,18 @@ def main(argv: list[str] | None = None) -> None:
     models = {"dense": read(args.dense)}
     models |= {folder.name: read(folder) for folder in args.compact}
     logging.info(f"{len(models)} systems, {args.rounds} rounds of {args.seconds:g} s")
-    machine = describe()
-    factors = real_time_factors(models, args.seconds, args.rounds)
+    runs = {(name, "rtf"): model for name, model in models.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        for number, (name, model) in enumerate(models.items()):
+            plain, small = (Path(folder, f"{number}{k}.onnx") for k in ("", ".int8"))
+            runs[name, "rtf_onnx"] = write_speech_onnx(model, plain)
+            runs[name, "rtf_int8"] = write_speech_int8(model, plain, small)
+            logging.info(f"{name}: written for onnxruntime")
+        machine = describe()
+        factors = real_time_factors(runs, args.seconds, args.rounds)
     systems = {
-        name: {
-            "params": count(model),
-            "macs": count_macs(model, args.seconds),
-            "rtf": factors[name],
-        }
+        name: {"params": count(model), "macs": count_macs(model, args.seconds)}
+        | {key: factors[name, key] for key in ("rtf", "rtf_onnx", "rtf_int8")}
         for name, model in models.items()
     }
     measured = {

@@ -3,15 +3,18 @@
 import random
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_prune.families.ssl.audio import RATE
 from espnet_prune.families.ssl.model import PRETRAINING
+
+K = TypeVar("K")
 
 
 def count(model: nn.Module) -> int:
@@ -32,24 +35,24 @@ def count_macs(model: nn.Module, seconds: float) -> float:
 
 @torch.no_grad()
 def real_time_factors(
-    models: Mapping[str, nn.Module], seconds: float, rounds: int
-) -> dict[str, float]:
-    """The function times all models in turns: seconds of computing per second of audio,
-    the median over the rounds.
+    runs: Mapping[K, Callable[[Tensor], object]], seconds: float, rounds: int
+) -> dict[K, float]:
+    """The function times all in turns: seconds of computing per second of audio, the
+    median over the rounds.
 
     Args:
-        models: by name, each on the CPU.
+        runs: what encodes (batch, sample) on the CPU.
         seconds: length of the utterance, which is encoded alone.
         rounds: how often each is timed, after one round to warm up.
     """
     audio = torch.randn(1, round(RATE * seconds))
-    took: dict[str, list[float]] = {name: [] for name in models}
-    order, shuffle = list(models), random.Random(0).shuffle
+    took: dict[K, list[float]] = {name: [] for name in runs}
+    order, shuffle = list(runs), random.Random(0).shuffle
     for number in range(rounds + 1):
         shuffle(order)
         for name in order:
             start = time.perf_counter()
-            models[name](audio)
+            runs[name](audio)
             if number:
                 took[name].append(time.perf_counter() - start)
     return {name: statistics.median(times) / seconds for name, times in took.items()}

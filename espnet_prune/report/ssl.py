@@ -14,10 +14,11 @@ from espnet_prune.report.tables import DASH, Table
 REFERENCES = ("log_mel", "untrained")
 READING = (
     "In brackets: what is gone of the dense model; of probes, 95 % by bootstrap. GMAC "
-    "and RTF (seconds of computing per second of audio, one thread, fp32) are of one "
-    "utterance of {seconds:g} s. log_mel: log mel energies with deltas, untrained: the "
-    "dense network with random weights. Probes are small heads on frozen features, in "
-    "the form of SUPERB's (arXiv 2105.01051), on other data than SUPERB's."
+    "and RTF (seconds of computing per second of audio, one thread, fp32 by torch; "
+    "onnx and int8: by onnxruntime) are of one utterance of {seconds:g} s. log_mel: "
+    "log mel energies with deltas, untrained: the dense network with random weights. "
+    "Probes are small heads on frozen features, in the form of SUPERB's (arXiv "
+    "2105.01051), on other data than SUPERB's."
 )
 SCORE = (
     "Score: 1000 x (value - log_mel) / (dense - log_mel), the mean over {probes}: "
@@ -190,7 +191,7 @@ def main_table(report: dict[str, Any]) -> Table:
     lines = []
     for row in rows:
         cells = [label(row), shown(row, "params", 1e6), shown(row, "macs", 1e9)]
-        cells.append(shown(row, "rtf", 1))
+        cells += [shown(row, key, 1) for key in ("rtf", "rtf_onnx", "rtf_int8")]
         for name in report["probes"]:
             own = row["probes"].get(name)
             low, high = own["ci"] if own else (0, 0)
@@ -198,7 +199,7 @@ def main_table(report: dict[str, Any]) -> Table:
         if report["probes"]:
             cells.append(DASH if row["score"] is None else f"{row['score']:.0f}")
         lines.append(cells)
-    header = ["system", "params M", "GMAC", "RTF", *report["probes"]]
+    header = ["system", "params M", "GMAC", "RTF", "onnx", "int8", *report["probes"]]
     return Table(header + (["score"] if report["probes"] else []), lines)
 
 

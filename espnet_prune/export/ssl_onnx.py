@@ -1,0 +1,78 @@
+"""A self-supervised encoder as an ONNX file: from audio to the states of all layers."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from espnet_prune.families.ssl.audio import RATE
+from espnet_prune.serving.onnx import Runner, difference, write_int8, write_onnx
+
+# How far outputs may be off, relative to the largest.
+TOLERANCES = {"fp32": 1e-4, "int8": 0.3}
+SHORTEST = RATE // 20  # samples
+SECONDS = (0.3, 1.0, 3.7)  # lengths at which the outputs are compared
+
+
+class Layers(nn.Module):
+    """An encoder whose outputs are a tuple.
+
+    Args:
+        model: of transformers, dense or compact.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, audio: Tensor) -> tuple[Tensor, ...]:
+        """(batch, sample) as the preprocessor gives it, without padding -> (batch,
+        time, channel) of each layer; the last is what the model gives."""
+        states = self.model(audio, output_hidden_states=True)
+        return (*states.hidden_states[:-1], states.last_hidden_state)
+
+
+def write_speech_onnx(model: nn.Module, path: Path) -> Runner:
+    """Write a model, once onnxruntime computes from noise what torch does.
+
+    Args:
+        model: of transformers, dense or compact, in evaluation mode.
+        path: the file.
+
+    Returns:
+        what runs the file.
+
+    Raises:
+        RuntimeError: the outputs differ.
+    """
+    names = [f"layer_{i}" for i in range(len(model.encoder.layers) + 1)]
+    example, graph = torch.randn(2, RATE), Layers(model).eval()
+    write_onnx(graph, example, path, ("audio", "samples"), names, SHORTEST)
+    return _checked(Runner(path), model, "fp32")
+
+
+def write_speech_int8(model: nn.Module, source: Path, path: Path) -> Runner:
+    """Write the same with the weights of products in int8.
+
+    Args:
+        model, path: as for :func:`write_speech_onnx`.
+        source: what that wrote.
+    """
+    write_int8(source, path)
+    return _checked(Runner(path), model, "int8")
+
+
+def _checked(run: Runner, model: nn.Module, precision: str) -> Runner:
+    """What runs a file, if that computes what the model does."""
+    graph = Layers(model).eval()
+    for seconds in SECONDS:
+        for batch in (1, 2):
+            audio = torch.randn(batch, round(seconds * RATE))
+            with torch.no_grad():
+                wanted = graph(audio)
+            off = max(
+                difference(*pair) for pair in zip(run(audio), wanted, strict=True)
+            )
+            if not off < TOLERANCES[precision]:
+                raise RuntimeError(f"{run.path}: outputs differ by {off:.2g}")
+    return run

@@ -1,0 +1,36 @@
+"""Self-supervised encoders, dense and compact, as ONNX files."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from espnet_prune.cli import ssl_onnx
+from espnet_prune.export import ssl_onnx as exporting
+from espnet_prune.families.ssl.model import read
+from tests.families.test_speech_encoders import CASES
+
+
+@pytest.mark.parametrize("case", ["hubert_large", "wavlm_base"])
+def test_runtime_gives_the_states_of_all_layers(case, tmp_path):
+    torch.manual_seed(0)
+    CASES[case]().save_pretrained(tmp_path)
+    ssl_onnx.main([str(tmp_path), "--int8"])
+    audio = torch.randn(3, 2345)
+    with torch.no_grad():
+        found = read(tmp_path)(audio, output_hidden_states=True)
+    wanted = [*found.hidden_states[:-1], found.last_hidden_state]
+    for file, near in (("model.onnx", 1e-4), ("model.int8.onnx", 0.2)):
+        run = onnxruntime.InferenceSession(tmp_path / file)
+        outputs = run.run(None, {"audio": audio.numpy()})
+        for own, state in zip(outputs, wanted, strict=True):
+            np.testing.assert_allclose(own, state.numpy(), atol=near, rtol=0)
+
+
+def test_file_that_computes_something_else_is_refused(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    CASES["hubert_base"]().save_pretrained(tmp_path)
+    monkeypatch.setattr(exporting, "difference", lambda *pair: 0.01)
+    with pytest.raises(RuntimeError, match="outputs differ by 0.01"):
+        ssl_onnx.main([str(tmp_path)])
+    assert not (tmp_path / "model.onnx").exists()
