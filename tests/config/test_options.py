@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from espnet_prune.config.methods import METHODS, main
 from espnet_prune.config.options import fits, make_options, optimizer_options
+from espnet_prune.config.rungs import make_rungs
 from espnet_prune.config.sections import SECTIONS, GateOptions, SparsityOptions
 
 
@@ -76,10 +76,11 @@ def test_wrong_option_of_the_optimizer_is_named(conf: dict[str, Any], message):
     assert optimizer_options({"lr": 1})["max_norm"] == 5.0
 
 
-def test_table_of_methods_is_printed_for_the_shell(capsys):
-    main()
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [name for name, *_ in lines] == list(METHODS)
-    table = {name: set(properties) for name, *properties in lines}
-    assert table["l0"] == {"gated", "trained", "taught", "laddered", "learned"}
-    assert table["small"] == {"trained"}
+def test_rungs_are_climbed_method_by_method_l0_first():
+    rungs = make_rungs(["random", "l0"], [0.5, 0.725], "params+macs", 8)
+    assert [rung.pruned for rung in rungs] == [
+        "params_macs50", "params_macs72.5", "random_params_macs50",
+        "random_params_macs72.5",
+    ]  # fmt: skip
+    assert {rung.compact for rung in rungs} == {f"{r.pruned}_r8" for r in rungs}
+    assert [rung.previous for rung in rungs] == [None, rungs[0], None, None]
