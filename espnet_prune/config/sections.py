@@ -141,6 +141,8 @@ class DistillOptions:
             those of the task loss.
         layers: number of blocks compared, evenly spaced and ending with the last; all
             of them where the teacher has fewer.
+        means: whether, instead of those blocks, the means over them and all blocks
+            since the one before are compared (groups of layers, arXiv 2402.16830).
 
     Raises:
         ValueError: an option is outside its range, by name.
@@ -150,6 +152,7 @@ class DistillOptions:
     layer_weight: float = 4.0
     output_weight: float = 0.0
     layers: int = 4
+    means: bool = False
 
     def __post_init__(self):
         if min(self.task_weight, self.layer_weight, self.output_weight) < 0:

@@ -4,7 +4,7 @@ Peng et al. 2023, DPHuBERT (arXiv 2305.17651), eq. 6 for the layer term (L1 and 
 distance); Hinton et al. 2015 (arXiv 1503.02531) for the output term.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -93,11 +93,18 @@ def layer_loss(
     """
     mask = length_mask(student.encoded[1], student.encoded[0].shape[1])
     total = student.encoded[0].new_zeros((), dtype=torch.float32)
-    for own, other in matches(options, len(student.hidden), len(teacher.hidden)):
-        hidden = student.hidden[own][mask]
+    for own, other in groups(options, len(student.hidden), len(teacher.hidden)):
+        hidden = mean_of(student.hidden, own)[mask]
         hidden = (projection(hidden) if projection else hidden).float()
-        total = total + difference(hidden, teacher.hidden[other][mask].float())
+        wanted = mean_of(teacher.hidden, other)[mask].float()
+        total = total + difference(hidden, wanted)
     return total
+
+
+def mean_of(hidden: Mapping[int, Tensor] | Sequence[Tensor], blocks: range) -> Tensor:
+    """The mean of some blocks' outputs, (batch, time, channel)."""
+    first, *rest = (hidden[i] for i in blocks)
+    return sum(rest, first) / len(blocks) if rest else first
 
 
 def difference(student: Tensor, teacher: Tensor) -> Tensor:
@@ -114,6 +121,20 @@ def matches(
         (max(1, round((t + 1) * num_student / num_teacher)) - 1, t)
         for t in options.block_indices(num_teacher)
     ]
+
+
+def groups(
+    options: DistillOptions, num_student: int, num_teacher: int
+) -> list[tuple[range, range]]:
+    """Blocks of student and teacher whose means are compared: one each, or with
+    ``means`` all since the pair before."""
+    found, start = [], (0, 0)
+    for pair in matches(options, num_student, num_teacher):
+        first = start if options.means else pair
+        spans = zip(first, pair, strict=True)
+        found.append(tuple(range(min(a, b), b + 1) for a, b in spans))
+        start = tuple(i + 1 for i in pair)
+    return found
 
 
 def identity_projection(student_size: int, teacher_size: int) -> nn.Linear:

@@ -17,7 +17,7 @@ from espnet_prune.families.ssl.describe import clocks
 from espnet_prune.families.ssl.model import prepare, read
 from espnet_prune.pruning.budget import Budget, Constraint
 from espnet_prune.pruning.gates import Gates
-from espnet_prune.training.distill import difference, matches
+from espnet_prune.training.distill import difference, groups, mean_of
 from espnet_prune.training.gated import GatedStudent
 
 MODEL = "model."  # of the names of the encoder's tensors in a student
@@ -77,12 +77,12 @@ class PruneSpeechModel(GatedStudent, AbsESPnetModel):
         own = self.model(audio, output_hidden_states=True).hidden_states
         with torch.no_grad():
             theirs = self.teacher(audio, output_hidden_states=True).hidden_states
-        pairs = matches(self.distill, len(own) - 1, len(theirs) - 1)
         # The first is what goes into the blocks.
         total = difference(*(h[0].flatten(0, 1).float() for h in (own, theirs)))
-        for i, j in pairs:
-            states = own[i + 1], theirs[j + 1]
-            total = total + difference(*(h.flatten(0, 1).float() for h in states))
+        for spans in groups(self.distill, len(own) - 1, len(theirs) - 1):
+            pairs = zip((own[1:], theirs[1:]), spans, strict=True)
+            states = (mean_of(*pair).flatten(0, 1).float() for pair in pairs)
+            total = total + difference(*states)
         loss = self.distill.layer_weight * total
         weight = torch.tensor(len(speech), device=speech.device)
         return loss, {"loss_layer": total.detach()}, weight

@@ -180,3 +180,17 @@ def test_blocks_of_a_narrow_encoder_are_compared_where_their_channels_were(
     gone = [i for i in range(16) if i not in dims]
     assert first[..., dims].all() and not first[..., gone].any()
     assert layer_loss(seen, told).isfinite()
+
+
+def test_means_are_of_all_blocks_since_the_last_compared():
+    options = DistillOptions(layers=2, means=True)
+    spans = [range(0, 3), range(3, 6)]
+    assert distill.groups(options, 6, 6) == [(span, span) for span in spans]
+    assert distill.groups(options, 3, 6) == [
+        (range(0, 2), spans[0]),
+        (range(2, 3), spans[1]),
+    ]
+    alone = distill.groups(DistillOptions(layers=2), 6, 6)
+    assert alone == [(range(i, i + 1),) * 2 for i in (2, 5)]
+    hidden = [torch.full((1, 2, 3), float(i)) for i in range(6)]
+    assert torch.equal(distill.mean_of(hidden, spans[1]), hidden[4])
