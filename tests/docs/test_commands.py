@@ -64,6 +64,7 @@ NESTED = {
     "--prune_args": "espnet_prune.cli.prune_train",
     "--finetune_args": "espnet_prune.cli.prune_train",
     "--measure_args": "espnet_prune.cli.measure",
+    "--distil_args": "espnet_prune.cli.ssl_train",
     "--format_args": "espnet_prune.cli.format_audio",
 }
 
@@ -104,6 +105,9 @@ def test_each_command_is_taken(page):
             recipe_takes(ROOT / folder / program, arguments)
         elif words[:3] == ["python3", "-m", "espnet_prune"]:
             assert words[3] == "-m" and words[4].startswith("espnet2.bin."), words
+        elif program == "espnet-prune":
+            verb = words[1].replace("-", "_")
+            program_takes(f"espnet_prune.cli.{verb}", words[2:])
         elif words[:2] == ["python3", "-m"]:
             program_takes(words[2], words[3:])
         elif program == "python3":
