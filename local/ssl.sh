@@ -86,11 +86,11 @@ begin() { # number, title
     runs "$1" || return 1
     printf '[%02d:%02d] stage %s: %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$1" "$2"
 }
-python3 -m espnet_prune.cli.ssl_check --dense "${model}" --ngpu "$([ -n "${cuda_cmd}" ] && echo 0 || echo "${ngpu}")" \
+model=$(python3 -m espnet_prune.cli.ssl_check --dense "${model}" --ngpu "$([ -n "${cuda_cmd}" ] && echo 0 || echo "${ngpu}")" \
     --method "${method}" --target_kind "${target_kind}" --targets "${targets}" \
     --prune_config "${prune_config}" "--prune_args=${prune_args}" \
     --distil_config "${distil_config}" "--distil_args=${distil_args}" \
-    --probes "$([ -n "${spoken:-}" ] || echo "${probes}")"
+    --probes "$([ -n "${spoken:-}" ] || echo "${probes}")" | tail -n 1)
 
 if begin 1 "cut the audio into crops: ${dump}"; then
     if [ -n "${spoken:-}" ]; then

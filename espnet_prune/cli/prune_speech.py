@@ -15,7 +15,7 @@ from espnet_prune.cli.in_process import call, do_here, quiet_root
 from espnet_prune.cli.ladder import FAMILIES, Ladder
 from espnet_prune.cli.ssl_train import check_options
 from espnet_prune.config.rungs import Rung
-from espnet_prune.families.ssl.model import read
+from espnet_prune.families.ssl.model import locate, read
 from espnet_prune.training.origin import refuse_missing_gpus
 
 RECIPES = Path(__file__).parents[1] / "config/recipes/ssl"
@@ -65,7 +65,7 @@ def prune_speech(
         InputError: what is wrong with the input, and the mend.
     """
     quiet_root()
-    out = Path(out)
+    out, model = Path(out), locate(model)
     goal = ["--kind", kind, "--target", str(target)]
     more = [*map(str, prune_options)], [*map(str, distil_options)]
     refuse_missing_gpus(ngpu)

@@ -1,11 +1,10 @@
 """Refuse what stages of the other family would, before any audio is cut.
 
-The model is read, the options of both trainings, and the probes.
+Fetched and read is the model, read are the options of both trainings and the probes. The
+directory of the model is printed.
 """
 
 import argparse
-import contextlib
-import io
 from pathlib import Path
 
 import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
@@ -13,12 +12,13 @@ from espnet_prune.base.errors import run_main
 from espnet_prune.cli.check_early import training_options
 from espnet_prune.cli.ssl_probe import check_probes
 from espnet_prune.cli.ssl_train import check_options
+from espnet_prune.families.ssl.model import locate
 from espnet_prune.training.origin import refuse_missing_gpus
 
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dense", type=Path, required=True)
+    parser.add_argument("--dense", required=True, help="directory, or name")
     parser.add_argument("--ngpu", type=int, default=0)
     parser.add_argument("--method", type=str.split, required=True)
     parser.add_argument("--targets", type=str.split, required=True)
@@ -33,6 +33,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
     refuse_missing_gpus(args.ngpu)
+    dense = locate(args.dense)
     check_probes(args.probes)
     for method in args.method:
         for target in args.targets:
@@ -41,12 +42,12 @@ def main(argv: list[str] | None = None) -> None:
                 "prune", args.prune_config, [*goal, *args.prune_args]
             )
             stage.method = method
-            check_options(stage, args.dense)
+            check_options(stage, dense)
         stage = training_options("finetune", args.distil_config, args.distil_args)
         stage.method = method
-        check_options(stage, args.dense)
+        check_options(stage, dense)
+    print(dense)
 
 
 if __name__ == "__main__":
-    with contextlib.redirect_stdout(io.StringIO()):  # ESPnet's, while it is imported
-        run_main(main)
+    run_main(main)

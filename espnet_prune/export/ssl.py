@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.func import functional_call
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import atomic_dir, read_yaml, retire, write_json
@@ -30,6 +29,12 @@ from espnet_prune.training.ssl_student import MODEL, PruneSpeechModel
 
 MAX_RELATIVE_ERROR = 1e-4
 WEIGHTS = "model.safetensors"
+# Files of a dense model that its compact one needs, too.
+BESIDE = (
+    "preprocessor_config.json", "processor_config.json", "vocab.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json",
+)  # fmt: skip
 
 
 def export_ssl(pruned: Path, out: Path, round_to: int = 1) -> dict[str, Any]:
@@ -110,7 +115,7 @@ def holds(out: Path, state: dict[str, Tensor]) -> bool:
     """The function says whether a directory is an export of these very weights."""
     if not all((out / name).is_file() for name in ("pruning.json", WEIGHTS)):
         return False
-    old = load_file(out / WEIGHTS)
+    old = read(out).state_dict()
     return old.keys() == state.keys() and all(
         torch.equal(old[name], tensor) for name, tensor in state.items()
     )
@@ -128,6 +133,9 @@ def model_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def save(model: PreTrainedModel, folder: Path, dense: Path) -> None:
     """Write a compact model as transformers loads it, with or without this package.
 
+    Hidden states are as wide as before, so that the head of a fine-tuned model fits:
+    it goes along.
+
     Args:
         model: the compact model.
         folder: where it is written.
@@ -143,10 +151,33 @@ def save(model: PreTrainedModel, folder: Path, dense: Path) -> None:
     for option in ("layerdrop", "apply_spec_augment"):  # off while it was pruned
         setattr(model.config, option, getattr(trained, option))
     model.config.auto_map = {"AutoConfig": config} | names
-    model.save_pretrained(folder)
-    shutil.copy(source, folder / source.name)
-    if (dense / "preprocessor_config.json").is_file():
-        shutil.copy(dense / "preprocessor_config.json", folder)
+    with_head(model, trained, dense).save_pretrained(folder)
+    for file in (source, *(dense / name for name in BESIDE)):
+        if file.is_file():
+            shutil.copy(file, folder)
+
+
+def with_head(
+    model: PreTrainedModel, trained: PreTrainedConfig, dense: Path
+) -> PreTrainedModel:
+    """A compact model under the head of the dense one, if that has one.
+
+    Args:
+        model: the compact model.
+        trained: config of the dense model.
+        dense: its directory.
+    """
+    name = (trained.architectures or [""])[0]
+    for auto, cls in pruned_speech.CLASSES[type(model.config)].items():
+        if name and cls.__name__ == f"Pruned{name}" and auto is not AutoModel:
+            prefix = f"{model.base_model_prefix}."
+            whole = auto.from_pretrained(dense).state_dict()
+            head = {k: v for k, v in whole.items() if not k.startswith(prefix)}
+            full = cls(model.config)
+            own = {f"{prefix}{k}": v for k, v in model.state_dict().items()}
+            full.load_state_dict(own | head, strict=True)
+            return full
+    return model
 
 
 @torch.no_grad()

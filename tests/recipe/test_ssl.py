@@ -11,8 +11,16 @@ import pytest
 import soundfile
 import torch
 import yaml
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file
-from transformers import AutoModel, HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
+from transformers import (
+    AutoModel,
+    AutoModelForCTC,
+    HubertConfig,
+    HubertForCTC,
+    HubertModel,
+    Wav2Vec2FeatureExtractor,
+)
 
 import espnet_prune
 from espnet_prune.base.errors import InputError
@@ -26,7 +34,7 @@ from espnet_prune.cli import (
     ssl_train,
 )
 from espnet_prune.export import ssl as exporting
-from espnet_prune.families.ssl.model import read
+from espnet_prune.families.ssl.model import locate, read
 from espnet_prune.report.ssl import score, scored
 from tests.families.test_speech_encoders import BASE, TINY
 from tests.recipe_copy import copy_recipe, start
@@ -188,6 +196,25 @@ def test_baselines_meet_the_same_target_without_training(
     assert same == (method != "small_distilled")
 
 
+def test_head_of_a_fine_tuned_model_goes_along(crops, tmp_path):
+    """A recognizer comes back as one, pruned without labels."""
+    dense = tmp_path / "recognizer"
+    torch.manual_seed(0)
+    HubertForCTC(HubertConfig(**TINY, **BASE, vocab_size=7)).save_pretrained(dense)
+    (dense / "vocab.json").write_text("{}")
+    train(dense, crops, tmp_path / "run", "prune", "--method", "magnitude")
+    out = tmp_path / "compact"
+    for _ in range(2):  # the second time it is kept
+        ssl_export.main(["--pruned", str(tmp_path / "run"), "--out", str(out)])
+    assert not list(tmp_path.glob("compact.*")) and (out / "vocab.json").is_file()
+    own, whole = (AutoModelForCTC.from_pretrained(folder) for folder in (out, dense))
+    assert torch.equal(own.lm_head.weight, whole.lm_head.weight)
+    audio = torch.randn(2, 4000)
+    with torch.no_grad():
+        states = read(out)(audio).last_hidden_state
+        torch.testing.assert_close(own.eval()(audio).logits, whole.lm_head(states))
+
+
 def test_next_rung_goes_on_from_the_gates_of_the_last(dense, crops, pruned, tmp_path):
     still = (
         "--sparsity",
@@ -290,6 +317,22 @@ def test_what_cannot_be_pruned_is_named(dense, tmp_path, change, told):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=told):
         read(tmp_path)
+
+
+def test_name_on_hugging_face_stands_for_a_directory(dense, monkeypatch):
+    asked = []
+
+    def download(name, **options):
+        asked.append(name)
+        if name == "no/model":
+            raise LocalEntryNotFoundError("no network")
+        return str(dense)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert locate(dense) == dense and locate("owner/name") == dense
+    with pytest.raises(InputError, match="no/model: cannot be had: no network"):
+        locate("no/model")
+    assert asked == ["owner/name", "no/model"]
 
 
 def test_wrong_input_is_named(dense, crops, tmp_path):

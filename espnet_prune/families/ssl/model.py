@@ -43,11 +43,40 @@ UNSUPPORTED = {
 }
 
 
-def read(path: str | Path) -> PreTrainedModel:
-    """The dense model of a Hugging Face directory, or name, in evaluation mode.
+def locate(model: str | Path) -> Path:
+    """The directory of a model: itself, or what its name on Hugging Face stands for.
 
-    A head that a fine-tuned model has is left out. The positional convolution gets a
-    plain weight for its normed one, and what only pre-training needs is switched off.
+    Args:
+        model: a directory, or ``OWNER/NAME``, which is downloaded once.
+
+    Raises:
+        InputError: it is neither, or cannot be had.
+    """
+    if Path(model).is_dir():
+        return Path(model)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
+        mend = "give one, or the name of a model on Hugging Face, as OWNER/NAME"
+        raise InputError(model, "is no directory", mend)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    # Not those of other frameworks, which are as large again.
+    files = ["*.json", "*.safetensors", "*.bin", "*.txt"]
+    try:
+        return Path(snapshot_download(str(model), allow_patterns=files))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
+        reason = str(e).strip().splitlines()[0]
+        mend = "give a directory, or a name and a network"
+        raise InputError(model, f"cannot be had: {reason}", mend) from e
+
+
+def read(path: str | Path) -> PreTrainedModel:
+    """The dense model of a Hugging Face directory, in evaluation mode.
+
+    A head that a fine-tuned model has is left out (the export brings it back). The
+    positional convolution gets a plain weight for its normed one, and what only
+    pre-training needs is switched off.
 
     Args:
         path: with ``config.json`` and weights (safetensors or ``.bin``).
@@ -57,10 +86,6 @@ def read(path: str | Path) -> PreTrainedModel:
     """
     from transformers import AutoConfig
 
-    if not Path(path).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
-        mend = "give one, or the name of a model on Hugging Face, as OWNER/NAME"
-        raise InputError(path, "is no directory", mend)
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     of_transformers.set_verbosity_error()
     of_transformers.disable_progress_bar()
     register()
