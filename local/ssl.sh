@@ -21,7 +21,7 @@ Stages: 1 audio, 2 prune, 3 export, 4 distil, 5 probe, 6 measure, 7 report.
   --tag              name of this run's directories; default: that of the model
   --target           fraction of the encoder to remove (0.5)
   --targets          instead, several, rising, as \"0.5 0.72\": each goes on from the one before
-  --target_kind      params | macs | params+macs
+  --target_kind      params | macs | latency, or several as params+macs
   --method           l0, or baselines to compare with (several with blanks between):
                      iterative magnitude random blocks small_distilled
   --round_to         keep multiples of so many units and dimensions, as 8 (stage 3)
@@ -105,7 +105,7 @@ if runs 2 || runs 3 || runs 4; then
     python3 -m espnet_prune.cli.ladder --family ssl --elapsed "${SECONDS}" \
         --stages "$(for n in 2 3 4; do ! runs ${n} || printf '%s ' ${n}; done)" \
         --method "${method}" --targets "${targets}" --target_kind "${target_kind}" \
-        --round_to "${round_to}" --exp "exp/${tag}" \
+        --round_to "${round_to}" --exp "exp/${tag}" --latency_table "exp/${tag}_latency.json" \
         --prune_config "${prune_config}" "--prune_args=${seed:+--seed ${seed}} ${prune_args}" \
         --finetune_config "${distil_config}" "--finetune_args=${seed:+--seed ${seed}} ${distil_args}" \
         --ngpu "${ngpu}" --cuda_cmd "${cuda_cmd}" --num_nodes "${num_nodes}" \

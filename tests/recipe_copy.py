@@ -15,7 +15,8 @@ def copy_recipe(folder: Path) -> Path:
         shutil.copy(ROOT / name, folder)
     for name in ("conf", "local"):
         shutil.copytree(ROOT / name, folder / name)
-    (folder / "espnet_prune").symlink_to(ROOT / "espnet_prune")
+    for name in ("espnet_prune", "models"):
+        (folder / name).symlink_to(ROOT / name)
     (folder / "requirements.txt").write_text("")
     return folder
 

@@ -47,7 +47,7 @@ def prune_speech(
         out: where everything goes; the small model to ``out/compact_distilled``, which
             ``AutoModel.from_pretrained`` loads.
         target: fraction of the encoder to remove, in (0, 1).
-        kind: what it counts: ``params``, ``macs``, or ``params+macs``.
+        kind: what it counts: ``params``, ``macs``, ``latency``, or ``params+macs``.
         method: ``l0``, or a baseline.
         prune_recipe, distil_recipe: files as ``conf/ssl/prune.yaml`` and
             ``conf/ssl/distil.yaml`` of the project, which are the defaults.
@@ -89,5 +89,6 @@ def prune_speech(
         [*map(str, common)],
         ["--recipe", str(prune_recipe), *more[0]],
         ["--recipe", str(distil_recipe), *more[1]],
+        latency_table=out / "latency.json",
     ).climb(do_here)
     return read(out / "compact_distilled")

@@ -1,7 +1,7 @@
 """Refuse what stages of the other family would, before any audio is cut.
 
-Fetched and read is the model, read are the options of both trainings and the probes. The
-directory of the model is printed.
+The model is fetched and read, and so are the options of both trainings and the probes.
+What is printed is the directory of the model.
 """
 
 import argparse

@@ -20,10 +20,10 @@ import torch
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import write_json
-from espnet_prune.export.ssl_onnx import write_speech_int8, write_speech_onnx
 from espnet_prune.families.ssl.model import read
 from espnet_prune.measuring.machine import describe, pin_threads
 from espnet_prune.measuring.ssl import count, count_macs, real_time_factors
+from espnet_prune.serving.speech_onnx import write_speech_int8, write_speech_onnx
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -15,8 +15,8 @@ from pathlib import Path
 import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import atomic_path
-from espnet_prune.export.ssl_onnx import write_speech_int8, write_speech_onnx
 from espnet_prune.families.ssl.model import read
+from espnet_prune.serving.speech_onnx import write_speech_int8, write_speech_onnx
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -27,6 +27,8 @@ from espnet_prune.export.ssl import finish
 from espnet_prune.families.ssl.audio import RATE, normalizes
 from espnet_prune.families.ssl.describe import GROUPS, clocks
 from espnet_prune.families.ssl.model import prepare, read
+from espnet_prune.measuring.drawn_encoders import SpeechEncoders
+from espnet_prune.measuring.latency import settle_table, table_of_run
 from espnet_prune.pruning.budget import (
     Budget,
     Constraint,
@@ -65,6 +67,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--train", type=Path, required=True, help="crops to train on")
     parser.add_argument("--valid", type=Path, required=True)
     parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument(
+        "--latency_table", type=Path, help="shared with other runs; default: its own"
+    )
     return parser
 
 
@@ -124,12 +129,16 @@ def settle_plan(
     }
     # The optimizer clips each group of parameters apart.
     training["grad_clip"] = math.inf
-    with candidate(config, training) as new:
-        parser = PruneSpeechTask.get_parser()
-        options = parser.parse_args(["--config", str(new), *command])
-        refuse_missing_gpus(options.ngpu)
-        refuse_another_run(options)
-    return options
+    try:
+        with candidate(config, training) as new:
+            parser = PruneSpeechTask.get_parser()
+            options = parser.parse_args(["--config", str(new), *command])
+            refuse_missing_gpus(options.ngpu)
+            refuse_another_run(options)
+        settle_table(args.output_dir)
+        return options
+    finally:
+        settle_table(args.output_dir, keep=False)
 
 
 def check_options(
@@ -157,20 +166,27 @@ def check_options(
 def pruning(
     args: argparse.Namespace, recipe: dict[str, Any], dense: str | Path
 ) -> dict[str, Any]:
-    """What makes the student with gates; arguments as for :func:`check_options`."""
+    """What makes the student with gates; arguments as for :func:`check_options`.
+
+    Latency is measured where ``args`` have an ``output_dir``, and else not looked at.
+    """
     start = None if args.previous is None else reached(args.previous)
     options = settle_options(args, recipe, start)
     gates = make_options(GateOptions, "gates", recipe["gates"])
     with refusing(source_of(args)):
         check_groups(options.groups, GROUPS)
-        if "latency" in options.kinds or gates.model_dim or recipe.get("prune_decoder"):
-            raise ValueError(
-                "latency, model_dim and prune_decoder are for ESPnet's models"
-            )
+        if gates.model_dim or recipe.get("prune_decoder"):
+            raise ValueError("model_dim and prune_decoder are for ESPnet's models")
     model = read(dense)
     samples = round(RATE * options.macs_seconds)
     described = prepare(model, gates)
-    terms = described.counts(clocks(model, samples))
+    prices = None
+    if "latency" in options.kinds:
+        if not hasattr(args, "output_dir"):
+            return {}
+        where = args.output_dir, args.latency_table
+        prices = table_of_run(*where, SpeechEncoders(model, samples))["prices"]
+    terms = described.terms(clocks(model, samples), prices)
     with refusing(source_of(args)):
         constraints = make_constraints(options, described.layout, terms)
         budget = Budget(described.layout, terms, constraints)
@@ -181,6 +197,7 @@ def pruning(
         "sparsity": recipe["sparsity"],
         "budget": {
             "samples": samples,
+            "latency": prices,
             "constraints": [constraint.to_dict() for constraint in constraints],
         },
     }

@@ -7,52 +7,47 @@ linear in the same counts as parameters and MACs, and can be a target as they ar
 well that describes the machine stands in the table.
 """
 
-import copy
-import hashlib
 import json
 import logging
 import random
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from scipy.optimize import nnls
 from scipy.stats import spearmanr
-from torch import nn
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import write_json
-from espnet_prune.config.sections import GateOptions
-from espnet_prune.families.espnet.compact import architecture_of, cut
-from espnet_prune.families.espnet.model import Lengths, describe
-from espnet_prune.families.registry import Kind
 from espnet_prune.measuring.allocator import keep_freed_memory
 from espnet_prune.measuring.machine import cpu
 from espnet_prune.measuring.machine import describe as describe_machine
-from espnet_prune.pruning.cost import evaluate
-from espnet_prune.pruning.layout import Layout
-from espnet_prune.serving.inference import write_graph
-from espnet_prune.serving.onnx import Runner
 
 OWN, WAITING = "latency.json", "latency.new.json"
-ENCODERS, BLOCKS, ROUNDS = 32, 2, 15
-GONE = 0.15  # share of the submodules that a drawn encoder lacks
+ROUNDS = 15
 MIN_R2, MIN_RANK = 0.9, 0.75  # below: the table does not describe the machine
 Counts = dict[str, float]
+Point = tuple[Counts, Callable[[], object]]
 
 
-def latency_table(encoder: nn.Module, kind: Kind, lengths: Lengths) -> dict[str, Any]:
+class Subject(Protocol):
+    """What a table is of."""
+
+    def told(self) -> dict[str, Any]:
+        """What tells it from others, as it stands in the table."""
+
+    def points(self) -> list[Point]:
+        """Small encoders of drawn sizes: what is in each, and what runs it on noise."""
+
+
+def latency_table(subject: Subject) -> dict[str, Any]:
     """Measure the prices of what an encoder is made of.
 
     Args:
-        encoder: the dense one, for its sizes and options.
-        kind: of encoder.
-        lengths: of the utterance that is timed.
+        subject: the dense encoder, and the utterance that is timed.
 
     Returns:
         ``prices`` (seconds, by thing), ``fit`` (R2, rank correlation of predicted and
@@ -64,7 +59,8 @@ def latency_table(encoder: nn.Module, kind: Kind, lengths: Lengths) -> dict[str,
     keep_freed_memory()
     try:
         machine = describe_machine()
-        points = drawn_encoders(encoder, kind, lengths)
+        logging.info("latency: writing small encoders, which takes minutes")
+        points = subject.points()
         seconds = _time([run for _, run in points])
     finally:
         torch.set_num_threads(before)
@@ -80,69 +76,13 @@ def latency_table(encoder: nn.Module, kind: Kind, lengths: Lengths) -> dict[str,
     return {
         "prices": prices,
         "fit": fit,
-        "of": subject(encoder, lengths),
+        "of": subject.told(),
         "machine": machine,
         "points": [
             {"counts": count, "seconds": float(s)}
             for count, s in zip(counts, seconds, strict=True)
         ],
     }
-
-
-def drawn_encoders(
-    encoder: nn.Module, kind: Kind, lengths: Lengths
-) -> list[tuple[Counts, Callable[[], object]]]:
-    """Encoders of drawn sizes: what is in each, and what runs it on noise.
-
-    Args:
-        encoder, kind, lengths: as for :func:`latency_table`.
-    """
-    short = copy.deepcopy(encoder).eval()
-    short.encoders = type(short.encoders)(*list(short.encoders)[:BLOCKS])
-    model = nn.Module()
-    model.encoder = copy.deepcopy(short)
-    described, draw = describe(model, kind, GateOptions()), random.Random(0)
-    layout = described.layout
-    things = dict.fromkeys(s.thing for s in layout.structures if s.thing)
-    things |= dict.fromkeys(described.things)
-    by_thing = {
-        thing: described.terms(lengths, {thing: 1.0})["latency"] for thing in things
-    }
-    noise = torch.randn(1, lengths.frames, lengths.features)
-    found = []
-    logging.info(f"latency: writing {ENCODERS} small encoders, which takes minutes")
-    for _ in range(ENCODERS):
-        own = drawn_units(layout, draw)
-        small = copy.deepcopy(short)
-        about = kind.describe(small, GateOptions(), gated=False)
-        cut(small, about, architecture_of(layout, own))
-        sums = layout.sums(own.double())
-        counts = {t: float(evaluate(terms, sums)) for t, terms in by_thing.items()}
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder, "encoder.onnx")
-            write_graph(small, lengths.features, "fp32", file)
-            found.append((counts, partial(Runner(file), noise)))
-    return found
-
-
-def drawn_units(layout: Layout, draw: random.Random) -> torch.Tensor:
-    """(unit,) 1 for the first units of each structure, as many as are drawn."""
-    own = torch.zeros(len(layout))
-    for structure in layout.structures:
-        rows = layout[structure.parent].size if structure.even else 1
-        units = own[layout.span(structure.name)].view(rows, -1)
-        size = units.shape[1]
-        kept = round(size * draw.choice((0.125, 0.25, 0.5, 1)))
-        if size == 1:
-            kept = int(draw.random() > GONE)
-        units[:, : max(kept, structure.least, size > 1)] = 1
-    return layout.settled(own)
-
-
-def subject(encoder: nn.Module, lengths: Lengths) -> dict[str, Any]:
-    """What a table is of, as it stands in the table."""
-    digest = hashlib.sha256(str(encoder).encode()).hexdigest()
-    return {"frames": lengths.frames, "encoder": digest}
 
 
 def read_table(path: Path) -> dict[str, Any]:
@@ -153,16 +93,14 @@ def read_table(path: Path) -> dict[str, Any]:
     """
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
-        if table["prices"] and table["of"]["frames"] and table["machine"]["cpu"]:
+        if table["prices"] and table["of"] and table["machine"]["cpu"]:
             return table
     except (ValueError, KeyError, TypeError) as e:
         raise InputError(path, "is no latency table", "delete it") from e
     raise InputError(path, "is no latency table", "delete it")
 
 
-def read_or_measure(
-    path: Path, encoder: nn.Module, kind: Kind, lengths: Lengths
-) -> dict[str, Any]:
+def read_or_measure(path: Path, subject: Subject) -> dict[str, Any]:
     """The table at ``path``, measured first unless it is there and of this machine.
 
     Raises:
@@ -170,18 +108,16 @@ def read_or_measure(
     """
     if path.exists():
         table = read_table(path)
-        same = table["of"] == subject(encoder, lengths)
+        same = table["of"] == subject.told()
         if same and table["machine"]["cpu"] == cpu()["cpu"]:
             return table
         logging.warning(f"{path} is of another machine, length or model: measured anew")
-    table = latency_table(encoder, kind, lengths)
+    table = latency_table(subject)
     write_json(path, table)
     return table
 
 
-def table_of_run(
-    run: Path, shared: Path | None, encoder: nn.Module, kind: Kind, lengths: Lengths
-) -> dict[str, Any]:
+def table_of_run(run: Path, shared: Path | None, subject: Subject) -> dict[str, Any]:
     """The function returns the table that a pruning run goes by.
 
     One that is not its own yet waits beside it, for :func:`settle_table`.
@@ -190,7 +126,7 @@ def table_of_run(
         run: directory of the run. One that resumes keeps its table, on any machine.
         shared: file of the table that runs of this dense model share, written if it is
             not there or of another machine, length or model; None: there is none.
-        encoder, kind, lengths: what is measured if there is none yet.
+        subject: what is measured if there is none yet.
 
     Raises:
         InputError: a table is damaged.
@@ -199,9 +135,9 @@ def table_of_run(
     own = run / OWN
     if own.exists():
         table = read_table(own)
-        if table["of"] == subject(encoder, lengths):
+        if table["of"] == subject.told():
             return table
-    table = read_or_measure(shared or run / WAITING, encoder, kind, lengths)
+    table = read_or_measure(shared or run / WAITING, subject)
     write_json(run / WAITING, table)
     return table
 

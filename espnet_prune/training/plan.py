@@ -24,6 +24,7 @@ from espnet_prune.families.espnet.compact import architecture_of
 from espnet_prune.families.espnet.model import DescribedASR, Lengths, describe
 from espnet_prune.families.espnet.small import small_encoder
 from espnet_prune.measuring.cost import rest_cost
+from espnet_prune.measuring.drawn_encoders import ASREncoders
 from espnet_prune.measuring.latency import table_of_run
 from espnet_prune.pruning.budget import Budget, make_constraints, plan_dim
 from espnet_prune.pruning.controller import Schedule
@@ -78,7 +79,8 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
         rest = rest_cost(model, lengths.frames, lengths.tokens)
     if "latency" in options.kinds:
         where = args.output_dir, args.latency_table
-        prices = table_of_run(*where, model.encoder, kind, lengths)["prices"]
+        subject = ASREncoders(model.encoder, kind, lengths)
+        prices = table_of_run(*where, subject)["prices"]
     described = describe(model, kind, gates, decoder)
     with refusing(source_of(args)):
         budget = make_budget(options, described, lengths, rest, prices)

@@ -33,7 +33,8 @@ class PruneSpeechModel(GatedStudent, AbsESPnetModel):
             ``preprocessor_config.json`` says.
         gates, sparsity: keyword arguments of :class:`GateOptions`,
             :class:`SparsityOptions`.
-        budget: ``samples`` at which MACs are counted, and ``constraints``.
+        budget: ``samples`` at which MACs are counted, ``constraints``, and the prices
+            of ``latency`` where that is one.
         distill: keyword arguments of :class:`DistillOptions`; ``layer_weight`` and
             ``layers`` count, there is no task.
         method: of ``METHODS``; not used here.
@@ -59,7 +60,8 @@ class PruneSpeechModel(GatedStudent, AbsESPnetModel):
             options = make_options(GateOptions, "gates", gates)
             described = prepare(self.model, options, MODEL)
             self.gates = Gates(described.layout, options)
-            terms = described.counts(clocks(self.teacher, budget["samples"]))
+            times = clocks(self.teacher, budget["samples"])
+            terms = described.terms(times, budget.get("latency"))
             limits = tuple(map(Constraint.from_dict, budget["constraints"]))
             self.control(sparsity, Budget(described.layout, terms, limits))
 

@@ -2,7 +2,9 @@
 
 import copy
 import json
+import math
 import timeit
+from itertools import pairwise
 
 import pytest
 import torch
@@ -15,7 +17,8 @@ from espnet_prune.families.espnet.compact import architecture_of
 from espnet_prune.families.espnet.encoders import PrunableConformerEncoder
 from espnet_prune.families.espnet.model import Lengths, describe
 from espnet_prune.families.registry import KINDS
-from espnet_prune.measuring import latency
+from espnet_prune.measuring import drawn_encoders, latency
+from espnet_prune.measuring.drawn_encoders import ASREncoders, SpeechEncoders
 from espnet_prune.measuring.latency import (
     MIN_R2,
     MIN_RANK,
@@ -28,6 +31,7 @@ from espnet_prune.pruning.gates import Gates
 from espnet_prune.pruning.projection import project
 from espnet_prune.serving.inference import RuntimeEncoder
 from espnet_prune.training.plan import make_budget
+from tests.families.test_speech_encoders import CASES as SPEECH
 from tests.fixtures.encoders import NEEDED, NO_DROPOUT
 from tests.fixtures.gated import CASES
 
@@ -50,6 +54,14 @@ def described(encoder):
     return describe(model, CONFORMER, GateOptions())
 
 
+def short(encoder):
+    return ASREncoders(encoder, CONFORMER, SHORT)
+
+
+def long(encoder):
+    return ASREncoders(encoder, CONFORMER, LENGTHS)
+
+
 def fits(table):
     return table["fit"]["r2"] > MIN_R2 and table["fit"]["rank"] > MIN_RANK
 
@@ -58,7 +70,7 @@ def fits(table):
 def test_target_in_latency_is_met_and_felt_on_the_clock(encoder):
     """What no unit test shows: the prices are those of this machine."""
     for _ in range(ATTEMPTS):
-        if fits(table := latency_table(encoder, CONFORMER, LENGTHS)):
+        if fits(table := latency_table(long(encoder))):
             break
     assert fits(table)
     about, prices = described(encoder), table["prices"]
@@ -92,10 +104,10 @@ def test_target_in_latency_is_met_and_felt_on_the_clock(encoder):
 
 @pytest.mark.parametrize("name", ["conformer", "transformer", "e_branchformer"])
 def test_drawn_encoders_are_what_is_counted(name, monkeypatch):
-    monkeypatch.setattr(latency, "ENCODERS", 3)
+    monkeypatch.setattr(drawn_encoders, "ENCODERS", 3)
     monkeypatch.setattr(latency, "ROUNDS", 2)
     stock = CASES[name].make(0, torch.float).stock.eval()
-    table = latency_table(stock, KINDS[name], Lengths(50, 20))
+    table = latency_table(ASREncoders(stock, KINDS[name], Lengths(50, 20)))
     counts = [point["counts"] for point in table["points"]]
     assert len(counts) == 3 and counts[0] != counts[1]
     assert all(point["seconds"] > 0 for point in table["points"])
@@ -107,15 +119,30 @@ def test_drawn_encoders_are_what_is_counted(name, monkeypatch):
     assert table["prices"].keys() == counts[0].keys()
 
 
+@pytest.mark.parametrize("name", ["hubert_base", "wavlm_large"])
+def test_drawn_speech_encoders_are_what_is_counted(name, monkeypatch):
+    monkeypatch.setattr(drawn_encoders, "ENCODERS", 2)
+    monkeypatch.setattr(latency, "ROUNDS", 2)
+    torch.manual_seed(0)
+    table = latency_table(SpeechEncoders(SPEECH[name](), 3000))
+    for point in table["points"]:
+        count = point["counts"]
+        assert point["seconds"] > 0 and count["projection.module"] == 1
+        channels = [count[f"convolution.{i}"] for i in range(3)]
+        for i, pair in enumerate(pairwise(channels), 1):
+            assert count[f"convolution.{i}.filter"] == math.prod(pair) > 0
+    assert table["points"][0]["counts"] != table["points"][1]["counts"]
+
+
 @pytest.fixture
 def measured(monkeypatch):
     """Count how often a table is measured."""
     calls = []
 
-    def measure(encoder, kind, lengths):
-        calls.append(lengths)
+    def measure(subject):
+        calls.append(subject)
         table = {"prices": {"x": len(calls)}}
-        table["of"] = latency.subject(encoder, lengths)
+        table["of"] = subject.told()
         return table | {"machine": {"cpu": latency.cpu()["cpu"]}}
 
     monkeypatch.setattr(latency, "latency_table", measure)
@@ -126,41 +153,41 @@ def test_table_is_measured_once_per_machine_length_and_model(
     encoder, make_stock, measured, tmp_path
 ):
     path = tmp_path / "latency.json"
-    read_or_measure(path, encoder, CONFORMER, SHORT)
-    assert read_or_measure(path, encoder, CONFORMER, SHORT)["prices"] == {"x": 1}
-    assert read_or_measure(path, encoder, CONFORMER, LENGTHS)["prices"] == {"x": 2}
+    read_or_measure(path, short(encoder))
+    assert read_or_measure(path, short(encoder))["prices"] == {"x": 1}
+    assert read_or_measure(path, long(encoder))["prices"] == {"x": 2}
     other = json.loads(path.read_text())
     other["machine"]["cpu"] = "another"
     path.write_text(json.dumps(other))
-    assert read_or_measure(path, encoder, CONFORMER, LENGTHS)["prices"] == {"x": 3}
+    assert read_or_measure(path, long(encoder))["prices"] == {"x": 3}
     # A dense model that was trained anew in another size.
-    assert read_or_measure(path, make_stock(), CONFORMER, LENGTHS)["prices"] == {"x": 4}
+    assert read_or_measure(path, ASREncoders(make_stock(), CONFORMER, LENGTHS))[
+        "prices"
+    ] == {"x": 4}
 
 
 def test_run_keeps_its_table_when_it_resumes_elsewhere(encoder, measured, tmp_path):
     run, shared = tmp_path / "run", tmp_path / "dense/latency.json"
-    table_of_run(run, shared, encoder, CONFORMER, SHORT)
+    table_of_run(run, shared, short(encoder))
     settle_table(run)
     shared.unlink()
-    assert table_of_run(run, shared, encoder, CONFORMER, SHORT)["prices"] == {"x": 1}
+    assert table_of_run(run, shared, short(encoder))["prices"] == {"x": 1}
     assert len(measured) == 1
     # Another length needs another table; if that start is refused, the run's stays.
-    assert table_of_run(run, shared, encoder, CONFORMER, LENGTHS)["prices"] == {"x": 2}
+    assert table_of_run(run, shared, long(encoder))["prices"] == {"x": 2}
     settle_table(run, keep=False)
     assert [path.name for path in run.iterdir()] == ["latency.json"]
-    assert table_of_run(run, shared, encoder, CONFORMER, SHORT)["prices"] == {"x": 1}
+    assert table_of_run(run, shared, short(encoder))["prices"] == {"x": 1}
     assert len(measured) == 2
 
 
 def test_table_is_shared_only_where_asked(encoder, measured, tmp_path):
     shared = tmp_path / "dense/latency.json"
     for run in ("a", "b"):
-        assert table_of_run(tmp_path / run, shared, encoder, CONFORMER, SHORT)[
-            "prices"
-        ] == {"x": 1}
-    assert table_of_run(tmp_path / "c", None, encoder, CONFORMER, SHORT)["prices"] == {
-        "x": 2
-    }
+        assert table_of_run(tmp_path / run, shared, short(encoder))["prices"] == {
+            "x": 1
+        }
+    assert table_of_run(tmp_path / "c", None, short(encoder))["prices"] == {"x": 2}
     files = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.json")}
     waiting = {f"{run}/latency.new.json" for run in "abc"}
     assert files == waiting | {"dense/latency.json"}
@@ -170,4 +197,4 @@ def test_damaged_table_is_named(encoder, tmp_path):
     path = tmp_path / "latency.json"
     path.write_text("{")
     with pytest.raises(InputError, match="latency.json: is no latency table"):
-        read_or_measure(path, encoder, CONFORMER, SHORT)
+        read_or_measure(path, short(encoder))

@@ -36,8 +36,10 @@ from espnet_prune.cli import (
 from espnet_prune.export import ssl as exporting
 from espnet_prune.families.ssl.model import locate, read
 from espnet_prune.report.ssl import score, scored
+from espnet_prune.training.trainer import PruneTrainer
 from tests.families.test_speech_encoders import BASE, TINY
 from tests.recipe_copy import copy_recipe, start
+from tests.training.test_resume import Killed, assert_same_run, kill_in_epoch
 
 CLEAN = """
 import sys, torch
@@ -132,6 +134,19 @@ def test_compact_model_meets_its_target_and_loads_without_this_package(compact):
     command = [sys.executable, "-P", "-c", CLEAN, str(compact)]
     result = subprocess.run(command, env=own, cwd="/", capture_output=True, text=True)
     assert result.stdout == "16\n", result.stderr
+
+
+def test_killed_pruning_ends_where_it_would_have_ended(
+    dense, crops, pruned, tmp_path, monkeypatch
+):
+    options = ("--max_epoch", 2, "--kind", "params+macs")
+    with monkeypatch.context() as patch:
+        kill_in_epoch(patch, PruneTrainer, 2)
+        with pytest.raises(Killed):
+            train(dense, crops, tmp_path, "prune", *options)
+    assert not (tmp_path / "2epoch.pth").exists()
+    train(dense, crops, tmp_path, "prune", *options)
+    assert_same_run(pruned, tmp_path)
 
 
 def test_the_same_export_is_kept_and_another_run_refused(
@@ -364,6 +379,27 @@ def test_one_command_goes_from_a_model_and_audio_to_a_report(dense, audio, tmp_p
     names = [row["system"] for row in report["rows"]]
     assert names == ["dense", "compact"]
     assert "stage 7" in result.stdout and "left out 1 recordings" in result.stderr
+
+
+@pytest.mark.slow
+def test_quick_preset_needs_nothing(tmp_path):
+    """What no other test shows: the model of the project, the synthetic audio and the
+    probes by default."""
+    recipe = copy_recipe(tmp_path)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    result = subprocess.run(
+        ["bash", recipe / "run.sh", "--family", "ssl", "--preset", "quick"],
+        env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=1800,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-2000:]
+    report = json.loads((recipe / "exp/small_hubert_report/report.json").read_text())
+    assert report["probes"].keys() == {"words", "characters", "queries"}
+    assert all(
+        row["probes"].keys() == report["probes"].keys() for row in report["rows"]
+    )
+    dense, compact = report["rows"][2:]
+    assert compact["params"] < 0.51 * dense["params"]
+    assert "QUICK PRESET" in (recipe / "exp/small_hubert_report/report.md").read_text()
 
 
 @pytest.mark.parametrize(

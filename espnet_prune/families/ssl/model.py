@@ -4,6 +4,7 @@ import copy
 import logging
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from espnet_prune.families.ssl.pruned_speech import (
     plain_positions,
     register,
 )
+from espnet_prune.pruning.cost import Terms, price_terms
 from espnet_prune.pruning.layout import Layout
 from espnet_prune.pruning.slicing import kept_sizes
 
@@ -34,6 +36,8 @@ KINDS: dict[str, tuple[type[PreTrainedModel], type[PreTrainedModel]]] = {
     "wavlm": (WavLMModel, PrunedWavLMModel),
 }
 PRUNED = "pruned_"  # before the ``model_type`` of a compact one
+# What never goes, with a price of its own -> the group that it is counted with.
+STAYING = {"projection.module": "ffn"}
 PRETRAINING = "masked_spec_embed"  # a parameter that nothing else uses
 # Options of a config that the descriptions do not hold for -> why.
 UNSUPPORTED = {
@@ -133,9 +137,38 @@ def settle(model: PreTrainedModel) -> None:
         model.masked_spec_embed.requires_grad_(False)
 
 
+class DescribedSpeech(Described):
+    """A self-supervised encoder that has been prepared for gates."""
+
+    @property
+    def products(self) -> dict[str, tuple[str, str]]:
+        """Things that pairs of channels of adjacent convolutions are -> these."""
+        names = [s.name for s in self.layout.structures if s.group == "convolution"]
+        return {
+            f"convolution.{i + 1}.filter": pair
+            for i, pair in enumerate(pairwise(names))
+        }
+
+    @property
+    def things(self) -> tuple[str, ...]:
+        """Things with a price of which no structure is made."""
+        return *self.products, *STAYING
+
+    def priced(self, prices: Mapping[str, float]) -> Terms:
+        """What it costs by measured prices, in seconds."""
+        return price_terms(self.layout, prices, self.products, STAYING)
+
+    def terms(
+        self, clocks: Mapping[str, float], prices: Mapping[str, float] | None = None
+    ) -> dict[str, Terms]:
+        """What it costs in parameters, in MACs and, with prices, in seconds."""
+        found = self.counts(clocks)
+        return found if prices is None else found | {"latency": self.priced(prices)}
+
+
 def prepare(
     model: PreTrainedModel, options: GateOptions, prefix: str = ""
-) -> Described:
+) -> DescribedSpeech:
     """Describe a model, and prepare it for gates: its function stays the same.
 
     Args:
@@ -147,7 +180,7 @@ def prepare(
     about.prepare(holder)
     names = (name for name, _ in holder.named_parameters())
     names = tuple(name for name in names if not name.endswith(PRETRAINING))
-    return Described(about, about.layout(holder), names)
+    return DescribedSpeech(about, about.layout(holder), names)
 
 
 def architecture_of(layout: Layout, own: Tensor) -> dict[str, Any]:
@@ -189,6 +222,16 @@ def build(model: PreTrainedModel, architecture: Mapping[str, Any]) -> PreTrained
         options.pop(name, None)
     config = pruned.config_class(architecture=dict(architecture), **options)
     return pruned(config)
+
+
+def shortened(model: PreTrainedModel, blocks: int) -> PreTrainedModel:
+    """The function returns the same network with its first blocks alone, untrained."""
+    stock, _ = KINDS[model.config.model_type]
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers = blocks
+    short = stock(config)
+    settle(short)
+    return short.eval()
 
 
 def untrained(model: PreTrainedModel) -> PreTrainedModel:

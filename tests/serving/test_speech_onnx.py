@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from espnet_prune.cli import ssl_onnx
-from espnet_prune.export import ssl_onnx as exporting
 from espnet_prune.families.ssl.model import read
+from espnet_prune.serving import speech_onnx as exporting
 from tests.families.test_speech_encoders import CASES
 
 

@@ -1,0 +1,151 @@
+"""Small encoders of drawn sizes, whose times tell what things in an encoder cost."""
+
+import copy
+import hashlib
+import random
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from espnet_prune.config.sections import GateOptions
+from espnet_prune.families.espnet.compact import architecture_of, cut
+from espnet_prune.families.espnet.model import Lengths, describe
+from espnet_prune.families.registry import Kind
+from espnet_prune.families.ssl import model as speech
+from espnet_prune.measuring.latency import Counts, Point
+from espnet_prune.pruning.cost import Terms, evaluate
+from espnet_prune.pruning.layout import Layout
+from espnet_prune.serving.inference import write_graph
+from espnet_prune.serving.onnx import Runner
+from espnet_prune.serving.speech_onnx import write_speech_onnx
+
+ENCODERS, BLOCKS = 32, 2
+GONE = 0.15  # share of the submodules that a drawn encoder lacks
+
+
+@dataclass(frozen=True)
+class ASREncoders:
+    """Those of an ESPnet encoder.
+
+    Args:
+        encoder: the dense one, for its sizes and options.
+        kind: of encoder.
+        lengths: of the utterance that is timed.
+    """
+
+    encoder: nn.Module
+    kind: Kind
+    lengths: Lengths
+
+    def told(self) -> dict[str, Any]:
+        """What tells a table of it from others."""
+        return {"frames": self.lengths.frames, "encoder": digest(self.encoder)}
+
+    def points(self) -> list[Point]:
+        """What is in each, and what runs it on noise."""
+        lengths = self.lengths
+        short = copy.deepcopy(self.encoder).eval()
+        short.encoders = type(short.encoders)(*list(short.encoders)[:BLOCKS])
+        model = nn.Module()
+        model.encoder = copy.deepcopy(short)
+        described = describe(model, self.kind, GateOptions())
+        noise = torch.randn(1, lengths.frames, lengths.features)
+
+        def write(own: Tensor, file: Path) -> None:
+            small = copy.deepcopy(short)
+            about = self.kind.describe(small, GateOptions(), gated=False)
+            cut(small, about, architecture_of(described.layout, own))
+            write_graph(small, lengths.features, "fp32", file)
+
+        def price(thing: str) -> Terms:
+            return described.terms(lengths, {thing: 1.0})["latency"]
+
+        return drawn(described.layout, described.things, price, write, noise)
+
+
+@dataclass(frozen=True)
+class SpeechEncoders:
+    """Those of a self-supervised encoder.
+
+    Args:
+        model: the dense one, of transformers, for its config.
+        samples: of the utterance that is timed.
+    """
+
+    model: PreTrainedModel
+    samples: int
+
+    def told(self) -> dict[str, Any]:
+        """What tells a table of it from others."""
+        return {"samples": self.samples, "encoder": digest(self.model)}
+
+    def points(self) -> list[Point]:
+        """What is in each, and what runs it on noise."""
+        short = speech.shortened(self.model, BLOCKS)
+        described = speech.prepare(copy.deepcopy(short), GateOptions())
+        noise = torch.randn(1, self.samples)
+
+        def write(own: Tensor, file: Path) -> None:
+            sizes = speech.architecture_of(described.layout, own)
+            write_speech_onnx(speech.build(short, sizes).eval(), file)
+
+        def price(thing: str) -> Terms:
+            return described.priced({thing: 1.0})
+
+        return drawn(described.layout, described.things, price, write, noise)
+
+
+def drawn(
+    layout: Layout,
+    things: Iterable[str],
+    price: Callable[[str], Terms],
+    write: Callable[[Tensor, Path], None],
+    noise: Tensor,
+) -> list[Point]:
+    """What is in encoders of drawn sizes, and what runs each.
+
+    Args:
+        layout: of the dense one.
+        things: with a price of which no structure is made.
+        price: the terms that count a thing.
+        write: writes the encoder of (unit,) values to an ONNX file.
+        noise: its input.
+    """
+    names = dict.fromkeys(s.thing for s in layout.structures if s.thing)
+    by_thing = {name: price(name) for name in names | dict.fromkeys(things)}
+    draw, found = random.Random(0), []
+    for _ in range(ENCODERS):
+        own = drawn_units(layout, draw)
+        sums = layout.sums(own.double())
+        counts: Counts = {t: float(evaluate(x, sums)) for t, x in by_thing.items()}
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "encoder.onnx")
+            write(own, file)
+            found.append((counts, partial(Runner(file), noise)))
+    return found
+
+
+def drawn_units(layout: Layout, draw: random.Random) -> Tensor:
+    """(unit,) 1 for the first units of each structure, as many as are drawn."""
+    own = torch.zeros(len(layout))
+    for structure in layout.structures:
+        rows = layout[structure.parent].size if structure.even else 1
+        units = own[layout.span(structure.name)].view(rows, -1)
+        size = units.shape[1]
+        kept = round(size * draw.choice((0.125, 0.25, 0.5, 1)))
+        if size == 1:
+            kept = int(draw.random() > GONE)
+        units[:, : max(kept, structure.least, size > 1)] = 1
+    return layout.settled(own)
+
+
+def digest(encoder: nn.Module) -> str:
+    """What tells an encoder's sizes from others."""
+    return hashlib.sha256(str(encoder).encode()).hexdigest()
