@@ -17,7 +17,10 @@ Stages: 1 audio, 2 prune, 3 export, 4 distil, 5 probe, 6 measure, 7 report.
                      there; default: the small HuBERT that comes with the project
   --audio            folder of audio files, or a Kaldi wav.scp; no transcripts; default:
                      synthetic speech, with words to probe
-  --crop_seconds     length of the crops that the audio is cut into
+  --text             Kaldi text of the audio: of a fine-tuned model (ForCTC) its own CTC loss
+                     is trained on, too; without it no labels are used
+  --crop_seconds     length of the crops that the audio is cut into (4); with --text the
+                     longest recording that is used (20)
   --tag              name of this run's directories; default: that of the model
   --target           fraction of the encoder to remove (0.5)
   --targets          instead, several, rising, as \"0.5 0.72\": each goes on from the one before
@@ -40,7 +43,7 @@ Stages: 1 audio, 2 prune, 3 export, 4 distil, 5 probe, 6 measure, 7 report.
   --num_nodes        machines to train on; several need --cuda_cmd
 "
 stage=1 stop_stage=7 skip_stages="" preset=default
-model="" audio="" crop_seconds=4 tag="" target="" targets="" target_kind=params
+model="" audio="" text="" crop_seconds="" tag="" target="" targets="" target_kind=params
 method=l0 round_to=1 seed="" prune_config=conf/ssl/prune.yaml prune_args=""
 distil_config=conf/ssl/distil.yaml distil_args="" probes="" measure_args=""
 nj=2 ngpu=0 cuda_cmd="" num_nodes=1 family=ssl
@@ -99,7 +102,8 @@ if begin 1 "cut the audio into crops: ${dump}"; then
             --templates "V N P D"
     fi
     python3 -m espnet_prune.cli.ssl_audio --audio "${audio}" --out "${dump}" \
-        --seconds "${crop_seconds}" --nj "${nj}"
+        --seconds "${crop_seconds:-$([ -n "${text}" ] && echo 20 || echo 4)}" \
+        --nj "${nj}" ${text:+--text "${text}"}
 fi
 if runs 2 || runs 3 || runs 4; then
     python3 -m espnet_prune.cli.ladder --family ssl --elapsed "${SECONDS}" \

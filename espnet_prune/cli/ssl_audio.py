@@ -4,7 +4,8 @@
 
 reads a folder of audio files, or a Kaldi ``wav.scp`` or the directory that holds one,
 and leaves ``train`` and ``valid`` with ``wav.scp`` and ``utt2num_samples``. What cannot
-be read, or says nothing, is left out and counted.
+be read, or says nothing, is left out and counted. With ``--text``, transcripts of the
+recordings, these stay whole, and those without one, or too long, are left out.
 """
 
 import argparse
@@ -35,6 +36,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--dense", type=Path, help="model to look at before all else")
     parser.add_argument("--seconds", type=float, default=4.0, help="of a crop, at most")
+    parser.add_argument("--text", type=Path, help="Kaldi text: transcripts")
     add_arguments(parser)
     return parser
 
@@ -59,18 +61,21 @@ def sources(audio: Path) -> dict[str, str]:
     return found
 
 
-def crop(job: tuple[str, str, Path, float]) -> tuple[dict[str, int], str]:
-    """Write the crops of a recording.
+def crop(job: tuple[str, str, Path, float, bool]) -> tuple[dict[str, int], str]:
+    """Write the crops of a recording, or the whole of it.
 
     Returns:
         samples by the name of the crop, and what was wrong.
     """
-    name, source, folder, seconds = job
+    name, source, folder, seconds, whole = job
     try:
         samples = load_utterance(source, RATE).samples
     except InputError as e:
         return {}, str(e)
     parts = max(1, round(len(samples) / RATE / seconds))
+    if whole and len(samples) > seconds * RATE:
+        return {}, f"{source}: is longer than {seconds:g} s"
+    parts = 1 if whole else parts
     found = {}
     for number, part in enumerate(np.array_split(samples, parts)):
         if len(part) < SHORTEST * RATE or np.sqrt(np.mean(part**2)) < SILENCE:
@@ -92,6 +97,12 @@ def main(argv: list[str] | None = None) -> None:
         from espnet_prune.families.ssl.model import read  # takes seconds
 
         read(args.dense)
+    texts = None
+    if args.text is not None:
+        texts = read_table(args.text, "give transcripts of the recordings")
+        recordings = {key: v for key, v in recordings.items() if texts.get(key)}
+        if len(recordings) < 2:
+            raise InputError(args.text, "has transcripts of fewer than two recordings")
     executor = from_arguments(args)
     files = [
         Path(file) for v in recordings.values() if (file := file_of(v)) is not None
@@ -99,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
     seen = [
         (str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in files if f.exists()
     ]
-    stamp = f"{args.seconds} {recordings} {seen}"
+    stamp = f"{args.seconds} {recordings} {seen}" + (f" {texts}" if texts else "")
     if is_made_of(args.out, stamp):
         logging.info(f"{args.out}: made before, from the same files")
         return
@@ -111,14 +122,19 @@ def main(argv: list[str] | None = None) -> None:
             folder = work / which / "audio"
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            jobs = [(name, recordings[name], folder, args.seconds) for name in own]
+            jobs = [
+                (name, recordings[name], folder, args.seconds, texts is not None)
+                for name in own
+            ]
             done = executor.map(
                 crop, jobs, args.out.parent / "log", f"crops of {which}"
             )
             lengths: dict[str, int] = {}
+            said: dict[str, str] = {}
             wrong = []
-            for found, error in done:
+            for name, (found, error) in zip(own, done, strict=True):
                 lengths |= found
+                said |= {key: texts[name] for key in found} if texts else {}
                 wrong += filter(None, [error])
             if wrong:
                 logging.warning(
@@ -130,6 +146,8 @@ def main(argv: list[str] | None = None) -> None:
             scp = {key: str(final / f"{key}.flac") for key in sorted(lengths)}
             write_table(work / which / "wav.scp", scp)
             write_table(work / which / "utt2num_samples", dict(sorted(lengths.items())))
+            if texts:
+                write_table(work / which / "text", said)
             hours = sum(lengths.values()) / RATE / 3600
             logging.info(f"{which}: {len(lengths)} crops, {hours:.2f} h")
     note_made_of(args.out, stamp)

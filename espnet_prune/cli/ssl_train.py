@@ -26,7 +26,7 @@ from espnet_prune.data.kaldi_dir import audio_type
 from espnet_prune.export.ssl import finish
 from espnet_prune.families.ssl.audio import RATE, normalizes
 from espnet_prune.families.ssl.describe import GROUPS, clocks
-from espnet_prune.families.ssl.model import prepare, read
+from espnet_prune.families.ssl.model import prepare, read, read_head
 from espnet_prune.measuring.drawn_encoders import SpeechEncoders
 from espnet_prune.measuring.latency import settle_table, table_of_run
 from espnet_prune.pruning.budget import (
@@ -55,7 +55,7 @@ from espnet_prune.training.recipe import (
     source_of,
 )
 from espnet_prune.training.resume import COUNTERS, check_finished
-from espnet_prune.training.ssl_task import PruneSpeechTask
+from espnet_prune.training.ssl_task import PruneSpeechTask, Spelling
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -83,6 +83,9 @@ def main(argv: list[str] | None = None) -> None:
         audio = f"{folder}/wav.scp,speech,{audio_type(folder)}"
         command += [f"--{name}_data_path_and_name_and_type", audio]
         command += [f"--{name}_shape_file", str(folder / "utt2num_samples")]
+        if (folder / "text").is_file():
+            text = f"{folder}/text,text,text"
+            command += [f"--{name}_data_path_and_name_and_type", text]
     if args.previous is not None:
         # Its gates and multipliers go on, its count of the steps does not.
         command += ["--init_param", f"{args.previous / 'latest.pth'}:::{COUNTERS}"]
@@ -121,7 +124,12 @@ def settle_plan(
         if not METHODS[args.method].gated:  # it has had no training before
             recipe["max_epoch"] = 2 * recipe["max_epoch"]
     training = {k: v for k, v in recipe.items() if k not in SECTIONS}
+    texts = [f / "text" for f in (args.train, args.valid) if (f / "text").is_file()]
+    for text in texts:
+        read_head(args.dense)
+        Spelling(args.dense).check(text)
     training["model_conf"] = student | {
+        "labels": bool(texts),
         "dense": str(args.dense),
         "normalize": normalizes(args.dense),
         "distill": recipe.get("distill") or {},

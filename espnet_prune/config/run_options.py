@@ -42,7 +42,7 @@ FORMS = {
     "gpu_inference": ("true|false", "true or false"),
     "min_wav_duration": (_SECONDS, "give seconds"),
     "max_wav_duration": (_SECONDS, "give seconds"),
-    "crop_seconds": (_SECONDS, "give seconds"),
+    "crop_seconds": (rf"({_SECONDS})?", "give seconds"),
 }
 
 

@@ -1,23 +1,25 @@
 """A self-supervised encoder that is pruned, or distilled, beside its dense teacher.
 
-No labels: the hidden states of student and teacher are compared (Peng et al. 2023,
-DPHuBERT, arXiv 2305.17651; Wang et al. 2023, arXiv 2306.01385).
+The hidden states of student and teacher are compared (Peng et al. 2023, DPHuBERT, arXiv
+2305.17651; Wang et al. 2023, arXiv 2306.01385); a fine-tuned model may have its own CTC
+loss beside that.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from espnet2.train.abs_espnet_model import AbsESPnetModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from espnet_prune.config.options import make_options
 from espnet_prune.config.sections import DistillOptions, GateOptions
 from espnet_prune.families.ssl.audio import prepared
 from espnet_prune.families.ssl.describe import clocks
-from espnet_prune.families.ssl.model import prepare, read
+from espnet_prune.families.ssl.model import prepare, read, read_head
 from espnet_prune.pruning.budget import Budget, Constraint
 from espnet_prune.pruning.gates import Gates
-from espnet_prune.training.distill import difference, groups, mean_of
+from espnet_prune.training.distill import difference, groups, length_mask, mean_of
 from espnet_prune.training.gated import GatedStudent
 
 MODEL = "model."  # of the names of the encoder's tensors in a student
@@ -35,9 +37,10 @@ class PruneSpeechModel(GatedStudent, AbsESPnetModel):
             :class:`SparsityOptions`.
         budget: ``samples`` at which MACs are counted, ``constraints``, and the prices
             of ``latency`` where that is one.
-        distill: keyword arguments of :class:`DistillOptions`; ``layer_weight`` and
-            ``layers`` count, there is no task.
+        distill: keyword arguments of :class:`DistillOptions`; ``task_weight`` counts
+            where there are labels.
         method: of ``METHODS``; not used here.
+        labels: whether the dense model's CTC head and transcripts are used, too.
     """
 
     def __init__(
@@ -50,12 +53,14 @@ class PruneSpeechModel(GatedStudent, AbsESPnetModel):
         budget: dict[str, Any] | None = None,
         distill: dict[str, Any] | None = None,
         method: str = "l0",
+        labels: bool = False,
     ):
         super().__init__()
         self.set_teacher(read(dense))
         self.normalize, self.gates, self.sparsity = normalize, None, None
         self.distill = make_options(DistillOptions, "distill", distill)
         self.model = read(compact or dense)
+        self.head = read_head(dense).requires_grad_(False) if labels else None
         if gates is not None:
             options = make_options(GateOptions, "gates", gates)
             described = prepare(self.model, options, MODEL)
@@ -66,28 +71,74 @@ class PruneSpeechModel(GatedStudent, AbsESPnetModel):
             self.control(sparsity, Budget(described.layout, terms, limits))
 
     def losses(
-        self, speech: Tensor, speech_lengths: Tensor, **_: Any
+        self,
+        speech: Tensor,
+        speech_lengths: Tensor,
+        text: Tensor | None = None,
+        text_lengths: Tensor | None = None,
+        **_: Any,
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """The method compares student and teacher on as much audio as the shortest crop
-        of the batch has: norms over time would see the padding.
+        """The method compares student and teacher; without labels on as much audio as
+        the shortest crop of the batch has, for norms over time would see the padding.
 
         Args:
             speech: (batch, sample) in [-1, 1].
             speech_lengths: (batch,).
+            text: (batch, token) of the dense model's vocabulary, or no labels.
+            text_lengths: (batch,).
         """
-        audio = prepared(speech[:, : int(speech_lengths.min())], self.normalize)
-        own = self.model(audio, output_hidden_states=True).hidden_states
+        options, frames = {"output_hidden_states": True}, None
+        if self.head is None:
+            audio = prepared(speech[:, : int(speech_lengths.min())], self.normalize)
+        else:
+            audio = prepared(speech, self.normalize, speech_lengths)
+            options["attention_mask"] = length_mask(speech_lengths, audio.shape[1])
+            frames = self.model._get_feat_extract_output_lengths(speech_lengths)
+        found = self.model(audio, **options)
         with torch.no_grad():
-            theirs = self.teacher(audio, output_hidden_states=True).hidden_states
-        # The first is what goes into the blocks.
-        total = difference(*(h[0].flatten(0, 1).float() for h in (own, theirs)))
+            theirs = self.teacher(audio, **options).hidden_states
+        total = self.layers(found.hidden_states, theirs, frames)
+        loss, stats = self.distill.layer_weight * total, {"loss_layer": total.detach()}
+        if self.head is not None:
+            task = self.task_loss(found.last_hidden_state, frames, text, text_lengths)
+            loss = loss + self.distill.task_weight * task
+            stats["loss_ctc"] = task.detach()
+        return loss, stats, torch.tensor(len(speech), device=speech.device)
+
+    def layers(
+        self, own: Sequence[Tensor], theirs: Sequence[Tensor], frames: Tensor | None
+    ) -> Tensor:
+        """The difference of all compared states, what goes into the blocks among them.
+
+        Args:
+            own, theirs: (batch, time, channel) of each layer.
+            frames: (batch,) that are real; None: all.
+        """
+        mask = torch.ones(own[0].shape[:2], dtype=torch.bool, device=own[0].device)
+        if frames is not None:
+            mask = length_mask(frames, own[0].shape[1])
+        total = difference(*(states[0][mask].float() for states in (own, theirs)))
         for spans in groups(self.distill, len(own) - 1, len(theirs) - 1):
             pairs = zip((own[1:], theirs[1:]), spans, strict=True)
-            states = (mean_of(*pair).flatten(0, 1).float() for pair in pairs)
+            states = (mean_of(*pair)[mask].float() for pair in pairs)
             total = total + difference(*states)
-        loss = self.distill.layer_weight * total
-        weight = torch.tensor(len(speech), device=speech.device)
-        return loss, {"loss_layer": total.detach()}, weight
+        return total
+
+    def task_loss(
+        self, states: Tensor, frames: Tensor, text: Tensor, text_lengths: Tensor
+    ) -> Tensor:
+        """CTC of the dense model's own head, which stays as it is, per utterance."""
+        log_probs = self.head(states).float().log_softmax(-1).transpose(0, 1)
+        loss = nn.functional.ctc_loss(
+            log_probs,
+            text.clamp(min=0),
+            frames,
+            text_lengths,
+            blank=self.model.config.pad_token_id,
+            reduction="sum",
+            zero_infinity=True,
+        )
+        return loss / len(text)
 
     def collect_feats(self, **batch: Tensor) -> dict[str, Tensor]:
         """The method collects nothing: this training needs no statistics."""

@@ -4,15 +4,26 @@ import json
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 RATE = 16000  # of all these models, in Hz
 
 
-def prepared(audio: Tensor, normalize: bool) -> Tensor:
-    """The function returns audio (batch, sample) as the model wants it."""
+def prepared(audio: Tensor, normalize: bool, lengths: Tensor | None = None) -> Tensor:
+    """The function returns audio as the model wants it.
+
+    Args:
+        audio: (batch, sample).
+        normalize: whether each utterance gets mean 0 and variance 1.
+        lengths: (batch,) of what is no padding; None: all.
+    """
     if not normalize:
         return audio
+    if lengths is not None:
+        rows = [
+            prepared(a[None, :n], True)[0] for a, n in zip(audio, lengths, strict=True)
+        ]
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True)
     mean, var = audio.mean(1, keepdim=True), audio.var(1, keepdim=True, unbiased=False)
     return (audio - mean) / torch.sqrt(var + 1e-7)
 

@@ -9,8 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import HubertModel, PreTrainedModel, Wav2Vec2Model, WavLMModel
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCTC,
+    HubertModel,
+    PreTrainedModel,
+    Wav2Vec2Model,
+    WavLMModel,
+)
 from transformers.utils import logging as of_transformers
 
 from espnet_prune.base.errors import InputError
@@ -88,8 +95,6 @@ def read(path: str | Path) -> PreTrainedModel:
     Raises:
         InputError: it cannot be read, or is of a kind that cannot be pruned, by name.
     """
-    from transformers import AutoConfig
-
     of_transformers.set_verbosity_error()
     of_transformers.disable_progress_bar()
     register()
@@ -126,6 +131,19 @@ def read(path: str | Path) -> PreTrainedModel:
     logging.info(f"{path}: {config.model_type}, {model.num_parameters() / 1e6:.2f} M")
     settle(model)
     return model.eval()
+
+
+def read_head(path: str | Path) -> nn.Linear:
+    """The CTC head of a fine-tuned model, (..., channel) -> (..., token).
+
+    Raises:
+        InputError: it has none.
+    """
+    config = AutoConfig.from_pretrained(path)
+    if not (config.architectures or [""])[0].endswith("ForCTC"):
+        mend = "give a fine-tuned one, or no --text"
+        raise InputError(path, "has no CTC head, which labels need", mend)
+    return AutoModelForCTC.from_pretrained(path, dtype=torch.float32).lm_head
 
 
 def settle(model: PreTrainedModel) -> None:
