@@ -4,7 +4,7 @@
     python3 local/ssl_trial_data.py --corpora DIR --out data/trial
 
 DIR holds the Kaldi directories ``speech_commands/{train,dev,test}`` and
-``librispeech_261spk/{train,test}``, and ``free-spoken-digit-dataset/recordings``. Left
+``librispeech_261spk/train``, and ``free-spoken-digit-dataset/recordings``. Left
 are ``audio`` (training speakers, no text) and the probes' directories; ``--probes`` is
 printed.
 """
@@ -23,7 +23,7 @@ HEARD = ("george", "jackson", "lucas", "yweweler")
 FEWEST = (
     18  # utterances of a speaker that is told from others by the third that is left
 )
-SPELLED = 100  # utterances that a head learns to spell from
+SPELLED = 3  # of so many words a head learns to spell one
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -78,8 +78,9 @@ def main() -> None:
         own = [p for p in recordings if (p.stem.split("_")[1] not in HEARD) == test]
         audio = {path.stem: str(path.resolve()) for path in own}
         write(args.out / f"digit_{name}", audio, text={p.stem: p.stem[0] for p in own})
-        text = dict(sorted(read_table(libri / name / "text").items())[:SPELLED])
-        write(args.out / f"spelling_{name}", audio_of(libri / name), text=text)
+        text = sorted(read_table(commands / name / "text").items())
+        text = dict(text if test else text[::SPELLED])
+        write(args.out / f"spelling_{name}", audio_of(commands / name), text=text)
     own = {
         "digit": "words",
         "speaker": "speakers",

@@ -22,11 +22,13 @@ import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import fingerprint, write_json
-from espnet_prune.data.audio import audio_digest
+from espnet_prune.base.table import read_table
+from espnet_prune.data.audio import file_of
+from espnet_prune.data.kaldi_dir import find_audio
 from espnet_prune.families.ssl.audio import normalizes
 from espnet_prune.families.ssl.model import read, untrained
-from espnet_prune.measuring.probes.features import Labelled, read_set
-from espnet_prune.measuring.probes.tasks import KINDS, Probe, System
+from espnet_prune.measuring.probes.features import Labelled, System, read_set
+from espnet_prune.measuring.probes.tasks import KINDS, Probe
 
 VERSION = 1  # to be raised when the same probe comes to count otherwise
 
@@ -113,9 +115,14 @@ def weights_of(folder: Path) -> str:
 
 def stamp_of(kind: str, folders: Sequence[Path]) -> str:
     """What tells the data of a probe from others."""
-    table = KINDS[kind].table
-    parts = [kind, *(fingerprint(folder / table) for folder in folders)]
-    parts += [audio_digest(folder / "wav.scp") for folder in folders]
+    table, parts = KINDS[kind].table, [kind]
+    for folder in folders:
+        parts.append(fingerprint(folder / table))
+        sources = find_audio(folder, read_table(folder / "wav.scp"))
+        for value in sources.values():
+            file = file_of(value)  # None: a command's output
+            seen = Path(file).stat() if file and Path(file).is_file() else None
+            parts.append(f"{value} {seen and (seen.st_size, seen.st_mtime_ns)}")
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 

@@ -1,7 +1,7 @@
 """Frozen features of a set of utterances, every layer's."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +25,30 @@ class Labelled:
 
     Args:
         folder: Kaldi directory, for messages.
-        keys: of the utterances.
+        sources: value of ``wav.scp`` of each.
         audio: (sample,) of each.
         labels: of each.
     """
 
     folder: Path
-    keys: list[str]
+    sources: list[str]
     audio: list[np.ndarray]
     labels: list[str]
+
+
+@dataclass(frozen=True)
+class System:
+    """An encoder to be probed.
+
+    Args:
+        model: of transformers; None for log mel energies.
+        normalize: whether it wants audio of mean 0 and variance 1.
+        known: means over time that have been made, by source: probes share audio.
+    """
+
+    model: nn.Module | None
+    normalize: bool
+    known: dict[str, Tensor] = field(default_factory=dict)
 
 
 def read_set(folder: Path, table: str) -> Labelled:
@@ -52,63 +67,47 @@ def read_set(folder: Path, table: str) -> Labelled:
         if not labels.get(key):
             raise InputError(folder / table, f"has no label for {key}")
     audio = [load_utterance(value, RATE).samples for value in sources.values()]
-    return Labelled(folder, [*sources], audio, [labels[key] for key in sources])
+    return Labelled(folder, [*sources.values()], audio, [labels[k] for k in sources])
 
 
 @torch.no_grad()
-def layers_of(
-    model: nn.Module | None, samples: np.ndarray, normalize: bool
-) -> list[Tensor]:
+def layers_of(system: System, samples: np.ndarray) -> list[Tensor]:
     """The function encodes an utterance alone, for norms over time see padding.
 
     Args:
-        model: None for log mel energies and their deltas, one layer.
+        system: the encoder; log mel energies and their deltas are one layer.
         samples: (sample,).
-        normalize: whether the model wants audio of mean 0 and variance 1.
 
     Returns:
         (time, channel) of every layer.
     """
     x = torch.from_numpy(np.pad(samples, (0, max(0, LEAST - len(samples)))))[None]
-    if model is None:
+    if system.model is None:
         mel = torchaudio.transforms.MelSpectrogram(
             RATE, 400, hop_length=320, n_mels=MELS
         )
         log = mel(x).clamp(min=1e-10).log()
         deltas = torchaudio.functional.compute_deltas(log)
         return [torch.cat([log, deltas], 1)[0].T]
-    states = model(prepared(x, normalize), output_hidden_states=True).hidden_states
+    given = prepared(x, system.normalize)
+    states = system.model(given, output_hidden_states=True).hidden_states
     return [state[0] for state in states]
 
 
-def pooled(
-    model: nn.Module | None, audio: Sequence[np.ndarray], normalize: bool
-) -> Tensor:
-    """Mean over time of every layer, (utterance, layer, channel).
-
-    Args:
-        model, normalize: as for :func:`layers_of`.
-        audio: (sample,) of each utterance.
-    """
-    found = []
-    for samples in audio:
-        layers = layers_of(model, samples, normalize)
-        if model is None:  # of deltas the mean says nothing; how much they move does
+def pooled(system: System, data: Labelled) -> Tensor:
+    """Mean over time of every layer, (utterance, layer, channel)."""
+    for source, samples in zip(data.sources, data.audio, strict=True):
+        if source in system.known:
+            continue
+        layers = layers_of(system, samples)
+        if system.model is None:  # deltas have no mean; how much they move has
             log, deltas = layers[0].split(MELS, dim=1)
             layers = [torch.cat([log, deltas.abs()], 1)]
-        found.append(torch.stack([layer.mean(0) for layer in layers]))
-    return torch.stack(found)
+        system.known[source] = torch.stack([layer.mean(0) for layer in layers])
+    return torch.stack([system.known[source] for source in data.sources])
 
 
-def frames(
-    model: nn.Module | None, audio: Sequence[np.ndarray], normalize: bool
-) -> list[Tensor]:
+def frames(system: System, audio: Sequence[np.ndarray]) -> list[Tensor]:
     """Every layer at every frame, (time, layer, channel) of each utterance, in half
-    precision: there are many.
-
-    Args:
-        model, audio, normalize: as for :func:`pooled`.
-    """
-    return [
-        torch.stack(layers_of(model, samples, normalize), 1).half() for samples in audio
-    ]
+    precision: there are many."""
+    return [torch.stack(layers_of(system, samples), 1).half() for samples in audio]

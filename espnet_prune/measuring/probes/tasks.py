@@ -22,26 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from espnet_prune.base.errors import InputError
-from espnet_prune.measuring.probes.features import Labelled, frames, pooled
+from espnet_prune.measuring.probes.features import Labelled, System, frames, pooled
 from espnet_prune.measuring.probes.heads import train_characters, train_classes
 from espnet_prune.measuring.probes.queries import average_precision, distances
 
 RESAMPLES = 1000  # of the bootstrap
 MOST_QUERIES, MOST_DOCUMENTS = 40, 200
 Value = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class System:
-    """An encoder to be probed.
-
-    Args:
-        model: None for log mel energies.
-        normalize: whether it wants audio of mean 0 and variance 1.
-    """
-
-    model: nn.Module | None
-    normalize: bool
 
 
 def numbered(train: Labelled, test: Labelled) -> tuple[Tensor, Tensor, int]:
@@ -67,7 +54,7 @@ def standardized(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
 def classify(system: System, train: Labelled, test: Labelled, seeds: int) -> Value:
     """Accuracy of a linear head."""
     y, target, classes = numbered(train, test)
-    x, z = (pooled(system.model, s.audio, system.normalize) for s in (train, test))
+    x, z = (pooled(system, own) for own in (train, test))
     x, z = standardized(x, z)
     heads = [train_classes(x, y, classes, seed) for seed in range(seeds)]
     with torch.no_grad():
@@ -91,7 +78,7 @@ def verify(system: System, train: Labelled, test: Labelled, seeds: int) -> Value
     if len(names) < 2:
         raise InputError(test.folder, "holds one speaker", "give several")
     y, _, classes = numbered(train, train)
-    x, z = (pooled(system.model, s.audio, system.normalize) for s in (train, test))
+    x, z = (pooled(system, own) for own in (train, test))
     x, z = standardized(x, z)
     heads = [train_classes(x, y, classes, seed) for seed in range(seeds)]
     speaker = np.array([names.index(label) for label in test.labels])
@@ -137,7 +124,7 @@ def spell(system: System, train: Labelled, test: Labelled, seeds: int) -> Value:
     """Character error rate of a linear CTC head, decoded greedily."""
     characters = sorted(set("".join(train.labels)))
     y = [torch.tensor([1 + characters.index(c) for c in t]) for t in train.labels]
-    x, z = (frames(system.model, s.audio, system.normalize) for s in (train, test))
+    x, z = (frames(system, own.audio) for own in (train, test))
     every = torch.cat(x).float()
     mean, std = every.mean(0), every.std(0).clamp(min=1e-5)
     del every
@@ -186,7 +173,7 @@ def find(system: System, train: Labelled, test: Labelled, seeds: int) -> Value:
             what = "holds no word twice"
             raise InputError(data.folder, what, "give single words, each several times")
         audio = [data.audio[i] for i in (*query, *document)]
-        found = frames(system.model, audio, system.normalize)
+        found = frames(system, audio)
         values = []
         for layer in range(found[0].shape[1]):
             own = [utterance[:, layer] for utterance in found]
