@@ -92,7 +92,8 @@ def main(argv: list[str] | None = None) -> None:
     command += more
     node = Node(more, args.output_dir)
     options = node.first(lambda: settle_plan(args, config, command))
-    if args.compact is None and not METHODS[args.method].trained:
+    method = METHODS[args.method]
+    if args.compact is None and not (method.trained and method.gated):
         node.first(lambda: prune_at_once(args, options))
         return
     hand_logging_to_espnet()

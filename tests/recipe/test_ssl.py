@@ -199,6 +199,7 @@ def test_baselines_meet_the_same_target_without_training(
     dense, crops, tmp_path, method
 ):
     train(dense, crops, tmp_path / "run", "prune", "--method", method)
+    assert not (tmp_path / "run/checkpoint.pth").exists()
     out = tmp_path / "compact"
     ssl_export.main(["--pruned", str(tmp_path / "run"), "--out", str(out)])
     told = json.loads((out / "pruning.json").read_text())
