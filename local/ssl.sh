@@ -126,6 +126,7 @@ if begin 6 "measure parameters, MACs and real-time factors"; then
         --out "${report}" ${measure_args}
 fi
 if begin 7 "report"; then
-    python3 -m espnet_prune.cli.ssl_report "${compacts[@]}" --out "${report}" --note "${note}"
+    python3 -m espnet_prune.cli.ssl_report --dense "${model}" "${compacts[@]}" \
+        --out "${report}" --note "${note}"
 fi
 printf '[%02d:%02d] finished\n' $((SECONDS / 60)) $((SECONDS % 60))

@@ -12,7 +12,7 @@ from espnet_prune.base.errors import run_main
 from espnet_prune.cli.check_early import training_options
 from espnet_prune.cli.ssl_probe import check_probes
 from espnet_prune.cli.ssl_train import check_options
-from espnet_prune.families.ssl.model import locate
+from espnet_prune.families.ssl.directory import locate
 from espnet_prune.training.origin import refuse_missing_gpus
 
 

@@ -20,6 +20,7 @@ import torch
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import write_json
+from espnet_prune.families.ssl.directory import fingerprint_of, named
 from espnet_prune.families.ssl.model import read
 from espnet_prune.measuring.machine import describe, pin_threads
 from espnet_prune.measuring.ssl import count, count_macs, real_time_factors
@@ -43,7 +44,9 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError("--seconds, --rounds", "must be above 0")
     pin_threads(args.threads)
     models = {"dense": read(args.dense)}
-    models |= {folder.name: read(folder) for folder in args.compact}
+    folders = named(args.compact)
+    models |= {name: read(folder) for name, folder in folders.items()}
+    folders = {"dense": args.dense} | folders
     logging.info(f"{len(models)} systems, {args.rounds} rounds of {args.seconds:g} s")
     runs = {(name, "rtf"): model for name, model in models.items()}
     with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +58,11 @@ def main(argv: list[str] | None = None) -> None:
         machine = describe()
         factors = real_time_factors(runs, args.seconds, args.rounds)
     systems = {
-        name: {"params": count(model), "macs": count_macs(model, args.seconds)}
+        name: {
+            "params": count(model),
+            "macs": count_macs(model, args.seconds),
+            "weights": fingerprint_of(folders[name]),
+        }
         | {key: factors[name, key] for key in ("rtf", "rtf_onnx", "rtf_int8")}
         for name, model in models.items()
     }

@@ -26,8 +26,14 @@ from espnet_prune.base.table import read_table
 from espnet_prune.data.audio import file_of
 from espnet_prune.data.kaldi_dir import find_audio
 from espnet_prune.families.ssl.audio import normalizes
+from espnet_prune.families.ssl.directory import fingerprint_of, named
 from espnet_prune.families.ssl.model import read, untrained
-from espnet_prune.measuring.probes.features import Labelled, System, read_set
+from espnet_prune.measuring.probes.features import (
+    Labelled,
+    System,
+    read_labels,
+    read_set,
+)
 from espnet_prune.measuring.probes.tasks import KINDS, Probe
 
 VERSION = 1  # to be raised when the same probe comes to count otherwise
@@ -56,14 +62,16 @@ def main(argv: list[str] | None = None) -> None:
     if file.is_file():
         found = json.loads(file.read_text(encoding="utf-8"))
     dense, normalize = read(args.dense), normalizes(args.dense)
+    own = fingerprint_of(args.dense)
     systems = {
         "log_mel": (System(None, False), ""),
-        "untrained": (System(untrained(dense), normalize), "untrained"),
-        "dense": (System(dense, normalize), weights_of(args.dense)),
+        "untrained": (System(untrained(dense), normalize), f"untrained {own}"),
+        "dense": (System(dense, normalize), own),
     }
-    for folder in args.compact:
-        own = System(read(folder), normalize)
-        systems[folder.name] = own, weights_of(folder)
+    for name, folder in named(args.compact).items():
+        systems[name] = System(read(folder), normalize), fingerprint_of(folder)
+    found["probes"] = {}  # those of before are kept, and not shown
+    found["weights"] = {name: weights for name, (_, weights) in systems.items()}
     for probe in probes:
         kind, folders = KINDS[probe.kind], (probe.train, probe.test)
         found["probes"][probe.name] = {
@@ -99,9 +107,12 @@ def check_probes(texts: Sequence[str]) -> list[Probe]:
     """
     probes = [Probe.parse(text) for text in texts]
     names = [probe.name for probe in probes]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError("--probes", f"names {name!r} twice", "give NAME=KIND:...")
+    for probe in probes:
+        if names.count(probe.name) > 1:
+            what = f"names {probe.name!r} twice"
+            raise InputError("--probes", what, "give NAME=KIND:...")
+        kind, folders = KINDS[probe.kind], (probe.train, probe.test)
+        kind.check(*(read_labels(folder, kind.table) for folder in folders))
     return probes
 
 

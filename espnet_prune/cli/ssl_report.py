@@ -1,6 +1,6 @@
 """One report on self-supervised encoders, from what the stages left.
 
-    python -m espnet_prune.cli.ssl_report --compact DIR ... --out exp/report
+    python -m espnet_prune.cli.ssl_report --dense DIR --compact DIR ... --out exp/report
 
 reads ``measured.json`` and ``probes.json`` of ``--out`` and leaves ``report.json``,
 ``report.md`` and ``report.html`` there; the main table goes to each model's card, too.
@@ -22,6 +22,7 @@ from espnet_prune.report.ssl_card import card
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dense", type=Path, required=True)
     parser.add_argument("--compact", type=Path, action="append", default=[])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--note", default="", help="text shown on top")
@@ -30,7 +31,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
-    report = collect(args.out, args.compact)
+    report = collect(args.out, args.dense, args.compact)
     title = "espnet_prune report: self-supervised encoders"
     parts = build(report, args.note)
     write_json(args.out / "report.json", report)

@@ -1,13 +1,14 @@
 """The report on self-supervised encoders: numbers as JSON first, the page from them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from espnet_prune.base.errors import InputError
+from espnet_prune.families.ssl.directory import fingerprint_of, named
 from espnet_prune.report.page import Heading, Paragraph, Part
 from espnet_prune.report.tables import DASH, Table
 
@@ -45,15 +46,16 @@ def read(file: Path, made_by: str) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def collect(folder: Path, compact: Sequence[Path]) -> dict[str, Any]:
+def collect(folder: Path, dense: Path, compact: Sequence[Path]) -> dict[str, Any]:
     """The content of ``report.json``.
 
     Args:
         folder: with ``measured.json``, and ``probes.json`` where there are probes.
-        compact: directories of the compact models, dense but for their sizes.
+        dense: directory of the dense model.
+        compact: directories of the compact models.
 
     Raises:
-        InputError: a model has not been measured.
+        InputError: a model has not been measured, or has changed since.
     """
     measured = read(folder / "measured.json", "stage 6")
     probed = {"probes": {}, "systems": {}}
@@ -63,16 +65,15 @@ def collect(folder: Path, compact: Sequence[Path]) -> dict[str, Any]:
     rows = [*(rows if probed["probes"] else []), {"system": "dense", "method": None}]
     names = [row["system"] for row in rows]
     for path in compact:
-        told = read(path / "pruning.json", "stage 3")
+        told = read(path / "pruning.json", "stage 4")
         names.append(path.name)
         system = "compact" if told["method"] == "l0" else told["method"]
         rows.append({"system": system, "name": path.name, "method": told["method"]})
         rows[-1] |= {"target": told["target"], "removed": told["removed"]}
+    check_fresh(folder, {"dense": dense} | named(compact), measured, probed)
     for row, name in zip(rows, names, strict=True):
         costs = measured["systems"].get(name)
-        if costs is None and name not in REFERENCES:
-            raise InputError(folder / "measured.json", f"lacks {name}", "run stage 6")
-        row |= costs or {}
+        row |= {key: v for key, v in (costs or {}).items() if key != "weights"}
         own = probed["systems"].get(name, {})
         row["probes"] = {
             probe: {
@@ -90,6 +91,30 @@ def collect(folder: Path, compact: Sequence[Path]) -> dict[str, Any]:
     for row in rows:
         row["score"] = score(row, rows, report["scored"])
     return report
+
+
+def check_fresh(
+    folder: Path,
+    models: Mapping[str, Path],
+    measured: dict[str, Any],
+    probed: dict[str, Any],
+) -> None:
+    """Refuse numbers of weights that are no longer there.
+
+    Args:
+        folder: where they are.
+        models: directories by name.
+        measured, probed: what stages 6 and 5 left.
+    """
+    times = {name: own["weights"] for name, own in measured["systems"].items()}
+    for file, stage, known in (
+        ("measured.json", 6, times),
+        ("probes.json", 5, probed.get("weights")),
+    ):
+        for name, path in models.items() if known is not None else ():
+            if known.get(name) != fingerprint_of(path):
+                what = f"is not of the {name} that is in {path}"
+                raise InputError(folder / file, what, f"run stage {stage} again")
 
 
 def scored(rows: list[dict[str, Any]], probes: dict[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_prune.families.ssl.audio import RATE
+from espnet_prune.families.ssl.model import layer_states
 from espnet_prune.serving.onnx import Runner, difference, write_int8, write_onnx
 
 # How far outputs may be off, relative to the largest.
@@ -28,8 +29,7 @@ class Layers(nn.Module):
     def forward(self, audio: Tensor) -> tuple[Tensor, ...]:
         """(batch, sample) as the preprocessor gives it, without padding -> (batch,
         time, channel) of each layer; the last is what the model gives."""
-        states = self.model(audio, output_hidden_states=True)
-        return (*states.hidden_states[:-1], states.last_hidden_state)
+        return tuple(layer_states(self.model, audio))
 
 
 def write_speech_onnx(model: nn.Module, path: Path) -> Runner:

@@ -16,7 +16,12 @@ from espnet_prune.config.options import make_options
 from espnet_prune.config.sections import DistillOptions, GateOptions
 from espnet_prune.families.ssl.audio import prepared
 from espnet_prune.families.ssl.describe import clocks
-from espnet_prune.families.ssl.model import prepare, read, read_head
+from espnet_prune.families.ssl.model import (
+    layer_states,
+    prepare,
+    read,
+    read_head,
+)
 from espnet_prune.pruning.budget import Budget, Constraint
 from espnet_prune.pruning.gates import Gates
 from espnet_prune.training.distill import difference, groups, length_mask, mean_of
@@ -87,20 +92,20 @@ class PruneSpeechModel(GatedStudent, AbsESPnetModel):
             text: (batch, token) of the dense model's vocabulary, or no labels.
             text_lengths: (batch,).
         """
-        options, frames = {"output_hidden_states": True}, None
+        options, frames = {}, None
         if self.head is None:
             audio = prepared(speech[:, : int(speech_lengths.min())], self.normalize)
         else:
             audio = prepared(speech, self.normalize, speech_lengths)
             options["attention_mask"] = length_mask(speech_lengths, audio.shape[1])
             frames = self.model._get_feat_extract_output_lengths(speech_lengths)
-        found = self.model(audio, **options)
+        own = layer_states(self.model, audio, **options)
         with torch.no_grad():
-            theirs = self.teacher(audio, **options).hidden_states
-        total = self.layers(found.hidden_states, theirs, frames)
+            theirs = layer_states(self.teacher, audio, **options)
+        total = self.layers(own, theirs, frames)
         loss, stats = self.distill.layer_weight * total, {"loss_layer": total.detach()}
         if self.head is not None:
-            task = self.task_loss(found.last_hidden_state, frames, text, text_lengths)
+            task = self.task_loss(own[-1], frames, text, text_lengths)
             loss = loss + self.distill.task_weight * task
             stats["loss_ctc"] = task.detach()
         return loss, stats, torch.tensor(len(speech), device=speech.device)

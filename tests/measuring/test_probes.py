@@ -79,6 +79,17 @@ def test_speakers_that_were_never_heard_are_verified(sounds):
     assert found["value"] < 20 and found["ci"][0] <= found["ci"][1]
     with pytest.raises(InputError, match="speaker 'p' is in the training set, too"):
         run("verify", train, train)
+    with pytest.raises(InputError, match="no speaker twice"):
+        run("verify", train, sounds("once", ["a", "b"], "tu"))
+    with pytest.raises(InputError, match="has one label"):
+        run("verify", sounds("alone", ["a", "b"], "p"), test)
+
+
+def test_interval_of_few_speakers_is_not_of_draws_that_say_nothing(sounds):
+    train = sounds("train", ["a", "b", "c", "ab"] * 8, "pqr")
+    found = run("verify", train, sounds("two", ["a", "b", "c", "ab"] * 4, "tu"))
+    low, high = found["ci"]
+    assert low <= found["value"] <= high
 
 
 def test_characters_are_spelled(sounds):
@@ -93,6 +104,8 @@ def test_words_are_found_again(sounds):
     train, test = (sounds(n, ["ab", "bc", "ca"] * 20) for n in ("train", "test"))
     found = run("queries", train, test)
     assert found["value"] > 95 and found["layer"] == 0
+    few = sounds("few", ["ab", "bc", "ca"] * 4)  # half of them are queries
+    assert run("queries", few, few)["value"] > 90
 
 
 def test_warping_finds_the_cheapest_path():
@@ -104,11 +117,11 @@ def test_warping_finds_the_cheapest_path():
     def cheapest(local, i, j):
         if i < 0 or j < 0:
             return np.inf
-        before = min(
-            (cheapest(local, i - 1, j), cheapest(local, i, j - 1))
-            + (cheapest(local, i - 1, j - 1),)
-        )
-        return local[i, j] + (0 if i == j == 0 else before)
+        here = local[i, j]
+        if i == j == 0:
+            return 2 * here
+        one = min(cheapest(local, i - 1, j), cheapest(local, i, j - 1))
+        return here + min(one, cheapest(local, i - 1, j - 1) + here)
 
     found = distances(queries, documents)
     for (a, query), (b, document) in itertools.product(
@@ -127,6 +140,8 @@ def test_rates_are_those_of_a_textbook():
     same = np.array([1, 1, 0, 1, 0, 0], bool)
     assert equal_error_rate(score, same) == pytest.approx(1 / 3)
     assert equal_error_rate(score, score > 0.55) == 0
+    for order in (same, same[::-1]):  # what cannot be told apart is a coin's flip
+        assert equal_error_rate(np.ones(6), order) == 0.5
     far = np.array([0.1, 0.2, 0.3, 0.4])
     right = np.array([1, 0, 1, 0], bool)
     assert average_precision(far, right) == pytest.approx((1 + 2 / 3) / 2)

@@ -34,7 +34,8 @@ from espnet_prune.cli import (
     ssl_train,
 )
 from espnet_prune.export import ssl as exporting
-from espnet_prune.families.ssl.model import locate, read
+from espnet_prune.families.ssl.directory import locate
+from espnet_prune.families.ssl.model import read
 from espnet_prune.report.ssl import score, scored
 from espnet_prune.training.trainer import PruneTrainer
 from tests.families.test_speech_encoders import BASE, TINY
@@ -287,7 +288,7 @@ def test_report_compares_costs_and_probes(dense, compact, tmp_path, capsys, capl
         for _ in range(2):  # the second time nothing is probed anew
             ssl_probe.main([str(x) for x in (*models, *tone, "--seeds", 2)])
     ssl_measure.main([str(x) for x in (*models, "--seconds", 1, "--rounds", 2)])
-    ssl_report.main([str(x) for x in models[2:]])
+    ssl_report.main([str(x) for x in models])
     assert caplog.text.count("tone, compact: ") == 1
     report = json.loads((out / "report.json").read_text())
     found = report["rows"]

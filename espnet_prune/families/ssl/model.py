@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import re
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -54,34 +53,6 @@ UNSUPPORTED = {
 }
 
 
-def locate(model: str | Path) -> Path:
-    """The directory of a model: itself, or what its name on Hugging Face stands for.
-
-    Args:
-        model: a directory, or ``OWNER/NAME``, which is downloaded once.
-
-    Raises:
-        InputError: it is neither, or cannot be had.
-    """
-    if Path(model).is_dir():
-        return Path(model)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
-        mend = "give one, or the name of a model on Hugging Face, as OWNER/NAME"
-        raise InputError(model, "is no directory", mend)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    # Not those of other frameworks, which are as large again.
-    files = ["*.json", "*.safetensors", "*.bin", "*.txt"]
-    try:
-        return Path(snapshot_download(str(model), allow_patterns=files))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
-        reason = str(e).strip().splitlines()[0]
-        mend = "give a directory, or a name and a network"
-        raise InputError(model, f"cannot be had: {reason}", mend) from e
-
-
 def read(path: str | Path) -> PreTrainedModel:
     """The dense model of a Hugging Face directory, in evaluation mode.
 
@@ -131,6 +102,21 @@ def read(path: str | Path) -> PreTrainedModel:
     logging.info(f"{path}: {config.model_type}, {model.num_parameters() / 1e6:.2f} M")
     settle(model)
     return model.eval()
+
+
+def layer_states(model: nn.Module, audio: Tensor, **options: Any) -> list[Tensor]:
+    """The states of all layers, (batch, time, channel); first what goes into the blocks.
+
+    The last is what the model gives: with norms in front of the blocks transformers has
+    another one there, before the norm behind them.
+
+    Args:
+        model: of transformers, dense or compact.
+        audio: (batch, sample) as the preprocessor gives it.
+        options: of the model.
+    """
+    found = model(audio, output_hidden_states=True, **options)
+    return [*found.hidden_states[:-1], found.last_hidden_state]
 
 
 def read_head(path: str | Path) -> nn.Linear:

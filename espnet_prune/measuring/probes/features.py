@@ -1,7 +1,7 @@
 """Frozen features of a set of utterances, every layer's."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.table import read_table
-from espnet_prune.data.audio import load_utterance
+from espnet_prune.data.audio import file_of, load_utterance
 from espnet_prune.data.kaldi_dir import find_audio
 from espnet_prune.families.ssl.audio import RATE, prepared
+from espnet_prune.families.ssl.model import layer_states
 
 MELS = 80
 LEAST = RATE // 20  # samples; shorter utterances are padded
@@ -51,23 +52,36 @@ class System:
     known: dict[str, Tensor] = field(default_factory=dict)
 
 
-def read_set(folder: Path, table: str) -> Labelled:
-    """Read audio and labels of a Kaldi directory.
+def read_labels(folder: Path, table: str) -> Labelled:
+    """Read the labels of a Kaldi directory, and where its audio is.
 
     Args:
         folder: with ``wav.scp``.
         table: that has the labels, ``text`` or ``utt2spk``.
 
     Raises:
-        InputError: an utterance has no label, or cannot be read.
+        InputError: an utterance has no label, or its audio is not there.
     """
+    if (folder / "segments").exists():
+        mend = "cut them out first: ./run.sh --stage 3 does"
+        raise InputError(folder / "segments", "parts of recordings are not read", mend)
     labels = read_table(folder / table)
     sources = find_audio(folder, read_table(folder / "wav.scp"))
-    for key in sources:
+    for key, value in sources.items():
         if not labels.get(key):
-            raise InputError(folder / table, f"has no label for {key}")
-    audio = [load_utterance(value, RATE).samples for value in sources.values()]
-    return Labelled(folder, [*sources.values()], audio, [labels[k] for k in sources])
+            raise InputError(folder / table, f"has no label for {key}", "give it one")
+        file = file_of(value)
+        if file is not None and not Path(file).is_file():
+            mend = "check its path; relative ones count from the directory"
+            raise InputError(folder / "wav.scp", f"{file} is not there", mend)
+    return Labelled(folder, [*sources.values()], [], [labels[k] for k in sources])
+
+
+def read_set(folder: Path, table: str) -> Labelled:
+    """The same with the audio."""
+    data = read_labels(folder, table)
+    audio = [load_utterance(value, RATE).samples for value in data.sources]
+    return replace(data, audio=audio)
 
 
 @torch.no_grad()
@@ -90,8 +104,7 @@ def layers_of(system: System, samples: np.ndarray) -> list[Tensor]:
         deltas = torchaudio.functional.compute_deltas(log)
         return [torch.cat([log, deltas], 1)[0].T]
     given = prepared(x, system.normalize)
-    states = system.model(given, output_hidden_states=True).hidden_states
-    return [state[0] for state in states]
+    return [state[0] for state in layer_states(system.model, given)]
 
 
 def pooled(system: System, data: Labelled) -> Tensor:

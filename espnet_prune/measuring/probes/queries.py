@@ -8,7 +8,10 @@ from torch import Tensor
 
 
 def distances(queries: Sequence[Tensor], documents: Sequence[Tensor]) -> np.ndarray:
-    """Dynamic time warping by the cosine distance of frames, over the path's length.
+    """Dynamic time warping by the cosine distance of frames, for both lengths.
+
+    A step along both counts twice, so that all paths are equally long (the symmetric
+    form of Sakoe & Chiba 1978).
 
     Args:
         queries, documents: (time, channel) of each.
@@ -29,8 +32,9 @@ def distances(queries: Sequence[Tensor], documents: Sequence[Tensor]) -> np.ndar
         for i in range(len(query)):
             row = np.full_like(total, np.inf)
             for t in range(1, most + 1):
-                before = np.minimum(total[:, t], total[:, t - 1])
-                row[:, t] = local[:, i, t - 1] + np.minimum(before, row[:, t - 1])
+                here = local[:, i, t - 1]
+                along_one = np.minimum(total[:, t], row[:, t - 1])
+                row[:, t] = here + np.minimum(along_one, total[:, t - 1] + here)
             total = row
         ends = total[np.arange(len(documents)), lengths]
         found[number] = ends / (len(query) + lengths)

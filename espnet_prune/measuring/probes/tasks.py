@@ -31,18 +31,49 @@ MOST_QUERIES, MOST_DOCUMENTS = 40, 200
 Value = dict[str, Any]
 
 
-def numbered(train: Labelled, test: Labelled) -> tuple[Tensor, Tensor, int]:
-    """The classes (utterance,) of both sets, and their number.
+def classes_of(train: Labelled) -> dict[str, int]:
+    """The labels of a training set, numbered.
 
     Raises:
-        InputError: a label of the test set is in no training set.
+        InputError: there is one only.
     """
     classes = {label: i for i, label in enumerate(sorted(set(train.labels)))}
-    if unknown := set(test.labels) - classes.keys():
+    if len(classes) < 2:
+        raise InputError(train.folder, "has one label", "give several to tell apart")
+    return classes
+
+
+def check_classes(train: Labelled, test: Labelled) -> None:
+    """Refuse labels that no training set has."""
+    if unknown := set(test.labels) - classes_of(train).keys():
         what = f"label {min(unknown)!r} is in no training set"
         raise InputError(test.folder, what, "give sets of the same labels")
-    pair = [torch.tensor([classes[x] for x in own.labels]) for own in (train, test)]
-    return *pair, len(classes)
+
+
+def check_speakers(train: Labelled, test: Labelled) -> None:
+    """Refuse speakers that are heard before, or of whom there are no pairs."""
+    if heard := classes_of(train).keys() & set(test.labels):
+        what = f"speaker {min(heard)!r} is in the training set, too"
+        raise InputError(test.folder, what, "give other speakers")
+    if len(set(test.labels)) < 2:
+        raise InputError(test.folder, "holds one speaker", "give several")
+    if len(set(test.labels)) == len(test.labels):
+        raise InputError(test.folder, "holds no speaker twice", "give pairs")
+
+
+def check_queries(train: Labelled, test: Labelled) -> None:
+    """Refuse words of which there is one each."""
+    for data in (train, test):
+        if len(set(data.labels)) == len(data.labels):
+            mend = "give single words, each several times"
+            raise InputError(data.folder, "holds no word twice", mend)
+
+
+def check_spelling(train: Labelled, test: Labelled) -> None:
+    """Refuse characters that no training set has: they cannot be spelled."""
+    if unknown := set("".join(test.labels)) - set("".join(train.labels)):
+        what = f"character {min(unknown)!r} is in no training set"
+        raise InputError(test.folder, what, "give sets of the same characters")
 
 
 def standardized(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,10 +84,11 @@ def standardized(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
 
 def classify(system: System, train: Labelled, test: Labelled, seeds: int) -> Value:
     """Accuracy of a linear head."""
-    y, target, classes = numbered(train, test)
-    x, z = (pooled(system, own) for own in (train, test))
-    x, z = standardized(x, z)
-    heads = [train_classes(x, y, classes, seed) for seed in range(seeds)]
+    check_classes(train, test)
+    classes = classes_of(train)
+    y, target = (torch.tensor([classes[x] for x in s.labels]) for s in (train, test))
+    x, z = standardized(*(pooled(system, own) for own in (train, test)))
+    heads = [train_classes(x, y, len(classes), seed) for seed in range(seeds)]
     with torch.no_grad():
         right = torch.stack([head(z).argmax(1) == target for head in heads])
     by_utterance = 100 * right.double().mean(0).numpy()
@@ -71,57 +103,65 @@ def classify(system: System, train: Labelled, test: Labelled, seeds: int) -> Val
 def verify(system: System, train: Labelled, test: Labelled, seeds: int) -> Value:
     """Equal error rate of cosines between embeddings of a head that learnt to tell
     other speakers apart."""
-    if heard := set(train.labels) & set(test.labels):
-        what = f"speaker {min(heard)!r} is in the training set, too"
-        raise InputError(test.folder, what, "give other speakers")
-    names = sorted(set(test.labels))
-    if len(names) < 2:
-        raise InputError(test.folder, "holds one speaker", "give several")
-    y, _, classes = numbered(train, train)
-    x, z = (pooled(system, own) for own in (train, test))
-    x, z = standardized(x, z)
-    heads = [train_classes(x, y, classes, seed) for seed in range(seeds)]
+    check_speakers(train, test)
+    classes, names = classes_of(train), sorted(set(test.labels))
+    y = torch.tensor([classes[label] for label in train.labels])
+    x, z = standardized(*(pooled(system, own) for own in (train, test)))
+    heads = [train_classes(x, y, len(classes), seed) for seed in range(seeds)]
     speaker = np.array([names.index(label) for label in test.labels])
-    found = []
+    scores = []
     for head in heads:
         with torch.no_grad():
             unit = nn.functional.normalize(head.embed(z), dim=-1)
-        found.append((unit @ unit.T).double().numpy())
+        scores.append((unit @ unit.T).double().numpy())
 
-    def rate(score: np.ndarray, chosen: np.ndarray) -> float:
+    def rates(chosen: np.ndarray) -> list[float]:
+        """The rate by each head; none where there are not both kinds of pairs."""
         a, b = np.triu_indices(len(chosen), 1)
         a, b = chosen[a], chosen[b]
-        apart = a != b  # drawn twice it is no pair
-        a, b = a[apart], b[apart]
-        return 100 * equal_error_rate(score[a, b], speaker[a] == speaker[b])
+        a, b = a[a != b], b[a != b]  # drawn twice it is no pair
+        same = speaker[a] == speaker[b]
+        if same.all() or not same.any():
+            return []
+        return [100 * equal_error_rate(score[a, b], same) for score in scores]
 
-    everyone = np.arange(len(speaker))
-    mean = np.mean(found, axis=0)
     by_speaker = [np.flatnonzero(speaker == i) for i in range(len(names))]
-
-    def resampled(draw: np.ndarray) -> float:
-        return rate(mean, np.concatenate([by_speaker[i] for i in draw]))
-
-    by_seed = [rate(score, everyone) for score in found]
+    draw, drawn = np.random.default_rng(0), []
+    while len(drawn) < RESAMPLES // 10:
+        chosen = draw.integers(0, len(names), len(names))
+        if found := rates(np.concatenate([by_speaker[i] for i in chosen])):
+            drawn.append(np.mean(found))
+    by_seed = rates(np.arange(len(speaker)))
     return {
         "value": float(np.mean(by_seed)),
-        "ci": interval(resampled, len(names), RESAMPLES // 10),
+        "ci": [float(x) for x in np.percentile(drawn, [2.5, 97.5])],
         "by_seed": by_seed,
         "layers": np.mean([head.shares() for head in heads], axis=0).tolist(),
     }
 
 
 def equal_error_rate(score: np.ndarray, same: np.ndarray) -> float:
-    """Where as many pairs of one speaker are refused as of two are taken."""
+    """Where as many pairs of one speaker are refused as of two are taken.
+
+    Args:
+        score: (pair,) the higher, the more alike.
+        same: (pair,) whether it is of one speaker; there are both.
+    """
     order = np.argsort(-score, kind="stable")
-    taken = np.cumsum(~same[order]) / max(1, (~same).sum())
-    refused = 1 - np.cumsum(same[order]) / max(1, same.sum())
-    at = np.argmin(np.abs(taken - refused))
-    return float((taken[at] + refused[at]) / 2)
+    # A threshold takes all pairs of the same score, or none.
+    last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
+    taken = np.append(0, np.cumsum(~same[order])[last] / (~same).sum())
+    refused = np.append(1, 1 - np.cumsum(same[order])[last] / same.sum())
+    # Between the thresholds the rates are drawn to lie on a line.
+    at = int(np.argmax(taken >= refused))
+    before, after = refused[at - 1] - taken[at - 1], taken[at] - refused[at]
+    share = before / (before + after)
+    return float(taken[at - 1] + share * (taken[at] - taken[at - 1]))
 
 
 def spell(system: System, train: Labelled, test: Labelled, seeds: int) -> Value:
     """Character error rate of a linear CTC head, decoded greedily."""
+    check_spelling(train, test)
     characters = sorted(set("".join(train.labels)))
     y = [torch.tensor([1 + characters.index(c) for c in t]) for t in train.labels]
     x, z = (frames(system, own.audio) for own in (train, test))
@@ -159,19 +199,17 @@ def _errors(reference: str, hypothesis: str) -> int:
 
 def find(system: System, train: Labelled, test: Labelled, seeds: int) -> Value:
     """Mean average precision of the layer that is best on the training set."""
+    check_queries(train, test)
     draw = np.random.default_rng(0)
 
-    def by_layer(data: Labelled) -> tuple[np.ndarray, list[int]]:
+    def by_layer(data: Labelled) -> np.ndarray:
         """(layer, query) average precision."""
-        order = draw.permutation(len(data.labels))
-        query, document = order[:MOST_QUERIES], order[MOST_QUERIES:]
-        document = document[:MOST_DOCUMENTS]
-        labels = np.array(data.labels)
-        there = np.isin(labels[query], labels[document])
-        query = query[there]
-        if not len(query):
-            what = "holds no word twice"
-            raise InputError(data.folder, what, "give single words, each several times")
+        labels, query, document = np.array(data.labels), np.array([]), np.array([])
+        while not len(query):  # a word that is there again
+            order = draw.permutation(len(labels))
+            size = min(MOST_QUERIES, len(order) // 2)
+            document = order[size : size + MOST_DOCUMENTS]
+            query = order[:size][np.isin(labels[order[:size]], labels[document])]
         audio = [data.audio[i] for i in (*query, *document)]
         found = frames(system, audio)
         values = []
@@ -198,23 +236,25 @@ class Kind:
 
     Args:
         run: measures a system.
+        check: refuses labels that do not go together.
         table: that has the labels.
         unit: of the value.
         higher: whether more of it is better.
     """
 
     run: Callable[[System, Labelled, Labelled, int], Value]
+    check: Callable[[Labelled, Labelled], None]
     table: str
     unit: str
     higher: bool
 
 
 KINDS = {
-    "words": Kind(classify, "text", "% accuracy", True),
-    "speakers": Kind(classify, "utt2spk", "% accuracy", True),
-    "verify": Kind(verify, "utt2spk", "% equal error rate", False),
-    "characters": Kind(spell, "text", "% character error rate", False),
-    "queries": Kind(find, "text", "% mean average precision", True),
+    "words": Kind(classify, check_classes, "text", "% accuracy", True),
+    "speakers": Kind(classify, check_classes, "utt2spk", "% accuracy", True),
+    "verify": Kind(verify, check_speakers, "utt2spk", "% equal error rate", False),
+    "characters": Kind(spell, check_spelling, "text", "% character error rate", False),
+    "queries": Kind(find, check_queries, "text", "% mean average precision", True),
 }
 
 

@@ -1,0 +1,61 @@
+"""Hugging Face directories: found by name, told from each other."""
+
+import hashlib
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_prune.base.errors import InputError
+from espnet_prune.base.files import fingerprint
+
+
+def locate(model: str | Path) -> Path:
+    """The directory of a model: itself, or what its name on Hugging Face stands for.
+
+    Args:
+        model: a directory, or ``OWNER/NAME``, which is downloaded once.
+
+    Raises:
+        InputError: it is neither, or cannot be had.
+    """
+    if Path(model).is_dir():
+        return Path(model)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
+        mend = "give one, or the name of a model on Hugging Face, as OWNER/NAME"
+        raise InputError(model, "is no directory", mend)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    # Not those of other frameworks, which are as large again.
+    files = ["*.json", "*.safetensors", "*.bin", "*.txt"]
+    try:
+        return Path(snapshot_download(str(model), allow_patterns=files))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
+        reason = str(e).strip().splitlines()[0]
+        mend = "give a directory, or a name and a network"
+        raise InputError(model, f"cannot be had: {reason}", mend) from e
+
+
+def named(folders: Sequence[Path]) -> dict[str, Path]:
+    """Directories of compact models by their names, which reports go by.
+
+    Raises:
+        InputError: two have the same, or one that stands for something else.
+    """
+    found: dict[str, Path] = {}
+    for folder in folders:
+        if folder.name in (*found, "dense", "untrained", "log_mel"):
+            what = f"the name {folder.name!r} stands for another system"
+            raise InputError(folder, what, "rename the directory")
+        found[folder.name] = folder
+    return found
+
+
+def fingerprint_of(folder: str | Path) -> str:
+    """What tells a model's weights and sizes from others: a SHA-256."""
+    found = Path(folder)
+    files = [*found.glob("*.safetensors"), *found.glob("*.bin"), found / "config.json"]
+    parts = [fingerprint(file) for file in sorted(files)]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
