@@ -283,7 +283,7 @@ if runs 12 || runs 13 || runs 14; then
         --round_to "${round_to}" --exp "exp/${tag}" --latency_table "${dense}/latency.json" \
         --prune_config "${prune_config}" "--prune_args=${prune_args}" \
         --finetune_config "${finetune_config}" "--finetune_args=${finetune_args}" \
-        --dense "${teacher_config}" "${teacher_model}" "${launch[@]}" -- "${data[@]}" \
+        --made "${teacher_config}" "${teacher_model}" "${launch[@]}" -- "${data[@]}" \
         --train_shape_file "dump/raw/${sp_set}/utt2num_samples" \
         --valid_shape_file "dump/raw/${valid_set}/utt2num_samples" \
         --teacher_config "${teacher_config}" --teacher_model "${teacher_model}"

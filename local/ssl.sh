@@ -72,13 +72,19 @@ elif [ "${preset}" != default ]; then
     die "--preset ${preset}: default or quick"
 fi
 : "${model:=models/small_hubert}"
-: "${tag:=$(basename "${model}")}"
+if [ -z "${tag}" ]; then
+    tag=$(basename "${model}")
+    [ "${preset}" = default ] || tag+=_${preset}
+fi
 # shellcheck disable=SC1091
 . ./path.sh
 dump=dump/ssl/${tag} report=exp/${tag}_report
 if [ -z "${audio}" ]; then
-    audio=data/ssl_train spoken=1
-    : "${probes:=words=words:data/words_train:data/words_test characters=characters:data/ssl_dev:data/ssl_test queries=queries:data/words_train:data/words_test}"
+    audio=data/${tag}_train spoken=1 words_of=data/${tag}_words
+    if [ -z "${probes}" ]; then
+        probes="words=words:${words_of}_train:${words_of}_test characters=characters:data/${tag}_dev:data/${tag}_test queries=queries:${words_of}_train:${words_of}_test"
+        later=1 # stage 1 makes them
+    fi
     note+="${note:+ }Synthetic speech: it shows that the recipe works and nothing about human speech."
 fi
 compacts=()
@@ -93,12 +99,12 @@ model=$(python3 -m espnet_prune.cli.ssl_check --dense "${model}" --ngpu "$([ -n 
     --method "${method}" --target_kind "${target_kind}" --targets "${targets}" \
     --prune_config "${prune_config}" "--prune_args=${prune_args}" \
     --distil_config "${distil_config}" "--distil_args=${distil_args}" \
-    --probes "$([ -n "${spoken:-}" ] || echo "${probes}")" | tail -n 1)
+    --text "${text}" --probes "$([ -n "${later:-}" ] || echo "${probes}")" | tail -n 1)
 
 if begin 1 "cut the audio into crops: ${dump}"; then
     if [ -n "${spoken:-}" ]; then
-        python3 local/synth_data.py --out data --prefix ssl_ --nj "${nj}" "${synth[@]}"
-        python3 local/synth_data.py --out data --prefix words_ --nj "${nj}" "${words[@]}" \
+        python3 local/synth_data.py --out data --prefix "${tag}_" --nj "${nj}" "${synth[@]}"
+        python3 local/synth_data.py --out data --prefix "${tag}_words_" --nj "${nj}" "${words[@]}" \
             --templates "V N P D"
     fi
     python3 -m espnet_prune.cli.ssl_audio --audio "${audio}" --out "${dump}" \
@@ -113,6 +119,7 @@ if runs 2 || runs 3 || runs 4; then
         --prune_config "${prune_config}" "--prune_args=${seed:+--seed ${seed}} ${prune_args}" \
         --finetune_config "${distil_config}" "--finetune_args=${seed:+--seed ${seed}} ${distil_args}" \
         --ngpu "${ngpu}" --cuda_cmd "${cuda_cmd}" --num_nodes "${num_nodes}" \
+        --made "${dump}/train/utt2num_samples" "${dump}/valid/utt2num_samples" \
         -- --dense "${model}" --train "${dump}/train" --valid "${dump}/valid" \
         --multiprocessing_distributed true
 fi

@@ -70,7 +70,7 @@ class Ladder:
         pruned, compact: directory of a rung's pruning run, and of its export.
         common: options of every training: dense model and data.
         prune, finetune: options of these trainings, ``--recipe`` among them.
-        dense: files of the dense model that must be there.
+        made: files that the stage before must have made.
         latency_table: where that of the dense model is, or goes.
     """
 
@@ -81,7 +81,7 @@ class Ladder:
     common: Sequence[str]
     prune: Sequence[str]
     finetune: Sequence[str]
-    dense: Sequence[Path] = ()
+    made: Sequence[Path] = ()
     latency_table: Path | None = None
 
     def climb(
@@ -107,7 +107,7 @@ class Ladder:
             if prune in stages:
                 what = f"prune {rung.target:g} of the {rung.kind} in {pruned}"
                 say(f"stage {prune}: {what} ({rung.method})")
-                need(prune - 1, *self.dense)
+                need(prune - 1, *self.made)
                 do(self.family.train, self.pruning(rung), pruned)
             if export in stages:
                 say(f"stage {export}: export the compact model to {compact}")
@@ -119,7 +119,7 @@ class Ladder:
                 folder = Path(self.family.training.format(compact))
                 say(f"stage {finetune}: fine-tune the compact model in {folder}")
                 need(export, *(compact / name for name in self.family.weights))
-                need(prune - 1, *self.dense)
+                need(prune - 1, *self.made)
                 options = ["--compact", str(compact), *self.common, *self.finetune]
                 do(self.family.train, options, folder)
 
@@ -156,7 +156,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--target_kind", required=True)
     parser.add_argument("--round_to", type=int, default=1)
     parser.add_argument("--exp", required=True, help="begin of the directories' names")
-    parser.add_argument("--dense", type=Path, nargs="*", default=[], help="its files")
+    parser.add_argument(
+        "--made", type=Path, nargs="*", default=[], help="by the stage before"
+    )
     parser.add_argument("--latency_table", type=Path)
     for phase in ("prune", "finetune"):
         parser.add_argument(f"--{phase}_config", required=True)
@@ -200,7 +202,7 @@ def main(argv: list[str] | None = None) -> None:
         args.common,
         ["--recipe", args.prune_config, *args.prune_args],
         ["--recipe", args.finetune_config, *args.finetune_args],
-        args.dense,
+        args.made,
         args.latency_table,
     )
     ladder.climb(partial(do_in_process, args), [*map(int, args.stages)], say)

@@ -34,7 +34,6 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--audio", type=Path, required=True, help="folder, or wav.scp")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--dense", type=Path, help="model to look at before all else")
     parser.add_argument("--seconds", type=float, default=4.0, help="of a crop, at most")
     parser.add_argument("--text", type=Path, help="Kaldi text: transcripts")
     add_arguments(parser)
@@ -48,17 +47,31 @@ def sources(audio: Path) -> dict[str, str]:
         InputError: there are none.
     """
     if audio.is_dir() and not (audio / "wav.scp").is_file():
-        files = sorted(p for p in audio.rglob("*") if p.suffix.lower() in KINDS)
-        found = {str(p.relative_to(audio)).replace("/", "-"): str(p) for p in files}
+        found = {}
+        for path in sorted(p for p in audio.rglob("*") if p.suffix.lower() in KINDS):
+            name = str(path.relative_to(audio).with_suffix(""))
+            if name in found:
+                mend = "rename one: both would be called so"
+                raise InputError(path, f"stands beside {found[name]}", mend)
+            found[name] = str(path)
     else:
         scp = audio / "wav.scp" if audio.is_dir() else audio
         found = read_table(scp, "give a folder of audio, or a Kaldi wav.scp")
         found = find_audio(scp.parent, found)
+    names = [crop_name(name) for name in found]
+    if len(set(names)) < len(names):
+        (name, *_) = (name for name in names if names.count(name) > 1)
+        raise InputError(audio, f"two recordings would be called {name}", "rename one")
     if len(found) < 2:
         raise InputError(
             audio, f"holds {len(found)} recordings", "give two at least, as wav or flac"
         )
     return found
+
+
+def crop_name(name: str) -> str:
+    """What the crops of a recording are called: its name as that of a file."""
+    return name.replace("/", "-")
 
 
 def crop(job: tuple[str, str, Path, float, bool]) -> tuple[dict[str, int], str]:
@@ -80,7 +93,7 @@ def crop(job: tuple[str, str, Path, float, bool]) -> tuple[dict[str, int], str]:
     for number, part in enumerate(np.array_split(samples, parts)):
         if len(part) < SHORTEST * RATE or np.sqrt(np.mean(part**2)) < SILENCE:
             continue
-        key = f"{Path(name).stem}-{number:04d}"
+        key = f"{crop_name(name)}-{number:04d}"
         file = folder / f"{key}.flac"
         part = np.clip(part, -1.0, 1.0)  # resampling overshoots a little at full scale
         soundfile.write(file, part, RATE, subtype="PCM_16", format="FLAC")
@@ -93,16 +106,16 @@ def main(argv: list[str] | None = None) -> None:
     if args.seconds < SHORTEST:
         raise InputError(f"--seconds {args.seconds}", f"give {SHORTEST} at least")
     recordings = sources(args.audio)
-    if args.dense is not None:
-        from espnet_prune.families.ssl.model import read  # takes seconds
-
-        read(args.dense)
     texts = None
     if args.text is not None:
         texts = read_table(args.text, "give transcripts of the recordings")
-        recordings = {key: v for key, v in recordings.items() if texts.get(key)}
-        if len(recordings) < 2:
-            raise InputError(args.text, "has transcripts of fewer than two recordings")
+        spoken = {key: v for key, v in recordings.items() if texts.get(key)}
+        if len(spoken) < 2:
+            ids = f"{next(iter(recordings))!r} here, {next(iter(texts))!r} there"
+            what = f"has transcripts of {len(spoken)} of the recordings ({ids})"
+            mend = "call them as the recordings: a file's path in the folder, no suffix"
+            raise InputError(args.text, what, mend)
+        recordings = spoken
     executor = from_arguments(args)
     files = [
         Path(file) for v in recordings.values() if (file := file_of(v)) is not None

@@ -13,7 +13,9 @@ from espnet_prune.cli.check_early import training_options
 from espnet_prune.cli.ssl_probe import check_probes
 from espnet_prune.cli.ssl_train import check_options
 from espnet_prune.families.ssl.directory import locate
+from espnet_prune.families.ssl.model import read_head
 from espnet_prune.training.origin import refuse_missing_gpus
+from espnet_prune.training.ssl_task import Spelling
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -26,6 +28,7 @@ def get_parser() -> argparse.ArgumentParser:
     for phase in ("prune", "distil"):
         parser.add_argument(f"--{phase}_config", type=Path, required=True)
         parser.add_argument(f"--{phase}_args", type=str.split, default=[])
+    parser.add_argument("--text", help="transcripts, if there are any")
     parser.add_argument("--probes", type=str.split, default=[])
     return parser
 
@@ -35,6 +38,9 @@ def main(argv: list[str] | None = None) -> None:
     refuse_missing_gpus(args.ngpu)
     dense = locate(args.dense)
     check_probes(args.probes)
+    if args.text:
+        read_head(dense)
+        Spelling(dense).check(Path(args.text))
     for method in args.method:
         for target in args.targets:
             goal = ["--kind", args.target_kind, "--target", target]

@@ -26,7 +26,7 @@ from espnet_prune.data.kaldi_dir import audio_type
 from espnet_prune.export.ssl import finish
 from espnet_prune.families.ssl.audio import RATE, normalizes
 from espnet_prune.families.ssl.describe import GROUPS, clocks
-from espnet_prune.families.ssl.model import prepare, read, read_head
+from espnet_prune.families.ssl.model import PRUNED, prepare, read, read_head
 from espnet_prune.measuring.drawn_encoders import SpeechEncoders
 from espnet_prune.measuring.latency import settle_table, table_of_run
 from espnet_prune.pruning.budget import (
@@ -162,9 +162,13 @@ def check_options(
     Raises:
         InputError: model, recipe, method and target do not go together.
     """
+    if args.method not in METHODS:
+        raise InputError(
+            f"--method {args.method}", "unknown", f"of {' '.join(METHODS)}"
+        )
     recipe = read_recipe(args)
     if not METHODS[args.method].taught:
-        what = "learns from labels, of which there are none here"
+        what = "has no dense model to follow, which all training here does"
         raise InputError(f"--method {args.method}", what, "leave it out")
     distill = make_options(DistillOptions, "distill", recipe.get("distill"))
     if not distill.layer_weight:
@@ -187,6 +191,8 @@ def pruning(
         if gates.model_dim or recipe.get("prune_decoder"):
             raise ValueError("model_dim and prune_decoder are for ESPnet's models")
     model = read(dense)
+    if model.config.model_type.startswith(PRUNED):
+        raise InputError(dense, "is pruned already", "give the dense model")
     samples = round(RATE * options.macs_seconds)
     described = prepare(model, gates)
     prices = None

@@ -66,6 +66,9 @@ def check(given: Mapping[str, str]) -> list[Rung]:
         if option in given and given[option] not in known:
             where = f"--{option} {given[option]}"
             raise InputError(where, "unknown", f"one of: {' '.join(known)}")
+    if given.get("family", "") not in ("", "ssl"):
+        where = f"--family {given['family']}"
+        raise InputError(where, "unknown", "ssl, or leave it out: ESPnet's models")
     check_launcher(given)
     check_teacher(given)
     check_precisions(given)
@@ -107,7 +110,7 @@ def targets_of(given: Mapping[str, str]) -> list[float]:
             mend = "give fractions between 0 and 1, as 0.5"
             raise InputError(f"--target, --targets {text}", mend)
         targets.append(float(text))
-    if targets != sorted(targets):
+    if targets != sorted(set(targets)):
         raise InputError(f"--targets {asked['targets']}", "they must rise")
     return targets
 

@@ -108,6 +108,9 @@ def export_ssl(pruned: Path, out: Path, round_to: int = 1) -> dict[str, Any]:
         write_json(folder / "pruning.json", summary)
         if out.exists():
             logging.warning(f"{out} held another model: moved to {retire(out)}")
+            training = out.with_name(f"{out.name}_distil")
+            if training.exists():  # of that model
+                retire(training)
     return summary
 
 

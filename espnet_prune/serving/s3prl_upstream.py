@@ -8,13 +8,15 @@
 s3prl's own upstreams build the stock models, which cannot hold the sizes.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoFeatureExtractor, AutoModel
+from transformers import AutoFeatureExtractor, AutoModel, Wav2Vec2FeatureExtractor
 
 from espnet_prune.families.ssl.audio import RATE
+from espnet_prune.families.ssl.model import settle
 
 NAME = "espnet_prune"
 
@@ -29,8 +31,18 @@ class Upstream(nn.Module):
 
     def __init__(self, path: str, **options: Any):
         super().__init__()
-        self.extractor = AutoFeatureExtractor.from_pretrained(path)
+        if (Path(path) / "preprocessor_config.json").is_file():
+            self.extractor = AutoFeatureExtractor.from_pretrained(path)
+        else:
+            self.extractor = Wav2Vec2FeatureExtractor(do_normalize=False)
         self.model = AutoModel.from_pretrained(path)
+        settle(self.model)  # no LayerDrop, no masks of SpecAugment
+
+    def train(self, mode: bool = True) -> "Upstream":
+        """The method keeps a frozen model in evaluation mode: ESPnet's trainer would
+        give it dropout."""
+        learns = any(parameter.requires_grad for parameter in self.parameters())
+        return super().train(mode and learns)
 
     def get_downsample_rates(self, key: str = "") -> int:
         """Samples per frame."""

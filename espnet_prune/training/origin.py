@@ -178,7 +178,8 @@ def described(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, st
     # Of Hugging Face directories a config names only the folder.
     for name in ("dense", "compact"):
         if folder := (options.model_conf or {}).get(name):
-            files += map(str, sorted(Path(folder).glob("*.safetensors")))
+            held = [*Path(folder).glob("*.safetensors"), *Path(folder).glob("*.bin")]
+            files += map(str, sorted([*held, Path(folder, "config.json")]))
     files += [*options.train_shape_file, *options.valid_shape_file]
     named = [p for f in files if isinstance(f, str) for p in pieces(f) if p.is_file()]
     return kept, {str(file): fingerprint(file) for file in named}

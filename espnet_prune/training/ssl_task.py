@@ -27,6 +27,9 @@ class Spelling:
     """
 
     def __init__(self, dense: str | Path):
+        if not Path(dense, "vocab.json").is_file():
+            mend = "copy it from where the model was fine-tuned"
+            raise InputError(dense, "has no vocab.json, which labels need", mend)
         self.tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(dense)
 
     def __call__(self, uid: str, data: dict[str, Any]) -> dict[str, np.ndarray]:

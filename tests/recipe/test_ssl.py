@@ -34,9 +34,9 @@ from espnet_prune.cli import (
     ssl_train,
 )
 from espnet_prune.export import ssl as exporting
-from espnet_prune.families.ssl.directory import locate
+from espnet_prune.families.ssl.directory import fingerprint_of, locate
 from espnet_prune.families.ssl.model import read
-from espnet_prune.report.ssl import score, scored
+from espnet_prune.report.ssl import check_fresh, score, scored
 from espnet_prune.training.trainer import PruneTrainer
 from tests.families.test_speech_encoders import BASE, TINY
 from tests.recipe_copy import copy_recipe, start
@@ -352,15 +352,52 @@ def test_name_on_hugging_face_stands_for_a_directory(dense, monkeypatch):
     assert asked == ["owner/name", "no/model"]
 
 
+def test_recordings_of_the_same_last_name_are_kept_apart(tmp_path):
+    scp = {}
+    for i in range(4):
+        file = tmp_path / f"s{i % 2}" / f"{i // 2}.wav"
+        file.parent.mkdir(exist_ok=True)
+        soundfile.write(
+            file, 0.1 * np.random.default_rng(i).standard_normal(9000), 16000
+        )
+        scp[f"sp0.9-{i}"] = str(file)
+    (tmp_path / "wav.scp").write_text("".join(f"{k} {v}\n" for k, v in scp.items()))
+    for name in ("wav.scp", "s0", "s1"):
+        out = tmp_path / f"out_{name}"
+        ssl_audio.main(["--audio", str(tmp_path / name), "--out", str(out)])
+        lengths = read_table(out / "train/utt2num_samples")
+        lengths |= read_table(out / "valid/utt2num_samples")
+        assert len(lengths) == (4 if name == "wav.scp" else 2)
+    soundfile.write(tmp_path / "s0/0.flac", np.ones(9000), 16000)
+    with pytest.raises(InputError, match="both would be called so"):
+        ssl_audio.main(["--audio", str(tmp_path / "s0"), "--out", str(tmp_path / "x")])
+
+
+def test_numbers_of_other_weights_are_refused(dense, compact, tmp_path):
+    weights = {
+        name: fingerprint_of(f) for name, f in (("dense", dense), ("x", compact))
+    }
+    systems = {name: {"weights": weights["dense"]} for name in weights}
+    with pytest.raises(InputError, match="is not of the x .* -> run stage 6 again"):
+        check_fresh(tmp_path, {"dense": dense, "x": compact}, {"systems": systems}, {})
+
+
 def test_wrong_input_is_named(dense, crops, tmp_path):
-    with pytest.raises(InputError, match="is no model of transformers"):
+    with pytest.raises(InputError, match="holds no config.json"):
         read(tmp_path)
     with pytest.raises(InputError, match="holds 0 recordings"):
         ssl_audio.main(["--audio", str(tmp_path), "--out", str(tmp_path / "out")])
     with pytest.raises(InputError, match="cannot be removed"):
         train(dense, crops, tmp_path / "run", "prune", "--target", 0.999)
-    with pytest.raises(InputError, match="small: learns from labels, of which"):
+    with pytest.raises(InputError, match="small: has no dense model to follow"):
         train(dense, crops, tmp_path / "run", "prune", "--method", "small")
+    with pytest.raises(InputError, match="slim: unknown"):
+        espnet_prune.prune_speech(dense, "x", tmp_path / "out", method="slim")
+
+
+def test_what_is_pruned_already_is_not_pruned_again(compact, crops, tmp_path):
+    with pytest.raises(InputError, match="is pruned already -> give the dense model"):
+        train(compact, crops, tmp_path / "run", "prune")
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from espnet_prune.config.sections import GateOptions
 from espnet_prune.export.ssl import save
 from espnet_prune.families.ssl.model import architecture_of, build, prepare, read
 from espnet_prune.pruning.slicing import sliced
+from espnet_prune.serving.s3prl_upstream import upstream
 from tests.families.test_speech_encoders import BASE, TINY
 from tests.fixtures.gated import drawn_values
 
@@ -34,8 +35,8 @@ def compact(tmp_path_factory):
 
 def test_s3prl_gives_the_models_hidden_states(compact):
     audio = torch.randn(1, 16000)
-    upstream = S3PRLUpstream("espnet_prune", path_or_url=str(compact)).eval()
-    found, lengths = upstream(audio, torch.tensor([16000]))
+    hub = S3PRLUpstream("espnet_prune", path_or_url=str(compact)).eval()
+    found, lengths = hub(audio, torch.tensor([16000]))
     normal = (audio - audio.mean()) / torch.sqrt(audio.var(unbiased=False) + 1e-7)
     with torch.no_grad():
         wanted = read(compact)(normal, output_hidden_states=True).hidden_states
@@ -43,6 +44,13 @@ def test_s3prl_gives_the_models_hidden_states(compact):
         common = min(own.shape[1], states.shape[1])  # s3prl trims or pads a frame
         torch.testing.assert_close(own[:, :common], states[:, :common])
     assert abs(int(lengths[0][0]) - wanted[0].shape[1]) <= 1
+
+
+def test_a_frozen_one_stays_as_it_is_when_a_trainer_calls_train(compact):
+    own = upstream(str(compact)).train()
+    assert own.model.training and not own.model.config.apply_spec_augment
+    own.requires_grad_(False).train()
+    assert not own.model.training
 
 
 def test_espnet_trains_a_recognizer_on_it(compact):

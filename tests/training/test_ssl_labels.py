@@ -10,6 +10,7 @@ from transformers import (
     AutoModelForCTC,
     HubertConfig,
     HubertForCTC,
+    HubertModel,
     Wav2Vec2FeatureExtractor,
 )
 
@@ -17,7 +18,9 @@ from espnet_prune.base.errors import InputError
 from espnet_prune.base.table import read_table, write_table
 from espnet_prune.cli import ssl_audio, ssl_export
 from espnet_prune.families.ssl.audio import prepared
+from espnet_prune.families.ssl.model import read_head
 from espnet_prune.training.ssl_student import PruneSpeechModel
+from espnet_prune.training.ssl_task import Spelling
 from tests.families.test_speech_encoders import BASE, LARGE, TINY
 from tests.recipe.test_ssl import train
 
@@ -112,6 +115,14 @@ def test_recognizer_is_pruned_under_its_own_loss_and_keeps_its_head(
     assert (tmp_path / "compact_distilled/vocab.json").is_file()
 
 
+def test_what_labels_need_is_asked_for_before_any_work(dense, tmp_path):
+    with pytest.raises(InputError, match="has no vocab.json"):
+        Spelling(tmp_path)
+    HubertModel(HubertConfig(**TINY, **BASE)).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="has no CTC head"):
+        read_head(tmp_path)
+
+
 def test_what_does_not_fit_is_named(dense, crops, spoken, tmp_path):
     for which in ("train", "valid"):
         folder = tmp_path / "other" / which
@@ -124,5 +135,7 @@ def test_what_does_not_fit_is_named(dense, crops, spoken, tmp_path):
         train(dense, tmp_path / "other", tmp_path / "run", "prune")
     write_table(tmp_path / "text", {"r00": "A"})
     options = ["--audio", spoken, "--out", tmp_path / "x", "--text", tmp_path / "text"]
-    with pytest.raises(InputError, match="transcripts of fewer than two recordings"):
+    with pytest.raises(
+        InputError, match="transcripts of 1 of the recordings .'r00' here"
+    ):
         ssl_audio.main([str(x) for x in options])

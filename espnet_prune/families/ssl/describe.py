@@ -5,7 +5,6 @@ dimensions inside them, FFN units, whole submodules and blocks can go. The last
 convolution is read through a norm over its channels, and in some models all are.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -166,8 +165,3 @@ def positions(model: nn.Module, into: Description, prefix: str) -> None:
         Structure(at, groups, "positions", "positions.group", gated=made, cut=made)
     )
     into.times[f"{at}.weight"] = "positions"
-
-
-def taps(blocks: int, layers: int) -> Sequence[int]:
-    """Blocks whose outputs are compared: spread evenly, the last among them."""
-    return [round((i + 1) * blocks / layers) - 1 for i in range(min(layers, blocks))]

@@ -21,18 +21,27 @@ def locate(model: str | Path) -> Path:
     """
     if Path(model).is_dir():
         return Path(model)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
+    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(model)):
         mend = "give one, or the name of a model on Hugging Face, as OWNER/NAME"
         raise InputError(model, "is no directory", mend)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     # Not those of other frameworks, which are as large again.
     files = ["*.json", "*.safetensors", "*.bin", "*.txt"]
     try:
         return Path(snapshot_download(str(model), allow_patterns=files))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
+    except (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OSError,
+    ) as e:
         reason = str(e).strip().splitlines()[0]
         mend = "give a directory, or a name and a network"
         raise InputError(model, f"cannot be had: {reason}", mend) from e

@@ -66,6 +66,8 @@ def read(path: str | Path) -> PreTrainedModel:
     Raises:
         InputError: it cannot be read, or is of a kind that cannot be pruned, by name.
     """
+    if not (Path(path) / "config.json").is_file():
+        raise InputError(path, "holds no config.json", "give a Hugging Face directory")
     of_transformers.set_verbosity_error()
     of_transformers.disable_progress_bar()
     register()
@@ -105,7 +107,7 @@ def read(path: str | Path) -> PreTrainedModel:
 
 
 def layer_states(model: nn.Module, audio: Tensor, **options: Any) -> list[Tensor]:
-    """The states of all layers, (batch, time, channel); first what goes into the blocks.
+    """What goes into the blocks, and the states of all, (batch, time, channel).
 
     The last is what the model gives: with norms in front of the blocks transformers has
     another one there, before the norm behind them.
