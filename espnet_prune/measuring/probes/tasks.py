@@ -127,9 +127,11 @@ def spell(system: System, train: Labelled, test: Labelled, seeds: int) -> Value:
     characters = sorted(set("".join(train.labels)))
     y = [torch.tensor([1 + characters.index(c) for c in t]) for t in train.labels]
     x, z = (frames(system, own.audio) for own in (train, test))
-    every = torch.cat(x).float()
-    mean, std = every.mean(0), every.std(0).clamp(min=1e-5)
-    del every
+    # Utterance by utterance: all frames of all layers, in fp32, may not fit.
+    size = sum(len(u) for u in x)
+    mean = sum(u.float().sum(0) for u in x) / size
+    squares = sum((u.float() - mean).square().sum(0) for u in x) / size
+    std = squares.sqrt().clamp(min=1e-5)
     x, z = ([((u.float() - mean) / std).half() for u in own] for own in (x, z))
     by_seed, errors, shares = [], [], []
     lengths = np.array([len(text) for text in test.labels])
