@@ -431,14 +431,19 @@ def test_quick_preset_needs_nothing(tmp_path):
         env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=1800,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
-    report = json.loads((recipe / "exp/small_hubert_report/report.json").read_text())
+    report = json.loads(
+        (recipe / "exp/small_hubert_quick_report/report.json").read_text()
+    )
     assert report["probes"].keys() == {"words", "characters", "queries"}
     assert all(
         row["probes"].keys() == report["probes"].keys() for row in report["rows"]
     )
     dense, compact = report["rows"][2:]
     assert compact["params"] < 0.51 * dense["params"]
-    assert "QUICK PRESET" in (recipe / "exp/small_hubert_report/report.md").read_text()
+    assert (
+        "QUICK PRESET"
+        in (recipe / "exp/small_hubert_quick_report/report.md").read_text()
+    )
 
 
 @pytest.mark.parametrize(
