@@ -36,6 +36,7 @@ from espnet_prune.cli import (
 from espnet_prune.export import ssl as exporting
 from espnet_prune.families.ssl.directory import fingerprint_of, locate
 from espnet_prune.families.ssl.model import read
+from espnet_prune.measuring import drawn_encoders, latency
 from espnet_prune.report.ssl import check_fresh, score, scored
 from espnet_prune.training.trainer import PruneTrainer
 from tests.families.test_speech_encoders import BASE, TINY
@@ -211,6 +212,25 @@ def test_baselines_meet_the_same_target_without_training(
     kept, own = (load_file(f / "model.safetensors") for f in (out, dense))
     same = torch.equal(kept["masked_spec_embed"], own["masked_spec_embed"])
     assert same == (method != "small_distilled")
+
+
+def test_latency_is_a_target_measured_before_anything_is_written(
+    dense, crops, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(drawn_encoders, "ENCODERS", 6)
+    monkeypatch.setattr(latency, "ROUNDS", 2)
+    run, out = tmp_path / "run", tmp_path / "compact"
+    options = ("--kind", "latency", "--method", "magnitude")
+    options += ("--sparsity", "macs_seconds=0.5")
+    shared = ("--latency_table", tmp_path / "latency.json")
+    train(dense, crops, run, "prune", *options, *shared)
+    prices = json.loads((run / "latency.json").read_text())["prices"]
+    assert (tmp_path / "latency.json").is_file() and sum(prices.values()) > 0
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["model_conf"]["budget"]["latency"] == prices
+    ssl_export.main(["--pruned", str(run), "--out", str(out)])
+    told = json.loads((out / "pruning.json").read_text())
+    assert told["removed"]["latency"] >= 0.5
 
 
 def test_head_of_a_fine_tuned_model_goes_along(crops, tmp_path):
