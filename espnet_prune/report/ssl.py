@@ -118,11 +118,16 @@ def check_fresh(
 
 
 def scored(rows: list[dict[str, Any]], probes: dict[str, Any]) -> list[str]:
-    """The probes in which the dense model is ahead of log mel energies."""
+    """The probes in which the dense model is ahead of log mel energies: these are
+    outside its interval. A score over less would be a division by noise."""
+    (dense,) = (row for row in rows if row["system"] == "dense")
     found = []
     for name, about in probes.items():
-        low, high = (value_of(rows, system, name) for system in ("log_mel", "dense"))
-        if None not in (low, high) and (high > low if about["higher"] else high < low):
+        low = value_of(rows, "log_mel", name)
+        least, most = dense["probes"].get(name, {}).get("ci", (None, None))
+        if None not in (low, least) and (
+            least > low if about["higher"] else most < low
+        ):
             found.append(name)
     return found
 

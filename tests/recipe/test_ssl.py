@@ -338,7 +338,7 @@ def test_score_puts_log_mel_at_0_and_dense_at_1000_whichever_way_is_up():
     both = scored(rows, probes)
     assert both == ["words", "spelling"]
     assert [score(own, rows, both) for own in rows] == [0, 1000, 775]
-    rows[1]["probes"]["words"]["value"] = 30  # no longer ahead
+    rows[1]["probes"]["words"]["ci"] = (39, 81)  # no longer ahead for sure
     assert scored(rows, probes) == ["spelling"]
 
 
