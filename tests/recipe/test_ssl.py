@@ -328,10 +328,8 @@ def test_report_compares_costs_and_probes(dense, compact, tmp_path, capsys, capl
 def test_score_puts_log_mel_at_0_and_dense_at_1000_whichever_way_is_up():
     def row(system, accuracy, errors):
         values = {"words": accuracy, "spelling": errors}
-        return {
-            "system": system,
-            "probes": {k: {"value": v} for k, v in values.items()},
-        }
+        probes = {k: {"value": v, "ci": (v - 5, v + 5)} for k, v in values.items()}
+        return {"system": system, "probes": probes}
 
     rows = [row("log_mel", 40, 80), row("dense", 80, 30), row("compact", 70, 40)]
     probes = {"words": {"higher": True}, "spelling": {"higher": False}}
