@@ -82,10 +82,6 @@ nj=2 executor=local executor_args="" ngpu=0 gpu_inference=false cuda_cmd="" num_
 
 [ "${stage}" != 19 ] || stop_stage=19
 rungs=$(check_options)
-runs() { # number
-    [ "$1" -ge "${stage}" ] && [ "$1" -le "${stop_stage}" ] &&
-        [[ " ${skip_stages} " != *" $1 "* ]]
-}
 [ -z "${teacher_config}" ] || skip_stages+=" 5 10 11"
 [ -z "${teacher_tag}" ] || skip_stages+=" 5 10"
 targets=${targets:-${target:-0.5}}
@@ -168,11 +164,6 @@ tag_in() { # precision
     echo "${decode_tag}$([ "$1" = fp32 ] || echo "_$1")"
 }
 
-# Does this stage run? Says so, and counts the time of the stage before.
-begin() { # number, title
-    runs "$1" || return 1
-    printf '[%02d:%02d] stage %s: %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$1" "$2"
-}
 need() { # stage that makes them, files...
     local made_by=$1 file; shift
     for file in "$@"; do

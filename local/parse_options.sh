@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Source me: turns `--name value` into the shell variable of that name. The known
-# options are those that the caller's ${help_message} lists.
+# options are those that the caller's ${help_message} lists. It leaves what recipes share.
 die() { echo "error: $1" >&2; exit 2; }
 known_options=$(grep -oE '^  --[a-z_0-9]+' <<<"${help_message:?}" | cut -c 5-)
 while [ $# -gt 0 ]; do
@@ -22,4 +22,13 @@ check_options() {
     for name in ${known_options}; do values+=("--${name}=${!name:-}"); done
     PYTHONPATH=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.. \
         python3 -m espnet_prune.config.run_options "${values[@]}"
+}
+runs() { # number
+    [ "$1" -ge "${stage:?}" ] && [ "$1" -le "${stop_stage:?}" ] &&
+        [[ " ${skip_stages?} " != *" $1 "* ]]
+}
+# Does this stage run? Says so, with the time since the start.
+begin() { # number, title
+    runs "$1" || return 1
+    printf '[%02d:%02d] stage %s: %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$1" "$2"
 }

@@ -51,10 +51,6 @@ nj=2 ngpu=0 cuda_cmd="" num_nodes=1 family=ssl
 [ "${family}" = ssl ] || die "--family ${family}: ssl, or leave it out"
 rungs=$(check_options)
 targets=${targets:-${target:-0.5}}
-runs() { # number
-    [ "$1" -ge "${stage}" ] && [ "$1" -le "${stop_stage}" ] &&
-        [[ " ${skip_stages} " != *" $1 "* ]]
-}
 nothing=1
 for number in 1 2 3 4 5 6 7; do ! runs "${number}" || nothing=; done
 [ -z "${nothing}" ] ||
@@ -91,10 +87,6 @@ compacts=()
 while read -r _ _ name; do
     compacts+=(--compact "exp/${tag}_compact_${name}_distilled")
 done <<<"${rungs}"
-begin() { # number, title
-    runs "$1" || return 1
-    printf '[%02d:%02d] stage %s: %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$1" "$2"
-}
 model=$(python3 -m espnet_prune.cli.ssl_check --dense "${model}" --ngpu "$([ -n "${cuda_cmd}" ] && echo 0 || echo "${ngpu}")" \
     --method "${method}" --target_kind "${target_kind}" --targets "${targets}" \
     --prune_config "${prune_config}" "--prune_args=${prune_args}" \
@@ -122,6 +114,12 @@ if runs 2 || runs 3 || runs 4; then
         --made "${dump}/train/utt2num_samples" "${dump}/valid/utt2num_samples" \
         -- --dense "${model}" --train "${dump}/train" --valid "${dump}/valid" \
         --multiprocessing_distributed true
+fi
+if ! runs 4 && { runs 5 || runs 6 || runs 7; }; then
+    for compact in "${compacts[@]}"; do
+        [ "${compact}" = --compact ] || [ -e "${compact}/config.json" ] ||
+            die "${compact} is missing -> run stage 4 (./run.sh --family ssl --stage 4 ...)"
+    done
 fi
 if [ -n "${probes}" ] && begin 5 "probe frozen features: ${probes}"; then
     python3 -m espnet_prune.cli.ssl_probe --dense "${model}" "${compacts[@]}" \

@@ -45,6 +45,7 @@ from espnet_prune.training.origin import (
     candidate,
     refuse_another_run,
     refuse_missing_gpus,
+    refuse_multiple_iterator,
 )
 from espnet_prune.training.recipe import (
     add_options,
@@ -142,6 +143,7 @@ def settle_plan(
         with candidate(config, training) as new:
             parser = PruneSpeechTask.get_parser()
             options = parser.parse_args(["--config", str(new), *command])
+            refuse_multiple_iterator(options)
             refuse_missing_gpus(options.ngpu)
             refuse_another_run(options)
         settle_table(args.output_dir)

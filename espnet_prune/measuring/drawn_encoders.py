@@ -32,7 +32,7 @@ GONE = 0.15  # share of the submodules that a drawn encoder lacks
 
 @dataclass(frozen=True)
 class ASREncoders:
-    """Those of an ESPnet encoder.
+    """The subject of a latency table is an ESPnet encoder.
 
     Args:
         encoder: the dense one, for its sizes and options.
@@ -45,11 +45,11 @@ class ASREncoders:
     lengths: Lengths
 
     def told(self) -> dict[str, Any]:
-        """What tells a table of it from others."""
+        """The method returns what tells a table of this encoder from others."""
         return {"frames": self.lengths.frames, "encoder": digest(self.encoder)}
 
     def points(self) -> list[Point]:
-        """What is in each, and what runs it on noise."""
+        """The method returns, of each drawn encoder, its counts and what runs it."""
         lengths = self.lengths
         short = copy.deepcopy(self.encoder).eval()
         short.encoders = type(short.encoders)(*list(short.encoders)[:BLOCKS])
@@ -72,7 +72,7 @@ class ASREncoders:
 
 @dataclass(frozen=True)
 class SpeechEncoders:
-    """Those of a self-supervised encoder.
+    """The subject of a latency table is a self-supervised encoder.
 
     Args:
         model: the dense one, of transformers, for its config.
@@ -83,11 +83,11 @@ class SpeechEncoders:
     samples: int
 
     def told(self) -> dict[str, Any]:
-        """What tells a table of it from others."""
+        """The method returns what tells a table of this encoder from others."""
         return {"samples": self.samples, "encoder": digest(self.model)}
 
     def points(self) -> list[Point]:
-        """What is in each, and what runs it on noise."""
+        """The method returns, of each drawn encoder, its counts and what runs it."""
         short = speech.shortened(self.model, BLOCKS)
         described = speech.prepare(copy.deepcopy(short), GateOptions())
         noise = torch.randn(1, self.samples)
@@ -147,5 +147,5 @@ def drawn_units(layout: Layout, draw: random.Random) -> Tensor:
 
 
 def digest(encoder: nn.Module) -> str:
-    """What tells an encoder's sizes from others."""
+    """The function returns a SHA-256 of an encoder's structure and sizes."""
     return hashlib.sha256(str(encoder).encode()).hexdigest()

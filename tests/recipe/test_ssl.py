@@ -212,6 +212,10 @@ def test_baselines_meet_the_same_target_without_training(
     kept, own = (load_file(f / "model.safetensors") for f in (out, dense))
     same = torch.equal(kept["masked_spec_embed"], own["masked_spec_embed"])
     assert same == (method != "small_distilled")
+    short = ("--compact", out, "--max_epoch", 1)
+    train(dense, crops, tmp_path / "distil", "distil", *short)
+    config = yaml.safe_load((tmp_path / "distil/config.yaml").read_text())
+    assert config["max_epoch"] == (2 if method == "small_distilled" else 1)
 
 
 def test_latency_is_a_target_measured_before_anything_is_written(
