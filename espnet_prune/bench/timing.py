@@ -3,7 +3,6 @@
 import random
 import statistics
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,39 +12,19 @@ from torch import Tensor
 
 from espnet_prune.bench.systems import FRAMES_PER_SECOND, System
 from espnet_prune.measuring.allocator import keep_freed_memory
+from espnet_prune.measuring.clock import turn
 from espnet_prune.measuring.memory import peak_bytes
 
 
 def gemm_rate(device: torch.device, rounds: int = 7, size: int = 1024) -> float:
     """MACs per second of a square fp32 matrix product: what the machine could do."""
     a, b = (torch.randn(size, size, device=device) for _ in range(2))
-    clock = stopwatch(device)
     start = time.perf_counter()
     while time.perf_counter() - start < 0.1:  # clocks rise under load
         (a @ b).sum().item()
-    return size**3 / statistics.median(clock(lambda: a @ b) for _ in range(rounds))
-
-
-def stopwatch(device: torch.device) -> Callable[[Callable[[], object]], float]:
-    """What times a call in seconds: the device's own events on a GPU."""
-    if device.type != "cuda":
-
-        def on_cpu(run: Callable[[], object]) -> float:
-            start = time.perf_counter()
-            run()
-            return time.perf_counter() - start
-
-        return on_cpu
-
-    def on_gpu(run: Callable[[], object]) -> float:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        run()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1000
-
-    return on_gpu
+    alone, order = {"gemm": lambda: a @ b}, random.Random(0)
+    took = (turn(alone, order, device)["gemm"] for _ in range(rounds))
+    return size**3 / statistics.median(took)
 
 
 def peak_of(
@@ -74,7 +53,7 @@ def time_systems(
     """Time all systems on the same features, taking turns in random order.
 
     Args:
-        utterances: lengths in seconds; each round encodes all, one after the other.
+        utterances: lengths in seconds; each round encodes all, one at a time.
         batch: copies of an utterance that are encoded at once.
         rounds: how often each is timed, after one round to warm up.
 
@@ -93,25 +72,24 @@ def time_systems(
         )
         for n in frames
     ]
-    clock, shuffle = stopwatch(device), random.Random(0).shuffle
-    taken = np.zeros((len(compared), rounds))
     longest = max(inputs, key=lambda pair: pair[0].shape[1])
     peaks = [peak_of(system, longest, device) for system in compared]
-    order = list(range(len(compared)))
+    tasks = {
+        (system, utterance): partial(compared[system].run, *inputs[utterance])
+        for system in range(len(compared))
+        for utterance in range(len(inputs))
+    }
+    order = random.Random(0)
     keep_freed_memory()  # not above: it would count into the peaks
     try:
-        for number in range(-1, rounds):  # -1 warms up
-            shuffle(order)
-            for index in order:
-                run = compared[index].run
-                times = [clock(lambda r=run, i=i: r(*i)) for i in inputs]
-                taken[index, max(0, number)] = sum(times)
+        turn(tasks, order, device)  # warms up
+        taken = [list(turn(tasks, order, device).values()) for _ in range(rounds)]
     finally:
         keep_freed_memory(False)
-    taken /= len(inputs)
+    each = np.reshape(taken, (rounds, len(compared), len(inputs))).mean(2).T
     seconds = sum(frames) / len(frames) / FRAMES_PER_SECOND  # as timed
     rows = []
-    for system, times, peak in zip(compared, taken, peaks, strict=True):
+    for system, times, peak in zip(compared, each, peaks, strict=True):
         low, median, high = np.percentile(times, [25, 50, 75])
         macs = batch * sum(map(system.macs, frames)) / len(frames)
         rows.append(

@@ -12,10 +12,10 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import ASRTask
 
 from espnet_prune.bench.systems import FRAMES_PER_SECOND, Size
-from espnet_prune.bench.timing import stopwatch
 from espnet_prune.config.sections import GateOptions, SparsityOptions
 from espnet_prune.families.espnet.model import Lengths, describe
 from espnet_prune.families.registry import KINDS
+from espnet_prune.measuring.clock import turn
 from espnet_prune.measuring.memory import peak_bytes
 from espnet_prune.training.plan import make_budget
 from espnet_prune.training.student import budget_data
@@ -121,18 +121,14 @@ def time_training(
         is not known, ``ratio`` is that to ``stock``.
     """
     steps = training_steps(size, batch, seconds, device)
-    clock, shuffle = stopwatch(device), random.Random(0).shuffle
     for step in steps.values():
         step()  # makes gradients and the optimizer's state
     peaks = {name: peak_bytes(step, device) for name, step in steps.items()}
-    taken: dict[str, list[float]] = {name: [] for name in steps}
-    order = list(steps)
-    for _ in range(rounds):
-        shuffle(order)
-        for name in order:
-            taken[name].append(clock(steps[name]))
+    order = random.Random(0)
+    taken = [turn(steps, order, device) for _ in range(rounds)]
+    by_step = {name: [took[name] for took in taken] for name in steps}
     rows = []
-    for name, times in taken.items():
+    for name, times in by_step.items():
         low, median, high = np.percentile(times, [25, 50, 75])
         rows.append(
             {
@@ -147,7 +143,7 @@ def time_training(
                 "rtf": float(median / seconds / batch),
                 "macs": None,
                 "efficiency": None,
-                "ratio": float(median / np.median(taken["stock"])),
+                "ratio": float(median / np.median(by_step["stock"])),
                 "peak_bytes": peaks[name],
             }
         )

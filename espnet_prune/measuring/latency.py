@@ -10,7 +10,6 @@ well that describes the machine stands in the table.
 import json
 import logging
 import random
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +22,7 @@ from scipy.stats import spearmanr
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import write_json
 from espnet_prune.measuring.allocator import keep_freed_memory
+from espnet_prune.measuring.clock import turn
 from espnet_prune.measuring.machine import cpu
 from espnet_prune.measuring.machine import describe as describe_machine
 
@@ -156,15 +156,9 @@ def _time(tasks: Sequence[Callable[[], object]]) -> np.ndarray:
 
     Other work on the machine can only add to a time: the least one is disturbed least.
     """
-    order, shuffle = list(range(len(tasks))), random.Random(0).shuffle
-    least = np.full(len(tasks), np.inf)
-    for _ in range(ROUNDS):
-        shuffle(order)
-        for index in order:
-            start = time.perf_counter()
-            tasks[index]()
-            least[index] = min(least[index], time.perf_counter() - start)
-    return least
+    order, numbered = random.Random(0), dict(enumerate(tasks))
+    rounds = [list(turn(numbered, order).values()) for _ in range(ROUNDS)]
+    return np.min(rounds, axis=0)
 
 
 def _fit(

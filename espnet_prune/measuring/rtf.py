@@ -12,14 +12,15 @@ hides what pruning the encoder won. Columns, each one call from audio samples:
 """
 
 import random
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.bin.asr_inference import Speech2Text
 
+from espnet_prune.measuring.clock import turn
 from espnet_prune.serving.greedy import GreedyDecoder
 
 COLUMNS = ("frontend", "encoder", "ctc_greedy", "search")
@@ -83,20 +84,17 @@ def time_rounds(
     Returns:
         system -> column -> seconds, (round, utterance).
     """
-    tasks = [(name, col) for name, cols in systems.items() for col in cols]
+    tasks = {(n, col): run for n, cols in systems.items() for col, run in cols.items()}
     shape = (rounds, len(utterances))
     seconds = {n: {col: np.zeros(shape) for col in systems[n]} for n in systems}
     longest = max(utterances, key=len)
-    for name, column in tasks:
-        systems[name][column](longest)
+    for task in tasks.values():
+        task(longest)
     order = random.Random(seed)
     for number in range(rounds):
         for index, audio in enumerate(utterances):
-            order.shuffle(tasks)
-            for name, column in tasks:
-                start = time.perf_counter()
-                systems[name][column](audio)
-                took = time.perf_counter() - start
+            ready = {key: partial(task, audio) for key, task in tasks.items()}
+            for (name, column), took in turn(ready, order).items():
                 seconds[name][column][number, index] = took
         progress(number + 1)
     return seconds

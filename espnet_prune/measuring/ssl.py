@@ -2,8 +2,8 @@
 
 import random
 import statistics
-import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_prune.families.ssl.audio import RATE
 from espnet_prune.families.ssl.model import PRETRAINING
+from espnet_prune.measuring.clock import turn
 
 K = TypeVar("K")
 
@@ -46,13 +47,7 @@ def real_time_factors(
         rounds: how often each is timed, after one round to warm up.
     """
     audio = torch.randn(1, round(RATE * seconds))
-    took: dict[K, list[float]] = {name: [] for name in runs}
-    order, shuffle = list(runs), random.Random(0).shuffle
-    for number in range(rounds + 1):
-        shuffle(order)
-        for name in order:
-            start = time.perf_counter()
-            runs[name](audio)
-            if number:
-                took[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) / seconds for name, times in took.items()}
+    tasks = {name: partial(run, audio) for name, run in runs.items()}
+    order = random.Random(0)
+    _, *took = (turn(tasks, order) for _ in range(rounds + 1))
+    return {n: statistics.median(times[n] for times in took) / seconds for n in tasks}
