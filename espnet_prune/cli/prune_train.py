@@ -4,6 +4,7 @@ Further options are those of ``espnet2.bin.asr_train``.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,17 @@ from espnet_prune.config.methods import METHODS
 from espnet_prune.export.compact_dir import model_state
 from espnet_prune.families.espnet.checkpoint import load_model, read_state
 from espnet_prune.families.registry import find_kind
-from espnet_prune.measuring.latency import settle_table
 from espnet_prune.pruning.scores import scores_of, settle
 from espnet_prune.running.nodes import Node
 from espnet_prune.training.origin import (
+    STUDENT,
     averaged_name,
-    candidate,
-    refuse_another_run,
-    refuse_missing_gpus,
-    refuse_multiple_iterator,
+    going_on,
     refuse_wrong_rate,
+    settled,
 )
 from espnet_prune.training.plan import CONFIG, FINETUNED, student_config
 from espnet_prune.training.recipe import add_options, refusing, settle_method
-from espnet_prune.training.resume import COUNTERS
 from espnet_prune.training.student import OWN_OPTIONS
 from espnet_prune.training.task import PruneASRTask
 
@@ -58,20 +56,17 @@ def get_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     args, training_options = get_parser().parse_known_args(arguments)
     settle_method(args)
-    config = args.output_dir / "student.yaml"
     command = ["--output_dir", str(args.output_dir)]
     command += ["--teacher_config", str(args.teacher_config)]
     command += ["--teacher_model", str(args.teacher_model)]
     pruning = args.compact is None
-    if pruning and args.previous is not None:
-        # Its gates and multipliers go on, its count of the steps does not.
-        command += ["--init_param", f"{args.previous / 'latest.pth'}:::{COUNTERS}"]
-    elif pruning and METHODS[args.method].gated:
+    if pruning and args.previous is None and METHODS[args.method].gated:
         command += ["--init_param", str(args.teacher_model)]
-    command += training_options
-    node = Node(training_options, args.output_dir)
-    options = node.first(lambda: settle_plan(args, config, command))
-    command += ["--config", str(config)]
+    command += [*going_on(args.previous), *training_options]
+    node, plan = Node(training_options, args.output_dir), partial(student_config, args)
+    settle = partial(settled, PruneASRTask, args.output_dir, command, plan)
+    options = node.first(partial(settle, refuse_untaken))
+    command += ["--config", str(args.output_dir / STUDENT)]
     if pruning and not METHODS[args.method].trained:
         node.first(lambda: prune_at_once(args, command))
         return
@@ -83,43 +78,15 @@ def main(arguments: list[str] | None = None) -> None:
         )
 
 
-def settle_plan(
-    args: argparse.Namespace, config: Path, command: list[str]
-) -> argparse.Namespace:
-    """Write the training config once nothing is wrong with it.
-
-    Args:
-        args: the command line.
-        config: its place.
-        command: ESPnet's options.
-
-    Returns:
-        the training's options.
-    """
-    try:
-        student = student_config(args)
-        with candidate(config, student) as new:
-            options = PruneASRTask.get_parser().parse_args(
-                ["--config", str(new), *command]
-            )
-            refuse_planned(options, student)
-            refuse_multiple_iterator(options)
-            refuse_missing_gpus(options.ngpu)
-            refuse_wrong_rate(options)
-            refuse_another_run(options)
-        settle_table(args.output_dir)
-        return options
-    finally:
-        settle_table(args.output_dir, keep=False)
-
-
-def refuse_planned(options: argparse.Namespace, student: dict[str, Any]) -> None:
-    """Refuse ESPnet options that change what the student's plan was made from.
+def refuse_untaken(options: argparse.Namespace, student: dict[str, Any]) -> None:
+    """Refuse ESPnet options that change what the student's plan was made from, and
+    audio of another rate.
 
     Raises:
         InputError: it was given as ``--model_conf``, or ``--encoder_conf`` has what
-            cannot be pruned.
+            cannot be pruned; or the rate is not the frontend's.
     """
+    refuse_wrong_rate(options)
     with refusing("--encoder_conf"):
         find_kind(student["encoder"]).rules.check(options.encoder_conf)
     for name in OWN_OPTIONS:

@@ -8,6 +8,7 @@ Further options are those of ESPnet's trainer.
 
 import argparse
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from espnet_prune.families.ssl.audio import RATE, normalizes
 from espnet_prune.families.ssl.describe import GROUPS, clocks
 from espnet_prune.families.ssl.model import PRUNED, prepare, read, read_head
 from espnet_prune.measuring.drawn_encoders import SpeechEncoders
-from espnet_prune.measuring.latency import settle_table, table_of_run
+from espnet_prune.measuring.latency import table_of_run
 from espnet_prune.pruning.budget import (
     Budget,
     Constraint,
@@ -40,13 +41,7 @@ from espnet_prune.pruning.projection import check_reachable
 from espnet_prune.pruning.scores import scores_of, settle
 from espnet_prune.report.ssl_card import card
 from espnet_prune.running.nodes import Node
-from espnet_prune.training.origin import (
-    averaged_name,
-    candidate,
-    refuse_another_run,
-    refuse_missing_gpus,
-    refuse_multiple_iterator,
-)
+from espnet_prune.training.origin import STUDENT, averaged_name, going_on, settled
 from espnet_prune.training.recipe import (
     add_options,
     read_recipe,
@@ -55,7 +50,7 @@ from espnet_prune.training.recipe import (
     settle_options,
     source_of,
 )
-from espnet_prune.training.resume import COUNTERS, check_finished
+from espnet_prune.training.resume import check_finished
 from espnet_prune.training.ssl_task import PruneSpeechTask, Spelling
 
 
@@ -77,7 +72,6 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args, more = get_parser().parse_known_args(argv)
     settle_method(args)
-    config = args.output_dir / "student.yaml"
     command = ["--output_dir", str(args.output_dir), "--resume", "true"]
     for name in ("train", "valid"):
         folder = getattr(args, name)
@@ -87,18 +81,16 @@ def main(argv: list[str] | None = None) -> None:
         if (folder / "text").is_file():
             text = f"{folder}/text,text,text"
             command += [f"--{name}_data_path_and_name_and_type", text]
-    if args.previous is not None:
-        # Its gates and multipliers go on, its count of the steps does not.
-        command += ["--init_param", f"{args.previous / 'latest.pth'}:::{COUNTERS}"]
-    command += more
-    node = Node(more, args.output_dir)
-    options = node.first(lambda: settle_plan(args, config, command))
+    command += [*going_on(args.previous), *more]
+    node, plan = Node(more, args.output_dir), partial(training_config, args)
+    settle = partial(settled, PruneSpeechTask, args.output_dir, command, plan)
+    options = node.first(settle)
     method = METHODS[args.method]
     if args.compact is None and not (method.trained and method.gated):
         node.first(lambda: prune_at_once(args, options))
         return
     hand_logging_to_espnet()
-    PruneSpeechTask.main(cmd=[*command, "--config", str(config)])
+    PruneSpeechTask.main(cmd=[*command, "--config", str(args.output_dir / STUDENT)])
     if args.compact is not None and node.is_first:
         averaged = args.output_dir / averaged_name(options.best_model_criterion)
         out, told = finish(averaged, args.compact, args.dense)
@@ -106,18 +98,11 @@ def main(argv: list[str] | None = None) -> None:
         write_text(out / "README.md", page)
 
 
-def settle_plan(
-    args: argparse.Namespace, config: Path, command: list[str]
-) -> argparse.Namespace:
-    """Write the training config once nothing is wrong with it.
+def training_config(args: argparse.Namespace) -> dict[str, Any]:
+    """The training config of pruning or distillation.
 
-    Args:
-        args: the command line.
-        config: its place.
-        command: ESPnet's options.
-
-    Returns:
-        the training's options.
+    Raises:
+        InputError: model, recipe, method, target and transcripts do not go together.
     """
     recipe, student = check_options(args, args.dense)
     if args.compact is not None:
@@ -138,18 +123,7 @@ def settle_plan(
         "method": args.method,
     }
     # The optimizer clips each group of parameters apart.
-    training["grad_clip"] = math.inf
-    try:
-        with candidate(config, training) as new:
-            parser = PruneSpeechTask.get_parser()
-            options = parser.parse_args(["--config", str(new), *command])
-            refuse_multiple_iterator(options)
-            refuse_missing_gpus(options.ngpu)
-            refuse_another_run(options)
-        settle_table(args.output_dir)
-        return options
-    finally:
-        settle_table(args.output_dir, keep=False)
+    return training | {"grad_clip": math.inf}
 
 
 def check_options(

@@ -20,6 +20,7 @@ from espnet_prune.export.export import check_budget
 from espnet_prune.families.espnet.checkpoint import read_state
 from espnet_prune.families.ssl import pruned_speech
 from espnet_prune.families.ssl.audio import RATE
+from espnet_prune.families.ssl.directory import name_of
 from espnet_prune.families.ssl.model import architecture_of, build, read
 from espnet_prune.measuring.ssl import count, count_macs
 from espnet_prune.pruning.projection import project
@@ -93,7 +94,7 @@ def export_ssl(pruned: Path, out: Path, round_to: int = 1) -> dict[str, Any]:
         summary = {
             "kind": student.teacher.config.model_type,
             "method": conf["method"],
-            "dense": conf["dense"],
+            "dense": name_of(conf["dense"]),
             "target": {
                 "kind": student.sparsity.options.kind,
                 "value": student.sparsity.options.target,

@@ -8,17 +8,21 @@ a word.
 import argparse
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from espnet2.tasks.abs_task import AbsTask
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import fingerprint, read_yaml, write_json, write_yaml
 from espnet_prune.data.audio import check_rate
 from espnet_prune.families.espnet.checkpoint import read_state, sampling_rate
+from espnet_prune.measuring.latency import settle_table
+from espnet_prune.training.resume import COUNTERS
+
+STUDENT = "student.yaml"  # the config of a student's training, in its directory
 
 # What may change between two parts of one training: where it runs, and what is logged
 # of it.
@@ -83,25 +87,49 @@ def refuse_other_length(options: argparse.Namespace) -> None:
     )
 
 
-@contextmanager
-def candidate(config: Path, training: dict[str, Any]) -> Iterator[Path]:
-    """A training config that takes its place once the context ends well: what is
-    refused there leaves the directory as it was.
+def settled(
+    task: type[AbsTask],
+    output_dir: Path,
+    command: Sequence[str],
+    plan: Callable[[], dict[str, Any]],
+    check: Callable[[argparse.Namespace, dict[str, Any]], None] = lambda *_: None,
+) -> argparse.Namespace:
+    """The function writes a student's training config, ``student.yaml``, once nothing
+    is wrong with it; what is refused leaves the directory as it was.
 
     Args:
-        config: its place.
-        training: its content.
+        task: of the training.
+        output_dir: of the training.
+        command: ESPnet's options beside that config.
+        plan: makes the config, and perhaps a latency table.
+        check: refuses what its family does not take, given options and config.
 
-    Yields:
-        where it is until then.
+    Returns:
+        the training's options.
     """
-    new = config.with_suffix(".new.yaml")
+    new = output_dir / "student.new.yaml"
     try:
-        write_yaml(new, training)
-        yield new
-        new.replace(config)
+        student = plan()
+        write_yaml(new, student)
+        options = task.get_parser().parse_args(["--config", str(new), *command])
+        check(options, student)
+        refuse_multiple_iterator(options)
+        refuse_missing_gpus(options.ngpu)
+        refuse_another_run(options)
+        settle_table(output_dir)
+        new.replace(output_dir / STUDENT)
+        return options
     finally:
         new.unlink(missing_ok=True)
+        settle_table(output_dir, keep=False)
+
+
+def going_on(previous: Path | None) -> list[str]:
+    """Options by which a pruning goes on from another's gates and multipliers, but not
+    from its count of the steps."""
+    if previous is None:
+        return []
+    return ["--init_param", f"{previous / 'latest.pth'}:::{COUNTERS}"]
 
 
 def averaged_name(criteria: Sequence[Sequence[str]]) -> str:

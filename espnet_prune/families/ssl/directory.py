@@ -32,10 +32,13 @@ def locate(model: str | Path) -> Path:
     )
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    # Not those of other frameworks, which are as large again.
-    files = ["*.json", "*.safetensors", "*.bin", "*.txt"]
+    # Not those of other frameworks, nor two forms of the same: each is as large again.
+    files = ["*.json", "*.safetensors", "*.txt"]
     try:
-        return Path(snapshot_download(str(model), allow_patterns=files))
+        found = Path(snapshot_download(str(model), allow_patterns=files))
+        if not any(found.glob("*.safetensors")):
+            snapshot_download(str(model), allow_patterns=[*files, "*.bin"])
+        return found
     except (
         HfHubHTTPError,
         HFValidationError,
@@ -45,6 +48,15 @@ def locate(model: str | Path) -> Path:
         reason = str(e).strip().splitlines()[0]
         mend = "give a directory, or a name and a network"
         raise InputError(model, f"cannot be had: {reason}", mend) from e
+
+
+def name_of(folder: str | Path) -> str:
+    """The function returns how others know a model: ``OWNER/NAME`` where a directory is
+    a download from Hugging Face, else the directory's own name."""
+    for part in Path(folder).parts:
+        if found := re.fullmatch(r"models--([\w.-]+?)--([\w.-]+)", part):
+            return "/".join(found.groups())
+    return Path(folder).resolve().name
 
 
 def named(folders: Sequence[Path]) -> dict[str, Path]:

@@ -138,7 +138,10 @@ def settle(model: PreTrainedModel) -> None:
     """Make a model a fixed function of its input also in training mode, but for its
     dropout: no LayerDrop, no masks."""
     plain_positions(model)
-    model.config.layerdrop, model.config.apply_spec_augment = 0.0, False
+    # The parts of a compact model have configs of their own.
+    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
+    for config in configs.values():
+        config.layerdrop, config.apply_spec_augment = 0.0, False
     if hasattr(model, "masked_spec_embed"):
         model.masked_spec_embed.requires_grad_(False)
 

@@ -22,7 +22,7 @@ from espnet_prune.families.ssl.model import read_head
 from espnet_prune.training.ssl_student import PruneSpeechModel
 from espnet_prune.training.ssl_task import Spelling
 from tests.families.test_speech_encoders import BASE, LARGE, TINY
-from tests.recipe.test_ssl import train
+from tests.speech.training import train
 
 VOCABULARY = ["<pad>", "<s>", "</s>", "<unk>", "|", "A", "B"]
 
