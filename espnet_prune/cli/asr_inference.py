@@ -7,6 +7,7 @@ Two options more than ESPnet's: ``--precision`` of the encoder (fp32, bf16, int8
 """
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,15 @@ from espnet_prune.training.registration import names_ours
 
 def main() -> None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--asr_train_config", type=Path)
-    parser.add_argument("--asr_model_file", type=Path)
-    parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--ctc_greedy", action="store_true")
+    parser.add_argument("--asr_train_config", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--asr_model_file", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--precision", default="fp32", help="of the encoder: fp32, int8, bf16"
+    )
+    parser.add_argument("--ctc_greedy", action="store_true", help="without the search")
     args, rest = parser.parse_known_args()
+    if {"-h", "--help"} & {*rest}:  # ESPnet's follow
+        sys.stdout.write(parser.format_help())
     if args.asr_train_config:
         config = read_yaml(args.asr_train_config)
         refuse_gates(config, args.asr_train_config)

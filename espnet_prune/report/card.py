@@ -29,7 +29,7 @@ one by espnet_prune {version}. Corpus: {corpus}.{note}
 {table}
 In brackets: change against the dense model that it was made from. p: paired bootstrap
 against it. RTF: seconds of computing per second of audio, one utterance at a time, on
-{machine}.
+{machine}, with the encoder as `espnet_prune.serving.load.set_precision` makes it.
 
 ## Use it
 
@@ -39,9 +39,11 @@ In an environment with ESPnet {espnet} and `espnet_prune`:
 import espnet_prune  # lets ESPnet build the compact encoder
 import soundfile
 from espnet2.bin.asr_inference import Speech2Text
+from espnet_prune.serving.load import set_precision
 
 # The path of the zip, or the name of the repository on Hugging Face.
 speech2text = Speech2Text.from_pretrained("{name}.zip")
+set_precision(speech2text, "fp32")  # faster on CPUs, also "int8"; leave out for torch
 speech, rate = soundfile.read("my.wav")  # mono, at {rate} Hz
 text, *_ = speech2text(speech)[0]
 ```

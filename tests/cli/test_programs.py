@@ -166,3 +166,12 @@ def test_every_program_is_a_verb(monkeypatch, capsys):
         verbs.main()
     for name in verbs.verbs():
         assert hasattr(importlib.import_module(f"espnet_prune.cli.{name}"), "main")
+
+
+def test_help_of_decoding_tells_our_options_and_espnets(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["asr_inference", "--help"])
+    with pytest.raises(SystemExit) as end:
+        asr_inference.main()
+    told = capsys.readouterr().out
+    assert end.value.code == 0 and told.count("--asr_train_config") > 0
+    assert "--ctc_greedy" in told and "--precision" in told and "--beam_size" in told
