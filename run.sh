@@ -334,7 +334,7 @@ if begin 18 "report"; then
     python3 -m espnet_prune.cli.report --corpus "${corpus}" --dense "${dense}" \
         --dense_training "$(dirname "${teacher_config}")" "${systems[@]}" \
         --decode_tag "${decode_tag}" --precisions "${precisions}" \
-        --test_sets "${test_sets}" --out "exp/report" \
+        --test_sets "${test_sets}" --out "exp/${tag}_report" \
         --note "${preset_note}${note:+${preset_note:+ }${note}}"
 fi
 if begin 19 "pack"; then

@@ -10,12 +10,12 @@ import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
 import yaml
 
-from espnet_prune import __version__
 from espnet_prune.base.errors import InputError
 
 MADE_OF = ".made_of"  # in a directory: a digest of what it was made of
@@ -219,14 +219,15 @@ def fingerprint(path: str | Path) -> str:
 
 
 def code_version() -> str:
-    """The function returns the package's version and a SHA-256 of its source files.
-
-    It ties a result to the code that gave it.
-    """
+    """The function returns a SHA-256 of the package's source files, and the versions
+    of what it runs on: it ties a result to the code that gave it."""
     package, digest = Path(__file__).parents[1], hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         digest.update(f"{path.relative_to(package)} {fingerprint(path)}\n".encode())
-    return f"{__version__} {digest.hexdigest()}"
+    runs_on = ("torch", "espnet", "transformers", "onnxruntime")
+    installed = {d.name: d.version for d in metadata.distributions()}
+    versions = " ".join(f"{name}={installed.get(name)}" for name in runs_on)
+    return f"{digest.hexdigest()} {versions}"
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -18,6 +18,8 @@ from espnet_prune.base.files import read_yaml
 from espnet_prune.config.methods import METHODS
 from espnet_prune.families.registry import find_kind, require
 
+COMPACT = Path("the one that the export will make")
+
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -25,7 +27,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--decode_ngpu", type=int, default=0)
     parser.add_argument("--precisions", type=str.split, default=[])
     parser.add_argument("--methods", type=str.split, default=["l0"])
-    parser.add_argument("--target_kind", default="")
+    parser.add_argument("--target_kind")
+    parser.add_argument("--target", type=float)
     parser.add_argument("--prune_config", type=Path, help="stage 12 runs, with that")
     words = {"type": str.split, "default": []}
     parser.add_argument("--prune_args", **words, help="options beside it")
@@ -107,10 +110,9 @@ def check_finetuning(args: argparse.Namespace) -> None:
     """Refuse options of stage 14 that there are not, or of wrong values."""
     from espnet_prune.training.recipe import read_recipe  # takes seconds
 
-    stage = training_options("finetune", args.finetune_config, args.finetune_args)
     for method in args.methods:
-        stage.method = method
-        read_recipe(stage)
+        given = args.finetune_config, args.finetune_args, method
+        read_recipe(training_options("--finetune_args", *given, compact=COMPACT))
 
 
 def check_pruning(args: argparse.Namespace, config: dict[str, Any] | None) -> None:
@@ -122,12 +124,10 @@ def check_pruning(args: argparse.Namespace, config: dict[str, Any] | None) -> No
     """
     from espnet_prune.training.recipe import check_model, read_recipe, settle_options
 
-    options = args.prune_args
-    if args.target_kind:
-        options = ["--kind", args.target_kind, *options]
-    stage = training_options("prune", args.prune_config, options)
     for method in args.methods:
-        stage.method = method
+        given = args.prune_config, args.prune_args, method
+        goal = args.target_kind, args.target
+        stage = training_options("--prune_args", *given, *goal)
         recipe = read_recipe(stage)
         settle_options(stage, recipe)
         if config is not None:
@@ -135,29 +135,47 @@ def check_pruning(args: argparse.Namespace, config: dict[str, Any] | None) -> No
 
 
 def training_options(
-    phase: str, recipe: Path, options: Sequence[str]
+    where: str,
+    recipe: Path,
+    options: Sequence[str],
+    method: str,
+    kind: str | None = None,
+    target: float | None = None,
+    compact: Path | None = None,
 ) -> argparse.Namespace:
     """What the training of a stage makes of these options.
 
+    Args:
+        where: the option that holds them.
+        recipe: of the training.
+        options: beside it.
+        method: of ``METHODS``.
+        kind, target: of a pruning; None: the recipe's.
+        compact: directory of what is fine-tuned.
+
     Raises:
-        InputError: one of them, or a key of the recipe, is none of ESPnet's either.
+        InputError: an option, or a key of the recipe, is none of ESPnet's either, or
+            is shared by all stages.
     """
     from espnet_prune.training.espnet_options import (
         OneLineParser,
         check_keys,
         check_options,
     )
-    from espnet_prune.training.recipe import OWN_KEYS, add_options
+    from espnet_prune.training.recipe import OWN_KEYS, SHARED, add_changes
 
-    parser = OneLineParser(prog=f"--{phase}_args", allow_abbrev=False)
-    add_options(parser)
-    command = ["--recipe", str(recipe)]
-    if phase == "finetune":
-        command += ["--compact", "the one that stage 13 will make"]
-    found, rest = parser.parse_known_args([*command, *options])
-    check_options(parser.prog, rest)
+    parser = OneLineParser(prog=where, add_help=False, allow_abbrev=False)
+    add_changes(parser)
+    found, rest = parser.parse_known_args(options)
+    for word in rest:
+        if (name := word.split("=")[0].removeprefix("--")) in SHARED:
+            what = f"--{name} is not of one stage alone"
+            raise InputError(where, what, "give it beside this option, not in it")
+    check_options(where, rest)
     check_keys(recipe, read_yaml(recipe).keys() - {*OWN_KEYS})
-    return found
+    shared = {"method": method, "kind": kind, "target": target, "recipe": recipe}
+    shared |= {"compact": compact, "previous": None}
+    return argparse.Namespace(**vars(found), **shared)
 
 
 if __name__ == "__main__":

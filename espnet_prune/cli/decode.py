@@ -144,12 +144,14 @@ def check_search(options: dict[str, Any], source: Path) -> None:
 
 
 def check_lm_files(options: dict[str, Any], source: Path) -> None:
-    """Refuse a language model that is not there."""
+    """Refuse a language model that is not there, or whose file would run code."""
     for name in ("lm_train_config", "lm_file"):
         if options.get(name) is not None and not Path(options[name]).is_file():
             raise InputError(
                 source, f"{name} {options[name]} does not exist", "train it, or name it"
             )
+    if options.get("lm_file") is not None:
+        read_state(options["lm_file"])
 
 
 def check_lm(options: dict[str, Any], model: argparse.Namespace, source: Path) -> None:

@@ -25,6 +25,7 @@ class Family:
     """What does the steps for a kind of model.
 
     Args:
+        recipe: what runs its stages.
         train: module of its trainings, pruning and fine-tuning.
         export: module of the export in between.
         first: stage of the pruning; the others follow.
@@ -32,6 +33,7 @@ class Family:
         weights: files of an export.
     """
 
+    recipe: str
     train: str
     export: str
     first: int
@@ -41,6 +43,7 @@ class Family:
 
 FAMILIES = {
     "espnet": Family(
+        "./run.sh",
         "espnet_prune.cli.prune_train",
         "espnet_prune.cli.export",
         12,
@@ -48,6 +51,7 @@ FAMILIES = {
         ("config.yaml", "pruned.pth"),
     ),
     "ssl": Family(
+        "./run.sh --family ssl",
         "espnet_prune.cli.ssl_train",
         "espnet_prune.cli.ssl_export",
         2,
@@ -107,19 +111,19 @@ class Ladder:
             if prune in stages:
                 what = f"prune {rung.target:g} of the {rung.kind} in {pruned}"
                 say(f"stage {prune}: {what} ({rung.method})")
-                need(prune - 1, *self.made)
+                self.need(prune - 1, *self.made)
                 do(self.family.train, self.pruning(rung), pruned)
             if export in stages:
                 say(f"stage {export}: export the compact model to {compact}")
-                need(prune, pruned / "config.yaml")
+                self.need(prune, pruned / "config.yaml")
                 options = ["--pruned", str(pruned), "--out", str(compact)]
                 options += ["--round_to", str(rung.round_to)]
                 do(self.family.export, options, None)
             if finetune in stages:
                 folder = Path(self.family.training.format(compact))
                 say(f"stage {finetune}: fine-tune the compact model in {folder}")
-                need(export, *(compact / name for name in self.family.weights))
-                need(prune - 1, *self.made)
+                self.need(export, *(compact / name for name in self.family.weights))
+                self.need(prune - 1, *self.made)
                 options = ["--compact", str(compact), *self.common, *self.finetune]
                 do(self.family.train, options, folder)
 
@@ -131,17 +135,16 @@ class Ladder:
             options += ["--latency_table", str(self.latency_table)]
         if rung.previous is not None:
             previous = self.pruned(rung.previous)
-            need(self.family.first, previous / "latest.pth")
+            self.need(self.family.first, previous / "latest.pth")
             options += ["--previous", str(previous)]
         return [*options, *self.common, *self.prune]
 
-
-def need(stage: int, *files: Path) -> None:
-    """Refuse to go on without files that a stage makes."""
-    for file in files:
-        if not file.exists():
-            mend = f"run stage {stage} (./run.sh --stage {stage} ...)"
-            raise InputError(file, "is missing", mend)
+    def need(self, stage: int, *files: Path) -> None:
+        """Refuse to go on without files that a stage makes."""
+        for file in files:
+            if not file.exists():
+                mend = f"run stage {stage} ({self.family.recipe} --stage {stage} ...)"
+                raise InputError(file, "is missing", mend)
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -16,7 +16,7 @@ from espnet_prune.base.files import read_yaml
 from espnet_prune.cli import check_early, filter_data, format_audio
 from espnet_prune.cli.in_process import call, do_here, quiet_root
 from espnet_prune.cli.ladder import FAMILIES, Ladder
-from espnet_prune.config.rungs import make_rungs
+from espnet_prune.config.rungs import Rung
 from espnet_prune.data.kaldi_dir import DataDir, read_data_dir, write_data_dir
 from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
 from espnet_prune.serving.load import load
@@ -33,6 +33,7 @@ def prune(
     model: str = "valid.acc.ave.pth",
     target: float = 0.5,
     kind: str = "params",
+    method: str = "l0",
     prune_recipe: str | Path = RECIPES / "prune.yaml",
     finetune_recipe: str | Path = RECIPES / "finetune.yaml",
     prune_options: Sequence[str] = (),
@@ -58,6 +59,7 @@ def prune(
         model: file of the weights.
         target: fraction of the encoder to remove, in (0, 1).
         kind: what it counts: ``params``, ``macs``, ``latency``, or ``params+macs``.
+        method: ``l0``, or a baseline.
         prune_recipe, finetune_recipe: files as ``conf/prune.yaml`` and
             ``conf/finetune.yaml`` of the project, which are the defaults.
         prune_options, finetune_options: further options of these trainings, as
@@ -79,11 +81,10 @@ def prune(
     # Hours lie between this and the trainings that would notice.
     early = check_early.get_parser().parse_args(["--ngpu", str(ngpu)])
     early.config, early.prune_config = teacher, Path(prune_recipe)
-    goal = ["--kind", kind, "--target", str(target)]
-    early.prune_args = [*goal, *map(str, prune_options)]
+    early.target_kind, early.target, early.methods = kind, target, [method]
+    early.prune_args = list(map(str, prune_options))
     early.finetune_config = Path(finetune_recipe)
     early.finetune_args = list(map(str, finetune_options))
-    early.methods = method_in(early.prune_args)
     check_early.check(early)
     load_model(teacher, weights)
     rate = sampling_rate(
@@ -108,7 +109,7 @@ def prune(
     compact = out / "compact"
     Ladder(
         FAMILIES["espnet"],
-        make_rungs(early.methods, [target], kind),
+        [Rung(method, target, kind)],
         lambda rung: out / "pruned",
         lambda rung: compact,
         [*map(str, common)],
@@ -117,13 +118,6 @@ def prune(
         latency_table=out / "latency.json",
     ).climb(do_here)
     return load(compact / "config.yaml", compact / "finetuned.pth", **decoding)
-
-
-def method_in(options: Sequence[str]) -> list[str]:
-    """The method that options of the pruning name; l0 if they name none."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--method", default="l0")
-    return [parser.parse_known_args(options)[0].method]
 
 
 def hold_out(source: Path, folder: Path) -> dict[str, Path]:

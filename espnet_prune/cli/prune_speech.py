@@ -10,7 +10,7 @@ import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 from transformers import PreTrainedModel
 
 from espnet_prune.cli import ssl_audio
-from espnet_prune.cli.check_early import training_options
+from espnet_prune.cli.check_early import COMPACT, training_options
 from espnet_prune.cli.in_process import call, do_here, quiet_root
 from espnet_prune.cli.ladder import FAMILIES, Ladder
 from espnet_prune.cli.ssl_train import check_options
@@ -67,16 +67,12 @@ def prune_speech(
     """
     quiet_root()
     out, model = Path(out), locate(model)
-    goal = ["--kind", kind, "--target", str(target)]
     more = [*map(str, prune_options)], [*map(str, distil_options)]
     refuse_missing_gpus(ngpu)
-    for phase, recipe, options in (
-        ("prune", prune_recipe, [*goal, *more[0]]),
-        ("finetune", distil_recipe, more[1]),
-    ):
-        stage = training_options(phase, Path(recipe), options)
-        stage.method = method
-        check_options(stage, model)
+    given = Path(prune_recipe), more[0], method, kind, target
+    check_options(training_options("prune_options", *given), model)
+    given = Path(distil_recipe), more[1], method
+    check_options(training_options("distil_options", *given, compact=COMPACT), model)
     crops = out / "crops"
     given = ("--audio", audio, "--out", crops, "--seconds", seconds, "--nj", nj)
     call(ssl_audio, *given)

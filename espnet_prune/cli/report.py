@@ -57,6 +57,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     title = f"espnet_prune report: {args.corpus}"
     parts = build(found, args.note)
+    for old in args.out.glob("*_[0-9]*.png"):  # of other systems, perhaps
+        old.unlink()
     for part in parts:
         if isinstance(part, Picture):
             with atomic_path(args.out / part.name) as temporary:

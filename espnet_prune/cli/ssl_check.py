@@ -9,7 +9,7 @@ from pathlib import Path
 
 import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 from espnet_prune.base.errors import run_main
-from espnet_prune.cli.check_early import training_options
+from espnet_prune.cli.check_early import COMPACT, training_options
 from espnet_prune.cli.ssl_probe import check_probes
 from espnet_prune.cli.ssl_train import check_options
 from espnet_prune.families.ssl.directory import locate
@@ -42,15 +42,12 @@ def main(argv: list[str] | None = None) -> None:
         read_head(dense)
         Spelling(dense).check(Path(args.text))
     for method in args.method:
+        given = args.prune_config, args.prune_args, method, args.target_kind
         for target in args.targets:
-            goal = ["--kind", args.target_kind, "--target", target]
-            stage = training_options(
-                "prune", args.prune_config, [*goal, *args.prune_args]
-            )
-            stage.method = method
+            stage = training_options("--prune_args", *given, float(target))
             check_options(stage, dense)
-        stage = training_options("finetune", args.distil_config, args.distil_args)
-        stage.method = method
+        given = args.distil_config, args.distil_args, method
+        stage = training_options("--distil_args", *given, compact=COMPACT)
         check_options(stage, dense)
     print(dense)
 

@@ -116,14 +116,6 @@ def check_probes(texts: Sequence[str]) -> list[Probe]:
     return probes
 
 
-def weights_of(folder: Path) -> str:
-    """What tells the weights of a Hugging Face directory from others."""
-    files = [
-        p for p in sorted(folder.glob("*")) if p.suffix in (".safetensors", ".bin")
-    ]
-    return " ".join(map(fingerprint, files)) or str(folder)
-
-
 def stamp_of(kind: str, folders: Sequence[Path]) -> str:
     """What tells the data of a probe from others."""
     table, parts = KINDS[kind].table, [kind]

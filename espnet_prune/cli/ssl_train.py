@@ -19,7 +19,7 @@ from espnet_prune.base.quiet import hand_logging_to_espnet  # before anything of
 import torch
 
 from espnet_prune.base.errors import InputError, run_main
-from espnet_prune.base.files import atomic_path, read_yaml, write_text, write_yaml
+from espnet_prune.base.files import atomic_path, write_text, write_yaml
 from espnet_prune.config.methods import METHODS
 from espnet_prune.config.options import make_options
 from espnet_prune.config.sections import SECTIONS, DistillOptions, GateOptions
@@ -30,12 +30,7 @@ from espnet_prune.families.ssl.describe import GROUPS, clocks
 from espnet_prune.families.ssl.model import PRUNED, prepare, read, read_head
 from espnet_prune.measuring.drawn_encoders import SpeechEncoders
 from espnet_prune.measuring.latency import table_of_run
-from espnet_prune.pruning.budget import (
-    Budget,
-    Constraint,
-    check_groups,
-    make_constraints,
-)
+from espnet_prune.pruning.budget import Budget, check_groups, make_constraints
 from espnet_prune.pruning.controller import Schedule
 from espnet_prune.pruning.projection import check_reachable
 from espnet_prune.pruning.scores import scores_of, settle
@@ -50,7 +45,7 @@ from espnet_prune.training.recipe import (
     settle_options,
     source_of,
 )
-from espnet_prune.training.resume import check_finished
+from espnet_prune.training.resume import reached
 from espnet_prune.training.ssl_task import PruneSpeechTask, Spelling
 
 
@@ -192,21 +187,6 @@ def pruning(
             "constraints": [constraint.to_dict() for constraint in constraints],
         },
     }
-
-
-def reached(previous: Path) -> dict[str, float]:
-    """What the pruning run that goes on has removed, by constraint.
-
-    Raises:
-        InputError: it is none, or is not finished.
-    """
-    config = previous / "config.yaml"
-    check_finished(config)
-    conf = read_yaml(config).get("model_conf") or {}
-    if "budget" not in conf:
-        raise InputError(previous, "is no pruning run", "run stage 2 of it")
-    constraints = map(Constraint.from_dict, conf["budget"]["constraints"])
-    return {constraint.key: constraint.target for constraint in constraints}
 
 
 def prune_at_once(args: argparse.Namespace, options: argparse.Namespace) -> None:

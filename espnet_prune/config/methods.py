@@ -14,60 +14,41 @@ class Method:
 
     Args:
         name: as ``--method`` takes it.
-        what: in a few words.
         gated: whether the dense model gets gates, which export cuts along.
         trained: whether stage 12 trains; the choice is made at once where not.
         taught: whether it follows the dense model, in stage 12 and in fine-tuning.
         laddered: whether the next target goes on from the gates of the last.
         learned: whether the gates are; weights as they are, or gone, where not.
+        steering: what closes gates in a training, as ``sparsity`` has it.
     """
 
     name: str
-    what: str
     gated: bool = True
     trained: bool = True
     taught: bool = True
     laddered: bool = False
     learned: bool = False
+    steering: str = "lagrangian"
 
 
 METHODS = {
     method.name: method
     for method in (
-        Method("l0", "L0 gates with distillation", laddered=True, learned=True),
-        Method(
-            "l0_alone",
-            "the same without distillation, in pruning and fine-tuning",
-            taught=False,
-            laddered=True,
-            learned=True,
-        ),
-        Method(
-            "iterative",
-            "the units of the smallest weights go bit by bit while it trains",
-            laddered=True,
-        ),
-        Method(
-            "magnitude",
-            "in every layer the units of the smallest weights go, at once",
-            trained=False,
-        ),
-        Method("random", "units at random go", trained=False),
-        Method(
-            "blocks",
-            "whole blocks go, evenly spaced (LayerDrop, arXiv 1909.11556)",
-            trained=False,
-        ),
-        Method(
-            "small",
-            "a small dense Conformer of the same cost, trained from scratch",
-            gated=False,
-            taught=False,
-        ),
-        Method(
-            "small_distilled",
-            "the same, distilled from the dense model while it is trained",
-            gated=False,
-        ),
+        # L0 gates with distillation.
+        Method("l0", laddered=True, learned=True),
+        # The same without distillation, in pruning and fine-tuning.
+        Method("l0_alone", taught=False, laddered=True, learned=True),
+        # The units of the smallest weights go bit by bit while it trains.
+        Method("iterative", laddered=True, steering="magnitude"),
+        # In every layer the units of the smallest weights go, at once.
+        Method("magnitude", trained=False),
+        # Units at random go.
+        Method("random", trained=False),
+        # Whole blocks go, evenly spaced (LayerDrop, arXiv 1909.11556).
+        Method("blocks", trained=False),
+        # A small dense model of the same cost, trained from scratch.
+        Method("small", gated=False, taught=False),
+        # The same, distilled from the dense model while it is trained.
+        Method("small_distilled", gated=False),
     )
 }

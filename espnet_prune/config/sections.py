@@ -171,6 +171,8 @@ class DistillOptions:
         return [round((i + 1) * num_blocks / n) - 1 for i in range(n)]
 
 
+# Of ``sparsity``: what a method and the rung before settle, not the user.
+PLANNED = ("by", "start")
 # The sections of a recipe that are the project's own.
 SECTIONS = {
     "gates": GateOptions,

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import atomic_dir, read_yaml, retire, write_json
 from espnet_prune.config.methods import METHODS
+from espnet_prune.export.agreement import check_agreement
 from espnet_prune.export.export import check_budget
 from espnet_prune.families.espnet.checkpoint import read_state
 from espnet_prune.families.ssl import pruned_speech
@@ -28,7 +29,6 @@ from espnet_prune.pruning.slicing import sliced
 from espnet_prune.training.resume import check_finished
 from espnet_prune.training.ssl_student import MODEL, PruneSpeechModel
 
-MAX_RELATIVE_ERROR = 1e-4
 WEIGHTS = "model.safetensors"
 # Files of a dense model that its compact one needs, too.
 BESIDE = (
@@ -109,9 +109,9 @@ def export_ssl(pruned: Path, out: Path, round_to: int = 1) -> dict[str, Any]:
         write_json(folder / "pruning.json", summary)
         if out.exists():
             logging.warning(f"{out} held another model: moved to {retire(out)}")
-            training = out.with_name(f"{out.name}_distil")
-            if training.exists():  # of that model
-                retire(training)
+            for made in ("distil", "distilled"):  # of that model
+                if (old := out.with_name(f"{out.name}_{made}")).exists():
+                    retire(old)
     return summary
 
 
@@ -186,14 +186,8 @@ def with_head(
 
 @torch.no_grad()
 def verify(student: PruneSpeechModel, compact: PreTrainedModel) -> float:
-    """Compare gated and compact model on noise, in double precision.
-
-    Returns:
-        the largest difference of any block's output, relative to the largest output.
-
-    Raises:
-        RuntimeError: it is above 1e-4, or not finite.
-    """
+    """Compare the states of gated and compact model on noise, by
+    :func:`check_agreement`."""
     draw = torch.Generator().manual_seed(0)
     audio = torch.randn(2, 8000, generator=draw, dtype=torch.double)
     own = copy.deepcopy(student.model).double().eval()
@@ -205,13 +199,7 @@ def verify(student: PruneSpeechModel, compact: PreTrainedModel) -> float:
     actual = copy.deepcopy(compact).double().eval()(audio, **options)
     pairs = [*zip(expected.hidden_states, actual.hidden_states, strict=True)]
     pairs.append((expected.last_hidden_state, actual.last_hidden_state))
-    error = max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs)
-    if not error <= MAX_RELATIVE_ERROR:
-        raise RuntimeError(
-            f"the compact model differs from the gated one by {error:.2e} (relative)"
-        )
-    logging.info(f"gated and compact states agree within {error:.1e} (relative)")
-    return error
+    return check_agreement(pairs)
 
 
 def finish(averaged: Path, compact: Path, dense: Path) -> tuple[Path, dict[str, Any]]:

@@ -15,6 +15,7 @@ from typing import TypeVar
 from espnet2.train.distributed_utils import get_node_rank, get_num_nodes
 
 from espnet_prune.base.errors import InputError
+from espnet_prune.base.files import write_text
 
 Result = TypeVar("Result")
 PATIENCE = 3600.0  # seconds; latency tables of large models take minutes
@@ -71,10 +72,7 @@ class Node:
                 result = work()
                 outcome = DONE
             finally:
-                self.mark.parent.mkdir(parents=True, exist_ok=True)
-                temporary = self.mark.with_name(f"{self.mark.name}.tmp")
-                temporary.write_text(outcome)
-                temporary.replace(self.mark)
+                write_text(self.mark, outcome)
             return result
         logging.info(f"node {self.rank} waits for the first one's checks and plans")
         begun = time.monotonic()

@@ -10,7 +10,7 @@ from espnet2.bin.asr_inference import Speech2Text
 
 from espnet_prune.base.device import find_device
 from espnet_prune.base.errors import InputError
-from espnet_prune.families.espnet.checkpoint import load_model
+from espnet_prune.families.espnet.checkpoint import load_model, read_state
 from espnet_prune.families.registry import find_kind, require
 from espnet_prune.serving.inference import (
     PRUNING_RUN,
@@ -49,6 +49,8 @@ def load(
     """
     check_precision(precision, find_device(device))
     load_model(config, checkpoint)  # strictly, unlike ESPnet
+    if decoding.get("lm_file") is not None:
+        read_state(decoding["lm_file"])  # what is refused here, ESPnet would run
     decoder = Speech2Text(str(config), str(checkpoint), device=device, **decoding)
     set_precision(decoder, precision, config)
     return decoder

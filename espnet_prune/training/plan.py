@@ -6,7 +6,6 @@ training starts. ``args`` are those of ``espnet_prune.cli.prune_train``.
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from espnet_prune.base.errors import InputError
@@ -44,7 +43,7 @@ from espnet_prune.training.recipe import (
     settle_options,
     source_of,
 )
-from espnet_prune.training.resume import check_finished
+from espnet_prune.training.resume import reached
 from espnet_prune.training.student import budget_data, projects
 
 # Files of a compact directory: its model as exported, and fine-tuned; and what pruning
@@ -177,23 +176,6 @@ def _small(
         "dense_architecture": architecture_of(budget.layout, budget.layout.whole()),
     }
     return small_config(config, args.teacher_config, recipe, encoder_conf, plan)
-
-
-def reached(previous: Path) -> dict[str, float]:
-    """What the pruning run that goes on has removed, by constraint.
-
-    Raises:
-        InputError: it is none, or is not finished.
-    """
-    config = previous / "config.yaml"
-    check_finished(config)
-    try:
-        model, _ = load_model(config, previous / "latest.pth")
-        gone = {c.key: c.target for c in model.sparsity.budget.constraints}
-        dim = model.sparsity.budget.dim_target
-        return gone if dim is None else gone | {MODEL_DIM: dim}
-    except AttributeError as e:
-        raise InputError(previous, "is no pruning run", "run stage 12 of it") from e
 
 
 def teacher_size(args: argparse.Namespace) -> int:

@@ -19,6 +19,7 @@ from espnet_prune.config.methods import METHODS
 from espnet_prune.config.options import check_section, make_options, optimizer_options
 from espnet_prune.config.sections import (
     MODEL_DIM,
+    PLANNED,
     SECTIONS,
     DistillOptions,
     GateOptions,
@@ -34,6 +35,10 @@ OWN_KEYS = (*SECTIONS, "prune_decoder", "compact")
 GIVEN = (*SECTIONS, "optim_conf")
 
 
+# Options of a training that all stages share: none of its own may change them.
+SHARED = ("method", "kind", "target", "recipe", "compact", "previous")
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Those of a command line that say what to make of a recipe."""
     parser.add_argument(
@@ -44,6 +49,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--previous", type=Path, help="pruning run whose gates go on")
     parser.add_argument("--kind", help="overrides sparsity.kind of the recipe")
     parser.add_argument("--target", type=float, help="overrides sparsity.target")
+    add_changes(parser)
+
+
+def add_changes(parser: argparse.ArgumentParser) -> None:
+    """Those that change a recipe, and no other stage."""
     parser.add_argument("--max_epoch", type=int, help="overrides that of the recipe")
     for section in GIVEN:
         parser.add_argument(
@@ -71,6 +81,8 @@ def read_recipe(args: argparse.Namespace) -> dict[str, Any]:
     with refusing(args.recipe):
         for section in GIVEN:
             check_section(section, recipe.get(section))
+            refuse_planned(recipe.get(section), section, args.recipe)
+            refuse_planned(getattr(args, section), section, f"--{section}")
     if not isinstance(asked := recipe.get("prune_decoder"), bool | None):
         what = f"prune_decoder must be true or false, not {asked!r}"
         raise InputError(args.recipe, what)
@@ -88,6 +100,18 @@ def read_recipe(args: argparse.Namespace) -> dict[str, Any]:
         make_options(DistillOptions, "distill", recipe.get("distill"))
         optimizer_options(recipe.get("optim_conf") or {})
     return recipe
+
+
+def refuse_planned(given: dict[str, Any] | None, section: str, where: object) -> None:
+    """Refuse what the method and the rung before settle.
+
+    Raises:
+        InputError: an option of ``sparsity`` that is the plan's.
+    """
+    for name in PLANNED:
+        if section == "sparsity" and name in (given or {}):
+            mend = "leave it out: --method and --targets settle it"
+            raise InputError(where, f"{section}: {name} is the plan's", mend)
 
 
 def settle_options(
@@ -119,8 +143,7 @@ def settle_options(
                     f"was pruned with model_dim: {had} in gates",
                     "go on with the same, or start from the dense model",
                 )
-        if args.method == "iterative":
-            recipe["sparsity"]["by"] = "magnitude"
+        recipe["sparsity"]["by"] = METHODS[args.method].steering
         if not METHODS[args.method].learned:  # weights as they are, or gone
             recipe["gates"]["mode"] = "straight_through"
         gates = make_options(GateOptions, "gates", recipe["gates"])

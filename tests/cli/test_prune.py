@@ -68,7 +68,15 @@ def test_what_is_wrong_with_the_data_is_said_once(dense, kaldi, tmp_path):
         ({"finetune_options": ("--distill", "layer=3")}, "no option 'layer'"),
         ({"finetune_options": ("--seed", "one")}, "--finetune_args: argument --seed"),
         ({"finetune_recipe": "nowhere.yaml"}, "nowhere.yaml: does not exist"),
-        ({"prune_options": ("--method", "slim")}, "--method slim: is unknown"),
+        ({"method": "slim"}, "--method slim: is unknown"),
+        (
+            {"prune_options": ("--target", "0.9")},
+            "--prune_args: --target is not of one stage alone -> give it beside",
+        ),
+        (
+            {"prune_options": ("--sparsity", "by=magnitude")},
+            "--sparsity: sparsity: by is the plan's -> leave it out: --method",
+        ),
         ({"prune_options": ("--init_param", "a b", "--nope", "1")}, "option '--nope'"),
     ],
 )

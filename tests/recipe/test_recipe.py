@@ -56,7 +56,7 @@ def quick(run):
 
 
 def test_quick_preset_goes_from_nothing_to_a_report(quick, checkout):
-    report = json.loads((checkout / "exp/report/report.json").read_text())
+    report = json.loads((checkout / "exp/synth_quick_report/report.json").read_text())
     assert report["corpus"] == "synth"
     dense, compact = report["rows"]
     assert (dense["system"], compact["system"]) == ("dense", "compact")
@@ -69,7 +69,7 @@ def test_quick_preset_goes_from_nothing_to_a_report(quick, checkout):
     removed = 1 - compact["params"]["encoder"] / dense["params"]["encoder"]
     assert 0.5 <= removed <= 0.505
     assert compact["bytes"] < dense["bytes"]
-    page = (checkout / "exp/report/report.html").read_text()
+    page = (checkout / "exp/synth_quick_report/report.html").read_text()
     assert "QUICK PRESET" in page and "ynthetic" in page
 
 
@@ -133,12 +133,12 @@ def test_a_training_can_be_started_by_another_program(quick, run, checkout):
 
 
 def test_stages_can_be_entered_alone(quick, run, checkout):
-    shutil.rmtree(checkout / "exp/report")
+    shutil.rmtree(checkout / "exp/synth_quick_report")
     result = run("--preset", "quick", "--stage", "16", "--stop_stage", "16")
     assert result.returncode == 0, result.stderr
     result = run("--preset", "quick", "--stage", "18")
     assert result.returncode == 0, result.stderr
-    assert (checkout / "exp/report/report.md").exists()
+    assert (checkout / "exp/synth_quick_report/report.md").exists()
 
 
 def test_lower_precisions_are_rows_of_the_report(quick, run, checkout):
@@ -147,7 +147,9 @@ def test_lower_precisions_are_rows_of_the_report(quick, run, checkout):
         *("--measure_args", "--utts 2 --rounds 2"),
     )
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
-    rows = json.loads((checkout / "exp/report/report.json").read_text())["rows"]
+    rows = json.loads((checkout / "exp/synth_quick_report/report.json").read_text())[
+        "rows"
+    ]
     assert [(row["system"], row["precision"]) for row in rows] == [
         ("dense", "fp32"), ("dense", "int8"), ("compact", "fp32"), ("compact", "int8")
     ]  # fmt: skip
@@ -225,7 +227,7 @@ def test_ladder_resumes_after_a_kill(ladder, checkout):
 
 
 def test_report_holds_rungs_and_baselines_together(ladder, checkout):
-    report = json.loads((checkout / "exp/report/report.json").read_text())
+    report = json.loads((checkout / "exp/synth_quick_report/report.json").read_text())
     rows = [(row["method"], row["target"]["value"]) for row in report["rows"]]
     assert rows == [
         *(("dense", None), ("l0", 0.5), ("l0", 0.75)),
@@ -237,9 +239,9 @@ def test_report_holds_rungs_and_baselines_together(ladder, checkout):
         assert row["target"]["kind"] == "params+macs"
         for part in ("params", "macs_per_second"):
             assert 1 - row[part]["encoder"] / dense[part]["encoder"] >= target - 1e-3
-    text = (checkout / "exp/report/report.md").read_text()
+    text = (checkout / "exp/synth_quick_report/report.md").read_text()
     assert "pareto_1.png" in text and "WER - L0's" in text
-    assert (checkout / "exp/report/pareto_1.png").exists()
+    assert (checkout / "exp/synth_quick_report/pareto_1.png").exists()
 
 
 def test_missing_input_names_the_stage_that_makes_it(run):

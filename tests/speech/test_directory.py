@@ -60,6 +60,21 @@ def test_the_same_export_is_kept_and_another_run_refused(
     assert {path.name: path.read_bytes() for path in pruned.glob("*.yaml")} == before
 
 
+def test_another_export_moves_what_was_made_of_the_last(dense, crops, tmp_path):
+    out, distilled = tmp_path / "small", tmp_path / "small_distilled"
+    for method in ("magnitude", "random"):
+        run = tmp_path / method
+        train(dense, crops, run, "prune", "--method", method)
+        ssl_export.main(["--pruned", str(run), "--out", str(out)])
+        assert not distilled.exists()
+        distilled.mkdir()
+        (distilled / "of").write_text(method)
+    assert (tmp_path / "small_distilled.1/of").read_text() == "magnitude"
+    assert json.loads((tmp_path / "small.1/pruning.json").read_text())["method"] == (
+        "magnitude"
+    )
+
+
 def test_a_cost_that_is_not_the_budgets_is_refused(pruned, tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "count_macs", lambda *_: 1.0)
     with pytest.raises(RuntimeError, match="macs are left by declaration, 1 by"):
