@@ -22,7 +22,12 @@ from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import atomic_path, write_text, write_yaml
 from espnet_prune.config.methods import METHODS
 from espnet_prune.config.options import make_options
-from espnet_prune.config.sections import SECTIONS, DistillOptions, GateOptions
+from espnet_prune.config.sections import (
+    SECTIONS,
+    DistillOptions,
+    GateOptions,
+    SparsityOptions,
+)
 from espnet_prune.data.kaldi_dir import audio_type
 from espnet_prune.export.ssl import finish
 from espnet_prune.families.ssl.audio import RATE, normalizes
@@ -142,8 +147,22 @@ def check_options(
         what = "has no dense model to follow, which all training here does"
         raise InputError(f"--method {args.method}", what, "leave it out")
     distill = make_options(DistillOptions, "distill", recipe.get("distill"))
-    if not distill.layer_weight:
-        raise InputError(source_of(args), "distill: layer_weight must be above 0 here")
+    sparsity = make_options(SparsityOptions, "sparsity", recipe.get("sparsity"))
+    with refusing(source_of(args)):
+        if not distill.layer_weight:
+            raise ValueError("distill: layer_weight must be above 0 here")
+        for asked, name in (
+            (distill.output_weight, "distill: output_weight"),
+            (sparsity.denominator != "encoder", "sparsity: denominator"),
+            (
+                sparsity.macs_tokens != SparsityOptions.macs_tokens,
+                "sparsity: macs_tokens",
+            ),
+            ((recipe.get("gates") or {}).get("model_dim"), "gates: model_dim"),
+            (recipe.get("prune_decoder"), "prune_decoder"),
+        ):
+            if asked:
+                raise ValueError(f"{name} is for ESPnet's models; leave it out")
     return recipe, {} if args.compact is not None else pruning(args, recipe, dense)
 
 
@@ -159,8 +178,6 @@ def pruning(
     gates = make_options(GateOptions, "gates", recipe["gates"])
     with refusing(source_of(args)):
         check_groups(options.groups, GROUPS)
-        if gates.model_dim or recipe.get("prune_decoder"):
-            raise ValueError("model_dim and prune_decoder are for ESPnet's models")
     model = read(dense)
     if model.config.model_type.startswith(PRUNED):
         raise InputError(dense, "is pruned already", "give the dense model")

@@ -49,16 +49,18 @@ CASES = {
 }
 
 
-def dense(case, seed=0):
+def dense(case, seed=0, **sizes):
     torch.manual_seed(seed)
     model = CASES[case]()
+    if sizes:
+        model = type(model)(type(model.config)(**model.config.to_dict() | sizes))
     settle(model)
     return shaken(model).double().eval()
 
 
-def states(model, audio, replaced=None):
+def states(model, audio, replaced=None, mask=None):
     """Outputs of all blocks, and of the model."""
-    options = {"output_hidden_states": True}
+    options = {"output_hidden_states": True, "attention_mask": mask}
     found = functional_call(model, replaced or {}, (audio,), options)
     return [*found.hidden_states, found.last_hidden_state]
 
@@ -72,23 +74,38 @@ def tensors(model):
     seed=st.integers(0, 99),
     gone=st.sampled_from([(0.3, 0.2), (0.6, 0.5), (0.9, 0.9), (0.0, 1.0)]),
     train=st.booleans(),
+    padded=st.booleans(),
+    fine=st.booleans(),
+    heads=st.sampled_from([1, 2, 4]),
+    blocks=st.integers(1, 3),
+    units=st.integers(1, 30),
 )
-@settings(max_examples=12)
-def test_gated_with_final_values_is_compact(case, seed, gone, train):
-    stock = dense(case, seed)
+@settings(max_examples=16)
+def test_gated_with_final_values_is_compact(
+    case, seed, gone, train, padded, fine, heads, blocks, units
+):
+    stock = dense(
+        case, seed, num_attention_heads=heads, num_hidden_layers=blocks,
+        intermediate_size=units,
+    )  # fmt: skip
     model = copy.deepcopy(stock).train(train)
-    layout = prepare(model, GateOptions()).layout
-    audio = torch.randn(2, 900, dtype=torch.double)
+    layout = prepare(model, GateOptions(fine_heads=fine)).layout
+    audio, mask = torch.randn(2, 900, dtype=torch.double), None
+    if padded:
+        mask = torch.arange(900) < torch.tensor([[900], [611]])
+        audio = audio * mask
     opened = layout.gated(tensors(model), layout.whole())
     for expected, actual in zip(
-        states(stock.train(train), audio), states(model, audio, opened), strict=True
+        states(stock.train(train), audio, mask=mask),
+        states(model, audio, opened, mask),
+        strict=True,
     ):
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
     own = drawn_values(layout, seed, *gone)
     compact = build(stock, architecture_of(layout, own)).double().train(train)
     compact.load_state_dict(sliced(layout, model.state_dict(), own), strict=True)
-    gated = states(model, audio, layout.gated(tensors(model), own))
-    for expected, actual in zip(gated, states(compact, audio), strict=True):
+    gated = states(model, audio, layout.gated(tensors(model), own), mask)
+    for expected, actual in zip(gated, states(compact, audio, mask=mask), strict=True):
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 

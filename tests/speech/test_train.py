@@ -131,6 +131,10 @@ def test_wrong_input_is_named(dense, crops, tmp_path):
         train(dense, crops, tmp_path / "run", "prune", "--target", 0.999)
     with pytest.raises(InputError, match="small: has no dense model to follow"):
         train(dense, crops, tmp_path / "run", "prune", "--method", "small")
+    for option in ("distill output_weight=2", "sparsity denominator=model"):
+        section, change = option.split()
+        with pytest.raises(InputError, match=f"{section}: .* is for ESPnet's models"):
+            train(dense, crops, tmp_path / "run", "prune", f"--{section}", change)
     with pytest.raises(InputError, match="slim: unknown"):
         espnet_prune.prune_speech(dense, "x", tmp_path / "out", method="slim")
 
