@@ -242,7 +242,7 @@ class Selection:
 
 def _why_too_high(c: Constraint, rest: float) -> tuple[str, str]:
     """What to say of a limit that cannot be met, and the mend."""
-    stays, mend = "norms, biases, a subsampling channel", ""
+    stays, mend = "norms, biases, a channel in front of the blocks", ""
     if c.name == "model" and "decoder" in c.groups:
         stays += "; all but heads and units of the decoder"
     elif c.name == "model":
