@@ -1,4 +1,4 @@
-"""Cut the masked parts out of a pruned model of ESPnet."""
+"""Cut the masked parts out of a pruned model."""
 
 import argparse
 import logging
@@ -13,20 +13,24 @@ from espnet_prune.training.origin import averaged_name
 SAID = (("encoder", "params"), ("encoder", "macs"))  # of every model
 
 
-def arguments(argv: list[str] | None, description: str) -> argparse.Namespace:
-    """The command line of an export, of either family.
-
-    Raises:
-        InputError: an option of a wrong value.
-    """
-    parser = argparse.ArgumentParser(description=description)
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pruned", type=Path, required=True, help="a pruning run")
     parser.add_argument("--out", type=Path, required=True, help="compact directory")
     parser.add_argument(
         "--round_to", type=int, default=1,
         help="keep multiples of so many units, channels, dimensions",
     )  # fmt: skip
-    args = parser.parse_args(argv)
+    return parser
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    """The command line of an export, of either family.
+
+    Raises:
+        InputError: an option of a wrong value.
+    """
+    args = get_parser().parse_args(argv)
     if args.round_to < 1:
         raise InputError("--round_to", f"{args.round_to}: give a number from 1 on")
     return args
@@ -41,7 +45,7 @@ def checkpoint_name(config: Path) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = arguments(argv, __doc__)
+    args = arguments(argv)
     config = args.pruned / "config.yaml"
     weights = args.pruned / checkpoint_name(config)
     summary = export(config, weights, args.out, args.round_to)

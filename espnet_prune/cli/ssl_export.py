@@ -12,7 +12,7 @@ from espnet_prune.report.ssl_card import card
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = arguments(argv, __doc__)
+    args = arguments(argv)
     summary = export_ssl(args.pruned, args.out, args.round_to)
     page = card(args.out.name, summary, normalizes(args.out))
     write_text(args.out / "README.md", page)

@@ -1,8 +1,6 @@
 """The directory of a compact model: written whole, and verified, or not at all."""
 
 import copy
-import json
-import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +12,9 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import Tensor
 from torch.func import functional_call
 
-from espnet_prune.base.files import atomic_dir, retire, write_json, write_yaml
+from espnet_prune.base.files import write_yaml
 from espnet_prune.export.agreement import check_agreement
+from espnet_prune.export.place import place
 from espnet_prune.families.espnet.checkpoint import (
     load_model,
     read_state,
@@ -23,7 +22,7 @@ from espnet_prune.families.espnet.checkpoint import (
     resources,
 )
 from espnet_prune.training.configs import model_defaults
-from espnet_prune.training.plan import PROJECTION
+from espnet_prune.training.plan import PROJECTION, PRUNED
 from espnet_prune.training.student import OWN_OPTIONS
 
 Summarise = Callable[[ESPnetASRModel], dict[str, Any]]
@@ -64,39 +63,24 @@ def write_compact(
     """
     state = model_state(compact.tensors)
     compact_config = compact_model_config(config, compact)
-    if holds(out, state):
-        logging.info(f"{out} holds this very model: kept")
-        return json.loads((out / "pruning.json").read_text(encoding="utf-8"))
-    with atomic_dir(out) as folder:
-        config_file = folder / "config.yaml"
-        torch.save(state, folder / "pruned.pth")
+
+    def write(folder: Path) -> dict[str, Any]:
+        config_file, weights = folder / "config.yaml", folder / PRUNED
+        torch.save(state, weights)
         if model.projection is not None:  # the fine-tuning goes on with it
             learned = model.projection.state_dict()
             torch.save(
                 {f"projection.{k}": v for k, v in learned.items()}, folder / PROJECTION
             )
         # The strict reload sees the files that will stay, where they are now.
-        write_yaml(
-            folder / "config.yaml", copy_resources(compact_config, folder, folder)
-        )
-        reloaded, _ = load_model(config_file, folder / "pruned.pth")
+        write_yaml(config_file, copy_resources(compact_config, folder, folder))
+        reloaded, _ = load_model(config_file, weights)
         summary = summarise(reloaded)
         summary["max_relative_error"] = verify(model, reloaded)
-        write_json(folder / "pruning.json", summary)
         write_yaml(config_file, copy_resources(compact_config, folder, out))
-        if out.exists():
-            logging.warning(f"{out} held another model: moved to {retire(out)}")
-    return summary
+        return summary
 
-
-def holds(out: Path, state: dict[str, torch.Tensor]) -> bool:
-    """Whether ``out`` is a finished export of these very weights."""
-    if not all((out / n).exists() for n in ("pruned.pth", "pruning.json")):
-        return False
-    old = read_state(out / "pruned.pth")
-    return old.keys() == state.keys() and all(
-        torch.equal(old[key], state[key]) for key in state
-    )
+    return place(out, PRUNED, state, lambda folder: read_state(folder / PRUNED), write)
 
 
 def copy_resources(config: dict[str, Any], folder: Path, final: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import copy
 import inspect
 import json
-import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ from torch.func import functional_call
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from espnet_prune.base.errors import InputError
-from espnet_prune.base.files import atomic_dir, read_yaml, retire, write_json
+from espnet_prune.base.files import atomic_dir, read_yaml, write_json
 from espnet_prune.config.methods import METHODS
 from espnet_prune.export.agreement import check_agreement
 from espnet_prune.export.export import check_budget
+from espnet_prune.export.place import place
 from espnet_prune.families.espnet.checkpoint import read_state
 from espnet_prune.families.ssl import pruned_speech
 from espnet_prune.families.ssl.audio import RATE
@@ -73,24 +73,16 @@ def export_ssl(pruned: Path, out: Path, round_to: int = 1) -> dict[str, Any]:
     else:
         gated = student.state_dict()
         state = model_state(sliced(budget.layout, gated, projection.values))
-    if holds(out, state):
-        logging.info(f"{out} holds this very model: kept")
-        return json.loads((out / "pruning.json").read_text(encoding="utf-8"))
-    compact = build(student.teacher, kept)
-    compact.load_state_dict(state, strict=True)
-    removed = {
-        constraint.kind: gone
-        for constraint, gone in zip(budget.constraints, projection.removed, strict=True)
-    }
-    with atomic_dir(out) as folder:
+
+    def write(folder: Path) -> dict[str, Any]:
+        compact = build(student.teacher, kept)
+        compact.load_state_dict(state, strict=True)
         save(compact, folder, Path(conf["dense"]))
         reloaded = read(folder)
-        samples = conf["budget"]["samples"]
-        counted = {
-            "params": count(reloaded),
-            "macs": count_macs(reloaded, samples / RATE),
-        }
+        seconds = conf["budget"]["samples"] / RATE
+        counted = {"params": count(reloaded), "macs": count_macs(reloaded, seconds)}
         check_budget(budget, projection, counted)
+        removed = zip(budget.constraints, projection.removed, strict=True)
         summary = {
             "kind": student.teacher.config.model_type,
             "method": conf["method"],
@@ -99,29 +91,18 @@ def export_ssl(pruned: Path, out: Path, round_to: int = 1) -> dict[str, Any]:
                 "kind": student.sparsity.options.kind,
                 "value": student.sparsity.options.target,
             },
-            "removed": removed,
-            "params": count(reloaded),
+            "removed": {constraint.kind: gone for constraint, gone in removed},
+            "params": counted["params"],
             "dense_params": count(student.teacher),
             "architecture": kept,
         }
         if not from_scratch:
             summary["max_relative_error"] = verify(student, reloaded)
-        write_json(folder / "pruning.json", summary)
-        if out.exists():
-            logging.warning(f"{out} held another model: moved to {retire(out)}")
-            for made in ("distil", "distilled"):  # of that model
-                if (old := out.with_name(f"{out.name}_{made}")).exists():
-                    retire(old)
-    return summary
+        return summary
 
-
-def holds(out: Path, state: dict[str, Tensor]) -> bool:
-    """The function says whether a directory is an export of these very weights."""
-    if not all((out / name).is_file() for name in ("pruning.json", WEIGHTS)):
-        return False
-    old = read(out).state_dict()
-    return old.keys() == state.keys() and all(
-        torch.equal(old[name], tensor) for name, tensor in state.items()
+    beside = [out.with_name(f"{out.name}_{made}") for made in ("distil", "distilled")]
+    return place(
+        out, WEIGHTS, state, lambda folder: read(folder).state_dict(), write, beside
     )
 
 
