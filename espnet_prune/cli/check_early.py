@@ -15,7 +15,6 @@ from typing import Any
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import read_yaml
-from espnet_prune.config.methods import METHODS
 from espnet_prune.families.registry import find_kind, require
 
 COMPACT = Path("the one that the export will make")
@@ -53,10 +52,6 @@ def check(args: argparse.Namespace) -> None:
     Raises:
         InputError: names the option, and the mend.
     """
-    for method in args.methods:
-        if method not in METHODS:
-            names = ", ".join(METHODS)
-            raise InputError(f"--method {method}", "is unknown", f"one of: {names}")
     if args.ngpu or args.decode_ngpu or args.precisions:
         check_hardware(args)
     if args.inference_config is not None:

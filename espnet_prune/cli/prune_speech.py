@@ -13,11 +13,11 @@ from espnet_prune.cli import ssl_audio
 from espnet_prune.cli.check_early import COMPACT, training_options
 from espnet_prune.cli.in_process import call, do_here, quiet_root
 from espnet_prune.cli.ladder import FAMILIES, Ladder
-from espnet_prune.cli.ssl_train import check_options
 from espnet_prune.config.rungs import Rung
 from espnet_prune.families.ssl.directory import locate
 from espnet_prune.families.ssl.model import read
 from espnet_prune.training.origin import refuse_missing_gpus
+from espnet_prune.training.ssl_plan import check_options
 
 RECIPES = Path(__file__).parents[1] / "config/recipes/ssl"
 

@@ -11,10 +11,10 @@ import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 from espnet_prune.base.errors import run_main
 from espnet_prune.cli.check_early import COMPACT, training_options
 from espnet_prune.cli.ssl_probe import check_probes
-from espnet_prune.cli.ssl_train import check_options
 from espnet_prune.families.ssl.directory import locate
 from espnet_prune.families.ssl.model import read_head
 from espnet_prune.training.origin import refuse_missing_gpus
+from espnet_prune.training.ssl_plan import check_options
 from espnet_prune.training.ssl_task import Spelling
 
 

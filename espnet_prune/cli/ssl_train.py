@@ -7,10 +7,8 @@ Further options are those of ESPnet's trainer.
 """
 
 import argparse
-import math
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from espnet_prune.base.quiet import hand_logging_to_espnet  # before anything of ESPnet
 
@@ -18,40 +16,22 @@ from espnet_prune.base.quiet import hand_logging_to_espnet  # before anything of
 
 import torch
 
-from espnet_prune.base.errors import InputError, run_main
+from espnet_prune.base.errors import run_main
 from espnet_prune.base.files import atomic_path, write_text, write_yaml
 from espnet_prune.config.methods import METHODS
-from espnet_prune.config.options import make_options
-from espnet_prune.config.sections import (
-    SECTIONS,
-    DistillOptions,
-    GateOptions,
-    SparsityOptions,
-)
 from espnet_prune.data.kaldi_dir import audio_type
 from espnet_prune.export.ssl import finish
-from espnet_prune.families.ssl.audio import RATE, normalizes
-from espnet_prune.families.ssl.describe import GROUPS, clocks
-from espnet_prune.families.ssl.model import PRUNED, prepare, read, read_head
-from espnet_prune.measuring.drawn_encoders import SpeechEncoders
-from espnet_prune.measuring.latency import table_of_run
-from espnet_prune.pruning.budget import Budget, check_groups, make_constraints
-from espnet_prune.pruning.controller import Schedule
-from espnet_prune.pruning.projection import check_reachable
+from espnet_prune.families.ssl.audio import normalizes
 from espnet_prune.pruning.scores import scores_of, settle
 from espnet_prune.report.ssl_card import card
 from espnet_prune.running.nodes import Node
 from espnet_prune.training.origin import STUDENT, averaged_name, going_on, settled
 from espnet_prune.training.recipe import (
     add_options,
-    read_recipe,
-    refusing,
     settle_method,
-    settle_options,
-    source_of,
 )
-from espnet_prune.training.resume import reached
-from espnet_prune.training.ssl_task import PruneSpeechTask, Spelling
+from espnet_prune.training.ssl_plan import training_config
+from espnet_prune.training.ssl_task import PruneSpeechTask
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -96,114 +76,6 @@ def main(argv: list[str] | None = None) -> None:
         out, told = finish(averaged, args.compact, args.dense)
         page = card(out.name, told, normalizes(out))
         write_text(out / "README.md", page)
-
-
-def training_config(args: argparse.Namespace) -> dict[str, Any]:
-    """The training config of pruning or distillation.
-
-    Raises:
-        InputError: model, recipe, method, target and transcripts do not go together.
-    """
-    recipe, student = check_options(args, args.dense)
-    if args.compact is not None:
-        read(args.compact)
-        student = {"compact": str(args.compact)}
-        if not METHODS[args.method].gated:  # it has had no training before
-            recipe["max_epoch"] = 2 * recipe["max_epoch"]
-    training = {k: v for k, v in recipe.items() if k not in SECTIONS}
-    texts = [f / "text" for f in (args.train, args.valid) if (f / "text").is_file()]
-    for text in texts:
-        read_head(args.dense)
-        Spelling(args.dense).check(text)
-    training["model_conf"] = student | {
-        "labels": bool(texts),
-        "dense": str(args.dense),
-        "normalize": normalizes(args.dense),
-        "distill": recipe.get("distill") or {},
-        "method": args.method,
-    }
-    # The optimizer clips each group of parameters apart.
-    return training | {"grad_clip": math.inf}
-
-
-def check_options(
-    args: argparse.Namespace, dense: str | Path
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The recipe as the command line changes it, and what makes a student with gates.
-
-    Args:
-        args: of :func:`espnet_prune.training.recipe.add_options`.
-        dense: directory of the dense model.
-
-    Raises:
-        InputError: model, recipe, method and target do not go together.
-    """
-    if args.method not in METHODS:
-        raise InputError(
-            f"--method {args.method}", "unknown", f"of {' '.join(METHODS)}"
-        )
-    recipe = read_recipe(args)
-    if not METHODS[args.method].taught:
-        what = "has no dense model to follow, which all training here does"
-        raise InputError(f"--method {args.method}", what, "leave it out")
-    distill = make_options(DistillOptions, "distill", recipe.get("distill"))
-    sparsity = make_options(SparsityOptions, "sparsity", recipe.get("sparsity"))
-    with refusing(source_of(args)):
-        if not distill.layer_weight:
-            raise ValueError("distill: layer_weight must be above 0 here")
-        for asked, name in (
-            (distill.output_weight, "distill: output_weight"),
-            (sparsity.denominator != "encoder", "sparsity: denominator"),
-            (
-                sparsity.macs_tokens != SparsityOptions.macs_tokens,
-                "sparsity: macs_tokens",
-            ),
-            ((recipe.get("gates") or {}).get("model_dim"), "gates: model_dim"),
-            (recipe.get("prune_decoder"), "prune_decoder"),
-        ):
-            if asked:
-                raise ValueError(f"{name} is for ESPnet's models; leave it out")
-    return recipe, {} if args.compact is not None else pruning(args, recipe, dense)
-
-
-def pruning(
-    args: argparse.Namespace, recipe: dict[str, Any], dense: str | Path
-) -> dict[str, Any]:
-    """What makes the student with gates; arguments as for :func:`check_options`.
-
-    Latency is measured where ``args`` have an ``output_dir``, and else not looked at.
-    """
-    start = None if args.previous is None else reached(args.previous)
-    options = settle_options(args, recipe, start)
-    gates = make_options(GateOptions, "gates", recipe["gates"])
-    with refusing(source_of(args)):
-        check_groups(options.groups, GROUPS)
-    model = read(dense)
-    if model.config.model_type.startswith(PRUNED):
-        raise InputError(dense, "is pruned already", "give the dense model")
-    samples = round(RATE * options.macs_seconds)
-    described = prepare(model, gates)
-    prices = None
-    if "latency" in options.kinds:
-        if not hasattr(args, "output_dir"):
-            return {}
-        where = args.output_dir, args.latency_table
-        prices = table_of_run(*where, SpeechEncoders(model, samples))["prices"]
-    terms = described.terms(clocks(model, samples), prices)
-    with refusing(source_of(args)):
-        constraints = make_constraints(options, described.layout, terms)
-        budget = Budget(described.layout, terms, constraints)
-        Schedule(options, budget)
-    check_reachable(budget)
-    return {
-        "gates": recipe["gates"],
-        "sparsity": recipe["sparsity"],
-        "budget": {
-            "samples": samples,
-            "latency": prices,
-            "constraints": [constraint.to_dict() for constraint in constraints],
-        },
-    }
 
 
 def prune_at_once(args: argparse.Namespace, options: argparse.Namespace) -> None:

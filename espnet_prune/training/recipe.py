@@ -75,8 +75,11 @@ def read_recipe(args: argparse.Namespace) -> dict[str, Any]:
     """``--recipe`` as the rest of the command line and the method change it.
 
     Raises:
-        InputError: an option that there is not, or of a wrong value.
+        InputError: an option, or a method, that there is not, or of a wrong value.
     """
+    if args.method not in METHODS:
+        known = f"give one of: {', '.join(METHODS)}"
+        raise InputError(f"--method {args.method}", "is unknown", known)
     recipe = read_yaml(args.recipe)
     with refusing(args.recipe):
         for section in GIVEN:

@@ -107,7 +107,7 @@ def test_several_gpus_train_with_ddp(dense, kaldi, tmp_path, monkeypatch):
     monkeypatch.setattr(api, "do_here", lambda *step: steps.append(step))
     monkeypatch.setattr(api, "load", lambda *paths: None)
     monkeypatch.setattr(api.check_early, "check", calls.append)
-    monkeypatch.setattr(ladder, "need", lambda *files: None)
+    monkeypatch.setattr(ladder.Ladder, "need", lambda *files: None)
     espnet_prune.prune(dense, kaldi, tmp_path / "out", model="model.pth", ngpu=2)
     assert calls.pop(0).ngpu == 2
     students = [options for module, options, _ in steps if "train" in module]

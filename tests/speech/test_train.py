@@ -135,7 +135,7 @@ def test_wrong_input_is_named(dense, crops, tmp_path):
         section, change = option.split()
         with pytest.raises(InputError, match=f"{section}: .* is for ESPnet's models"):
             train(dense, crops, tmp_path / "run", "prune", f"--{section}", change)
-    with pytest.raises(InputError, match="slim: unknown"):
+    with pytest.raises(InputError, match="slim: is unknown"):
         espnet_prune.prune_speech(dense, "x", tmp_path / "out", method="slim")
 
 
