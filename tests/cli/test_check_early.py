@@ -63,7 +63,7 @@ def check(tmp_path, monkeypatch):
         ("", ("--finetune_args", "--gates mode=hard"), "belongs to the pruning"),
         ("prune_decoder: true", (), "the denominator must be model"),
         ("sparsity: {groups: {fnn: 0.5}}", (), "groups \\['fnn'\\] are not among"),
-        ("", ("--methods", "l0 slim"), "--method slim: is unknown -> give one of: l0, "),
+        ("", ("--methods", "l0 slim"), "slim: is unknown -> give one of: l0, "),
         (
             "",
             ("--asr_args", "--encoder rnn"),
