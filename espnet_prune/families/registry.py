@@ -20,6 +20,10 @@ CAPABILITIES = {
     "model_dim": ("its model dimension cannot be pruned", "gates: model_dim: false"),
     "runtime": ("onnxruntime does not run it", "leave int8 out"),
     "small": ("there is no small one to train from scratch", "another --method"),
+    "untaught": ("without labels it follows the dense one", "another --method"),
+    "decoder": ("it has no decoder to be pruned", "prune_decoder: false"),
+    "beyond": ("it is the whole model", "leave denominator and macs_tokens out"),
+    "outputs": ("it has states, and no outputs", "distill: output_weight: 0"),
 }
 
 
@@ -29,13 +33,13 @@ class Kind:
 
     Args:
         name: of the encoder in its owner's configs.
-        rules: which of its options are supported.
+        rules: which of its options are supported, of ESPnet's.
         groups: what can be given a target of its own.
         can: those of :data:`CAPABILITIES` that it has.
     """
 
     name: str
-    rules: Rules
+    rules: Rules | None
     groups: frozenset[str]
     can: frozenset[str] = frozenset()
 
@@ -51,6 +55,7 @@ class Kind:
         return importlib.import_module(module).describe
 
 
+_OF_ESPNET = frozenset({"runtime", "untaught", "decoder", "beyond", "outputs"})
 KINDS = {
     kind.name: kind
     for kind in (
@@ -64,16 +69,23 @@ KINDS = {
             "transformer",
             rules.TRANSFORMER,
             frozenset({"subsampling", "attention", "ffn"}),
-            frozenset({"runtime"}),
+            _OF_ESPNET,
         ),
         Kind(
             "e_branchformer",
             rules.E_BRANCHFORMER,
             frozenset({"subsampling", "attention", "ffn", "cgmlp"}),
-            frozenset({"runtime"}),
+            _OF_ESPNET,
         ),
     )
 }
+# HuBERT, WavLM, wav2vec 2.0: described in families/ssl, as transformers has them.
+SPEECH = Kind(
+    "self-supervised",
+    None,
+    frozenset({"convolution", "positions", "attention", "ffn"}),
+    frozenset({"runtime"}),
+)
 
 
 def find_kind(name: str | None) -> Kind | None:

@@ -13,13 +13,15 @@ from espnet_prune.base.errors import InputError
 from espnet_prune.config.methods import METHODS
 from espnet_prune.config.options import make_options
 from espnet_prune.config.sections import (
+    MODEL_DIM,
     SECTIONS,
     DistillOptions,
     GateOptions,
     SparsityOptions,
 )
+from espnet_prune.families.registry import SPEECH, require
 from espnet_prune.families.ssl.audio import RATE, normalizes
-from espnet_prune.families.ssl.describe import GROUPS, clocks
+from espnet_prune.families.ssl.describe import clocks
 from espnet_prune.families.ssl.model import PRUNED, prepare, read, read_head
 from espnet_prune.measuring.drawn_encoders import SpeechEncoders
 from espnet_prune.measuring.latency import table_of_run
@@ -77,26 +79,22 @@ def check_options(
         InputError: model, recipe, method and target do not go together.
     """
     recipe = read_recipe(args)
-    if not METHODS[args.method].taught:
-        what = "has no dense model to follow, which all training here does"
-        raise InputError(f"--method {args.method}", what, "leave it out")
     distill = make_options(DistillOptions, "distill", recipe.get("distill"))
     sparsity = make_options(SparsityOptions, "sparsity", recipe.get("sparsity"))
-    with refusing(source_of(args)):
-        if not distill.layer_weight:
-            raise ValueError("distill: layer_weight must be above 0 here")
-        for asked, name in (
-            (distill.output_weight, "distill: output_weight"),
-            (sparsity.denominator != "encoder", "sparsity: denominator"),
-            (
-                sparsity.macs_tokens != SparsityOptions.macs_tokens,
-                "sparsity: macs_tokens",
-            ),
-            ((recipe.get("gates") or {}).get("model_dim"), "gates: model_dim"),
-            (recipe.get("prune_decoder"), "prune_decoder"),
-        ):
-            if asked:
-                raise ValueError(f"{name} is for ESPnet's models; leave it out")
+    of_the_whole = sparsity.denominator, sparsity.macs_tokens
+    asked = {
+        "untaught": not METHODS[args.method].taught,
+        "outputs": distill.output_weight > 0,
+        "beyond": of_the_whole != ("encoder", SparsityOptions.macs_tokens),
+        MODEL_DIM: (recipe.get("gates") or {}).get(MODEL_DIM),
+        "decoder": recipe.get("prune_decoder"),
+    }
+    for capability in filter(asked.get, asked):
+        by_method = capability == "untaught"
+        where = f"--method {args.method}" if by_method else source_of(args)
+        require(SPEECH, capability, where)
+    if not distill.layer_weight:
+        raise InputError(source_of(args), "distill: layer_weight must be above 0 here")
     return recipe, {} if args.compact is not None else pruning(args, recipe, dense)
 
 
@@ -111,7 +109,7 @@ def pruning(
     options = settle_options(args, recipe, start)
     gates = make_options(GateOptions, "gates", recipe["gates"])
     with refusing(source_of(args)):
-        check_groups(options.groups, GROUPS)
+        check_groups(options.groups, SPEECH.groups)
     model = read(dense)
     if model.config.model_type.startswith(PRUNED):
         raise InputError(dense, "is pruned already", "give the dense model")

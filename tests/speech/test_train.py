@@ -129,11 +129,11 @@ def test_wrong_input_is_named(dense, crops, tmp_path):
         ssl_audio.main(["--audio", str(tmp_path), "--out", str(tmp_path / "out")])
     with pytest.raises(InputError, match="cannot be removed"):
         train(dense, crops, tmp_path / "run", "prune", "--target", 0.999)
-    with pytest.raises(InputError, match="small: has no dense model to follow"):
+    with pytest.raises(InputError, match="small: .* without labels it follows"):
         train(dense, crops, tmp_path / "run", "prune", "--method", "small")
     for option in ("distill output_weight=2", "sparsity denominator=model"):
         section, change = option.split()
-        with pytest.raises(InputError, match=f"{section}: .* is for ESPnet's models"):
+        with pytest.raises(InputError, match=f"{section}: .* cannot be used so: it"):
             train(dense, crops, tmp_path / "run", "prune", f"--{section}", change)
     with pytest.raises(InputError, match="slim: is unknown"):
         espnet_prune.prune_speech(dense, "x", tmp_path / "out", method="slim")

@@ -15,7 +15,6 @@ from espnet_prune.families.parts import Description
 from espnet_prune.pruning.structure import Slot, Structure
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
-GROUPS = frozenset({"convolution", "positions", "attention", "ffn"})
 
 
 def clocks(model: nn.Module, samples: int) -> dict[str, float]:
