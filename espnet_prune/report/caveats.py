@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from espnet_prune.config.methods import METHODS
+from espnet_prune.config.methods import METHODS, Method
 
 SYNTHETIC = (
     "Synthetic speech: the corpus `synth` is spoken by espeak-ng voices from a seed. "
@@ -32,17 +32,26 @@ def caveats(report: dict[str, Any]) -> list[str]:
                 "do not say what pruning costs a finished model"
             )
         found.append(f"{sentence}.")
-    methods = {row["method"] for row in report["rows"]} - {"dense", "l0", None}
-    if methods:
+    here = {row["method"] for row in report["rows"]} & METHODS.keys()
+    if here - {"l0"}:
         sizes = {row["target"]["value"] for row in report["rows"]} - {None}
-        ladder = ", and go on from the size before" if len(sizes) > 1 else ""
-        found.append(
-            "All methods are fine-tuned alike, but l0, l0_alone and iterative are "
-            f"trained while they are pruned{ladder}; magnitude, random and blocks are "
-            "not, and small models train for the dense model's epochs and those of "
-            "pruning."
-        )
+        ladder = " (and go on from the size before)" if len(sizes) > 1 else ""
+        ways: dict[str, list[str]] = {}
+        for method in METHODS.values():
+            if method.name in here:
+                ways.setdefault(_way(method, ladder), []).append(method.name)
+        told = "; ".join(f"{way} ({', '.join(names)})" for way, names in ways.items())
+        found.append(f"All are fine-tuned alike; before that they were {told}.")
     return found
+
+
+def _way(method: Method, ladder: str) -> str:
+    """What a method has had before the fine-tuning."""
+    if not method.gated:
+        return "trained for the dense model's epochs and those of pruning"
+    if not method.trained:
+        return "cut at once"
+    return f"trained while pruned{ladder if method.laddered else ''}"
 
 
 def _better_than_dense(row: dict[str, Any]) -> bool:
