@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def unmet(requirements: Path) -> list[str]:
-    """The pins (``name==version`` or ``name<version``) that do not hold here."""
+    """List the pins (``name==version`` or ``name<version``) that do not hold here."""
     bad = []
     for line in requirements.read_text(encoding="utf-8").splitlines():
         line = line.split("#")[0].strip()

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Stage 1, corpus ``digits``: the Free Spoken Digit Dataset, joined to strings.
+"""Stage 1, corpus ``digits``: join the Free Spoken Digit Dataset to strings.
 
 Recordings of one speaker are joined to strings of 2 to 7 digits. Recordings 0-7 of
 every digit and speaker are the test set's, 8-9 the dev set's, the rest the train
@@ -50,7 +50,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def find_recordings(downloads: Path) -> Path:
-    """The folder of recordings under ``downloads``, downloaded if it is not there."""
+    """Find the folder of recordings under ``downloads``, or download it."""
     for folder in (downloads / NAME / "recordings", downloads / "recordings"):
         if folder.is_dir():
             return folder
@@ -92,7 +92,7 @@ def unpack_recordings(archive: Path, folder: Path) -> None:
 
 
 def split_recordings(folder: Path) -> dict[str, dict[str, list[Path]]]:
-    """Set -> speaker -> recordings, sorted, by the index in the file's name."""
+    """Split recordings by the index in their names: set -> speaker -> recordings."""
     split: dict[str, dict[str, list[Path]]] = {s: defaultdict(list) for s in SETS}
     for path in sorted(folder.glob("*.wav")):
         try:
@@ -117,7 +117,7 @@ def split_recordings(folder: Path) -> dict[str, dict[str, list[Path]]]:
 def join_strings(
     rng: np.random.Generator, recordings: list[Path], repeat: int
 ) -> list[list[Path]]:
-    """Strings of 2 to 7 recordings in random order, each used ``repeat`` times.
+    """Join strings of 2 to 7 recordings in random order, each used ``repeat`` times.
 
     The last string may be short; a recording that is left alone is not used.
     """
@@ -134,7 +134,7 @@ def join_strings(
 def speak_string(
     rng: np.random.Generator, audio: dict[Path, np.ndarray], string: list[Path], fs: int
 ) -> np.ndarray:
-    """The string's samples (time,), with a short pause around and between digits."""
+    """Speak a string, (time,), with a short pause around and between digits."""
     parts = []
     for path in [*string, None]:
         gap = int(rng.uniform(*_GAP_SECONDS) * fs)

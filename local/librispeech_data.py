@@ -44,7 +44,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def find_subsets(given: Path) -> dict[str, Path]:
-    """Subset name -> folder, of the corpus at or in ``given``."""
+    """Find the subsets, name -> folder, of the corpus at or in ``given``."""
     root = given / "LibriSpeech" if (given / "LibriSpeech").is_dir() else given
     found = {}
     if root.is_dir():
@@ -62,7 +62,7 @@ def find_subsets(given: Path) -> dict[str, Path]:
 
 
 def read_chapter(folder: Path) -> DataDir:
-    """The utterances of one READER/CHAPTER folder.
+    """Read the utterances of one READER/CHAPTER folder.
 
     Raises:
         InputError: transcripts and audio do not match one to one.
@@ -86,7 +86,7 @@ def read_chapter(folder: Path) -> DataDir:
 
 
 def read_subset(folder: Path) -> list[DataDir]:
-    """The chapters of a subset, in the order of reader and chapter."""
+    """Read the chapters of a subset, in the order of reader and chapter."""
     chapters = [path for path in folder.glob("*/*") if path.is_dir()]
     return [read_chapter(path) for path in sorted(chapters)]
 
@@ -101,7 +101,7 @@ def join(chapters: list[DataDir]) -> DataDir:
 
 
 def split_by_chapter(folder: Path) -> dict[str, DataDir]:
-    """Train, dev and test sets of one subset; dev and test share a chapter."""
+    """Split one subset into train, dev and test sets; dev and test share a chapter."""
     *others, last = read_subset(folder)
     utterances = sorted(last.text)
     if not others or len(utterances) < 2:

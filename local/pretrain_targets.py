@@ -1,4 +1,4 @@
-"""What a HuBERT learns without labels: clusters of frames, and log-mel features."""
+"""Make what a HuBERT learns without labels: clusters of frames, log-mel features."""
 
 import logging
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Audio to prune with, and probes, from small public corpora, for RESULTS.md.
+"""Make audio to prune with, and probes, from small public corpora, for RESULTS.md.
 
     python3 local/ssl_trial_data.py --corpora DIR --out data/trial
 
@@ -34,7 +34,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def audio_of(folder: Path) -> dict[str, str]:
-    """The audio of a Kaldi directory, by utterance."""
+    """Find the audio of a Kaldi directory, by utterance."""
     found = find_audio(folder, read_table(folder / "wav.scp"))
     return {key: str(Path(value).resolve()) for key, value in found.items()}
 
@@ -99,7 +99,7 @@ def main() -> None:
 
 
 def index_of(path: Path) -> int:
-    """Index of a recording of the digits, ``DIGIT_SPEAKER_INDEX.wav``."""
+    """Read the index of a recording of the digits, ``DIGIT_SPEAKER_INDEX.wav``."""
     return int(path.stem.split("_")[2])
 
 

@@ -1,4 +1,4 @@
-"""The device that a name stands for."""
+"""Find the device that a name stands for."""
 
 import torch
 
@@ -6,7 +6,7 @@ from espnet_prune.base.errors import InputError
 
 
 def find_device(name: str, option: str = "device") -> torch.device:
-    """The device of that name.
+    """Find the device of that name.
 
     Args:
         name: "cpu", "cuda", "cuda:1", ...

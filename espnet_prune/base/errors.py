@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 class InputError(ValueError):
-    """Wrong input from outside: names the file or option, and the mend.
+    """An input from outside is wrong: the error names the file or option, and the mend.
 
     Args:
         where: the file (with ``:line`` where it helps) or the option.
@@ -19,7 +19,7 @@ class InputError(ValueError):
 
 
 def is_for_the_user(record: logging.LogRecord) -> bool:
-    """Not what ESPnet tells itself while it builds a model."""
+    """Tell whether a log record is for the user: ESPnet's below a warning are not."""
     return record.levelno > logging.INFO or "espnet2" not in record.pathname
 
 

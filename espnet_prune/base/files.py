@@ -1,4 +1,4 @@
-"""Writing files so that a killed run leaves either the old file or the new one."""
+"""Write files so that a killed run leaves either the old file or the new one."""
 
 import fcntl
 import glob
@@ -72,7 +72,7 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def resumable_dir(path: str | Path, stamp: str) -> Iterator[Path]:
-    """As :func:`atomic_dir`, but an unfinished directory stays for the next run.
+    """Do as :func:`atomic_dir`, but keep an unfinished directory for the next run.
 
     Args:
         path: where it will be.
@@ -97,7 +97,7 @@ def resumable_dir(path: str | Path, stamp: str) -> Iterator[Path]:
 
 
 def is_made_of(path: str | Path, stamp: str) -> bool:
-    """Whether a directory was made of just this before (:func:`note_made_of`)."""
+    """Tell whether a directory was made of just this before (:func:`note_made_of`)."""
     mark = Path(path) / MADE_OF
     return mark.is_file() and mark.read_text() == _digest(stamp)
 
@@ -213,7 +213,7 @@ def retire(path: str | Path) -> Path:
 
 
 def fingerprint(path: str | Path) -> str:
-    """SHA-256 of a file: ties a result to the weights that gave it."""
+    """Compute the SHA-256 of a file: it ties a result to the weights that gave it."""
     with Path(path).open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 

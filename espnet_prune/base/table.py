@@ -42,7 +42,7 @@ def read_table(path: str | Path, mend: str = "check its path") -> dict[str, str]
 
 
 def _decode(raw: bytes, where: str) -> str:
-    """One line as text, or an error naming what cannot be in a table."""
+    """Decode one line, or raise an error that names what cannot be in a table."""
     try:
         line = raw.decode("utf-8")
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""What a run of the bench found, on disk after each of its tables."""
+"""Keep on disk what a run of the bench found, after each of its tables."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ LOUD = 0.15  # interquartile range over median that is worth a warning
 
 
 class Results:
-    """Rows, and what must stand beside them.
+    """The rows that a run of the bench measured, and what must stand beside them.
 
     Args:
         machine: of :func:`~espnet_prune.measuring.machine.describe`.
@@ -48,7 +48,7 @@ class Results:
 
 
 def doubts(busy: float | None, rows: list[dict[str, Any]]) -> str | None:
-    """Why times are not to be trusted: a busy machine, or their own spread."""
+    """Say why times are not to be trusted: a busy machine, or their own spread."""
     spread = max(row["iqr_s"] / row["median_s"] for row in rows)
     found = [busy_warning(busy)]
     if spread > LOUD:

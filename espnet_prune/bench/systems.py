@@ -49,7 +49,7 @@ class Size:
     cnn_module_kernel: int
 
     def conf(self) -> dict[str, Any]:
-        """``encoder_conf``."""
+        """Return the sizes as ``encoder_conf``."""
         return {k: v for k, v in asdict(self).items() if k != "features"} | COMMON
 
 
@@ -95,7 +95,7 @@ class System:
 def compact_encoder(
     size: Size, target: float | None, multiple: int = 1
 ) -> tuple[nn.Module, Callable[[int], float]]:
-    """An encoder that lost random structures worth ``target`` of its MACs.
+    """Make an encoder that lost random structures worth ``target`` of its MACs.
 
     Args:
         size: of the dense one.
@@ -143,7 +143,7 @@ def systems(
     device: torch.device,
     multiples: Sequence[int] = (1,),
 ) -> list[System]:
-    """ESPnet's dense encoder, and it and compact ones as :func:`load` runs them.
+    """Make ESPnet's dense encoder, and dense and compact ones run as by :func:`load`.
 
     Args:
         multiples: compact encoders for each, with numbers of units that are multiples.
@@ -191,7 +191,7 @@ def systems(
 
 
 def compiled(systems: Sequence[System], device: torch.device) -> list[System]:
-    """The same systems by ``torch.compile``, on a GPU with CUDA graphs.
+    """Compile the systems by ``torch.compile``, on a GPU with CUDA graphs.
 
     It compiles for each length anew. On CPUs those by torch in fp32 only.
     """
@@ -213,5 +213,5 @@ def compiled(systems: Sequence[System], device: torch.device) -> list[System]:
 
 
 def held_bytes(encoder: nn.Module) -> int:
-    """Bytes of an encoder's weights."""
+    """Count the bytes of an encoder's weights."""
     return sum(p.numel() * p.element_size() for p in encoder.parameters())

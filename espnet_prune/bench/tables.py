@@ -1,10 +1,10 @@
-"""What the bench prints: the machine, then a table for all that was timed in turns."""
+"""Format what the bench prints: the machine, then a table for all timed in turns."""
 
 from typing import Any
 
 
 def machine_lines(machine: dict[str, Any], rates: dict[int, float]) -> str:
-    """Which machine it is, and what its matrix products reach."""
+    """Say which machine it is, and what its matrix products reach."""
     name = f"{machine['cpu']}, {machine['cores']} cores"
     products = [f"{rate / 1e9:.1f} on {n} thread(s)" for n, rate in rates.items()]
     lines = [
@@ -17,12 +17,12 @@ def machine_lines(machine: dict[str, Any], rates: dict[int, float]) -> str:
 
 
 def warning_line(warning: str) -> str:
-    """A doubt about the times, set apart from them."""
+    """Set a doubt about the times apart from them."""
     return f"! {warning}"
 
 
 def inference_table(rows: list[dict[str, Any]], rate: float) -> str:
-    """The rows of systems that were timed together, and their gain over the first."""
+    """Format the rows of systems timed together, and their gain over the first."""
     first = rows[0]
     length = f"{first['seconds']:g} s"
     if first["data"] is not None:
@@ -44,7 +44,7 @@ def inference_table(rows: list[dict[str, Any]], rate: float) -> str:
 
 
 def training_table(rows: list[dict[str, Any]], rate: float) -> str:
-    """The steps that were timed together, beside the first of them."""
+    """Format the steps that were timed together, beside the first of them."""
     first = rows[0]
     lines = [
         f"\n{first['model']}, a step of {first['batch']} x {first['seconds']:g} s, "

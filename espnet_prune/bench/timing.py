@@ -1,4 +1,4 @@
-"""Timing systems side by side on the same features: their clock, their rows."""
+"""Time systems side by side on the same features, and make their rows."""
 
 import random
 import statistics
@@ -17,7 +17,7 @@ from espnet_prune.measuring.memory import peak_bytes
 
 
 def gemm_rate(device: torch.device, rounds: int = 7, size: int = 1024) -> float:
-    """MACs per second of a square fp32 matrix product: what the machine could do."""
+    """Measure what the machine can do: MACs/s of a square fp32 matrix product."""
     a, b = (torch.randn(size, size, device=device) for _ in range(2))
     start = time.perf_counter()
     while time.perf_counter() - start < 0.1:  # clocks rise under load
@@ -30,7 +30,7 @@ def gemm_rate(device: torch.device, rounds: int = 7, size: int = 1024) -> float:
 def peak_of(
     system: System, inputs: tuple[Tensor, Tensor], device: torch.device
 ) -> int | None:
-    """Bytes of a system's weights, of what it keeps from call to call, and of a call.
+    """Measure a system's bytes: its weights, what it keeps between calls, and a call's.
 
     The call is not the first one, in which onnxruntime only plans its memory.
     """

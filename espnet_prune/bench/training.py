@@ -1,4 +1,4 @@
-"""What a step of pruning costs beside a step of ESPnet's own training."""
+"""Measure what a step of pruning costs beside a step of ESPnet's own training."""
 
 import argparse
 import random
@@ -27,7 +27,7 @@ TOKENS_PER_SECOND = 3
 
 
 def _arguments(size: Size) -> dict[str, Any]:
-    """A CTC/attention model around this encoder, as ESPnet's options."""
+    """Return ESPnet's options of a CTC/attention model around this encoder."""
     args = vars(ASRTask.get_parser().parse_args([]))
     hop = RATE // FRAMES_PER_SECOND
     return args | {
@@ -69,7 +69,7 @@ def _student(size: Size, distilled: bool, seconds: float) -> ESPnetASRModel:
 def training_steps(
     size: Size, batch: int, seconds: float, device: torch.device
 ) -> dict[str, Callable[[], None]]:
-    """Forward, backward and update on one batch of noise.
+    """Make the steps: forward, backward and update on one batch of noise.
 
     Returns:
         ``stock``: ESPnet's dense model; ``gated``: the student with gates and the

@@ -1,4 +1,4 @@
-"""``espnet2.bin.asr_inference`` with the prunable encoder registered (stage 15).
+"""Run ``espnet2.bin.asr_inference`` with the prunable encoder registered (stage 15).
 
 ESPnet would decode with random weights where a checkpoint misses some: those of our
 models are checked. Others are ESPnet's, which reads more kinds of files than we do.
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def in_precision(precision: str, config: Path, decoder: type) -> type:
-    """ESPnet's decoder, which its program builds by name, with another encoder."""
+    """Subclass ESPnet's decoder, which its program builds by name, for a precision."""
 
     class InPrecision(decoder):
         def __init__(self, *args: Any, **options: Any):

@@ -1,4 +1,4 @@
-"""``espnet2.bin.asr_train`` with the prunable encoder registered (stages 10, 11)."""
+"""Run ``espnet2.bin.asr_train`` with our encoders registered (stages 10, 11)."""
 
 import argparse
 import sys

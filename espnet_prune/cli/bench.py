@@ -71,7 +71,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def supported(asked: list[str] | None, device: torch.device) -> list[str]:
-    """The precisions asked for, or all that this device does well.
+    """Return the precisions asked for, or all that this device does well.
 
     Raises:
         InputError: one was asked for that it does not.
@@ -91,14 +91,14 @@ def supported(asked: list[str] | None, device: torch.device) -> list[str]:
 
 
 class Utterances(NamedTuple):
-    """Lengths of what one table times, and the data directory that they are of."""
+    """Lengths of the utterances that one table times, and their data directory."""
 
     data: str | None
     seconds: list[float]
 
 
 def workloads(args: argparse.Namespace) -> list[Utterances]:
-    """Utterances for each table."""
+    """Choose the utterances of each table."""
     found = [Utterances(None, [seconds]) for seconds in args.seconds]
     if args.data is not None:
         table = read_table(args.data / "utt2num_samples", "run stages 1-4")
@@ -110,7 +110,7 @@ def workloads(args: argparse.Namespace) -> list[Utterances]:
 
 
 def check(args: argparse.Namespace) -> torch.device:
-    """The device; refuses options that make no sense."""
+    """Refuse options that make no sense, and find the device."""
     if any(not 0 < t < 1 for t in args.targets):
         raise InputError("--targets", "must be fractions between 0 and 1")
     whole = {"threads": args.threads, "batch": args.batch, "rounds": [args.rounds]}
@@ -132,12 +132,12 @@ def check(args: argparse.Namespace) -> torch.device:
 
 
 def batches(asked: list[int] | None, device: torch.device) -> list[int]:
-    """The batch sizes asked for, or those that say most about this device."""
+    """Return the batch sizes asked for, or those that say most about this device."""
     return asked or ([1, 16] if device.type == "cuda" else [1])
 
 
 def product_rates(threads: list[int], device: torch.device) -> dict[int, float]:
-    """By number of threads, MACs per second of a matrix product."""
+    """Measure the MACs per second of a matrix product, by number of threads."""
     rates, before = {}, torch.get_num_threads()
     for number in threads:
         torch.set_num_threads(number)
@@ -152,7 +152,7 @@ def time_inference(
     work: list[Utterances],
     rates: dict[int, float],
 ) -> Iterator[list[dict[str, Any]]]:
-    """Rows of every table."""
+    """Yield the rows of every table of encoders."""
     precisions = supported(args.precisions, device)
     for model in args.models:
         compared = systems(
@@ -174,7 +174,7 @@ def time_inference(
 def time_steps(
     args: argparse.Namespace, device: torch.device
 ) -> Iterator[list[dict[str, Any]]]:
-    """Rows of every table of training steps."""
+    """Yield the rows of every table of training steps."""
     for model, threads, batch, seconds in itertools.product(
         args.models, args.threads, batches(args.batch, device), args.seconds
     ):

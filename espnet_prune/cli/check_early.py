@@ -76,7 +76,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def with_options(config: dict[str, Any], options: Sequence[str]) -> dict[str, Any]:
-    """A training config as options of ESPnet's command line change its model."""
+    """Change a training config's model as options of ESPnet's command line do."""
     from espnet2.utils.nested_dict_action import NestedDictAction
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -138,7 +138,7 @@ def training_options(
     target: float | None = None,
     compact: Path | None = None,
 ) -> argparse.Namespace:
-    """What the training of a stage makes of these options.
+    """Parse options as the training of a stage does.
 
     Args:
         where: the option that holds them.

@@ -1,4 +1,4 @@
-"""Stage 10: ESPnet's statistics (shapes, feature means) in several processes."""
+"""Stage 10: collect ESPnet's statistics (shapes, means) in several processes."""
 
 import argparse
 import json
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def fingerprints(args: argparse.Namespace, training_options: list[str]) -> list[str]:
-    """Of the files that the statistics are made of, but the audio."""
+    """Fingerprint the files that the statistics are made of, but the audio."""
     named = [args.train / "wav.scp", args.train / "text", args.valid / "wav.scp"]
     named += [args.valid / "text", args.token_list, *map(Path, training_options)]
     named += [args.train / "utt2num_samples", args.valid / "utt2num_samples"]

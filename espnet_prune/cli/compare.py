@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _join(tables: list[dict[str, Any]]) -> dict[str, Any]:
-    """By utterance, of several test sets: these may have ids in common."""
+    """Join the utterances of several test sets, which may have ids in common."""
     if len(tables) == 1:
         return tables[0]
     return {

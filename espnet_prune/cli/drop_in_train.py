@@ -1,4 +1,4 @@
-"""``espnet2.bin.asr_train`` as ``asr.sh`` calls it (its stages 10 and 11), and pruning.
+"""Train as ``asr.sh`` calls ``espnet2.bin.asr_train`` (its stages 10 and 11), or prune.
 
 A config with ``teacher_config`` and ``teacher_model`` in it prunes that model
 (``conf/prune_asr_sh.yaml``) or, with ``compact: DIR``, fine-tunes what was exported to
@@ -35,7 +35,7 @@ OF_THE_TEACHER = (
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Of what must be known before ESPnet's own parser sees the options."""
+    """Make the parser of what must be known before ESPnet's own sees the options."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", type=Path)
     parser.add_argument("--collect_stats", type=str2bool, default=False)
@@ -105,7 +105,7 @@ def check_recipe(path: Path, teacher: str, recipe: dict[str, Any]) -> None:
 
 
 def collect_stats(folder: Path, teacher: dict[str, Any], rest: list[str]) -> None:
-    """ESPnet's statistics, of the teacher's features."""
+    """Collect ESPnet's statistics, of the teacher's features."""
     config = folder / "teacher.yaml"
     write_yaml(config, teacher)
     options = ["--collect_stats", "true", "--output_dir", str(folder)]
@@ -114,7 +114,7 @@ def collect_stats(folder: Path, teacher: dict[str, Any], rest: list[str]) -> Non
 
 
 def command(args: argparse.Namespace, recipe: dict[str, Any]) -> list[str]:
-    """Options of :mod:`prune_train` that say what asr.sh's and the config do."""
+    """Turn asr.sh's options and the config into options of :mod:`prune_train`."""
     compact = recipe.get("compact")
     options = {"recipe": args.config, "output_dir": args.output_dir}
     options |= {name: recipe[name] for name in TEACHER}

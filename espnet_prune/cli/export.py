@@ -25,7 +25,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    """The command line of an export, of either family.
+    """Parse the command line of an export, of either family.
 
     Raises:
         InputError: an option of a wrong value.
@@ -37,7 +37,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def checkpoint_name(config: Path) -> str:
-    """The last epoch of a pruning run, which reached the target; else the best ones."""
+    """Name the last epoch of a gated run, which is at its target; else the average."""
     options = read_yaml(config)
     if (options.get("model_conf") or {}).get("gates") is not None:
         return "latest.pth"

@@ -41,7 +41,7 @@ SECONDS = (0.3, 1.0, 3.7, 12.0)  # lengths at which the outputs are compared
 def differences(
     run: Runner, model: ESPnetASRModel, audio: list[Tensor]
 ) -> tuple[float, float]:
-    """How far onnxruntime's outputs are from ESPnet's.
+    """Measure how far onnxruntime's outputs are from ESPnet's.
 
     Args:
         run: of a file that this program wrote.
@@ -77,7 +77,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def weights_of(exp: Path) -> Path:
-    """The weights of an experiment: the fine-tuned ones, if there are any."""
+    """Find the weights of an experiment: the fine-tuned ones, if there are any."""
     for name in WEIGHTS:
         if (exp / name).is_file():
             return exp / name

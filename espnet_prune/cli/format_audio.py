@@ -49,7 +49,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Formatted:
-    """What came of a job; ``error`` says why there is no file."""
+    """The outcome of a job; ``error`` says why there is no file."""
 
     utterance: str
     samples: int = 0
@@ -149,7 +149,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def stamp_of(data: DataDir, fs: int) -> str:
-    """Says what the files are made of, audio files by their size and date."""
+    """Compute a SHA-256 of what the files are made of, audio by its size and date."""
     seen = []
     for value in data.wav.values():
         if (file := file_of(value)) is not None:
@@ -194,7 +194,7 @@ def format_in_parts(
 
 
 def _name_files(data: DataDir) -> dict[str, str]:
-    """Utterance id -> its file below the output directory."""
+    """Name each utterance's file below the output directory."""
     names = {}
     for number, utterance in enumerate(sorted(data.text)):
         if "/" in utterance:

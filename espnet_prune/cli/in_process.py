@@ -1,4 +1,4 @@
-"""The steps of a ladder in this process, for those who call them from Python."""
+"""Do the steps of a ladder in this process, for those who call them from Python."""
 
 import importlib
 import logging
@@ -12,8 +12,9 @@ from espnet_prune.cli.progress import Watcher, lock
 
 
 def do_here(module: str, options: list[str], folder: Path | None) -> None:
-    """A step in this process; what a training says goes to ``train.log``, how it goes
-    is printed.
+    """Do a step in this process.
+
+    What a training says goes to ``train.log``, how it goes is printed.
 
     Args:
         module: that does it.
@@ -51,7 +52,7 @@ def logged(path: Path) -> Iterator[None]:
 
 
 class _Progress(logging.Handler):
-    """Prints how a training goes, of what it logs: a notebook shows that."""
+    """The handler prints how a training goes: a notebook shows what is printed."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -22,7 +22,7 @@ from espnet_prune.config.rungs import Rung, make_rungs
 
 @dataclass(frozen=True)
 class Family:
-    """What does the steps for a kind of model.
+    """The programs that do the steps for a kind of model.
 
     Args:
         recipe: what runs its stages.
@@ -128,7 +128,7 @@ class Ladder:
                 do(self.family.train, options, folder)
 
     def pruning(self, rung: Rung) -> list[str]:
-        """Options of a rung's pruning."""
+        """Return the options of a rung's pruning."""
         options = ["--method", rung.method, "--kind", rung.kind]
         options += ["--target", str(rung.target)]
         if self.latency_table is not None:
@@ -174,7 +174,7 @@ def get_parser() -> argparse.ArgumentParser:
 def do_in_process(
     args: argparse.Namespace, module: str, options: list[str], folder: Path | None
 ) -> None:
-    """A step in a process of its own; a training is watched, perhaps on a cluster."""
+    """Do a step in a process of its own; watch a training, perhaps on a cluster."""
     command = ["python3", "-m", module, *options]
     if folder is None:
         code = subprocess.run(command).returncode

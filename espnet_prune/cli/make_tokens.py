@@ -1,4 +1,4 @@
-"""Stage 5: the token list (and the BPE model) of a training text, in ESPnet's format.
+"""Stage 5: make the token list (and the BPE model) of a training text for ESPnet.
 
 Writes ``tokens.txt`` (``<blank>``, ``<unk>``, the tokens, ``<sos/eos>``) and, for
 BPE, ``bpe.model``, ``bpe.vocab`` and ``train.txt``.
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def count_characters(lines: list[str]) -> list[str]:
-    """Characters by falling frequency, ties by first appearance, as ESPnet does."""
+    """List characters by falling frequency, ties by first appearance, like ESPnet."""
     counts = Counter(
         SPACE if character == " " else character
         for line in lines
@@ -86,7 +86,7 @@ def _write_bpe(folder: Path, lines: list[str], nbpe: int, text: str) -> list[str
 
 
 def _explain(message: str, nbpe: int, text: str) -> InputError:
-    """sentencepiece's complaint as ours, with the size that it would take."""
+    """Turn sentencepiece's complaint into ours, with the size that it would take."""
     largest = re.search(r"too high .*<= (\d+)", message, re.DOTALL)
     smallest = re.search(r"smaller than required_chars\. \d+ vs (\d+)", message)
     if largest:

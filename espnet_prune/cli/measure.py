@@ -1,4 +1,4 @@
-"""Stage 17: parameters, MACs, file size and real-time factors of some systems.
+"""Stage 17: measure parameters, MACs, file size and real-time factors of some systems.
 
     python -m espnet_prune.cli.measure \
         --system dense=their/config.yaml:their/valid.acc.ave.pth:exp/dense \
@@ -51,7 +51,7 @@ MIN_SECONDS = 0.3
 
 
 def read_inference_config(path: Path | None) -> dict[str, Any]:
-    """Decoding options for ``Speech2Text``; those of the command line are left out."""
+    """Read decoding options for ``Speech2Text``; drop those of the command line."""
     if path is None:
         return {}
     options = read_yaml(path)
@@ -62,12 +62,12 @@ def read_inference_config(path: Path | None) -> dict[str, Any]:
 
 
 def is_greedy(path: Path) -> bool:
-    """Whether a decoding config asks for no search."""
+    """Tell whether a decoding config asks for no search."""
     return bool(read_yaml(path).get("ctc_greedy"))
 
 
 def read_audio(scp: Path, n_utts: int, rates: set[int]) -> list[torch.Tensor]:
-    """A fixed random choice of utterances: audio (sample,) each, in [-1, 1].
+    """Read a fixed random choice of utterances: audio (sample,) each, in [-1, 1].
 
     Raises:
         InputError: a file is unreadable, not mono, or has another rate than the models.
@@ -90,7 +90,7 @@ def read_audio(scp: Path, n_utts: int, rates: set[int]) -> list[torch.Tensor]:
 
 
 def length_of_targets(systems: list[System]) -> float:
-    """Seconds of the utterance in which the targets of these systems were counted.
+    """Find the seconds of the utterance in which the systems' targets were counted.
 
     Raises:
         InputError: they were counted in several.

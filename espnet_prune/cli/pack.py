@@ -1,4 +1,4 @@
-"""Stage 19: a compact model in one zip, with a model card."""
+"""Stage 19: pack a compact model in one zip, with a model card."""
 
 import argparse
 import logging

@@ -24,7 +24,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def perturb(data: DataDir, factors: list[str]) -> DataDir:
-    """``data`` once for each factor; 1.0 keeps its ids.
+    """Repeat ``data`` for each factor; 1.0 keeps its ids.
 
     Args:
         factors: speeds as the user wrote them, which is how ids quote them.

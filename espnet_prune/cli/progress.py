@@ -39,14 +39,14 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def add_launcher(parser: argparse.ArgumentParser) -> None:
-    """The options that say where a training runs."""
+    """Add the options that say where a training runs."""
     parser.add_argument("--ngpu", type=int, default=0, help="of each machine")
     parser.add_argument("--cuda_cmd", default="", help="starts it; default: here")
     parser.add_argument("--num_nodes", type=int, default=1, help="machines")
 
 
 def launched(command: list[str], log: Path, args: argparse.Namespace) -> list[str]:
-    """The command by which ESPnet's launcher starts ``command``.
+    """Return the command by which ESPnet's launcher starts ``command``.
 
     Args:
         command: of a training.
@@ -66,13 +66,13 @@ def launched(command: list[str], log: Path, args: argparse.Namespace) -> list[st
 
 
 def numbers(text: str) -> str:
-    """The few numbers of an ESPnet log line that say how the training goes."""
+    """Pick the few numbers of an ESPnet log line that say how the training goes."""
     found = dict(re.findall(r"(\w+)=(-?\d[\d.e+-]*)", text))
     return " ".join(f"{k} {float(found[k]):.3f}" for k in SHOWN if k in found)
 
 
 class Watcher:
-    """Turns the lines of a training's log into what the terminal shows."""
+    """The watcher turns the lines of a training's log into what the terminal shows."""
 
     def __init__(self) -> None:
         self.batches = 0  # in an epoch
@@ -80,7 +80,7 @@ class Watcher:
         self.begun = 0.0
 
     def describe(self, line: str) -> str | None:
-        """What to show of a log line, if anything."""
+        """Say what to show of a log line, if anything."""
         if match := SIZE.search(line):
             self.batches = int(match[1])
         elif match := EPOCH.search(line):
@@ -100,7 +100,7 @@ class Watcher:
         return None
 
     def time_left(self, epoch: int, batch: int) -> str:
-        """The time of the batches to come, at the pace of those of this run."""
+        """Estimate the time of the batches to come at the pace of this run."""
         done = (epoch - self.first) * self.batches + batch
         total = (self.last - self.first + 1) * self.batches
         return time_left(self.begun, done, total)
@@ -153,7 +153,7 @@ def start(command: list[str], log: Path, session: bool) -> subprocess.Popen:
 
 
 class Tail:
-    """What is appended to a file from now on, also if another takes its place."""
+    """The lines appended to a file from now on, also if another takes its place."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -163,7 +163,7 @@ class Tail:
             self.file.seek(0, os.SEEK_END)
 
     def lines(self) -> list[str]:
-        """The lines that are new."""
+        """Return the lines that are new."""
         new = self._read()
         if self._replaced():  # ESPnet's launcher moves the old log away
             self.file = self.path.open(encoding="utf-8", errors="replace")
@@ -183,7 +183,7 @@ class Tail:
 
 
 def follow(process: subprocess.Popen, log: Tail) -> Iterator[str]:
-    """Lines that are appended to the log, until the process ends or run.sh is gone."""
+    """Yield the log's new lines until the process ends or run.sh is gone."""
     parent = os.getppid()
     while True:
         running = process.poll() is None

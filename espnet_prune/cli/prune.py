@@ -1,4 +1,4 @@
-"""Pruning from Python, for those without a recipe: stages 3-14 in one call."""
+"""Prune from Python, for those without a recipe: stages 3-14 in one call."""
 
 import argparse
 from collections.abc import Sequence

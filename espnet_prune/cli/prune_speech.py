@@ -1,4 +1,4 @@
-"""Pruning a self-supervised encoder from Python: stages 1-4 in one call."""
+"""Prune a self-supervised encoder from Python: stages 1-4 in one call."""
 
 from collections.abc import Sequence
 from pathlib import Path

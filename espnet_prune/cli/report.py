@@ -1,4 +1,4 @@
-"""Stage 18: one report from what the stages left.
+"""Stage 18: write one report from what the stages left.
 
     python -m espnet_prune.cli.report --corpus digits --dense exp/dense \
         --pruned exp/pruned --compact exp/compact --decode_tag decode_asr \

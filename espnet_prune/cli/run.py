@@ -24,7 +24,7 @@ OURS = {
 
 
 def program(arguments: list[str]) -> ModuleType:
-    """The module to run for ``-m MODULE ...``.
+    """Import the module to run for ``-m MODULE ...``.
 
     Raises:
         InputError: none is named, or it cannot be run.

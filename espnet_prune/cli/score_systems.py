@@ -54,7 +54,7 @@ class Part:
     vs: Mapping[str, Path]
 
     def results(self) -> list[Path]:
-        """What scoring leaves, the last first."""
+        """List the files that scoring leaves, the last first."""
         wer = self.hyp.parent / "score_wer"
         tests = [wer / test_file(name) for name in self.vs]
         return [
@@ -63,7 +63,7 @@ class Part:
         ] + tests
 
     def stamp(self) -> str | None:
-        """Says what the results are made of; None: something of that is not there."""
+        """Say what the results are made of; None if something of that is missing."""
         others = [other / "score_wer" / "result.json" for other in self.vs.values()]
         files = [self.ref, self.hyp, *others]
         if (speakers := speakers_of(self.ref)).is_file():
@@ -74,13 +74,13 @@ class Part:
         return json.dumps([find("sc_stats"), weights, *map(fingerprint, files)])
 
     def is_scored(self) -> bool:
-        """Whether its results are there, and of what is there now."""
+        """Tell whether the results are there, and of what is there now."""
         results, stamp = self.results(), self.stamp()
         there = all(result.is_file() for result in results)
         return there and stamp is not None and is_made_of(results[0].parent, stamp)
 
     def score(self) -> tuple[list[str], str | None]:
-        """Score it: a sentence for each rate, and what was wrong."""
+        """Score the part; return a sentence for each rate, and what was wrong."""
         stamp = self.stamp()  # before: what changes meanwhile must be seen next time
         try:
             said = score_set(self.ref, self.hyp, self.vs)
@@ -92,7 +92,7 @@ class Part:
 
 
 def parts_of(args: argparse.Namespace) -> Iterator[list[Part]]:
-    """The parts, each list after those whose results it is compared with."""
+    """Yield the parts, each list after those whose results it is compared with."""
 
     def parts(
         system: Path, precisions: Sequence[str], vs: Mapping[str, Path]

@@ -1,4 +1,4 @@
-"""Mean and spread over the reports of several seeds.
+"""Compute mean and spread over the reports of several seeds.
 
     python -m espnet_prune.cli.seeds run1/exp/report/report.json run2/... run3/...
 
@@ -26,7 +26,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def read_rows(path: Path) -> dict[Key, dict[str, Any]]:
-    """The rows of a report that have a WER.
+    """Read the rows of a report that have a WER.
 
     Raises:
         InputError: the file is missing or no report.
@@ -46,7 +46,7 @@ def read_rows(path: Path) -> dict[Key, dict[str, Any]]:
 
 
 def same_sets(runs: list[dict[Key, dict[str, Any]]]) -> list[dict[Key, dict[str, Any]]]:
-    """The runs with the first one's names of test sets, which hold each run's tag.
+    """Give all runs the first one's names of test sets, which hold each run's tag.
 
     Raises:
         InputError: a run has another number of test sets.
@@ -64,7 +64,7 @@ def same_sets(runs: list[dict[Key, dict[str, Any]]]) -> list[dict[Key, dict[str,
 
 
 def spread(values: list[float], form: str = ".2f") -> str:
-    """``1.20 (1.05-1.31)``: mean, and the range."""
+    """Format mean and range as ``1.20 (1.05 to 1.31)``."""
     if not values:
         return DASH
     mean = format(statistics.mean(values), form)
@@ -72,7 +72,7 @@ def spread(values: list[float], form: str = ".2f") -> str:
 
 
 def summary(runs: list[dict[Key, dict[str, Any]]]) -> Table:
-    """A line per system and test set."""
+    """Make a table with a line per system and test set."""
     header = ["system", "test set", "runs", "WER %"]
     header += ["WER - dense's", "p < 0.05 in", "WER - L0's", "p < 0.05 in"]
     header += ["encoder M", "encoder GMAC/s", "RTF encoder"]

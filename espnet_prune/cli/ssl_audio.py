@@ -1,4 +1,4 @@
-"""Stage 1 for self-supervised encoders: any audio as crops of 16 kHz, mono, no text.
+"""Stage 1 for self-supervised encoders: cut any audio into crops of 16 kHz, mono.
 
     python -m espnet_prune.cli.ssl_audio --audio recordings/ --out dump/ssl --nj 2
 
@@ -41,7 +41,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def sources(audio: Path) -> dict[str, str]:
-    """Recordings by name.
+    """Find the recordings by name.
 
     Raises:
         InputError: there are none.
@@ -70,7 +70,7 @@ def sources(audio: Path) -> dict[str, str]:
 
 
 def crop_name(name: str) -> str:
-    """What the crops of a recording are called: its name as that of a file."""
+    """Turn the name of a recording, perhaps a path, into one for files of crops."""
     return name.replace("/", "-")
 
 

@@ -1,4 +1,4 @@
-"""Refuse what stages of the other family would, before any audio is cut.
+"""Refuse what stages for self-supervised encoders would, before any audio is cut.
 
 The model is fetched and read, and so are the options of both trainings and the probes.
 What is printed is the directory of the model.

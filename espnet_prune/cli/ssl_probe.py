@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def check_probes(texts: Sequence[str]) -> list[Probe]:
-    """The probes of ``--probes``.
+    """Parse the probes of ``--probes``, and check their labels.
 
     Raises:
         InputError: one is none, or a name is given twice.
@@ -117,7 +117,7 @@ def check_probes(texts: Sequence[str]) -> list[Probe]:
 
 
 def stamp_of(kind: str, folders: Sequence[Path]) -> str:
-    """What tells the data of a probe from others."""
+    """Compute the SHA-256 that tells the data of a probe from others."""
     table, parts = KINDS[kind].table, [kind]
     for folder in folders:
         parts.append(fingerprint(folder / table))

@@ -1,4 +1,4 @@
-"""One report on self-supervised encoders, from what the stages left.
+"""Write one report on self-supervised encoders, from what the stages left.
 
     python -m espnet_prune.cli.ssl_report --dense DIR --compact DIR ... --out exp/report
 

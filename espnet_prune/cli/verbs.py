@@ -1,4 +1,4 @@
-"""``espnet-prune VERB ...``: each program of this folder by its name.
+"""Run each program of this folder by its name: ``espnet-prune VERB ...``.
 
 ``espnet-prune measure ...`` is ``python -m espnet_prune.cli.measure ...``.
 """
@@ -14,7 +14,7 @@ FUNCTIONS = {"in_process", "prune", "prune_speech", "verbs"}  # no programs
 
 
 def verbs() -> list[str]:
-    """Names of the programs."""
+    """List the names of the programs."""
     found = {module.name for module in pkgutil.iter_modules(espnet_prune.cli.__path__)}
     return sorted(found - FUNCTIONS)
 
@@ -33,7 +33,7 @@ def main() -> int | None:
 
 
 def run() -> None:
-    """The console script."""
+    """Run the console script."""
     run_main(main)
 
 

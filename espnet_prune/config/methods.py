@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the table.
+    """A way to a smaller model: a row of the table.
 
     Args:
         name: as ``--method`` takes it.

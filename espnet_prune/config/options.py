@@ -1,4 +1,4 @@
-"""Options of a section of a recipe, from what a user wrote."""
+"""Make the options of a recipe's section from what a user wrote."""
 
 import typing
 from dataclasses import fields
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 def make_options(kind: type[T], section: str, values: dict[str, Any] | None) -> T:
-    """``kind(**values)``, with names and types checked first.
+    """Make ``kind(**values)``, with names and types checked first.
 
     Args:
         kind: a dataclass whose annotations are plain types.
@@ -30,7 +30,7 @@ def make_options(kind: type[T], section: str, values: dict[str, Any] | None) -> 
 
 
 def optimizer_options(conf: dict[str, float]) -> dict[str, float]:
-    """``optim_conf`` of a student with its defaults: lr, weight_decay, max_norm.
+    """Check a student's ``optim_conf``; fill in ``weight_decay`` and ``max_norm``.
 
     Raises:
         ValueError: an option is missing or unknown, by name.
@@ -47,13 +47,13 @@ def optimizer_options(conf: dict[str, float]) -> dict[str, float]:
 
 
 def check_section(section: str, values: object) -> None:
-    """Raises ValueError unless ``values`` are ``key: value`` lines, or none at all."""
+    """Raise ValueError unless ``values`` are ``key: value`` lines, or none at all."""
     if not isinstance(values, dict | None):
         raise ValueError(f"{section}: must hold `key: value` lines, not {values!r}")
 
 
 def fits(value: object, annotation: Any) -> bool:
-    """Whether a value from YAML is of that type; an int serves as a float."""
+    """Tell whether a value from YAML is of that type; an int serves as a float."""
     choices = typing.get_args(annotation)
     origin = typing.get_origin(annotation)
     if origin is dict:

@@ -1,4 +1,4 @@
-"""The options of ``run.sh``: what each may be, and what contradicts each other.
+"""Check the options of ``run.sh``: what each may be, and what contradicts each other.
 
     python -m espnet_prune.config.run_options --stage=1 --target=0.5 ...
 
@@ -90,7 +90,7 @@ def check(given: Mapping[str, str]) -> list[Rung]:
 
 
 def several(given: Mapping[str, str], option: str) -> list[str]:
-    """The names of an option that takes several, each at most once."""
+    """Split an option that takes several names, each at most once."""
     names = given[option].split()
     if not names:
         raise InputError(f"--{option}", "names none")
@@ -100,7 +100,7 @@ def several(given: Mapping[str, str], option: str) -> list[str]:
 
 
 def targets_of(given: Mapping[str, str]) -> list[float]:
-    """The rising targets of ``--targets``, or the one of ``--target``."""
+    """Read the rising targets of ``--targets``, or the one of ``--target``."""
     if given["target"] and given["targets"]:
         raise InputError(f"--target {given['target']}", "there is --targets, too")
     asked = {"targets": given["targets"] or given["target"] or "0.5"}

@@ -26,21 +26,23 @@ class Rung:
 
     @property
     def pruned(self) -> str:
-        """The name of the pruning run."""
+        """Name the pruning run."""
         method = "" if self.method == "l0" else f"{self.method}_"
         return f"{method}{self.kind.replace('+', '_')}{100 * self.target:g}"
 
     @property
     def compact(self) -> str:
-        """The name of what is exported: one pruning run may have several exports."""
+        """Name what is exported: one pruning run may have several exports."""
         return self.pruned + (f"_r{self.round_to}" if self.round_to > 1 else "")
 
 
 def make_rungs(
     methods: Sequence[str], targets: Sequence[float], kind: str, round_to: int = 1
 ) -> list[Rung]:
-    """The rungs in the order they are climbed; L0 first, for the baselines are compared
-    with it."""
+    """List the rungs in the order they are climbed.
+
+    L0 is first, for the baselines are compared with it.
+    """
     rungs = []
     for method in sorted(methods, key=lambda name: name != "l0"):
         previous = None

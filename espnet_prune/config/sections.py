@@ -11,7 +11,7 @@ MODEL_DIM = "model_dim"
 
 @dataclass(frozen=True)
 class GateOptions:
-    """How the gates of an encoder are made.
+    """Options of how the gates of an encoder are made.
 
     Args:
         mode: ``hard_concrete`` (values in [0, 1]) or ``straight_through`` (the
@@ -45,7 +45,7 @@ class GateOptions:
 
 @dataclass(frozen=True)
 class SparsityOptions:
-    """What to remove, and how fast.
+    """Options of what to remove, and how fast.
 
     Args:
         kind: what the target counts: ``params``, ``macs`` or ``latency``; several,
@@ -162,11 +162,11 @@ class DistillOptions:
 
     @property
     def asks_teacher(self) -> bool:
-        """Whether any term compares with the teacher."""
+        """Tell whether any term compares with the teacher."""
         return self.layer_weight > 0 or self.output_weight > 0
 
     def block_indices(self, num_blocks: int) -> list[int]:
-        """0-based indices of evenly spaced blocks, ending with the last."""
+        """Return 0-based indices of evenly spaced blocks, ending with the last."""
         n = min(self.layers, num_blocks)
         return [round((i + 1) * num_blocks / n) - 1 for i in range(n)]
 

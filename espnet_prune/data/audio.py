@@ -1,4 +1,4 @@
-"""One utterance's audio, from a file, a pipe or a Kaldi archive."""
+"""Read one utterance's audio, from a file, a pipe or a Kaldi archive."""
 
 import hashlib
 import io
@@ -149,7 +149,7 @@ def load_utterance(
 def _stretch(
     value: str, total: int, fs: int, start: float, end: float | None
 ) -> tuple[int, int]:
-    """First sample, and the one after the last, of a stretch of ``total`` samples."""
+    """Find a stretch's first sample, and the one after its last, among ``total``."""
     if total == 0:
         raise InputError(value, "holds no audio samples", _MEND)
     first = round(start * fs)

@@ -1,4 +1,4 @@
-"""Speech from text by the espeak-ng library that ``espeakng_loader`` ships."""
+"""Make speech from text by the espeak-ng library that ``espeakng_loader`` ships."""
 
 import _ctypes
 import ctypes
@@ -24,7 +24,7 @@ _SynthCallback = ctypes.CFUNCTYPE(
 
 @dataclass(frozen=True)
 class Voice:
-    """How one utterance is spoken.
+    """The voice of one utterance, and how it speaks.
 
     Attributes:
         name: espeak-ng name, ``accent+variant``, as ``en-us+m3``.

@@ -94,7 +94,7 @@ def read_data_dir(path: str | Path) -> DataDir:
 
 
 def find_audio(path: Path, wav: dict[str, str]) -> dict[str, str]:
-    """wav.scp with every path resolved to an existing file."""
+    """Resolve every path of wav.scp to an existing file."""
     found, missing = {}, []
     for number, (recording, value) in enumerate(wav.items(), 1):
         if not value:
@@ -240,7 +240,7 @@ def write_tables(folder: str | Path, data: DataDir) -> None:
 
 
 def audio_type(folder: str | Path) -> str:
-    """ESPnet's name for how a dump's audio is stored: ``sound`` or ``kaldi_ark``."""
+    """Name a dump's kind of audio as ESPnet does: ``sound`` or ``kaldi_ark``."""
     stored = Path(folder) / "audio_format"
     ark = stored.exists() and stored.read_text().strip().endswith("ark")
     return "kaldi_ark" if ark else "sound"

@@ -55,7 +55,7 @@ _LEVELS = (-32.0, -18.0)
 
 @dataclass(frozen=True)
 class Recipe:
-    """Which utterance to make.
+    """The choice of an utterance to make.
 
     Attributes:
         seed: of the corpus.
@@ -123,7 +123,7 @@ def make_utterance(recipe: Recipe) -> Utterance:
 
 
 def _draw_voice(rng: np.random.Generator, subset: str) -> tuple[Voice, float]:
-    """A voice and the length of its vocal tract against the variant's own."""
+    """Draw a voice, and the length of its vocal tract against the variant's own."""
     voice = Voice(
         name=f"{ACCENT}+{rng.choice(VARIANTS[subset])}",
         rate=int(rng.integers(140, 181)),
@@ -153,7 +153,7 @@ def _say(
 
 
 def _add_echo(rng: np.random.Generator, samples: np.ndarray) -> np.ndarray:
-    """A few decaying reflections, as of a small room."""
+    """Add a few decaying reflections, as of a small room."""
     wet = samples.copy()
     for _ in range(rng.integers(2, 6)):
         delay = int(rng.integers(FS // 100, FS // 12))
@@ -162,7 +162,7 @@ def _add_echo(rng: np.random.Generator, samples: np.ndarray) -> np.ndarray:
 
 
 def _draw_noise(rng: np.random.Generator, length: int, subset: str) -> np.ndarray:
-    """Noise, (length,), of any level: white, pink, or other voices of the set."""
+    """Draw noise, (length,), of any level: white, pink, or other voices of the set."""
     kind = rng.choice(["white", "pink", "babble"])
     if kind == "white":
         return rng.standard_normal(length)

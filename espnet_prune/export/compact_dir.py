@@ -30,7 +30,7 @@ Summarise = Callable[[ESPnetASRModel], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Compact:
-    """What is left of a student.
+    """The tensors and sizes that are left of a student.
 
     Args:
         tensors: of the model, by name; a student's own among them are left out.
@@ -93,7 +93,7 @@ def copy_resources(config: dict[str, Any], folder: Path, final: Path) -> dict[st
 
 
 def compact_model_config(config: dict[str, Any], compact: Compact) -> dict[str, Any]:
-    """The self-contained config of the compact model: ESPnet's but for what is pruned.
+    """Make the compact model's self-contained config, ESPnet's but for what is pruned.
 
     Args:
         config: of the student.
@@ -116,7 +116,7 @@ def compact_model_config(config: dict[str, Any], compact: Compact) -> dict[str, 
 
 
 def model_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What of a student's state dict is the model's own."""
+    """Select what of a student's state dict is the model's own."""
     extra = ("gates.", "sparsity.", "projection.")
     return {key: v for key, v in state.items() if not key.startswith(extra)}
 
@@ -144,7 +144,7 @@ def verify(student: ESPnetASRModel, compact: ESPnetASRModel) -> float:
 def _outputs(
     student: ESPnetASRModel, compact: ESPnetASRModel, part: str, *inputs: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What a part of both makes of the same input."""
+    """Compute what a part of both models makes of the same input."""
     own = copy.deepcopy(getattr(student, part)).double().eval()
     replaced: dict[str, Tensor] = {}
     if student.gates is not None:

@@ -95,7 +95,7 @@ def export(
 
 
 def counted(small: ESPnetASRModel, model_conf: Mapping[str, Any]) -> dict[str, float]:
-    """Cost of a compact model by counting, in what its budget is a fraction of.
+    """Count the cost of a compact model, in what its budget is a fraction of.
 
     Args:
         small: the model.
@@ -157,7 +157,7 @@ def _is_whole(model_conf: Mapping[str, Any]) -> bool:
 def _summary(
     model: ESPnetASRModel, budget: Budget, projection: Projection
 ) -> dict[str, Any]:
-    """What ``pruning.json`` holds of targets, and of how they were met."""
+    """Summarise targets, and how they were met, for ``pruning.json``."""
     gates, options = model.gates, model.sparsity.options
     with torch.no_grad():
         expected = budget.removed(gates.spread(gates.openness())).tolist()
@@ -196,7 +196,7 @@ def _summary(
 
 
 def _removed(budget: Budget, values: Tensor) -> dict[str, float]:
-    """Fractions of the dense encoder's parameters and MACs that are gone."""
+    """Compute the fractions of the dense encoder's params and MACs that are gone."""
     layout, found = budget.layout, {}
     before = layout.sums(layout.whole())
     after = layout.sums((values != 0).double())
@@ -209,7 +209,7 @@ def _removed(budget: Budget, values: Tensor) -> dict[str, float]:
 def _of_small(
     small: ESPnetASRModel, config: Mapping[str, Any], plan: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What ``pruning.json`` holds of a small dense model (nothing was pruned)."""
+    """Summarise a small dense model (nothing was pruned) for ``pruning.json``."""
     after = encoder_cost(small.encoder, plan["macs_frames"], plan["features"])
     gone = {kind: 1 - after[kind] / plan["dense_cost"][kind] for kind in after}
     kind = find_kind(config["encoder"])

@@ -1,4 +1,4 @@
-"""A model in one zip: ESPnet's format, with a model card.
+"""Pack a model in one zip: ESPnet's format, with a model card.
 
 ``Speech2Text.from_pretrained(zip)`` and ``espnet_model_zoo`` unpack and load it, once
 ``espnet_prune`` is imported; unpacked, the files are a Hugging Face repository.

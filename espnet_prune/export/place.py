@@ -53,5 +53,5 @@ def place(
 
 
 def same(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
-    """Whether both have the same tensors under the same names."""
+    """Tell whether both have the same tensors under the same names."""
     return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in two)

@@ -58,7 +58,7 @@ class LogMel(nn.Module):
         self.left, self.right = left, stft.n_fft - width - left
 
     def forward(self, speech: Tensor) -> Tensor:
-        """(batch, sample) -> (batch, frame, mel)."""
+        """Compute log mel energies: (batch, sample) -> (batch, frame, mel)."""
         if self.centre:
             speech = F.pad(speech[:, None], (self.centre,) * 2, mode="reflect")[:, 0]
         cut = speech[:, self.left : speech.shape[1] - self.right]
@@ -68,7 +68,7 @@ class LogMel(nn.Module):
 
 
 def enhances(frontend: nn.Module | None) -> bool:
-    """Whether ESPnet's speech enhancement does anything."""
+    """Tell whether ESPnet's speech enhancement does anything."""
     return frontend is not None and (frontend.use_wpe or frontend.use_beamformer)
 
 
@@ -92,7 +92,7 @@ class Normalize(nn.Module):
         self.eps = layer.eps if self.per_utterance else 0.0
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, frame, feature) -> (batch, frame, feature)."""
+        """Normalize (batch, frame, feature)."""
         if not (self.means or self.variances):
             return x
         mean = x.mean(1, keepdim=True) if self.per_utterance else self.mean
@@ -105,7 +105,7 @@ class Normalize(nn.Module):
 
 
 class Recognizer(nn.Module):
-    """From audio to the log probabilities of CTC, and the features on the way.
+    """The recognizer turns audio into features and the log probabilities of CTC.
 
     Args:
         model: an ESPnet model whose encoder is ours.
@@ -130,6 +130,9 @@ class Recognizer(nn.Module):
         self.head = copy.deepcopy(model.ctc.ctc_lo).cpu().float()
 
     def forward(self, speech: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, sample) in [-1, 1] -> (batch, time, token), (batch, frame, mel)."""
+        """Compute log probabilities and features of audio.
+
+        (batch, sample) in [-1, 1] -> (batch, time, token), (batch, frame, mel).
+        """
         features = self.normalize(self.features(speech))
         return self.head(self.encoder(features)).log_softmax(-1), features

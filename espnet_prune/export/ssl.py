@@ -1,4 +1,4 @@
-"""A pruned self-supervised encoder as a Hugging Face directory of the small one."""
+"""Export a pruned self-supervised encoder as a Hugging Face directory."""
 
 import copy
 import inspect
@@ -145,7 +145,7 @@ def save(model: PreTrainedModel, folder: Path, dense: Path) -> None:
 def with_head(
     model: PreTrainedModel, trained: PreTrainedConfig, dense: Path
 ) -> PreTrainedModel:
-    """A compact model under the head of the dense one, if that has one.
+    """Put a compact model under the head of the dense one, if that has one.
 
     Args:
         model: the compact model.

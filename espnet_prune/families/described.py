@@ -23,7 +23,7 @@ class Described:
     parameters: tuple[str, ...]
 
     def counts(self, clocks: Mapping[str, float]) -> dict[str, Terms]:
-        """What it costs in parameters and in MACs.
+        """Count what the model costs in parameters and in MACs.
 
         Args:
             clocks: how often tensors are applied, by clock.

@@ -1,4 +1,4 @@
-"""How the parts that all encoders and decoders have are described.
+"""Describe the parts that all encoders and decoders have.
 
 A part is one submodule with its norm: a feed-forward layer, attention. Its function
 adds to a :class:`Description` what can go of it, who reads and writes the channels
@@ -23,7 +23,7 @@ ESPNET = ("linear_q", "linear_k", "linear_v", "linear_out")
 
 @dataclass
 class Description:
-    """What can go of a model, put together part by part.
+    """A description of what can go of a model, put together part by part.
 
     Args:
         options: what has gates, and how they are made.
@@ -50,7 +50,7 @@ class Description:
     open_norms: dict[str, tuple[bool, bool]] = field(default_factory=dict)
 
     def work(self, clocks: Mapping[str, float]) -> Work:
-        """How often everything is applied, for the values of the clocks."""
+        """Count how often everything is applied, for the values of the clocks."""
         return Work(
             {name: clocks[clock] for name, clock in self.times.items()},
             {name: clocks[clock] for name, clock in self.extra.items()},
@@ -66,13 +66,13 @@ class Description:
             setattr(holder, leaf, OpenNorm(getattr(holder, leaf), narrow, can_go))
 
     def layout(self, model: nn.Module) -> Layout:
-        """The layout of the model, which :meth:`prepare` has been through."""
+        """Make the layout of the model, which :meth:`prepare` has been through."""
         tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         return Layout(self.structures, {n: t.shape for n, t in tensors.items()})
 
 
 def under(module: nn.Module, prefix: str) -> nn.Module:
-    """A module that holds this one under the name that a prefix begins with."""
+    """Hold a module under the name that a prefix begins with."""
     if not prefix:
         return module
     holder = nn.Module()
@@ -292,5 +292,5 @@ def model_dim(model: nn.Module, into: Description, last: list[str]) -> None:
 
 
 def outer(group: str) -> str:
-    """``decoder`` of ``decoder.self``: what can be given a target."""
+    """Return ``decoder`` of ``decoder.self``: what can be given a target."""
     return group.partition(".")[0]

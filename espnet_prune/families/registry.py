@@ -45,12 +45,12 @@ class Kind:
 
     @property
     def compact(self) -> str:
-        """What a compact one is called in its owner's configs."""
+        """Name a compact encoder of this kind in its owner's configs."""
         return PREFIX + self.name
 
     @property
     def describe(self) -> Callable[..., Any]:
-        """Declares what can go of an encoder of this kind."""
+        """Import the function that declares what can go of an encoder of this kind."""
         module = f"espnet_prune.families.espnet.{self.name}"
         return importlib.import_module(module).describe
 
@@ -89,7 +89,7 @@ SPEECH = Kind(
 
 
 def find_kind(name: str | None) -> Kind | None:
-    """The kind of an encoder, dense or compact, by its name in a config."""
+    """Find the kind of an encoder, dense or compact, by its name in a config."""
     return KINDS.get(str(name).removeprefix(PREFIX))
 
 

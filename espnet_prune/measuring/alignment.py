@@ -1,4 +1,4 @@
-"""sclite-style text: trn files, the summary line and the aligned utterances."""
+"""Format sclite-style text: trn files, the summary line and the aligned utterances."""
 
 from collections.abc import Iterable, Iterator
 
@@ -10,7 +10,7 @@ GAP = "***"
 
 
 def trn(utts: Iterable[str], texts: Iterable[list[str]]) -> str:
-    """NIST trn lines, ``TOKENS (utterance id)``, as sclite reads them."""
+    """Format NIST trn lines, ``TOKENS (utterance id)``, as sclite reads them."""
     pairs = zip(utts, texts, strict=True)
     return "".join(" ".join([*toks, f"({utt})"]) + "\n" for utt, toks in pairs)
 
@@ -46,7 +46,7 @@ def _utterance(score: Score, i: int) -> str:
 
 
 def _summary(score: Score) -> str:
-    """The ``Sum/Avg`` row that ESPnet's ``show_asr_result.sh`` looks for."""
+    """Format the ``Sum/Avg`` row that ESPnet's ``show_asr_result.sh`` looks for."""
     out, n = score.output, score.n_units
     wrong = sum(c.errors > 0 for c in score.counts) / len(score.counts)
     errors = out.substitutions + out.deletions + out.insertions
@@ -64,6 +64,6 @@ def _summary(score: Score) -> str:
 
 
 def alignment_report(score: Score) -> str:
-    """``result.txt``: the summary table, then every utterance aligned."""
+    """Format ``result.txt``: the summary table, then every utterance aligned."""
     utterances = [_utterance(score, i) for i in range(len(score.utts))]
     return "\n".join([_summary(score), *utterances])

@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates of a loaded ESPnet ASR model, by counting.
+"""Count parameters and multiply-accumulates of a loaded ESPnet ASR model.
 
 Counting, not formula: this is the check on the costs by formula, and it holds
 for any ESPnet encoder with ``embed`` and ``encoders``, the stock Conformer included.
@@ -17,7 +17,7 @@ from espnet_prune.families.espnet.layers import halved
 
 
 def count_params(model: ESPnetASRModel) -> dict[str, int]:
-    """Trainable or not, every parameter counts once; buffers do not count.
+    """Count every parameter once, trainable or not; buffers do not count.
 
     Returns:
         ``subsampling`` (``encoder.embed``), ``blocks`` (the rest of the encoder),
@@ -42,7 +42,7 @@ def count_params(model: ESPnetASRModel) -> dict[str, int]:
 def count_macs(
     model: ESPnetASRModel, args: argparse.Namespace, seconds: float = 10.0
 ) -> dict[str, int]:
-    """MACs of the encoder for one utterance of ``seconds``, per second of audio.
+    """Count MACs of the encoder for one utterance of ``seconds``, per second of audio.
 
     One MAC is half a FLOP of ``torch.utils.flop_counter``: matrix products and
     convolutions; activations, norms and the frontend count nothing. The attention part
@@ -82,7 +82,7 @@ def count_macs(
 def encoder_cost(
     encoder: torch.nn.Module, frames: int, features: int
 ) -> dict[str, float]:
-    """Parameters of an encoder, and MACs of one utterance, by counting.
+    """Count parameters of an encoder, and MACs of one utterance.
 
     Args:
         encoder: dense or compact.
@@ -99,7 +99,7 @@ def encoder_cost(
 
 
 def _macs(encoder: torch.nn.Module, x: torch.Tensor) -> tuple[float, float]:
-    """MACs of the subsampling, and of all of an encoder, for (1, frame, feature)."""
+    """Count MACs of subsampling and whole encoder, for (1, frame, feature)."""
     counter = FlopCounterMode(display=False)
     # ESPnet's attention keeps its weights: with their graph, no model can be copied.
     encoder = copy.deepcopy(encoder)
@@ -112,7 +112,7 @@ def _macs(encoder: torch.nn.Module, x: torch.Tensor) -> tuple[float, float]:
 
 @torch.no_grad()
 def rest_cost(model: ESPnetASRModel, frames: int, tokens: int) -> dict[str, float]:
-    """Cost of a model beyond its encoder, for targets that count all of it.
+    """Count the cost of a model beyond its encoder, for targets that count all of it.
 
     Args:
         frames: feature frames of one utterance.

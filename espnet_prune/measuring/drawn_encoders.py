@@ -109,7 +109,7 @@ def drawn(
     write: Callable[[Tensor, Path], None],
     noise: Tensor,
 ) -> list[Point]:
-    """What is in encoders of drawn sizes, and what runs each.
+    """Count what is in encoders of drawn sizes, and prepare what runs each.
 
     Args:
         layout: of the dense one.
@@ -133,7 +133,7 @@ def drawn(
 
 
 def drawn_units(layout: Layout, draw: random.Random) -> Tensor:
-    """(unit,) 1 for the first units of each structure, as many as are drawn."""
+    """Draw (unit,) values: 1 for the first units of each structure, else 0."""
     own = torch.zeros(len(layout))
     for structure in layout.structures:
         rows = layout[structure.parent].size if structure.even else 1

@@ -1,4 +1,4 @@
-"""What each thing in an encoder costs in seconds, on this machine.
+"""Measure what each thing in an encoder costs in seconds, on this machine.
 
 Small encoders of drawn sizes, two blocks of the dense one each, run as they will be
 used, by onnxruntime; they are timed on one utterance, interleaved. The price of a thing
@@ -34,13 +34,13 @@ Point = tuple[Counts, Callable[[], object]]
 
 
 class Subject(Protocol):
-    """What a table is of."""
+    """The encoder that a latency table is of."""
 
     def told(self) -> dict[str, Any]:
-        """What tells it from others, as it stands in the table."""
+        """Say what tells the subject from others, as it stands in the table."""
 
     def points(self) -> list[Point]:
-        """Small encoders of drawn sizes: what is in each, and what runs it on noise."""
+        """Give small encoders of drawn sizes: what is in each, and its run on noise."""
 
 
 def latency_table(subject: Subject) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def read_table(path: Path) -> dict[str, Any]:
 
 
 def read_or_measure(path: Path, subject: Subject) -> dict[str, Any]:
-    """The table at ``path``, measured first unless it is there and of this machine.
+    """Read the table at ``path``; measure it first unless it fits subject and machine.
 
     Raises:
         InputError: the file is damaged.
@@ -152,7 +152,7 @@ def settle_table(run: Path, keep: bool = True) -> None:
 
 
 def _time(tasks: Sequence[Callable[[], object]]) -> np.ndarray:
-    """Least seconds of each, all of them interleaved.
+    """Measure the least seconds of each task, all of them interleaved.
 
     Other work on the machine can only add to a time: the least one is disturbed least.
     """
@@ -164,7 +164,7 @@ def _time(tasks: Sequence[Callable[[], object]]) -> np.ndarray:
 def _fit(
     counts: Sequence[Counts], seconds: np.ndarray
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Prices that explain the times best, and how well they do.
+    """Fit the prices that explain the times best, and rate how well they do.
 
     The fit weighs relative errors: a table is used for small layers, too.
     """

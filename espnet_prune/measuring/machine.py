@@ -1,4 +1,4 @@
-"""Which machine a time was measured on, and whether it was quiet."""
+"""Tell which machine a time was measured on, and whether it was quiet."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ INSTRUCTION_SETS = (
 
 
 def cpu() -> dict[str, Any]:
-    """Name and instruction sets of the CPU, as far as the system tells."""
+    """Tell name and instruction sets of the CPU, as far as the system does."""
     fields: dict[str, str] = {}
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -31,7 +31,7 @@ def cpu() -> dict[str, Any]:
 
 
 def _busy_seconds() -> float | None:
-    """CPU seconds that all cores together have been busy since boot (Linux)."""
+    """Sum the CPU seconds that all cores have been busy since boot (Linux)."""
     stat = Path("/proc/stat")
     if not stat.exists():
         return None
@@ -42,7 +42,7 @@ def _busy_seconds() -> float | None:
 
 
 def busy_cores(sample_seconds: float = 1.0) -> float | None:
-    """How many cores are at work while this process sleeps; None if not known.
+    """Measure how many cores are at work while this process sleeps; None if not known.
 
     The load average cannot tell: it still holds the minute of the stage before.
     """
@@ -55,7 +55,7 @@ def busy_cores(sample_seconds: float = 1.0) -> float | None:
 
 
 def busy_warning(busy: float | None) -> str | None:
-    """A sentence, if more cores were at work than times can bear."""
+    """Write a sentence if more cores were at work than times can bear."""
     cores = os.cpu_count() or 1
     if busy is None or busy <= 0.25 * cores:
         return None
@@ -63,7 +63,7 @@ def busy_warning(busy: float | None) -> str | None:
 
 
 def describe(sample_seconds: float = 1.0) -> dict[str, Any]:
-    """Everything that must stand beside a measured time; call before measuring.
+    """Describe all that must stand beside a measured time; call it before measuring.
 
     ``warning`` is null on a quiet machine, else a sentence: times taken beside other
     work vary, above all on a machine of few cores.

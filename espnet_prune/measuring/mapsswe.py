@@ -16,14 +16,14 @@ _CELL = re.compile(r"\|\s+(?:~|ours|theirs)\s+(<?)\s*([01]?\.\d+)")
 
 
 def find(program: str) -> list[str] | None:
-    """How to call a program of SCTK; None if it is not installed."""
+    """Say how to call a program of SCTK; None if it is not installed."""
     if shutil.which(program):
         return [program]
     return ["sctk", program] if shutil.which("sctk") else None
 
 
 def mapsswe(ours: Path, theirs: Path) -> float | None:
-    """Two-sided p value of "no difference" between two systems.
+    """Compute the two-sided p value of "no difference" between two systems.
 
     Args:
         ours, theirs: ``score_wer`` directories, with ``ref.trn`` and ``hyp.trn``.

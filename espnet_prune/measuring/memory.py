@@ -1,4 +1,4 @@
-"""How much memory a call needs at its peak."""
+"""Measure how much memory a call needs at its peak."""
 
 import ctypes
 import gc
@@ -13,7 +13,7 @@ def peak_bytes(
     device: torch.device,
     first: Callable[[], object] = lambda: None,
 ) -> int | None:
-    """Memory that was in use at the peak of a call, beyond what was in use before.
+    """Measure the memory in use at the peak of a call, beyond what was in use before.
 
     On a CPU by the kernel's high-water mark of resident memory, scratch buffers of the
     libraries included; None where the system has none (it takes Linux).

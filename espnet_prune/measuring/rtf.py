@@ -43,7 +43,7 @@ def _encode(model: ESPnetASRModel, audio: torch.Tensor) -> torch.Tensor:
 
 
 def columns(speech2text: Speech2Text, search: bool = True) -> dict[str, Task]:
-    """What is timed for one system, by column; a model without CTC lacks one.
+    """Choose what is timed for one system, by column; a model without CTC lacks one.
 
     Args:
         speech2text: the system.
@@ -101,7 +101,7 @@ def time_rounds(
 
 
 def summarise(seconds: np.ndarray, audio_seconds: float) -> dict[str, float]:
-    """Real-time factor of times (round, utterance).
+    """Compute the real-time factor of times (round, utterance).
 
     Returns:
         ``median``: each utterance's median over the rounds, summed, so that a slow

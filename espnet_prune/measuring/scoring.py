@@ -1,4 +1,4 @@
-"""Scoring one decoded set: error rates, and tests against other systems.
+"""Score one decoded set: error rates, and tests against other systems.
 
 What is left beside the hypotheses: ``score_{wer,cer}/{ref.trn,hyp.trn,result.txt,
 result.json}``, and for each other system ``score_wer/significance.json``: over
@@ -16,17 +16,17 @@ from espnet_prune.measuring.wer import UNITS, read_pairs, score
 
 
 def test_file(name: str) -> str:
-    """Name of the file of the comparison with a system of that name."""
+    """Name the file of the comparison with a system of that name."""
     return f"significance{name and '_'}{name}.json"
 
 
 def speakers_of(ref: Path) -> Path:
-    """Where the speakers of a set are, if they are known."""
+    """Name the file of a set's speakers, which is there if they are known."""
     return ref.with_name("utt2spk")
 
 
 def weights_of(decode: Path) -> str | None:
-    """What the decoding says of the weights that it was made with."""
+    """Read what the decoding says of the weights that it was made with."""
     mark = decode / "model.sha256"
     return mark.read_text().strip() if mark.is_file() else None
 

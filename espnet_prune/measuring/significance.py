@@ -83,7 +83,7 @@ def compare(
 
 
 def _resample(more: np.ndarray, words: np.ndarray) -> tuple[list[float], float]:
-    """95 % interval of the difference, and p.
+    """Compute the 95 % interval of the difference, and p.
 
     Args:
         more: (unit,) errors that one system has more than the other.
@@ -112,7 +112,7 @@ def _resample(more: np.ndarray, words: np.ndarray) -> tuple[list[float], float]:
 def _t_test(
     more: np.ndarray, words: np.ndarray
 ) -> tuple[list[float] | None, float | None]:
-    """95 % interval of the difference, and p, from speakers as clusters.
+    """Compute the 95 % interval of the difference, and p, from speakers as clusters.
 
     Args:
         more: (speaker,) errors that one system has more than the other.
@@ -133,7 +133,7 @@ def _t_test(
 
 
 def pool(runs: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
-    """Several runs of one system, with other seeds, as one: the mean of their errors.
+    """Pool several runs of one system, with other seeds: the mean of their errors.
 
     Utterances, not runs, stay what is resampled: 3 runs on 100 utterances are no 300.
 
@@ -162,7 +162,7 @@ def pool(runs: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """A ``result.json`` of stage 16.
+    """Read a ``result.json`` of stage 16.
 
     Raises:
         InputError: the file is missing, or is none.
@@ -179,18 +179,18 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def errors(counts: dict[str, float]) -> float:
-    """Of an utterance."""
+    """Count the errors of an utterance."""
     return counts["sub"] + counts["del"] + counts["ins"]
 
 
 def error_rate(result: dict[str, Any]) -> float:
-    """Errors per reference word, over all utterances."""
+    """Compute the errors per reference word, over all utterances."""
     counts = result["utterances"].values()
     return sum(map(errors, counts)) / sum(c["n"] for c in counts)
 
 
 def read_speakers(path: Path, utterances: Iterable[str]) -> dict[str, str]:
-    """The speaker of each utterance, from ``utt2spk``.
+    """Read the speaker of each utterance from ``utt2spk``.
 
     Raises:
         InputError: one has none.

@@ -1,4 +1,4 @@
-"""What a self-supervised encoder costs: parameters, MACs, and time on this machine."""
+"""Measure a self-supervised encoder's parameters, MACs, and time on this machine."""
 
 import random
 import statistics

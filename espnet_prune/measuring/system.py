@@ -66,7 +66,7 @@ class System:
 
     @property
     def by_espnet(self) -> str:
-        """What the same model with ESPnet's encoder is called."""
+        """Name the same model with ESPnet's encoder."""
         return f"{self.name} (ESPnet's encoder)"
 
 

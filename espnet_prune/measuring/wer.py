@@ -18,7 +18,7 @@ UNITS = {"wer": "word", "cer": "char"}  # score_<key>/ holds rates over this uni
 
 
 def decoded_in(tag: str, precision: str = "fp32") -> str:
-    """Name of the directory of what was decoded with a configuration and a format."""
+    """Name the directory of what was decoded with a configuration and a format."""
     return tag if precision == "fp32" else f"{tag}_{precision}"
 
 
@@ -110,7 +110,7 @@ class Score:
         return sum(c.n for c in self.counts)
 
     def as_json(self) -> dict[str, Any]:
-        """The content of ``result.json``; rates are fractions."""
+        """Return the content of ``result.json``; rates are fractions."""
         out = self.output
         return {
             "unit": self.unit,

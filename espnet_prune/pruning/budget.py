@@ -1,4 +1,4 @@
-"""What may be kept: limits on parameters, MACs or latency, of everything or of parts.
+"""Limit what may be kept: parameters, MACs or latency, of everything or of parts.
 
 For each kind of cost there is one *constraint* on the whole, unless groups
 (subsampling, attention, ffn, convolution) are given targets of their own: then each of
@@ -42,21 +42,21 @@ class Constraint:
 
     @property
     def target(self) -> float:
-        """Fraction of ``dense`` to remove."""
+        """Return the fraction of ``dense`` to remove."""
         return 1 - self.limit / self.dense
 
     @property
     def share(self) -> float:
-        """Fraction that may stay of what can go."""
+        """Return the fraction that may stay of what can go."""
         return (self.limit - self.fixed) / (self.dense - self.fixed)
 
     @property
     def key(self) -> str:
-        """What it is called in a config: ``encoder/params``."""
+        """Name the constraint as a config does: ``encoder/params``."""
         return f"{self.name}/{self.kind}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for YAML."""
+        """Return the constraint as plain data, for YAML."""
         return asdict(self) | {"groups": list(self.groups)}
 
     @classmethod
@@ -84,8 +84,11 @@ class Budget:
 
     @cached_property
     def _polynomial(self) -> tuple[Polynomial, Tensor, Tensor]:
-        """Of all kinds together; (term, constraint): what counts where; (constraint,):
-        what is beyond the layout."""
+        """Join the terms of all kinds of cost.
+
+        Beside them: (term, constraint), what counts where; (constraint,), what is
+        beyond the layout.
+        """
         kinds = dict.fromkeys(c.kind for c in self.constraints)
         together = [(kind, term) for kind in kinds for term in self.terms[kind]]
         counted = [
@@ -99,7 +102,7 @@ class Budget:
         return polynomial, torch.tensor(counted).double(), torch.tensor(beyond).double()
 
     def cost(self, own: Tensor) -> Tensor:
-        """What is left of each constraint's part, ``beyond`` included.
+        """Compute what is left of each constraint's part, ``beyond`` included.
 
         Args:
             own: (unit,) openness of the units, derived ones included.
@@ -112,26 +115,28 @@ class Budget:
         return values @ counted.to(own.device) + beyond.to(own.device)
 
     def removed(self, own: Tensor) -> Tensor:
-        """Fraction of each constraint's dense cost that is gone, (constraint,)."""
+        """Compute the gone fraction of each constraint's dense cost, (constraint,)."""
         dense = own.new_tensor([c.dense for c in self.constraints], dtype=torch.double)
         return 1 - self.cost(own) / dense
 
     def share(self, group: str) -> float:
-        """Fraction of what can go of a group that its tightest constraint lets stay;
-        of ``model_dim``, of its channels."""
+        """Return the fraction of a group that its tightest constraint lets stay.
+
+        The fraction is of what can go; of ``model_dim``, of its channels.
+        """
         if group == MODEL_DIM:
             return 1 - (self.dim_target or 0.0)
         return min(c.share for c in self.constraints if group in c.groups)
 
     def at(self, targets: Sequence[float], dim_target: float | None = None) -> "Budget":
-        """The budget with other targets, one for each constraint."""
+        """Return the budget with other targets, one for each constraint."""
         pairs = zip(self.constraints, targets, strict=True)
         limits = (replace(c, limit=c.dense * (1 - t)) for c, t in pairs)
         return replace(self, constraints=tuple(limits), dim_target=dim_target)
 
     @property
     def shares(self) -> list[float]:
-        """Weight of each constraint in a mean over all: its share of the dense cost."""
+        """Weigh each constraint in a mean over all by its share of the dense cost."""
         dense = {c.kind: 0.0 for c in self.constraints}
         for constraint in self.constraints:
             dense[constraint.kind] += constraint.dense
@@ -144,7 +149,7 @@ def make_constraints(
     terms: Mapping[str, Terms],
     beyond: Mapping[str, float] | None = None,
 ) -> tuple[Constraint, ...]:
-    """The constraints that meet the target as a whole and those of groups one by one.
+    """Make the constraints for the target as a whole and for those of single groups.
 
     Args:
         options: what to remove.
@@ -164,7 +169,7 @@ def make_constraints(
 
 
 def plan_dim(options: SparsityOptions, constraints: Iterable[Constraint]) -> float:
-    """Fraction of the model dimension to remove.
+    """Choose the fraction of the model dimension to remove.
 
     Raises:
         ValueError: what is asked for would leave a group less than it may keep.
@@ -182,7 +187,7 @@ def plan_dim(options: SparsityOptions, constraints: Iterable[Constraint]) -> flo
 
 
 def check_groups(groups: Iterable[str], parts: Collection[str]) -> None:
-    """Raises ValueError for a group that is none of a model's."""
+    """Raise ValueError for a group that is none of a model's."""
     if unknown := {*groups} - parts:
         needs = " (decoder: with prune_decoder: true)" if "decoder" in unknown else ""
         raise ValueError(
@@ -193,7 +198,7 @@ def check_groups(groups: Iterable[str], parts: Collection[str]) -> None:
 def _plan(
     options: SparsityOptions, kind: str, layout: Layout, terms: Terms, beyond: float
 ) -> list[Constraint]:
-    """The constraints of one kind of cost."""
+    """Make the constraints of one kind of cost."""
     full = layout.sums(layout.whole())
 
     def cost(groups: set[str], fixed: bool = False) -> float:

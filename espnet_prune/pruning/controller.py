@@ -1,4 +1,4 @@
-"""Steering the gates to a budget: target schedule and Lagrange multipliers.
+"""Steer the gates to a budget: target schedule and Lagrange multipliers.
 
 Wang et al. 2020, "Structured Pruning of Large Language Models" (arXiv 1910.04732),
 section 3.2: minimise over weights and gates, maximise over the multipliers,
@@ -25,14 +25,14 @@ MULTIPLIER_LR_FACTOR = 1.5
 
 
 def learning_rates(options: SparsityOptions, total_steps: int) -> tuple[float, float]:
-    """Learning rates of gates and multipliers for a run of that many steps."""
+    """Choose learning rates of gates and multipliers for a run of that many steps."""
     low, high = GATE_LR_RANGE
     gates = options.gate_lr or min(max(GATE_TRAVEL / total_steps, low), high)
     return gates, options.multiplier_lr or MULTIPLIER_LR_FACTOR * gates
 
 
 class Schedule(nn.Module):
-    """How far the target has risen; its state travels in the checkpoint.
+    """The schedule says how far the target has risen; its state is in the checkpoint.
 
     Args:
         options: what to remove.
@@ -59,27 +59,27 @@ class Schedule(nn.Module):
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     def ramp(self) -> float:
-        """How far the targets have risen at this step, from 0 to 1."""
+        """Return how far the targets have risen at this step, from 0 to 1."""
         if self.total_steps is None:
             raise RuntimeError("the trainer must set total_steps first")
         steps = max(1.0, self.options.warmup * self.total_steps)
         return min(1.0, self.step.item() / steps)
 
     def targets(self) -> list[float]:
-        """Fraction of each constraint to remove at this step."""
+        """Return the fraction of each constraint to remove at this step."""
         ramp, starts = self.ramp(), self.options.start
         pairs = ((starts.get(c.key, 0.0), c.target) for c in self.budget.constraints)
         return [start + (end - start) * ramp for start, end in pairs]
 
     def dim_target(self) -> float | None:
-        """Fraction of the model dimension to remove at this step, if it has gates."""
+        """Return the fraction of the model dimension to remove now, if it has gates."""
         if (end := self.budget.dim_target) is None:
             return None
         start = self.options.start.get(MODEL_DIM, 0.0)
         return start + (end - start) * self.ramp()
 
     def stats(self, expected: Tensor, realised: Tensor) -> dict[str, Tensor]:
-        """Mean over the constraints of what is gone, to log."""
+        """Average over the constraints what is gone, to log."""
         shares = expected.new_tensor(self.budget.shares)
         named = {
             "sparsity_expected": expected.detach(),
@@ -101,7 +101,7 @@ class SparsityController(Schedule):
     def forward(
         self, gates: Gates, tensors: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The Lagrangian term of a step, and what to log.
+        """Compute the Lagrangian term of a step, and what to log.
 
         In training mode it also counts the step and keeps gates and multipliers in
         their range.

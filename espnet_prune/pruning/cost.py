@@ -1,4 +1,4 @@
-"""What a model costs, from its structures alone.
+"""Count what a model costs, from its structures alone.
 
 The parameters of a tensor are the product, over its dimensions, of what is kept of
 each; its MACs are that times how often it is applied to an utterance. What attention
@@ -23,7 +23,7 @@ REST = "rest"  # the group of what no group's structure takes away
 
 @dataclass(frozen=True)
 class Work:
-    """How often the tensors of a model are applied to one utterance.
+    """The work of a model's tensors: how often they are applied to one utterance.
 
     Args:
         times: parameter -> multiplications of each of its elements.
@@ -53,7 +53,7 @@ Terms = list[Term]
 def count_terms(
     layout: Layout, parameters: Iterable[str], work: Work
 ) -> dict[str, Terms]:
-    """The terms of a model's parameters and of its MACs.
+    """List the terms of a model's parameters and of its MACs.
 
     Args:
         layout: of the model.
@@ -102,7 +102,7 @@ def price_terms(
     products: Mapping[str, tuple[str, str]] | None = None,
     staying: Mapping[str, str] | None = None,
 ) -> Terms:
-    """Terms from measured prices.
+    """Make terms from measured prices.
 
     Args:
         layout: of the model.
@@ -125,7 +125,7 @@ def price_terms(
 
 
 def evaluate(terms: Terms, sums: Tensor) -> Tensor:
-    """A cost, for (structure,) numbers of units, differentiable."""
+    """Evaluate a cost for (structure,) numbers of units, differentiable."""
     return Polynomial(terms, len(sums))(sums).sum()
 
 
@@ -146,7 +146,7 @@ class Polynomial:
         self.prices = torch.tensor([term.price for term in terms], dtype=torch.double)
 
     def __call__(self, sums: Tensor) -> Tensor:
-        """(structure,) numbers of units -> (term,) values, in double precision."""
+        """Evaluate (structure,) numbers of units as (term,), in double precision."""
         if self.factors.device != sums.device:
             self.factors = self.factors.to(sums.device)
             self.prices = self.prices.to(sums.device)
@@ -164,7 +164,7 @@ def _owns(owned: Iterable[str], tensor: str) -> bool:
 def _segments(
     shape: tuple[int, ...], cuts: Mapping[int, list[tuple[int, int]]]
 ) -> list[list[tuple[int | None, int]]]:
-    """For each dimension what it is the sum of: structures and entries of a unit."""
+    """List for each dimension what it is the sum of: structures, entries of a unit."""
     if -1 in cuts:  # all elements are shared out
         return [cuts[-1]]
     found = []
@@ -174,7 +174,7 @@ def _segments(
 
 
 def _with_singles(layout: Layout, numbers: Iterable[int]) -> tuple[int, ...]:
-    """These structures and the single units that they depend on, each once."""
+    """Join these structures and the single units that they depend on, each once."""
     found = set(numbers)
     for number in list(found):
         for name in layout.ancestors(layout.structures[number].name):

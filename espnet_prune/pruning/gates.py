@@ -56,14 +56,14 @@ class Gates(nn.Module):
         return self.log_alpha.numel()
 
     def forward(self) -> Tensor:
-        """Values of all units, (unit,), in fp32; 1 where there is no gate."""
+        """Give the values of all units, (unit,), in fp32; 1 where there is no gate."""
         if self.mask is not None:
             return self.mask.to(self.log_alpha.device)
         values = self._sample() if self.training else self.value()
         return self.spread(values, values=True)
 
     def spread(self, of_gates: Tensor, values: bool = False) -> Tensor:
-        """(gate,) -> (unit,): 1 where there is no gate, derived units derived.
+        """Spread (gate,) to (unit,): 1 where there is no gate, derived units derived.
 
         Args:
             of_gates: probabilities, or values of the gates.
@@ -74,21 +74,21 @@ class Gates(nn.Module):
         return self.layout.complete(own.index_copy(0, where, of_gates), values)
 
     def gather(self, units: Tensor) -> Tensor:
-        """(unit,) -> (gate,): of the units that have gates."""
+        """Gather (gate,) from (unit,): the units that have gates."""
         return units[self.layout.at("learned", units.device)]
 
     def openness(self) -> Tensor:
-        """Probability that a sampled gate is not 0, (gate,), differentiable."""
+        """Give the probability that a drawn gate is not 0, (gate,), differentiable."""
         if self.straight_through:
             return torch.sigmoid(self.log_alpha.float())
         return torch.sigmoid(self.log_alpha.float() - BETA * math.log(-LOW / HIGH))
 
     def is_open(self) -> Tensor:
-        """Whether a gate counts as kept: open more often than not. Bool (gate,)."""
+        """Tell whether a gate is kept: open more often than not. Bool (gate,)."""
         return self.openness() > 0.5
 
     def value(self) -> Tensor:
-        """Deterministic gate values, (gate,): 0 where closed.
+        """Give the deterministic gate values, (gate,): 0 where closed.
 
         Open hard-concrete gates keep clip(sigmoid(log_alpha) * 1.2 - 0.1), the value
         that the authors of L0 evaluate with: it is not binary, and export folds it
@@ -97,7 +97,7 @@ class Gates(nn.Module):
         return self.open_value() * self.is_open()
 
     def open_value(self) -> Tensor:
-        """The value each gate has when it is kept, (gate,), above 0."""
+        """Give the value each gate has when it is kept, (gate,), above 0."""
         if self.straight_through:
             return torch.ones_like(self.log_alpha)
         return self._stretch(torch.sigmoid(self.log_alpha.float())).clamp(min=1e-2)
@@ -116,7 +116,7 @@ class Gates(nn.Module):
         return soft
 
     def noise(self, draw: int, rank: int) -> Tensor:
-        """Uniform random numbers, (gate,), for one draw of one process.
+        """Draw uniform random numbers, (gate,), for one draw of one process.
 
         They come from a generator of their own, seeded anew for each draw: a run that
         resumes draws what it would have drawn, and dropout in the model changes

@@ -17,7 +17,7 @@ UPDATES = 20  # of the masks while the target rises
 
 
 class MagnitudeController(Schedule):
-    """Stands where the Lagrangian's controller does, and adds nothing to the loss.
+    """The controller stands where the Lagrangian's does, and adds nothing to the loss.
 
     The masks follow from the gates' log_alpha, which hold the scores of the last
     update: a run that resumes has the masks that it had.
@@ -31,7 +31,9 @@ class MagnitudeController(Schedule):
     def forward(
         self, gates: Gates, tensors: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Zero, and what to log. In training mode it counts the step.
+        """Set the masks; return a loss of zero, and what to log.
+
+        In training mode it also counts the step.
 
         Args:
             gates: of the student; their mask is set.

@@ -74,43 +74,43 @@ class Layout:
         return self.structures[self.index[name]]
 
     def span(self, name: str) -> slice:
-        """Where the units of a structure are in a vector (unit,)."""
+        """Find where the units of a structure are in a vector (unit,)."""
         number = self.index[name]
         start = self.offsets[number]
         return slice(start, start + self.structures[number].size)
 
     def at(self, name: str, device: torch.device) -> Tensor:
-        """An index tensor, on a device."""
+        """Return an index tensor, on a device."""
         if device not in self._placed:
             self._placed[device] = {k: v.to(device) for k, v in self._made.items()}
         return self._placed[device][name]
 
     @property
     def learned(self) -> Tensor:
-        """(gate,) indices of the units that have gates of their own, rising."""
+        """Return (gate,) indices of the units that have gates of their own, rising."""
         return self._made["learned"]
 
     def children(self, name: str) -> list[Structure]:
-        """The structures that depend on this one directly."""
+        """List the structures that depend on this one directly."""
         return [s for s in self.structures if s.parent == name]
 
     def ancestors(self, name: str) -> list[str]:
-        """Its parent, that one's parent, and so on."""
+        """List the parent of a structure, that one's parent, and so on."""
         found = []
         while (name := self[name].parent) is not None:
             found.append(name)
         return found
 
     def descendants(self, name: str) -> list[str]:
-        """All structures that depend on this one, children before their own."""
+        """List all structures that depend on this one, children before their own."""
         return [s.name for s in self.structures if name in self.ancestors(s.name)]
 
     def roots(self) -> list[Structure]:
-        """The structures that depend on no other, but for those that are derived."""
+        """List the structures that depend on no other, without the derived ones."""
         return [s for s in self.structures if s.parent is None and not s.any_of]
 
     def entries(self, structure: Structure, slot: Slot) -> Tensor:
-        """Which entries of a slot's dimension belong to each unit.
+        """Find which entries of a slot's dimension belong to each unit.
 
         Returns:
             (unit, entry), indices in the dimension, rising.
@@ -152,18 +152,18 @@ class Layout:
         return own.index_copy(0, parts[:, 0], derived)
 
     def whole(self) -> Tensor:
-        """Values (unit,) that remove nothing, in double precision."""
+        """Return values (unit,) that remove nothing, in double precision."""
         return torch.ones(self.size, dtype=torch.double)
 
     def effective(self, own: Tensor) -> Tensor:
-        """(unit,) values -> the same times those of all that a unit depends on."""
+        """Multiply (unit,) values by those of all that a unit depends on."""
         extended = torch.cat([own, own.new_ones(1)])
         for level in self.at("parents", own.device):
             own = own * extended[level]
         return own
 
     def sums(self, own: Tensor) -> Tensor:
-        """How many units there are of each structure.
+        """Count how many units there are of each structure.
 
         A parent of one unit is left out: it is a factor of its own in every cost, and
         counts once however many of a tensor's dimensions depend on it.
@@ -181,8 +181,7 @@ class Layout:
         return zeros.index_add(0, self.at("where", own.device), counted)
 
     def settled(self, own: Tensor) -> Tensor:
-        """Values without units that cannot be: below a closed one, or without any of
-        what they need.
+        """Close units that cannot be: below a closed one, or without what they need.
 
         Else the output bias of a submodule without units would live on in the gated
         model, and not in the compact one.
@@ -202,7 +201,7 @@ class Layout:
                 return self.complete(own * reached.to(own.dtype), values=True)
 
     def gated(self, tensors: Mapping[str, Tensor], own: Tensor) -> dict[str, Tensor]:
-        """The tensors that ``torch.func.functional_call`` replaces.
+        """Make the tensors that ``torch.func.functional_call`` replaces.
 
         Args:
             tensors: parameters and buffers of the model, by name.
@@ -231,12 +230,12 @@ class Layout:
         return found
 
     def _single_units(self) -> Tensor:
-        """The units that are alone in their structure."""
+        """Find the units that are alone in their structure."""
         found = [self.offsets[i] for i, s in enumerate(self.structures) if s.size == 1]
         return torch.tensor(found, dtype=torch.long)
 
     def _parents(self) -> Tensor:
-        """(level, unit): the ancestors of each unit; one past the end for none."""
+        """Index the ancestors of each unit, (level, unit); one past the end: none."""
         above = [self.ancestors(s.name) for s in self.structures]
         levels = torch.full((max(map(len, above), default=0), self.size), self.size)
         for structure, names in zip(self.structures, above, strict=True):
@@ -253,8 +252,10 @@ class Layout:
         return levels
 
     def _derived(self) -> Tensor:
-        """(derived structure, 1 + part): its unit, and the units that keep it open; two
-        past the end for none."""
+        """Index what keeps derived structures open, (derived structure, 1 + part).
+
+        First comes the unit, then those that keep it open; two past the end for none.
+        """
         derived = [s for s in self.structures if s.any_of]
         most = max((len(s.any_of) for s in derived), default=0)
         rows = torch.full((len(derived), 1 + most), self.size + 1)
@@ -265,8 +266,11 @@ class Layout:
         return rows
 
     def _factors(self, field: str) -> Tensor:
-        """(level, entry): the gates that multiply each entry of every dimension that
-        has any, one dimension after the other; one past the end for none."""
+        """Index the gates that multiply each entry, (level, entry).
+
+        The entries are those of every dimension that has gates, one dimension after the
+        other; one past the end for none.
+        """
         factors: dict[tuple[str, int], list[Tensor]] = {}
         for structure in self.structures:
             for slot in getattr(structure, field):

@@ -40,7 +40,7 @@ class OpenNorm(nn.LayerNorm):
         self.register_buffer("present", torch.ones(1, **options), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., channel) -> (..., channel), 0 where weight and bias are."""
+        """Normalize (..., channel); the result is 0 where weight and bias are."""
         if self.narrow:
             normed = open_norm(x, self.open, self.weight, self.bias, self.eps)
             x = x * self.open
@@ -54,7 +54,7 @@ class OpenNorm(nn.LayerNorm):
 def open_norm(
     x: Tensor, is_open: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> Tensor:
-    """What the norm of the compact layer will be, for the channels that are open.
+    """Compute the norm of the compact layer to be, for the channels that are open.
 
     Args:
         x: (..., channel).

@@ -1,4 +1,4 @@
-"""What units cost on top of what is kept already, without counting all of it anew."""
+"""Price units on top of what is kept already, without counting all of it anew."""
 
 from torch import Tensor
 
@@ -48,7 +48,7 @@ class Pricing:
         self.known: dict[tuple[int, int], tuple[list[float], list[float]]] = {}
 
     def of(self, unit: Unit) -> list[float]:
-        """What the units, none of which is kept yet, cost by constraint."""
+        """Compute what the units, none of which is kept yet, cost by constraint."""
         if unit.entry or len(unit.parts) > 1:
             return self._difference(self._after(unit))
         ((number, indices),) = unit.parts.items()
@@ -71,7 +71,7 @@ class Pricing:
             self.sums[number] = value
 
     def _after(self, unit: Unit) -> dict[int, float]:
-        """Numbers of units that would be others if these were kept."""
+        """Compute the numbers of units that would be others if these were kept."""
         after = {n: self.sums[n] + len(indices) for n, indices in unit.parts.items()}
         for number, indices in unit.parts.items():
             for follower, share in self.following.get(number, ()):

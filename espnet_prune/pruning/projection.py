@@ -1,4 +1,4 @@
-"""From learned gates to final values that meet the budget."""
+"""Project learned gates to final values that meet the budget."""
 
 import logging
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ LARGE_CHANGE = 0.05  # of a cost, or of all gates, by the projection
 
 @dataclass(frozen=True)
 class Projection:
-    """What a projection chose.
+    """The choice of a projection.
 
     Args:
         values: (unit,) 0 for removed, else the value that is folded into the weights.
@@ -48,7 +48,7 @@ def check_reachable(budget: Budget) -> None:
 
 @torch.no_grad()
 def choose(gates: Gates, budget: Budget, multiple: int = 1) -> Selection:
-    """The selection that starts from what the gates learned."""
+    """Make the selection that starts from what the gates learned."""
     closed = torch.full((len(budget.layout),), -torch.inf)
     where = budget.layout.learned
     scores = closed.index_copy(0, where, gates.log_alpha.detach().float().cpu())

@@ -1,4 +1,4 @@
-"""Which units to keep without having learned it: scores in place of log_alpha.
+"""Score which units to keep without learning it; scores stand in for log_alpha.
 
 A score vector is (unit,); submodules are closed by none of them but ``blocks``.
 """
@@ -24,7 +24,7 @@ Share = Callable[[str], float]  # group -> fraction
 def scores_of(
     method: str, budget: Budget, tensors: Mapping[str, Tensor], seed: int
 ) -> Tensor:
-    """The scores of one of the one-shot methods: ``magnitude``, ``random``, ``blocks``.
+    """Compute the scores of a one-shot method: ``magnitude``, ``random``, ``blocks``.
 
     Args:
         method: its name.
@@ -56,7 +56,7 @@ def settle(gates: Gates, budget: Budget, scores: Tensor) -> None:
 def unit_weights(
     layout: Layout, tensors: Mapping[str, Tensor], structure: Structure
 ) -> Tensor | None:
-    """The weights that go with each unit, and with what depends on it.
+    """Collect the weights that go with each unit, and with what depends on it.
 
     Returns:
         (unit, weight), biases and norms left out; None if there are none.
@@ -79,7 +79,7 @@ def unit_weights(
 
 @torch.no_grad()
 def magnitude(layout: Layout, tensors: Mapping[str, Tensor], share: Share) -> Tensor:
-    """Where a unit stands, by its weights' norm, among those of its structure.
+    """Rank a unit, by its weights' norm, among those of its structure.
 
     Ranks, from 0 to 1, so that every layer loses the same share: what stands around a
     layer scales its weights, and compared over layers (by norms, or relative to their
@@ -100,7 +100,7 @@ def magnitude(layout: Layout, tensors: Mapping[str, Tensor], share: Share) -> Te
 
 
 def random(layout: Layout, seed: int, share: Share) -> Tensor:
-    """Units at random; every submodule keeps its share of them.
+    """Score units at random; every submodule keeps its share of them.
 
     Args:
         layout: of the model.
@@ -113,7 +113,7 @@ def random(layout: Layout, seed: int, share: Share) -> Tensor:
 
 
 def _from_orders(layout: Layout, orders: dict[str, Tensor], share: Share) -> Tensor:
-    """Scores from what orders the units of each structure."""
+    """Make scores from what orders the units of each structure."""
     scores = torch.full((len(layout),), ALWAYS)
     for structure in layout.structures:
         if structure.name in orders and structure.size > 1:
@@ -153,7 +153,7 @@ def _close_parents(layout: Layout, scores: Tensor, share: Share) -> None:
 
 @torch.no_grad()
 def blocks(budget: Budget, tensors: Mapping[str, Tensor]) -> Tensor:
-    """As many whole blocks as fit, evenly spaced, then the strongest units of one more.
+    """Keep as many whole blocks as fit, evenly spaced, then the best units of one more.
 
     What is in no block, as the subsampling, loses its weakest channels down to its
     share of the budget; the model dimension stays whole.
@@ -209,8 +209,10 @@ def blocks(budget: Budget, tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def _affordable_units(budget: Budget, free: list[Structure], scores: Tensor) -> int:
-    """Units of the structures in no block that leave them no larger a share than they
-    had."""
+    """Count the units that the structures in no block may keep.
+
+    With so many, these have no larger a share than they had.
+    """
     layout = budget.layout
     if not free:
         return 0

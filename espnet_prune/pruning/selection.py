@@ -1,4 +1,4 @@
-"""Which units to keep: those of the highest scores that the budget has room for.
+"""Select the units to keep: those of the highest scores that the budget has room for.
 
 Units are kept in the order of their scores as long as they fit: the Lagrangian has
 already priced every one, so that order needs no cost in it. The model dimension, which
@@ -84,8 +84,10 @@ class Selection:
                 return keep
 
     def _coarse(self) -> list[int]:
-        """Units with learned ones below them: submodules and, where their dimensions
-        have gates, heads; the best first."""
+        """List units with learned ones below them, the best first.
+
+        They are submodules and, where their dimensions have gates, heads.
+        """
         self.owner: dict[int, int] = {}
         self.root: dict[int, str] = {}
         found = []
@@ -169,8 +171,10 @@ class Selection:
             keep(numbers[at])
 
     def _is_used(self) -> bool:
-        """Whether all that there is would use the budget up; of several kinds of cost
-        of the same structures, the first that is met decides."""
+        """Tell whether all that there is would use the budget up.
+
+        Of several kinds of cost of the same structures, the first that is met decides.
+        """
         tightest: dict[str, float] = {}
         left = self._left(self._everything())
         for c, rest in zip(self.budget.constraints, left, strict=True):
@@ -178,7 +182,7 @@ class Selection:
         return max(tightest.values()) <= 0
 
     def _everything(self) -> Tensor:
-        """All units, but for channels between the layers that are gone."""
+        """Mark all units, but for channels between the layers that are gone."""
         keep = torch.ones(len(self.layout), dtype=torch.bool)
         if self.kept_dims is not None:
             keep[self.layout.span(MODEL_DIM)] = False
@@ -186,8 +190,7 @@ class Selection:
         return keep
 
     def _least(self) -> Tensor:
-        """What must stay, what has no gates, and the channels between the layers that
-        are kept."""
+        """Mark what must stay, has no gates, or is a kept channel between layers."""
         keep = torch.ones(len(self.layout), dtype=torch.bool)
         keep[self.layout.learned] = False
         if self.kept_dims is not None:
@@ -198,7 +201,7 @@ class Selection:
         return keep
 
     def _left_at_most(self, keep: Tensor) -> list[float]:
-        """What the limits leave to units when only what must stay is kept."""
+        """Return what the limits leave to units when only what must stay is kept."""
         left = self._left(keep)
         for c, rest in zip(self.budget.constraints, left, strict=True):
             if rest < 0:
@@ -206,15 +209,18 @@ class Selection:
         return left
 
     def _left(self, keep: Tensor) -> list[float]:
-        """What a choice leaves of each limit."""
+        """Compute what a choice leaves of each limit."""
         own = self.layout.complete(keep.double())
         spent = self.budget.cost(own).tolist()
         limits = [c.limit for c in self.budget.constraints]
         return [limit - cost for limit, cost in zip(limits, spent, strict=True)]
 
     def _slack(self) -> list[float]:
-        """0.5 % of each limit, or where that is more the dearest kind of unit of the
-        submodule whose units are the cheapest."""
+        """Compute by how much the choice may stay below each limit.
+
+        It is 0.5 % of the limit, or where that is more the dearest kind of unit of the
+        submodule whose units are the cheapest.
+        """
         everything = self._everything()
         cheapest = [float("inf")] * len(self.budget.constraints)
         for root in self.roots:
@@ -241,7 +247,7 @@ class Selection:
 
 
 def _why_too_high(c: Constraint, rest: float) -> tuple[str, str]:
-    """What to say of a limit that cannot be met, and the mend."""
+    """Say why a limit cannot be met, and the mend."""
     stays, mend = "norms, biases, a channel in front of the blocks", ""
     if c.name == "model" and "decoder" in c.groups:
         stays += "; all but heads and units of the decoder"

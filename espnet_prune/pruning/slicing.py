@@ -1,4 +1,4 @@
-"""Cutting: the tensors of the compact model, and how many units are kept."""
+"""Cut the tensors of the compact model, and count how many units are kept."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from espnet_prune.pruning.structure import FLAT, Slot, Structure
 def sliced(
     layout: Layout, tensors: Mapping[str, Tensor], own: Tensor
 ) -> dict[str, Tensor]:
-    """The tensors of the compact model.
+    """Cut the tensors of the compact model.
 
     Units that must be equally many in every unit of their parent, and are not, are
     filled up with zeros, which changes nothing.
@@ -74,7 +74,7 @@ def sliced(
 
 
 def widths(layout: Layout, structure: Structure, reached: Tensor) -> tuple[int, int]:
-    """Units of an even structure's parent that are left, and its units in each.
+    """Count an even structure's parent units that are left, and the units in each.
 
     Attention without any query is a mean: one dimension of zeros does it.
     """
@@ -86,7 +86,7 @@ def widths(layout: Layout, structure: Structure, reached: Tensor) -> tuple[int, 
 
 
 def kept_sizes(layout: Layout, own: Tensor) -> dict[tuple[str | int, ...], int]:
-    """How many units are left of every structure with a ``key``, by it.
+    """Count the units that are left of every structure with a ``key``, by it.
 
     Args:
         layout: of the gated model.
@@ -104,7 +104,7 @@ def kept_sizes(layout: Layout, own: Tensor) -> dict[tuple[str | int, ...], int]:
 
 
 def first_units(layout: Layout, sizes: Mapping[tuple[Any, ...], int]) -> Tensor:
-    """Values (unit,) that keep the first units of each structure, so many of them.
+    """Make (unit,) values that keep the first units of each structure, so many of them.
 
     Args:
         layout: of the dense model.
@@ -132,7 +132,7 @@ def first_units(layout: Layout, sizes: Mapping[tuple[Any, ...], int]) -> Tensor:
 
 
 def _kept(layout: Layout, structure: Structure, reached: Tensor) -> Tensor:
-    """Indices of the units that are left; one past the end for a filling zero."""
+    """Index the units that are left; one past the end stands for a filling zero."""
     own = reached[layout.span(structure.name)]
     if not structure.even:
         return own.nonzero().squeeze(1)
@@ -156,7 +156,7 @@ def _select(
     layout: Layout,
     reached: Tensor,
 ) -> Tensor:
-    """Slices of a tensor; zeros for an index one past the end."""
+    """Select slices of a tensor; zeros for an index one past the end."""
     if dim == FLAT:  # (row, unit in it), as it was
         flat = _select(tensor.flatten(), 0, order, pair, layout, reached)
         return flat.view(widths(layout, pair[0], reached))

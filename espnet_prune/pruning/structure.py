@@ -1,4 +1,4 @@
-"""What can be removed from a model, declared beside it.
+"""Declare what can be removed from a model, beside it.
 
 A model stays as its authors wrote it. A *structure* is one prunable dimension of it: so
 many like units (hidden units, heads, channels, whole submodules), where their slices
@@ -32,7 +32,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Structure:
-    """So many units that can go, each with its slices.
+    """A structure of so many units that can go, each with its slices.
 
     Args:
         name: of the structure, unique in its model: ``encoders.3.feed_forward.unit``.

@@ -30,7 +30,7 @@ class Unit:
 def units_of(
     layout: Layout, root: Structure, scores: Tensor, is_open: Tensor, multiple: int = 1
 ) -> list[Unit]:
-    """The units below a structure that depends on no other, best first.
+    """List the units below a structure that depends on no other, best first.
 
     Args:
         layout: of the model.
@@ -85,7 +85,7 @@ def _bundles(
 def _without_least(
     layout: Layout, root: Structure, scores: Tensor, multiple: int
 ) -> list[Unit]:
-    """Without those that are kept in any case."""
+    """List the units without those that are kept in any case."""
     number = layout.index[root.name]
     kept = least_of(layout, root, scores)
     found = []
@@ -97,7 +97,7 @@ def _without_least(
 
 
 def least_of(layout: Layout, structure: Structure, scores: Tensor) -> Tensor:
-    """Indices of the best units, as many as must stay."""
+    """Find the indices of the best units, as many as must stay."""
     span = layout.span(structure.name)
     best = scores[span].argsort(descending=True, stable=True)[: structure.least]
     return best + span.start
@@ -106,7 +106,7 @@ def least_of(layout: Layout, structure: Structure, scores: Tensor) -> Tensor:
 def _ranked(
     layout: Layout, family: Structure, scores: Tensor, is_open: Tensor, multiple: int
 ) -> list[list[Unit]]:
-    """More units in every one of a family's that is kept: dimensions in heads.
+    """Bundle units over all kept units of a family: dimensions over heads.
 
     The heads of a layer are computed together, as wide as the widest: a dimension in
     one head alone would cost as much as one in each.
@@ -133,5 +133,5 @@ def _ranked(
 
 
 def _together(size: int, multiple: int) -> list[slice]:
-    """Ranks that go together."""
+    """List the ranks that go together."""
     return [slice(i, min(i + multiple, size)) for i in range(0, size, multiple)]

@@ -53,7 +53,7 @@ text, *_ = speech2text(speech)[0]
 
 
 def card(compact: Path, report: dict[str, Any], license: str, note: str) -> str:
-    """The README of a packed model.
+    """Write the README of a packed model.
 
     Args:
         compact: directory of a compact model, as stage 13 leaves it.

@@ -1,4 +1,4 @@
-"""What a reader of the numbers must know, so that they do not mislead."""
+"""Say what a reader of the numbers must know, so that they do not mislead."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ LEVEL = 0.05  # of significance
 
 
 def caveats(report: dict[str, Any]) -> list[str]:
-    """Sentences about the numbers of ``report.json``, for the page and the card."""
+    """Write sentences on the numbers of ``report.json``, for the page and the card."""
     found = [SYNTHETIC] if report["corpus"] == "synth" else []
     machine = report["environment"]["measured_on"]
     if machine is not None and machine["warning"]:
@@ -46,7 +46,7 @@ def caveats(report: dict[str, Any]) -> list[str]:
 
 
 def _way(method: Method, ladder: str) -> str:
-    """What a method has had before the fine-tuning."""
+    """Say what a method has had before the fine-tuning."""
     if not method.gated:
         return "trained for the dense model's epochs and those of pruning"
     if not method.trained:

@@ -31,7 +31,7 @@ Curves = dict[str, dict[str, list[tuple[int, float]]]]  # train/valid -> key -> 
 
 @dataclass
 class Collected:
-    """All that the report shows.
+    """The collection of all that the report shows.
 
     Attributes:
         report: the content of ``report.json``.
@@ -59,7 +59,7 @@ class Collected:
             raise InputError(path, f"is not JSON ({e})", mend) from None
 
     def same_weights(self, decode: Path, measured: dict[str, Any]) -> bool:
-        """Whether a decoding and a measurement are of the same weights; noted if not.
+        """Tell whether decoding and measurement are of the same weights; note if not.
 
         A row that mixes two models would be worse than one with a gap.
         """
@@ -75,7 +75,7 @@ class Collected:
         return False
 
     def same_session(self, exp: Path, measured: dict[str, Any], dense: dict) -> bool:
-        """Whether a system was timed beside the dense one; noted if not."""
+        """Tell whether a system was timed beside the dense one; note if not."""
         if measured.get("session") == dense.get("session") or not measured:
             return True
         self.missing.append(
@@ -85,7 +85,7 @@ class Collected:
         return False
 
     def comparisons(self, decode: Path) -> dict[str, dict[str, Any]]:
-        """Significance tests of a decoding, by the other system: ``dense``, ``l0``."""
+        """Read a decoding's significance tests by other system: ``dense``, ``l0``."""
         names = {"dense": "significance.json", "l0": "significance_l0.json"}
         tests = {}
         for other, name in names.items():
@@ -113,7 +113,7 @@ class Collected:
 
 
 def read_curves(checkpoint: Path) -> Curves:
-    """ESPnet's reporter statistics: ``train``/``valid`` -> key -> (epoch, value).
+    """Read ESPnet's reporter statistics: ``train``/``valid`` -> key -> (epoch, value).
 
     Only finite numbers are kept; ESPnet stores NaN for an epoch without any.
 
@@ -159,7 +159,7 @@ def _row(
     dense: dict[str, Any],
     precision: str = "fp32",
 ) -> dict[str, Any]:
-    """One row of the main table: one system on one test set (``decode`` directory)."""
+    """Make a row of the main table: a system on a test set (``decode`` directory)."""
     first = precision == "fp32"
     measured = found.json(exp / "measure.json", "17") or {}
     wer, cer, tests = None, None, {}
@@ -199,7 +199,7 @@ def _row(
 
 
 def trained(pruned: Path) -> bool:
-    """Whether a stage 12 was a training: one-shot methods leave no curves."""
+    """Tell whether a stage 12 was a training: one-shot methods leave no curves."""
     conf = yaml.safe_load((pruned / "student.yaml").read_text())["model_conf"]
     method = (conf.get("plan") or {}).get("method", "l0")
     return METHODS[method].trained

@@ -126,7 +126,7 @@ def build(found: Collected, note: str) -> list[Part]:
 
 
 def _comparison(found: Collected) -> list[Part]:
-    """Pareto pictures and significance, as far as there is something to compare."""
+    """Make Pareto pictures and significance, as far as there is what to compare."""
     rows, parts = found.report["rows"], []
     for number, test_set in enumerate(dict.fromkeys(r["test_set"] for r in rows), 1):
         own = [row for row in rows if row["test_set"] == test_set]
@@ -160,7 +160,7 @@ def _environment_rows(environment: dict[str, Any]) -> list[list[str]]:
 
 
 def markdown(parts: list[Part], title: str) -> str:
-    """``report.md``; pictures are files beside it."""
+    """Render ``report.md``; pictures are files beside it."""
     lines = [f"# {title}", ""]
     for part in parts:
         match part:
@@ -197,7 +197,7 @@ def _html_text(text: str) -> str:
 
 
 def html_page(parts: list[Part], title: str) -> str:
-    """``report.html``: one file with everything in it, no reference to outside."""
+    """Render ``report.html``: one file with all in it, no reference to outside."""
     body = [f"<h1>{html.escape(title)}</h1>"]
     for part in parts:
         match part:

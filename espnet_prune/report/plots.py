@@ -1,4 +1,4 @@
-"""The figures of the report (matplotlib, without a display)."""
+"""Draw the figures of the report (matplotlib, without a display)."""
 
 import io
 from typing import Any
@@ -41,7 +41,7 @@ COSTS = (
 
 
 def pareto_figure(rows: list[dict[str, Any]], title: str) -> Figure | None:
-    """WER against cost: a line per method, the dense model as a star.
+    """Draw WER against cost: a line per method, the dense model as a star.
 
     Args:
         rows: of ``report.json``, of one test set; drawn are those in fp32.
@@ -91,7 +91,7 @@ def pareto_figure(rows: list[dict[str, Any]], title: str) -> Figure | None:
 
 
 def kept_figure(pruning: dict[str, Any], title: str) -> Figure:
-    """Heat map of the kept share per block and unit, subsampling in its own panel."""
+    """Draw a heat map of the kept share per block and unit, the subsampling apart."""
     small, large = pruning["architecture"], pruning["dense_architecture"]
     n_blocks = len(large["blocks"])
     figure = Figure(figsize=(2.6 + 0.72 * (n_blocks + 2), 3.8), layout="constrained")
@@ -145,7 +145,7 @@ PANELS = {
 
 
 def curves_figure(curves: Curves, title: str) -> Figure | None:
-    """Training statistics by epoch: solid = train, dashed = valid; None if empty."""
+    """Draw training statistics by epoch, train solid, valid dashed; None if empty."""
     logged = curves["train"].keys() | curves["valid"].keys()
     panels = {
         name: [key for key in keys if key in logged] for name, keys in PANELS.items()

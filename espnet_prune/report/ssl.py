@@ -36,7 +36,7 @@ LEANS = (
 
 
 def read(file: Path, made_by: str) -> dict[str, Any]:
-    """What an earlier stage left.
+    """Read what an earlier stage left.
 
     Raises:
         InputError: it is missing.
@@ -47,7 +47,7 @@ def read(file: Path, made_by: str) -> dict[str, Any]:
 
 
 def collect(folder: Path, dense: Path, compact: Sequence[Path]) -> dict[str, Any]:
-    """The content of ``report.json``.
+    """Collect the content of ``report.json``.
 
     Args:
         folder: with ``measured.json``, and ``probes.json`` where there are probes.
@@ -118,8 +118,11 @@ def check_fresh(
 
 
 def scored(rows: list[dict[str, Any]], probes: dict[str, Any]) -> list[str]:
-    """The probes in which the dense model is ahead of log mel energies: these are
-    outside its interval. A score over less would be a division by noise."""
+    """Name the probes in which the dense model is ahead of log mel energies.
+
+    These are outside its interval there: a score over less would be a division by
+    noise.
+    """
     (dense,) = (row for row in rows if row["system"] == "dense")
     found = []
     for name, about in probes.items():
@@ -133,7 +136,7 @@ def scored(rows: list[dict[str, Any]], probes: dict[str, Any]) -> list[str]:
 
 
 def value_of(rows: list[dict[str, Any]], system: str, probe: str) -> float | None:
-    """What a system has in a probe."""
+    """Find the value that a system has in a probe."""
     (row,) = (row for row in rows if row["system"] == system)
     return row["probes"].get(probe, {}).get("value")
 
@@ -141,7 +144,7 @@ def value_of(rows: list[dict[str, Any]], system: str, probe: str) -> float | Non
 def score(
     row: dict[str, Any], rows: list[dict[str, Any]], probes: Sequence[str]
 ) -> float | None:
-    """SUPERB's form of a score over some probes; None where one is missing."""
+    """Compute SUPERB's form of a score over some probes; None where one is missing."""
     found = []
     for name in probes:
         if name not in row["probes"]:
@@ -180,7 +183,7 @@ def build(report: dict[str, Any], note: str = "") -> list[Part]:
 
 
 def caveats(report: dict[str, Any]) -> list[str]:
-    """What a reader of the numbers must know."""
+    """Say what a reader of the numbers must know."""
     found = []
     if report["machine"]["warning"]:
         found.append(f"The times are not reliable: {report['machine']['warning']}.")
@@ -199,7 +202,7 @@ def caveats(report: dict[str, Any]) -> list[str]:
 
 
 def label(row: dict[str, Any]) -> str:
-    """What a row is called: ``dense``, ``compact -50 % params``."""
+    """Name a row: ``dense``, ``compact -50 % params``."""
     if "target" not in row:
         return row["system"]
     target = row["target"]
@@ -207,7 +210,7 @@ def label(row: dict[str, Any]) -> str:
 
 
 def main_table(report: dict[str, Any]) -> Table:
-    """The main table, with what is gone beside the dense model."""
+    """Make the main table, with what is gone beside the dense model."""
     rows = report["rows"]
     dense = next(row for row in rows if row["system"] == "dense")
 
@@ -234,8 +237,10 @@ def main_table(report: dict[str, Any]) -> Table:
 
 
 def layer_table(rows: list[dict[str, Any]]) -> Table | None:
-    """The weight that each probe's head gives to each layer, 0 being what goes into the
-    blocks."""
+    """Show the weight that each probe's head gives to each layer.
+
+    Layer 0 is what goes into the blocks.
+    """
     lines = [
         [f"{label(row)}, {name}", *(f"{share:.2f}" for share in own["layers"])]
         for row in rows

@@ -35,7 +35,7 @@ def card(
     normalize: bool,
     report: dict[str, Any] | None = None,
 ) -> str:
-    """The README of a compact model's directory.
+    """Write the README of a compact model's directory.
 
     Args:
         name: of the model.

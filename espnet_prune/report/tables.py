@@ -20,7 +20,7 @@ class Table:
         return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
     def text(self) -> str:
-        """For a terminal, columns aligned."""
+        """Render for a terminal, columns aligned."""
         lines = [self.header, *self.rows]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         lines.insert(1, ["-" * width for width in widths])
@@ -48,7 +48,7 @@ def _number(value: float | None, form: str, scale: float = 1.0) -> str:
 
 
 def _versus(value: float | None, dense: float | None, form: str, scale: float) -> str:
-    """A quantity, and its change against the dense system's: ``5.10 (-49 %)``."""
+    """Format a quantity, and its change against the dense one's: ``5.10 (-49 %)``."""
     shown = _number(value, form, scale)
     if value is None or not dense or value == dense:
         return shown
@@ -56,7 +56,7 @@ def _versus(value: float | None, dense: float | None, form: str, scale: float) -
 
 
 def label(row: dict[str, Any]) -> str:
-    """What a row is called: ``dense``, ``compact -50 % params``, ``random -75 ...``."""
+    """Name a row: ``dense``, ``compact -50 % params``, ``random -75 ...``."""
     kind, value = row["target"]["kind"], row["target"]["value"]
     name = row["system"] if row["method"] in (None, "dense", "l0") else row["method"]
     if value is not None:
@@ -65,7 +65,7 @@ def label(row: dict[str, Any]) -> str:
 
 
 def main_table(rows: list[dict[str, Any]]) -> Table:
-    """Dense against compact, from the rows of ``report.json``."""
+    """Compare dense and compact, from the rows of ``report.json``."""
     fp32 = [row for row in rows if row["precision"] == "fp32"]
     dense = {row["test_set"]: row for row in fp32 if row["system"] == "dense"}
     header = (
@@ -100,7 +100,7 @@ def main_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def significance_table(rows: list[dict[str, Any]]) -> Table:
-    """Each compact system against dense and, if there are any, L0 pruning."""
+    """Compare each compact system with dense and, if there are any, L0 pruning."""
     names = {"dense": "dense", "l0": "L0"}
     tested = [row for row in rows if row["vs"]]
     others = [o for o in names if any(o in row["vs"] for row in tested)]
@@ -131,7 +131,7 @@ def significance_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def cost_table(rows: list[dict[str, Any]]) -> Table:
-    """Where the parameters and MACs are; one row per system."""
+    """Show where the parameters and MACs are; one row per system."""
     header = (
         "system|params: subsampling M|blocks M|decoder M"
         "|GMAC/s: subsampling|blocks|encoder"
@@ -153,7 +153,7 @@ def cost_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def times_table(times: dict[str, dict[str, dict[str, float]]]) -> Table:
-    """Real-time factors: median and spread, as ``measure.rtf.summarise`` says."""
+    """Show real-time factors, median and spread: see ``measuring.rtf.summarise``."""
     names = list(dict.fromkeys(name for columns in times.values() for name in columns))
 
     def cell(value: dict[str, float] | None) -> str:
@@ -164,7 +164,7 @@ def times_table(times: dict[str, dict[str, dict[str, float]]]) -> Table:
 
 
 def kept_table(pruning: dict[str, Any]) -> Table:
-    """Units kept of the dense model's, per block; ``gone``: the submodule is."""
+    """Show the units kept of dense, per block; ``gone`` where the submodule is."""
 
     def cell(kept: int, dense: int) -> str:
         if not dense:  # the dense model has no such submodule
@@ -185,14 +185,14 @@ def kept_table(pruning: dict[str, Any]) -> Table:
 
 
 def whole_blocks(architecture: dict[str, Any]) -> list[dict[str, int]]:
-    """The sizes of each block; all 0 where it is gone."""
+    """Return the sizes of each block; all 0 where it is gone."""
     blocks = architecture["blocks"]
     none = dict.fromkeys(next(filter(None, blocks), {}), 0)
     return [none if block is None else block for block in blocks]
 
 
 def decoder_table(pruning: dict[str, Any]) -> Table | None:
-    """The same of the decoder, per layer; None if it was not pruned."""
+    """Show the units kept of the decoder, per layer; None if it was not pruned."""
     if "decoder" not in pruning:
         return None
     pairs = zip(pruning["decoder"], pruning["dense_decoder"], strict=True)
@@ -204,8 +204,10 @@ def decoder_table(pruning: dict[str, Any]) -> Table | None:
 
 
 def channels_sentence(pruning: dict[str, Any]) -> str:
-    """Channels kept of dense: of the subsampling's two convolutions, and those between
-    the layers."""
+    """Say how many channels are kept of dense.
+
+    They are those of the subsampling's two convolutions, and those between the layers.
+    """
     small, large = pruning["architecture"], pruning["dense_architecture"]
     pairs = zip(small["subsampling"], large["subsampling"], strict=True)
     kept = ", ".join(f"{kept}/{dense}" for kept, dense in pairs)
@@ -220,7 +222,7 @@ def channels_sentence(pruning: dict[str, Any]) -> str:
 
 
 def pruning_sentence(pruning: dict[str, Any]) -> str:
-    """Target against what was reached."""
+    """Say what the target was, and what was reached."""
     target = pruning["target"]
     over = f" of the {target['denominator']}" if target.get("denominator") else ""
     groups = (f"{g} {100 * t:g} %" for g, t in (target.get("groups") or {}).items())

@@ -1,4 +1,4 @@
-"""Where stages that split their data run the parts: here, or on a Slurm cluster."""
+"""Run the parts of stages that split their data: here, or on a Slurm cluster."""
 
 import argparse
 import contextlib
@@ -28,7 +28,7 @@ _LOG_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Executor:
-    """How parts of a stage are run.
+    """The way in which parts of a stage are run.
 
     Args:
         kind: ``local`` (processes of this machine) or ``slurm`` (jobs of an array).
@@ -110,7 +110,7 @@ class Executor:
     def _jobs(
         self, function: Callable, items: Sequence, logs: Path, what: str
     ) -> list[Any]:
-        """Submit them; what submitit or the cluster refuses becomes one line."""
+        """Submit the parts; what submitit or the cluster refuses becomes one line."""
         import submitit  # takes a second
 
         own = {k if k in GENERIC else f"slurm_{k}": v for k, v in self.options.items()}
@@ -129,7 +129,7 @@ class Executor:
 
 
 def in_turn(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """What one job does."""
+    """Do the items of one job, one after the other."""
     return [function(item) for item in items]
 
 
@@ -141,12 +141,12 @@ def split(items: Sequence[Item], parts: int) -> list[Sequence[Item]]:
 
 
 def failed_too(logs: Sequence[Path]) -> str:
-    """What an error of the first part that failed says of the others."""
+    """Say which others failed, for the error of the first part that did."""
     return f" (as did {', '.join(map(str, logs))})" if logs else ""
 
 
 def add_arguments(parser: argparse.ArgumentParser, nj: int = 2) -> None:
-    """The options that a stage which splits its data has."""
+    """Add the options that a stage which splits its data has."""
     parser.add_argument("--nj", type=int, default=nj, help="parts at once")
     parser.add_argument("--executor", choices=EXECUTORS, default="local")
     parser.add_argument(
@@ -156,7 +156,7 @@ def add_arguments(parser: argparse.ArgumentParser, nj: int = 2) -> None:
 
 
 def from_arguments(args: argparse.Namespace) -> Executor:
-    """The executor that was asked for.
+    """Make the executor that was asked for.
 
     Raises:
         InputError: an option that is no ``KEY=VALUE``.

@@ -1,4 +1,4 @@
-"""What one machine does for all of a multi-node training.
+"""Do on one machine what serves all of a multi-node training.
 
 ESPnet's launcher starts the same command on every node. Checks, plans and measurements
 are the first node's: two of them would race for the same files, and a latency table

@@ -56,7 +56,7 @@ def end_with(parent: int) -> None:
 
 
 def time_left(start: float, done: int, total: int) -> str:
-    """What a progress line says about it; ``start`` is a ``time.monotonic()``."""
+    """Say how much time is left; ``start`` is a ``time.monotonic()``."""
     if done == 0:
         return ""
     seconds = (time.monotonic() - start) * (total - done) / done

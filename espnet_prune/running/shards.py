@@ -13,7 +13,7 @@ from espnet_prune.running.executor import Executor, failed_too
 
 
 def mark_of(folder: Path) -> Path:
-    """The file that says that the shard which writes this folder is done."""
+    """Name the file that says that the shard which writes this folder is done."""
     return folder.with_name(f"{folder.name}.done")
 
 
@@ -77,13 +77,13 @@ class Shard:
             self.done.touch()
 
     def error(self, others: Sequence["Shard"] = ()) -> InputError:
-        """What it said last, and where others that failed, too, said it."""
+        """Make the error: what the shard said last, and which others failed, too."""
         tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-5:])
         also = failed_too([shard.log for shard in others])
         return InputError(self.log, f"this job failed{also}:\n{tail}")
 
     def run(self) -> None:
-        """Run it in a job of its own, with the cores that the job has."""
+        """Run the shard in a job of its own, with the cores that the job has."""
         cores = os.environ.get("SLURM_CPUS_PER_TASK", "1")
         if self.start(os.environ | {"OMP_NUM_THREADS": cores}).wait():
             raise self.error()
@@ -91,7 +91,7 @@ class Shard:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs of this machine, as CUDA_VISIBLE_DEVICES names them."""
+    """List the GPUs of this machine, as CUDA_VISIBLE_DEVICES names them."""
     import torch  # takes a second, and most programs here have no need of it
 
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -103,7 +103,7 @@ def visible_gpus() -> list[str]:
 def run_here(
     shards: Sequence[Shard], progress: Callable[[], str], gpus: Sequence[str] = ()
 ) -> None:
-    """Run them side by side in processes of this machine, in turn on its GPUs."""
+    """Run shards side by side in processes of this machine, in turn on its GPUs."""
     threads = max(1, (os.cpu_count() or 1) // len(shards))
     given = os.environ.get("OMP_NUM_THREADS", "")
     if given.isdigit():  # the user shares the machine, or a scheduler does

@@ -18,13 +18,13 @@ from espnet_prune.base.errors import InputError
 
 
 def collapse(best: Tensor, blank: int) -> list[int]:
-    """Token ids of a path of labels, (time,)."""
+    """Return the token ids of a path of labels, (time,)."""
     tokens = torch.unique_consecutive(best)
     return tokens[tokens != blank].tolist()
 
 
 class GreedyDecoder:
-    """Decodes one utterance at a time.
+    """The decoder decodes one utterance at a time.
 
     Args:
         model: an ESPnet model.
@@ -66,8 +66,10 @@ class GreedySpeech2Text(Speech2Text):
 
     @torch.no_grad()
     def __call__(self, speech: Tensor | np.ndarray) -> list[tuple[Any, ...]]:
-        """Audio, (sample,), -> text, tokens, their ids, and a hypothesis with a score,
-        in a list of one."""
+        """Decode audio, (sample,), to text, tokens, their ids, a scored hypothesis.
+
+        They come in a list of one.
+        """
         ids, score = GreedyDecoder(self.asr_model)(torch.as_tensor(speech))
         tokens = self.converter.ids2tokens(ids)
         text = self.tokenizer.tokens2text(tokens)
@@ -75,8 +77,10 @@ class GreedySpeech2Text(Speech2Text):
 
 
 def first_window(frontend: nn.Module | None) -> int:
-    """The fewest samples that make a frame: torch's STFT takes no fewer, ESPnet's
-    other frontends no empty audio."""
+    """Count the fewest samples that make a frame.
+
+    torch's STFT takes no fewer, ESPnet's other frontends no empty audio.
+    """
     stft = getattr(frontend, "stft", None)
     if stft is None:
         return 1

@@ -67,7 +67,7 @@ def _warn_of_slow_int8() -> None:
 
 @functools.cache
 def has_runtime() -> bool:
-    """Whether onnxruntime, and what writes its files, is installed."""
+    """Tell whether onnxruntime, and what writes its files, is installed."""
     found = importlib.util.find_spec
     return all(found(name) for name in ("onnx", "onnxruntime", "onnxscript"))
 
@@ -105,8 +105,10 @@ class RuntimeEncoder(AbsEncoder):
         prev_states: None = None,
         ctc: torch.nn.Module | None = None,
     ) -> tuple[Tensor, Tensor, None]:
-        """(batch, frame, feature) and (batch,) frames -> (batch, time, channel) and
-        (batch,) times."""
+        """Encode (batch, frame, feature) and (batch,) frames.
+
+        The result is (batch, time, channel) and (batch,) times.
+        """
         outputs = []
         for x, frames in zip(xs_pad, ilens.tolist(), strict=True):
             if frames < MIN_FRAMES:
@@ -172,14 +174,14 @@ def graph_file(encoder: AbsEncoder, features: int, precision: str) -> Path:
 
 @functools.cache
 def _makers() -> str:
-    """Digest of the code that makes the files."""
+    """Digest the code that makes the files."""
     modules = (graph, attention, compact, onnx)
     return " ".join(fingerprint(module.__file__) for module in modules)
 
 
 @functools.cache
 def _cache() -> Path:
-    """A folder for the files; one that ends with the process where no other is."""
+    """Make a folder for the files; it ends with the process if no other is there."""
     folder = Path(torch.hub.get_dir()).parent / "espnet_prune"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Loading a trained model for inference only, in a chosen precision."""
+"""Load a trained model for inference only, in a chosen precision."""
 
 import logging
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def load(
     device: str = "cpu",
     **decoding: Any,
 ) -> Speech2Text:
-    """ESPnet's decoder for a dense or a compact model, with a faster encoder.
+    """Load ESPnet's decoder for a dense or a compact model, with a faster encoder.
 
     On CPUs onnxruntime computes the encoder. Its file is written when a model is loaded
     for the first time, which takes seconds, and kept where torch keeps downloads.
@@ -94,7 +94,7 @@ def set_precision(
 
 
 def runs(config: Mapping[str, Any], precision: str, where: object) -> bool:
-    """Whether the runtime takes the encoder of a model; in fp32 it need not.
+    """Tell whether the runtime takes the encoder of a model; in fp32 it need not.
 
     Raises:
         InputError: in int8 it would have to.

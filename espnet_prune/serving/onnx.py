@@ -1,4 +1,4 @@
-"""A module as an ONNX file, in fp32 and in int8, and onnxruntime running it."""
+"""Write a module as an ONNX file, in fp32 and in int8, and run it by onnxruntime."""
 
 import contextlib
 import io
@@ -18,7 +18,7 @@ LONGEST = 1 << 24  # of a dynamic axis; torch wants a bound
 
 
 def runtime() -> object:
-    """The module ``onnxruntime``.
+    """Import the module ``onnxruntime``.
 
     Raises:
         InputError: it, or what writes its files, is not installed.
@@ -35,7 +35,7 @@ def runtime() -> object:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Nothing but errors on the terminal."""
+    """Let nothing but errors reach the terminal."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -125,7 +125,7 @@ def write_int8(source: Path, path: Path, keep: str | None = None) -> None:
 
 
 class Runner:
-    """Runs an ONNX file of one input, with as many threads as torch has.
+    """The runner runs an ONNX file of one input, with as many threads as torch has.
 
     Several threads may call it at once.
 
@@ -140,7 +140,7 @@ class Runner:
         self.open()
 
     def open(self) -> "Runner":
-        """This one, when it has read the file for as many threads as torch has."""
+        """Read the file for as many threads as torch has, unless it was read so."""
         threads = torch.get_num_threads()
         if threads not in self.sessions:
             onnxruntime = runtime()
@@ -156,13 +156,13 @@ class Runner:
         return self
 
     def __call__(self, x: Tensor) -> list[np.ndarray]:
-        """The outputs for an input."""
+        """Compute the outputs for an input."""
         session = self.open().sessions[torch.get_num_threads()]
         return session.run(None, {session.get_inputs()[0].name: x.numpy()})
 
 
 def difference(actual: np.ndarray, expected: Tensor) -> float:
-    """Largest difference of two outputs, relative to the largest (but at least 1)."""
+    """Find the largest difference of outputs, relative to the largest (at least 1)."""
     wanted = expected.numpy()
     if actual.shape != wanted.shape:
         return float("inf")

@@ -45,12 +45,14 @@ class Upstream(nn.Module):
         return super().train(mode and learns)
 
     def get_downsample_rates(self, key: str = "") -> int:
-        """Samples per frame."""
+        """Return the samples per frame."""
         return int(torch.tensor(self.model.config.conv_stride).prod())
 
     def forward(self, wavs: list[Tensor]) -> dict[str, tuple[Tensor, ...]]:
-        """(sample,) of each utterance at 16 kHz -> ``hidden_states``, (batch, time,
-        channel) of each layer."""
+        """Encode (sample,) of each utterance at 16 kHz.
+
+        ``hidden_states`` are (batch, time, channel) of each layer.
+        """
         given = self.extractor(
             [wav.detach().cpu().numpy() for wav in wavs],
             return_tensors="pt",
@@ -62,5 +64,5 @@ class Upstream(nn.Module):
 
 
 def upstream(ckpt: str, *args: Any, **options: Any) -> Upstream:
-    """The entry that ``s3prl.hub`` gets."""
+    """Make the upstream: the entry that ``s3prl.hub`` gets."""
     return Upstream(ckpt, **options)

@@ -1,4 +1,4 @@
-"""A self-supervised encoder as an ONNX file: from audio to the states of all layers."""
+"""Write a self-supervised encoder as an ONNX file: from audio to all layers' states."""
 
 from pathlib import Path
 
@@ -27,8 +27,11 @@ class Layers(nn.Module):
         self.model = model
 
     def forward(self, audio: Tensor) -> tuple[Tensor, ...]:
-        """(batch, sample) as the preprocessor gives it, without padding -> (batch,
-        time, channel) of each layer; the last is what the model gives."""
+        """Encode (batch, sample) as (batch, time, channel) of each layer.
+
+        The audio is as the preprocessor gives it, without padding; the last layer is
+        what the model gives.
+        """
         return tuple(layer_states(self.model, audio))
 
 
@@ -52,7 +55,7 @@ def write_speech_onnx(model: nn.Module, path: Path) -> Runner:
 
 
 def write_speech_int8(model: nn.Module, source: Path, path: Path) -> Runner:
-    """Write the same with the weights of products in int8.
+    """Write a model with the weights of products in int8.
 
     Args:
         model, path: as for :func:`write_speech_onnx`.
@@ -63,7 +66,7 @@ def write_speech_int8(model: nn.Module, source: Path, path: Path) -> Runner:
 
 
 def _checked(run: Runner, model: nn.Module, precision: str) -> Runner:
-    """What runs a file, if that computes what the model does."""
+    """Check that a file computes what the model does, and return what runs it."""
     graph = Layers(model).eval()
     for seconds in SECONDS:
         for batch in (1, 2):

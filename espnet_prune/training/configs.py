@@ -1,4 +1,4 @@
-"""The training configs of the student, derived from the teacher's own config."""
+"""Derive the training configs of the student from the teacher's own config."""
 
 import argparse
 import math
@@ -17,7 +17,7 @@ from espnet_prune.training.recipe import OWN_KEYS
 
 
 def model_defaults() -> dict[str, Any]:
-    """ESPnet's options that make a model (and its text processing), with defaults.
+    """List ESPnet's options that make a model (and its text processing), with defaults.
 
     Everything else in a ``config.yaml`` is about how the model was trained.
     """
@@ -30,7 +30,7 @@ def model_defaults() -> dict[str, Any]:
 
 
 def model_config(teacher: dict[str, Any], source: str | Path) -> dict[str, Any]:
-    """The part of an ESPnet config that defines the model, ready to be trained on.
+    """Take the part of an ESPnet config that defines the model, ready to be trained on.
 
     Raises:
         InputError: the model is of a kind that cannot be pruned, by name.
@@ -50,7 +50,7 @@ def model_config(teacher: dict[str, Any], source: str | Path) -> dict[str, Any]:
 
 
 def frames_of(model: ESPnetASRModel, args: argparse.Namespace, seconds: float) -> int:
-    """Feature frames that the model's frontend makes of that much audio."""
+    """Count the feature frames that the model's frontend makes of that much audio."""
     samples = round(sampling_rate(args) * seconds)
     if model.frontend is None:
         raise InputError("teacher", "has no frontend: its input is features")
@@ -66,7 +66,7 @@ def pruning_config(
     recipe: dict[str, Any],
     budget: dict[str, Any],
 ) -> dict[str, Any]:
-    """Config of stage 12: the teacher's model with gates, trained by the recipe.
+    """Configure stage 12: the teacher's model with gates, trained by the recipe.
 
     Args:
         teacher: the teacher's ``config.yaml``.
@@ -96,7 +96,7 @@ def small_config(
     encoder_conf: dict[str, Any],
     plan: dict[str, Any],
 ) -> dict[str, Any]:
-    """Config of a small dense Conformer that costs what a pruned one would.
+    """Configure a small dense Conformer that costs what a pruned one would.
 
     Args:
         teacher, source, recipe: as for :func:`pruning_config`.
@@ -121,7 +121,7 @@ def finetuning_config(
     recipe: dict[str, Any],
     teacher_size: int | None = None,
 ) -> dict[str, Any]:
-    """Config of stage 14: the compact model beside its teacher."""
+    """Configure stage 14: the compact model beside its teacher."""
     config = model_config(compact, source)
     config["model"] = "prune"
     config["model_conf"]["distill"] = recipe.get("distill") or {}

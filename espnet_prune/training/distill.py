@@ -1,4 +1,4 @@
-"""Distillation from the dense teacher: block by block, and on the outputs.
+"""Distil from the dense teacher: block by block, and on the outputs.
 
 Peng et al. 2023, DPHuBERT (arXiv 2305.17651), eq. 6 for the layer term (L1 and cosine
 distance); Hinton et al. 2015 (arXiv 1503.02531) for the output term.
@@ -18,7 +18,7 @@ from espnet_prune.config.sections import DistillOptions
 
 @dataclass
 class Record:
-    """What one forward pass of a model went through."""
+    """The record of what passes through a model in one forward pass."""
 
     features: tuple[Tensor, Tensor] | None = None  # (batch, frame, feature), lengths
     hidden: dict[int, Tensor] = field(default_factory=dict)  # (batch, time, channel)
@@ -84,7 +84,7 @@ def layer_loss(
     teacher: Record,
     projection: nn.Module | None,
 ) -> Tensor:
-    """Sum over the compared blocks of their difference, over real frames only.
+    """Sum the differences of the compared blocks, over real frames only.
 
     Args:
         options: which blocks are compared.
@@ -102,13 +102,13 @@ def layer_loss(
 
 
 def mean_of(hidden: Mapping[int, Tensor] | Sequence[Tensor], blocks: range) -> Tensor:
-    """The mean of some blocks' outputs, (batch, time, channel)."""
+    """Average some blocks' outputs, (batch, time, channel)."""
     first, *rest = (hidden[i] for i in blocks)
     return sum(rest, first) / len(blocks) if rest else first
 
 
 def difference(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean |s - t| + 1 - cos(s, t) of two blocks' outputs, both (frame, channel)."""
+    """Compute mean |s - t| + 1 - cos(s, t) of two blocks' outputs, (frame, channel)."""
     cosine = F.cosine_similarity(student, teacher, dim=-1)
     return F.l1_loss(student, teacher) + (1 - cosine).mean()
 
@@ -116,7 +116,7 @@ def difference(student: Tensor, teacher: Tensor) -> Tensor:
 def matches(
     options: DistillOptions, num_student: int, num_teacher: int
 ) -> list[tuple[int, int]]:
-    """Pairs (student block, teacher block) at the same depth, 0-based."""
+    """Pair (student block, teacher block) at the same depth, 0-based."""
     return [
         (max(1, round((t + 1) * num_student / num_teacher)) - 1, t)
         for t in options.block_indices(num_teacher)
@@ -126,8 +126,10 @@ def matches(
 def groups(
     options: DistillOptions, num_student: int, num_teacher: int
 ) -> list[tuple[range, range]]:
-    """Blocks of student and teacher whose means are compared: one each, or with
-    ``means`` all since the pair before."""
+    """Group the blocks of student and teacher whose means are compared.
+
+    A group is one block each, or with ``means`` all since the pair before.
+    """
     found, start = [], (0, 0)
     for pair in matches(options, num_student, num_teacher):
         first = start if options.means else pair
@@ -138,7 +140,7 @@ def groups(
 
 
 def identity_projection(student_size: int, teacher_size: int) -> nn.Linear:
-    """A linear layer that starts as the identity (as far as the sizes allow)."""
+    """Make a linear layer that starts as the identity (as far as the sizes allow)."""
     layer = nn.Linear(student_size, teacher_size)
     with torch.no_grad():
         nn.init.eye_(layer.weight)
@@ -153,7 +155,7 @@ def output_loss(
     teacher_record: Record,
     options: DistillOptions,
 ) -> Tensor:
-    """KL(teacher || student) of CTC and decoder, in the shares of the task loss.
+    """Compute KL(teacher || student) of CTC and decoder, in the task loss's shares.
 
     Summed over frames or tokens and divided by the batch, like ESPnet's losses.
     """
@@ -173,7 +175,7 @@ def output_loss(
 
 
 def divergence(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """KL(teacher || student) of logits (batch, time, vocabulary), per utterance.
+    """Compute KL(teacher || student) per utterance of logits (batch, time, vocabulary).
 
     Args:
         mask: (batch, time), True where the position counts.
@@ -185,10 +187,10 @@ def divergence(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:
-    """(batch,) lengths -> (batch, size), True within the length."""
+    """Turn (batch,) lengths into (batch, size), True within the length."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
 def content(x: Tensor | tuple[Tensor, Tensor]) -> Tensor:
-    """What a block gives on, without the positions that travel beside it."""
+    """Take what a block gives on, without the positions that travel beside it."""
     return x[0] if isinstance(x, tuple) else x

@@ -1,4 +1,4 @@
-"""Options that are ESPnet's own, checked before hours of work, by its own parser.
+"""Check options that are ESPnet's own before hours of work, by its own parser.
 
 It takes seconds to import, so it is asked only about what is not known here.
 """
@@ -21,7 +21,7 @@ KNOWN = {*NUMBERS, *DICTIONARIES, *OTHERS}
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Its ``prog`` is the option of ours that holds the command line."""
+    """A parser whose ``prog`` is the option of ours that holds the command line."""
 
     def error(self, message: str):
         raise InputError(self.prog, message.splitlines()[0])
@@ -57,7 +57,7 @@ def check_options(where: str, options: Sequence[str]) -> None:
 
 
 def check_keys(source: object, keys: Iterable[str]) -> None:
-    """Raises InputError for a key of a config that is none of ESPnet's training."""
+    """Raise InputError for a key of a config that is none of ESPnet's training."""
     unknown = {*keys} - KNOWN
     if not unknown:
         return
@@ -67,7 +67,7 @@ def check_keys(source: object, keys: Iterable[str]) -> None:
 
 
 def nearest(name: str, dashes: str = "") -> str:
-    """A mend for a misspelled name."""
+    """Find a mend for a misspelled name."""
     known = [*OWN_KEYS, *(action.dest for action in espnet_parser()._actions)]
     found = difflib.get_close_matches(name, known, n=1)
     return f"is it {dashes}{found[0]}?" if found else "leave it out"
@@ -75,7 +75,7 @@ def nearest(name: str, dashes: str = "") -> str:
 
 @cache
 def espnet_parser() -> argparse.ArgumentParser:
-    """That of stages 11, 12 and 14."""
+    """Make the parser of stages 11, 12 and 14."""
     import espnet_prune.base.quiet  # noqa: F401  (before anything else of ESPnet)
     from espnet_prune.training.task import PruneASRTask
 

@@ -1,4 +1,4 @@
-"""What students of all families share: gates outside the model, and a teacher."""
+"""The base of all families' students: gates outside the model, and a teacher."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ class GatedStudent(nn.Module):
     def losses(
         self, *batch: Tensor, **kwargs: Any
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Loss, stats to log and weight of a batch, with the tensors as they are."""
+        """Compute loss, stats and weight of a batch, with the tensors as they are."""
         raise NotImplementedError
 
     def control(self, sparsity: dict[str, Any], budget: Budget) -> None:
@@ -61,13 +61,13 @@ class GatedStudent(nn.Module):
         return super()._apply(fn, *args, **kwargs)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Parameters and buffers, by name."""
+        """Return parameters and buffers, by name."""
         return {**dict(self.named_parameters()), **dict(self.named_buffers())}
 
     def forward(
         self, *batch: Tensor, **kwargs: Any
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Losses of a batch under the gates, and their Lagrangian.
+        """Compute the losses of a batch under the gates, and their Lagrangian.
 
         Returns:
             loss, stats to log, weight (batch size).

@@ -1,4 +1,4 @@
-"""Checks before a training: the GPUs, the right audio, and the right run to resume.
+"""Check before a training: the GPUs, the right audio, and the right run to resume.
 
 ESPnet writes the new ``config.yaml`` and goes on from the old ``checkpoint.pth``: other
 tokens, another recipe or another target would train, or decode, the wrong model without
@@ -125,15 +125,17 @@ def settled(
 
 
 def going_on(previous: Path | None) -> list[str]:
-    """Options by which a pruning goes on from another's gates and multipliers, but not
-    from its count of the steps."""
+    """Return options by which a pruning goes on from another's gates and multipliers.
+
+    It does not go on from that one's count of the steps.
+    """
     if previous is None:
         return []
     return ["--init_param", f"{previous / 'latest.pth'}:::{COUNTERS}"]
 
 
 def averaged_name(criteria: Sequence[Sequence[str]]) -> str:
-    """ESPnet's name of the averaged weights, by the first criterion of a training."""
+    """Give ESPnet's name of the averaged weights, by a training's first criterion."""
     phase, key, *_ = criteria[0]
     return f"{phase}.{key}.ave.pth"
 
@@ -187,13 +189,13 @@ def refuse_multiple_iterator(options: argparse.Namespace) -> None:
 
 
 def pieces(path: str | Path) -> list[Path]:
-    """A table of data, or those that asr.sh's ``--num_splits_asr`` made of it."""
+    """List a table of data, or those that asr.sh's ``--num_splits_asr`` made of it."""
     path = Path(path)
     return sorted(path.glob("split.*")) if path.is_dir() else [path]
 
 
 def described(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
-    """The options that make the training, and fingerprints of the files they name."""
+    """Collect options that make the training, and fingerprints of the files named."""
     gated = (options.model_conf or {}).get("gates") is not None
     # Others may train on for longer: their learning rate is planned anew.
     free = FREE if gated else (*FREE, "max_epoch")
@@ -214,12 +216,12 @@ def described(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, st
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of plain data."""
+    """Compute the SHA-256 of plain data."""
     return hashlib.sha256(json.dumps(value, default=str).encode()).hexdigest()
 
 
 def state_digest(weights: str | Path) -> str:
-    """SHA-256 of a model's tensors, however the file wraps them."""
+    """Compute the SHA-256 of a model's tensors, however the file wraps them."""
     digest = hashlib.sha256()
     for key, value in sorted(read_state(weights).items()):
         digest.update(key.encode())

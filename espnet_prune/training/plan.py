@@ -1,4 +1,4 @@
-"""What a student's training is to be: its config from a recipe and a command line.
+"""Plan a student's training: its config from a recipe and a command line.
 
 Whatever does not fit, a target that cannot be met among it, is refused here, before a
 training starts. ``args`` are those of ``espnet_prune.cli.prune_train``.
@@ -53,7 +53,7 @@ PROJECTION = "projection.pth"
 
 
 def student_config(args: argparse.Namespace) -> dict[str, Any]:
-    """The training config of stage 12 or 14.
+    """Make the training config of stage 12 or 14.
 
     Raises:
         InputError: model, recipe, method and target do not go together.
@@ -100,7 +100,7 @@ def make_budget(
     rest: Mapping[str, float] | None = None,
     prices: Mapping[str, float] | None = None,
 ) -> Budget:
-    """The budget of a described model.
+    """Make the budget of a described model.
 
     Args:
         options: what to remove.
@@ -126,7 +126,7 @@ def make_budget(
 
 
 def _finetuning(args: argparse.Namespace, recipe: dict[str, Any]) -> dict[str, Any]:
-    """Of stage 14: the compact model, and the projection that pruning learned."""
+    """Make the config of stage 14 from the compact model and the projection."""
     source, weights = args.compact / CONFIG, args.compact / PRUNED
     model, _ = load_model(source, weights)
     if model.decoder is None:  # no accuracy to choose the best epochs by
@@ -148,7 +148,7 @@ def _small(
     budget: Budget,
     lengths: Lengths,
 ) -> dict[str, Any]:
-    """Of stage 12 for a small Conformer that is trained from scratch."""
+    """Make the config of stage 12 for a small Conformer, trained from scratch."""
     heads = (config.get("decoder_conf") or {}).get("attention_heads", 4)
     encoder_conf = small_encoder(
         config.get("encoder_conf") or {},
@@ -179,6 +179,6 @@ def _small(
 
 
 def teacher_size(args: argparse.Namespace) -> int:
-    """Model dimension of the teacher."""
+    """Read the model dimension of the teacher."""
     conf = read_yaml(args.teacher_config).get("encoder_conf") or {}
     return conf.get("output_size", 256)

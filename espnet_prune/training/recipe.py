@@ -1,4 +1,4 @@
-"""A recipe, ``conf/prune.yaml``, as a command line and the method change it.
+"""Read a recipe, ``conf/prune.yaml``, as a command line and the method change it.
 
 What does not go together is refused here, before any model is looked at. ``args`` are
 those of ``espnet_prune.cli.prune_train``.
@@ -40,7 +40,7 @@ SHARED = ("method", "kind", "target", "recipe", "compact", "previous")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Those of a command line that say what to make of a recipe."""
+    """Add the options of a command line that say what to make of a recipe."""
     parser.add_argument(
         "--method", choices=METHODS, help="l0, or a baseline; --compact: as it was made"
     )
@@ -53,7 +53,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_changes(parser: argparse.ArgumentParser) -> None:
-    """Those that change a recipe, and no other stage."""
+    """Add the options that change a recipe, and no other stage."""
     parser.add_argument("--max_epoch", type=int, help="overrides that of the recipe")
     for section in GIVEN:
         parser.add_argument(
@@ -72,7 +72,7 @@ def settle_method(args: argparse.Namespace) -> None:
 
 
 def read_recipe(args: argparse.Namespace) -> dict[str, Any]:
-    """``--recipe`` as the rest of the command line and the method change it.
+    """Read ``--recipe`` as the rest of the command line and the method change it.
 
     Raises:
         InputError: an option, or a method, that there is not, or of a wrong value.
@@ -246,7 +246,7 @@ def check_model(
 
 
 def source_of(args: argparse.Namespace) -> str:
-    """Where the options of the recipe come from, for messages."""
+    """Say where the options of the recipe come from, for messages."""
     given = [f"--{section}" for section in GIVEN if getattr(args, section)]
     return " and ".join([str(args.recipe), *given])
 

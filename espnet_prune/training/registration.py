@@ -20,7 +20,7 @@ HUB = "s3prl.hub"
 
 
 def names_ours(config: dict[str, Any]) -> bool:
-    """Whether the encoder or the decoder of an ESPnet config is one of ours."""
+    """Tell whether the encoder or the decoder of an ESPnet config is one of ours."""
     return any(str(config.get(k)).startswith(PREFIX) for k in ("encoder", "decoder"))
 
 
@@ -80,7 +80,7 @@ def _add_speech(auto: Any) -> None:
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):
-    """Finds a registry's module as usual, and registers once it has run."""
+    """The finder finds a registry's module as usual, and registers once it has run."""
 
     searching = False
 

@@ -1,4 +1,4 @@
-"""Whether a run can be gone on from, or exported: what its checkpoint says of it."""
+"""Tell whether a run can be gone on from, or exported, by its checkpoint."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the training of a self-supervised encoder is to be, by recipe and options.
+"""Plan the training of a self-supervised encoder, by recipe and options.
 
 Whatever does not fit, a target that cannot be met among it, is refused here, before a
 training starts.
@@ -39,7 +39,7 @@ from espnet_prune.training.ssl_task import Spelling
 
 
 def training_config(args: argparse.Namespace) -> dict[str, Any]:
-    """The training config of pruning or distillation.
+    """Make the training config of pruning or distillation.
 
     Raises:
         InputError: model, recipe, method, target and transcripts do not go together.
@@ -69,7 +69,7 @@ def training_config(args: argparse.Namespace) -> dict[str, Any]:
 def check_options(
     args: argparse.Namespace, dense: str | Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The recipe as the command line changes it, and what makes a student with gates.
+    """Read the recipe as the command line changes it, and what makes a gated student.
 
     Args:
         args: of :func:`espnet_prune.training.recipe.add_options`.
@@ -101,7 +101,7 @@ def check_options(
 def pruning(
     args: argparse.Namespace, recipe: dict[str, Any], dense: str | Path
 ) -> dict[str, Any]:
-    """What makes the student with gates; arguments as for :func:`check_options`.
+    """Return what makes the student with gates; arguments as for :func:`check_options`.
 
     Latency is measured where ``args`` have an ``output_dir``, and else not looked at.
     """

@@ -113,7 +113,7 @@ class PruneSpeechModel(GatedStudent, AbsESPnetModel):
     def layers(
         self, own: Sequence[Tensor], theirs: Sequence[Tensor], frames: Tensor | None
     ) -> Tensor:
-        """The difference of all compared states, what goes into the blocks among them.
+        """Sum the differences of compared states, also of what goes into the blocks.
 
         Args:
             own, theirs: (batch, time, channel) of each layer.
@@ -132,7 +132,7 @@ class PruneSpeechModel(GatedStudent, AbsESPnetModel):
     def task_loss(
         self, states: Tensor, frames: Tensor, text: Tensor, text_lengths: Tensor
     ) -> Tensor:
-        """CTC of the dense model's own head, which stays as it is, per utterance."""
+        """Compute the CTC loss of the dense model's own, fixed head, per utterance."""
         log_probs = self.head(states).float().log_softmax(-1).transpose(0, 1)
         loss = nn.functional.ctc_loss(
             log_probs,

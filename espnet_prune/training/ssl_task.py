@@ -20,7 +20,7 @@ from espnet_prune.training.trainer import PruneTrainer, as_optimizers, parameter
 
 
 class Spelling:
-    """Turns transcripts into tokens of a fine-tuned model.
+    """The spelling turns transcripts into tokens of a fine-tuned model.
 
     Args:
         dense: its directory.
@@ -33,7 +33,7 @@ class Spelling:
         self.tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(dense)
 
     def __call__(self, uid: str, data: dict[str, Any]) -> dict[str, np.ndarray]:
-        """``text`` becomes (token,); the rest stays."""
+        """Turn ``text`` into (token,); leave the rest as it is."""
         tokens = self.tokenizer(data["text"]).input_ids
         return data | {"text": np.array(tokens, dtype=np.int64)}
 

@@ -91,7 +91,7 @@ class PruneASRModel(GatedStudent, ESPnetASRModel):
     def losses(
         self, *batch: Tensor, **kwargs: Any
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Task loss and distillation with the tensors as they are."""
+        """Compute task loss and distillation with the tensors as they are."""
         self.inside = True
         try:
             with record(self) as student:
@@ -129,7 +129,7 @@ def projects(
     teacher_size: int | None,
     gates: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Whether a student's blocks are compared through a learned projection.
+    """Tell whether a student's blocks are compared through a learned projection.
 
     Args:
         distill: how they are compared.
@@ -146,7 +146,7 @@ def projects(
 
 
 def budget_data(budget: Budget, lengths: Lengths, prices: Mapping[str, float] | None):
-    """A budget as plain data, computed once for all who need it.
+    """Turn a budget into plain data, computed once for all who need it.
 
     Args:
         budget: of the model.
@@ -164,7 +164,7 @@ def budget_data(budget: Budget, lengths: Lengths, prices: Mapping[str, float] | 
 
 
 def read_budget(data: Mapping[str, Any], described: DescribedASR) -> Budget:
-    """The budget that :func:`budget_data` wrote, of a described model."""
+    """Read the budget that :func:`budget_data` wrote, of a described model."""
     lengths = Lengths(data["frames"], data["features"], data["tokens"])
     constraints = tuple(map(Constraint.from_dict, data["constraints"]))
     terms = described.terms(lengths, data["latency"])

@@ -170,7 +170,7 @@ class GroupClippedAdamW(torch.optim.AdamW):
 def parameter_groups(
     model: torch.nn.Module, lr: float, weight_decay: float, max_norm: float
 ) -> list[dict[str, Any]]:
-    """Weights, gates and multipliers as optimizer groups.
+    """Sort weights, gates and multipliers into optimizer groups.
 
     Only the weights decay; the multipliers ascend. The learning rates of gates and
     multipliers are set when the run is planned.
@@ -198,7 +198,10 @@ def parameter_groups(
 
 
 def as_optimizers(groups: Sequence[dict[str, Any]]) -> list[torch.optim.Optimizer]:
-    """One optimizer for all groups: with two, ESPnet's trainer would unscale the
-    second one's mixed-precision gradients twice."""
+    """Make one optimizer for all groups.
+
+    With two, ESPnet's trainer would unscale the second one's mixed-precision gradients
+    twice.
+    """
     # Fused: hundreds of small tensors in one call, a twentieth of a step on two cores.
     return [GroupClippedAdamW(list(groups), fused=True)]

@@ -27,15 +27,17 @@ def rel_shift(x: Tensor) -> Tensor:
 
 
 def sizes_of(layer: nn.Module) -> tuple[int, int, int, float]:
-    """Heads, query/key and value dimensions of each, and softmax scale of attention,
-    ESPnet's or that in other sizes."""
+    """Return the heads, their query/key and value dimensions, and the softmax scale.
+
+    The attention is ESPnet's or :class:`SizedAttention`.
+    """
     if isinstance(layer, SizedAttention):
         return layer.heads, layer.qk_dim, layer.v_dim, layer.scale
     return layer.h, layer.d_k, layer.d_k, 1 / math.sqrt(layer.d_k)
 
 
 class SizedAttention(nn.Module):
-    """The function of ESPnet's attention, in other sizes, with the same tensors.
+    """The layer computes ESPnet's attention in other sizes, with the same tensors.
 
     With relative positions it is Dai et al. 2019, Transformer-XL (arXiv 1901.02860),
     section 3.3, in the form of ESPnet's "latest" ones; without, Vaswani et al. 2017.

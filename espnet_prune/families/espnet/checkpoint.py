@@ -1,4 +1,4 @@
-"""Loading ESPnet models without ESPnet's silence about wrong checkpoints."""
+"""Load ESPnet models without ESPnet's silence about wrong checkpoints."""
 
 import argparse
 import datetime
@@ -62,13 +62,13 @@ def load_model(
 
 
 def sampling_rate(args: argparse.Namespace) -> int:
-    """The rate in Hz that the model's frontend expects (ESPnet's default: 16000)."""
+    """Read the rate that a frontend expects, in Hz (ESPnet's default: 16000)."""
     fs = (args.frontend_conf or {}).get("fs", 16000)
     return humanfriendly.parse_size(fs) if isinstance(fs, str) else fs
 
 
 def resources(config: dict[str, Any]) -> dict[str, str]:
-    """The files that a model's config names, by option: ``normalize_conf.stats_file``.
+    """Find the files that a config names, by option: ``normalize_conf.stats_file``.
 
     ESPnet writes them relative to the directory that its recipe ran in.
     """
@@ -111,7 +111,7 @@ def check_resources(config: str | Path) -> None:
 
 
 def read_state(checkpoint: str | Path) -> dict[str, torch.Tensor]:
-    """The state dict of an ESPnet model file, on the CPU."""
+    """Read the state dict of an ESPnet model file, on the CPU."""
     state = read_checkpoint(checkpoint)
     return state["model"] if "optimizers" in state else state
 

@@ -1,4 +1,4 @@
-"""From a stock module to the compact one: cut to sizes, and back to plain data.
+"""Cut stock modules to sizes, and give the sizes of a gated model as plain data.
 
 The sizes stand in the config as ``architecture``: channels of the subsampling, and for
 each block how many units are left of what, or null where the block is gone.
@@ -18,7 +18,7 @@ from espnet_prune.pruning.slicing import first_units, kept_sizes, sliced, widths
 
 
 class Absent(nn.Module):
-    """Stands for a submodule that is gone: adds nothing.
+    """The module stands for a submodule that is gone: it adds nothing.
 
     Args:
         channels: of its output, if that is put beside another's; None if it is added.
@@ -29,7 +29,7 @@ class Absent(nn.Module):
         self.channels = channels
 
     def forward(self, x: Any, *_: Any, **__: Any) -> Tensor:
-        """Zeros: a scalar, or (batch, time, 0)."""
+        """Return zeros: a scalar, or (batch, time, 0)."""
         x = x[0] if isinstance(x, tuple) else x
         if self.channels is None:
             return x.new_zeros(())
@@ -37,17 +37,17 @@ class Absent(nn.Module):
 
 
 class Skip(nn.Module):
-    """Stands for a block that is gone: gives on what it gets."""
+    """The module stands for a block that is gone: it gives on what it gets."""
 
     def forward(
         self, x: Any, mask: Tensor | None, *_: Any, **__: Any
     ) -> tuple[Any, Any]:
-        """(x, mask) -> (x, mask)."""
+        """Give (x, mask) on."""
         return x, mask
 
 
 class Constant(nn.Module):
-    """What is left of a linear layer without inputs: its bias.
+    """The bias that is left of a linear layer without inputs.
 
     It is no ``nn.Linear``: quantized by torch, one without inputs computes garbage.
     """
@@ -57,12 +57,12 @@ class Constant(nn.Module):
         self.bias = nn.Parameter(bias)
 
     def forward(self, like: Tensor) -> Tensor:
-        """(batch, time, 0) -> (batch, time, channel)."""
+        """Repeat the bias: (batch, time, 0) -> (batch, time, channel)."""
         return self.bias.expand(*like.shape[:-1], -1)
 
 
 class Spread(nn.Module):
-    """Puts channels where they were in the dense model, and 0 where one is gone.
+    """The layer puts channels where they were in the dense model, 0 where one is gone.
 
     What follows the encoder stays as it is, whatever has become of the model dimension.
 
@@ -79,12 +79,12 @@ class Spread(nn.Module):
         self.register_buffer("source", source, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., channel in) -> (..., channel out)."""
+        """Spread (..., channel in) to (..., channel out)."""
         return nn.functional.pad(x, (0, 1)).index_select(-1, self.source)
 
 
 def architecture_of(layout: Layout, own: Tensor) -> dict[str, Any]:
-    """The sizes of what is left, as plain data.
+    """Return the sizes of what is left, as plain data.
 
     Args:
         layout: of the gated model.
@@ -176,7 +176,7 @@ def reshape(module: nn.Module, layout: Layout, own: Tensor) -> None:
 def read_sizes(
     layout: Layout, architecture: Mapping[str, Any]
 ) -> tuple[dict[tuple[Any, ...], int], set[int]]:
-    """Sizes by key, and the positions of blocks that are gone.
+    """Read sizes by key, and the positions of blocks that are gone.
 
     Raises:
         ValueError: a size is missing, or no integer that is large enough.
@@ -211,7 +211,7 @@ def read_sizes(
 
 
 def check_dims(dims: Any, total: int) -> None:
-    """Raises ValueError unless these are rising indices of so many channels."""
+    """Raise ValueError unless ``dims`` are rising indices of ``total`` channels."""
     indices = isinstance(dims, list) and all(type(n) is int for n in dims)
     if not indices or not dims or dims[0] < 0 or dims != sorted(set(dims)):
         raise ValueError(

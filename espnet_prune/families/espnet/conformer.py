@@ -1,4 +1,4 @@
-"""ESPnet's Conformer encoder, described."""
+"""Describe ESPnet's Conformer encoder."""
 
 from torch import nn
 
@@ -11,7 +11,7 @@ from espnet_prune.families.parts import Description
 def describe(
     encoder: nn.Module, options: GateOptions, gated: bool = True, prefix: str = ""
 ) -> Description:
-    """What can go of a Conformer: macaron half FFN, attention, convolution, half FFN.
+    """Describe what can go of a Conformer: half FFNs, attention, convolution.
 
     Args:
         encoder: ESPnet's, whose options :data:`rules.CONFORMER` has checked.

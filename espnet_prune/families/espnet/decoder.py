@@ -1,4 +1,4 @@
-"""ESPnet's Transformer decoder, described."""
+"""Describe ESPnet's Transformer decoder."""
 
 from torch import nn
 
@@ -12,7 +12,7 @@ SELF, SOURCE, FFN = "decoder.self", "decoder.source", "decoder.ffn"
 def describe(
     decoder: nn.Module, options: GateOptions, gated: bool = True, prefix: str = ""
 ) -> Description:
-    """What can go of a decoder: self-attention, attention to the encoder, FFN.
+    """Describe what can go of a decoder: self-attention, attention to the encoder, FFN.
 
     Args:
         decoder: ESPnet's, whose options :data:`rules.DECODER` has checked.

@@ -1,4 +1,4 @@
-"""ESPnet's E-Branchformer encoder, described.
+"""Describe ESPnet's E-Branchformer encoder.
 
 Kim et al. 2022, "E-Branchformer: Branchformer with enhanced merging for speech
 recognition" (arXiv 2210.00077). The outputs of attention and of a convolutional gating
@@ -18,7 +18,7 @@ from espnet_prune.pruning.structure import Slot, Structure
 def describe(
     encoder: nn.Module, options: GateOptions, gated: bool = True, prefix: str = ""
 ) -> Description:
-    """What can go of an E-Branchformer: half FFN, both branches, half FFN.
+    """Describe what can go of an E-Branchformer: half FFNs, both branches.
 
     Args:
         encoder: ESPnet's, whose options :data:`rules.E_BRANCHFORMER` has checked.
@@ -58,8 +58,11 @@ def describe(
 
 
 def _merged(at: str, start: int, length: int) -> tuple[Slot, ...]:
-    """Where a branch's channels are in what merges the branches; the last is where they
-    are consumed, after the bias of the convolution, and gated."""
+    """Find where a branch's channels are in what merges the branches.
+
+    The last place is where they are consumed, after the bias of the convolution, and
+    gated.
+    """
     fusion = f"{at}depthwise_conv_fusion"
     places = (
         (f"{fusion}.weight", 0),
@@ -77,7 +80,7 @@ def _outputs(
     merged: tuple[Slot, ...],
     key: Key,
 ) -> None:
-    """The channels that a branch gives on."""
+    """Describe the channels that a branch gives on."""
     made = Slot(f"{layer}.weight"), Slot(f"{layer}.bias")
     into.structures.append(
         Structure(
@@ -101,8 +104,11 @@ def _gating_mlp(
     merged: tuple[Slot, ...],
     key,
 ) -> None:
-    """Convolutional gating MLP (Sakuma et al. 2022): a unit is a pair of channels, one
-    of each half; the norm of the second half sees the units that are left alone."""
+    """Describe the convolutional gating MLP (Sakuma et al. 2022).
+
+    A unit is a pair of channels, one of each half; the norm of the second half sees the
+    units that are left alone.
+    """
     group, out = "cgmlp", Slot(f"{at}.channel_proj2.weight", 1)
     first = [Slot(f"{at}.channel_proj1.0.{n}", tiles=2) for n in ("weight", "bias")]
     names = ("csgu.norm.weight", "csgu.norm.bias", "csgu.conv.weight", "csgu.conv.bias")

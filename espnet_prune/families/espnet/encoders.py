@@ -21,7 +21,7 @@ from espnet_prune.families.registry import KINDS, Kind
 
 
 class _CompactEncoder(StrictLoading):
-    """What the compact encoders share.
+    """The base class of the compact encoders.
 
     Args:
         input_size: features per frame.

@@ -53,7 +53,7 @@ class EncoderGraph(nn.Module):
         self.spread = getattr(encoder, "spread", nn.Identity())
 
     def forward(self, features: Tensor) -> Tensor:
-        """(batch, frame, feature) -> (batch, time, channel)."""
+        """Encode (batch, frame, feature) as (batch, time, channel)."""
         x, _ = self.embed(features, None)
         for block in self.blocks:
             x, _ = block(x, None)
@@ -75,8 +75,11 @@ class Positions(nn.Module):
         self.register_buffer("rate", torch.exp(steps * -(math.log(1e4) / of.d_model)))
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """(batch, time, channel) -> it, scaled, and (1, 2 * time - 1, channel); or the
-        sum."""
+        """Scale (batch, time, channel), and encode its positions.
+
+        Relative ones, (1, 2 * time - 1, channel), come beside it; absolute ones are
+        added.
+        """
         time = x.shape[1]
         options = {"dtype": x.dtype, "device": x.device}
         if self.relative:
@@ -106,13 +109,13 @@ class GraphConvolution(nn.Module):
         self.activation = layer.activation
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, time, channel) -> (batch, time, channel)."""
+        """Convolve (batch, time, channel) over time."""
         x = self.depthwise(F.glu(self.first(x), dim=-1).transpose(1, 2))
         return self.last(self.activation(x).transpose(1, 2))
 
 
 def _pointwise(conv: nn.Conv1d) -> nn.Linear:
-    """The linear layer that a convolution of width 1 is."""
+    """Make the linear layer that a convolution of width 1 is."""
     layer = nn.Linear(conv.in_channels, conv.out_channels)
     layer.weight = nn.Parameter(conv.weight.detach().squeeze(2))
     layer.bias = nn.Parameter(conv.bias.detach())

@@ -1,4 +1,4 @@
-"""How the layers that ESPnet alone has are described, and when they are applied."""
+"""Describe the layers that ESPnet alone has, and count how often they are applied."""
 
 from torch import nn
 
@@ -7,12 +7,12 @@ from espnet_prune.pruning.structure import Slot, Structure
 
 
 def halved(length: int) -> int:
-    """Length after a convolution of width 3 and stride 2, without padding."""
+    """Return the length after a convolution of width 3, stride 2, without padding."""
     return (length - 1) // 2
 
 
 def encoder_clocks(frames: int, features: int) -> dict[str, float]:
-    """How often the tensors of an encoder are applied, by clock.
+    """Count how often the tensors of an encoder are applied, by clock.
 
     Args:
         frames: feature frames of an utterance.
@@ -31,7 +31,7 @@ def encoder_clocks(frames: int, features: int) -> dict[str, float]:
 
 
 def decoder_clocks(memory: int, tokens: int) -> dict[str, float]:
-    """The same of a decoder, run once on a transcript.
+    """Count how often the tensors of a decoder are applied, run once on a transcript.
 
     Args:
         memory: encoder frames.

@@ -1,4 +1,4 @@
-"""An ESPnet ASR model described as a whole, and what it costs."""
+"""Describe an ESPnet ASR model as a whole, and what it costs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Lengths:
     tokens: int = 0
 
     def clocks(self) -> dict[str, float]:
-        """How often tensors are applied, by clock."""
+        """Count how often tensors are applied, by clock."""
         memory = halved(halved(self.frames))
         encoder = encoder_clocks(self.frames, self.features)
         return encoder | decoder_clocks(memory, self.tokens)
@@ -48,13 +48,13 @@ class DescribedASR(Described):
 
     @property
     def things(self) -> tuple[str, ...]:
-        """Things with a price of which no structure is made."""
+        """Name the things with a price of which no structure is made."""
         return "subsampling.filter", *STAYING
 
     def terms(
         self, lengths: Lengths, prices: Mapping[str, float] | None = None
     ) -> dict[str, Terms]:
-        """What it costs in parameters, in MACs and, with prices, in seconds."""
+        """Give the cost in parameters, in MACs and, with prices, in seconds."""
         found = self.counts(lengths.clocks())
         if prices is not None:
             first, second = f"{ENCODER}embed.conv.0", f"{ENCODER}embed.conv.2"

@@ -1,4 +1,4 @@
-"""Which ESPnet models can be pruned, told by their configs alone."""
+"""Tell by their configs alone which ESPnet models can be pruned."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which options of ESPnet's encoders and decoder can be pruned."""
+"""Tell which options of ESPnet's encoders and decoder can be pruned."""
 
 import logging
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Rules:
-    """Which options of one kind of encoder or decoder the descriptions hold for.
+    """The options of one kind of encoder or decoder that the descriptions hold for.
 
     Args:
         section: of ESPnet's config, for messages: ``encoder_conf``.
@@ -55,7 +55,7 @@ class Rules:
                 )
 
     def student(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The options of a student: without the regularisers that are left out."""
+        """Return a student's options, without the regularisers that are left out."""
         for name in self.left_out:
             if options.get(name):
                 logging.warning(f"{name} of the teacher's training is left out")

@@ -26,7 +26,7 @@ def small_encoder(
     frames: int,
     constraints: Iterable[Constraint],
 ) -> dict[str, Any]:
-    """``encoder_conf`` of the largest small Conformer that fits.
+    """Find ``encoder_conf`` of the largest small Conformer that fits.
 
     Blocks, model dimension and linear units shrink in the same proportion as far as
     whole numbers allow: as deep as the dense one it would have to be so narrow that it
@@ -80,7 +80,7 @@ def small_encoder(
 
 
 def cost_by_sizes(encoder_conf: dict[str, Any], features: int, frames: int) -> Cost:
-    """What a dense Conformer costs, by its blocks and linear units.
+    """Express what a dense Conformer costs by its blocks and linear units.
 
     Args:
         encoder_conf: its other options.
@@ -115,7 +115,9 @@ def cost_by_sizes(encoder_conf: dict[str, Any], features: int, frames: int) -> C
 
 
 def small_training(teacher: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
-    """How it is trained: for the dense model's epochs and the pruning's, at its rate.
+    """Set how a small Conformer is trained.
+
+    It takes the dense model's epochs and the pruning's, at the dense model's rate.
 
     A rate that suits pruning need not suit a training from scratch. Batches are the
     recipe's, and the learning rate's schedule is that of every student.

@@ -1,4 +1,4 @@
-"""Refusing a checkpoint that does not fit, even where the caller would not notice."""
+"""Refuse a checkpoint that does not fit, even where the caller would not notice."""
 
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""ESPnet's Transformer encoder, described."""
+"""Describe ESPnet's Transformer encoder."""
 
 from torch import nn
 
@@ -11,7 +11,7 @@ from espnet_prune.families.parts import Description
 def describe(
     encoder: nn.Module, options: GateOptions, gated: bool = True, prefix: str = ""
 ) -> Description:
-    """What can go of a Transformer: attention without relative positions, FFN.
+    """Describe what can go of a Transformer: attention without relative positions, FFN.
 
     Args:
         encoder: ESPnet's, whose options :data:`rules.TRANSFORMER` has checked.

@@ -1,4 +1,4 @@
-"""Audio as self-supervised encoders want it."""
+"""Prepare audio as self-supervised encoders want it."""
 
 import json
 from pathlib import Path

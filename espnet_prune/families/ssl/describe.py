@@ -1,4 +1,4 @@
-"""HuBERT, wav2vec 2.0 and WavLM of transformers, described.
+"""Describe HuBERT, wav2vec 2.0 and WavLM of transformers.
 
 Channels of the convolutions, groups of the positional convolution, heads and the
 dimensions inside them, FFN units, whole submodules and blocks can go. The last
@@ -18,7 +18,7 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 def clocks(model: nn.Module, samples: int) -> dict[str, float]:
-    """How often the tensors are applied to an utterance, by clock.
+    """Count how often the tensors are applied to an utterance, by clock.
 
     Args:
         model: for the strides of its convolutions.
@@ -40,7 +40,7 @@ def clocks(model: nn.Module, samples: int) -> dict[str, float]:
 def describe(
     model: nn.Module, options: GateOptions, gated: bool = True, prefix: str = ""
 ) -> Description:
-    """What can go of a model.
+    """Describe what can go of a model.
 
     Args:
         model: ``HubertModel``, ``Wav2Vec2Model`` or ``WavLMModel``, its positional
@@ -146,7 +146,7 @@ def position_bias(into: Description, at: str) -> None:
 
 
 def gated_norm(norm: nn.Module) -> bool:
-    """Whether a norm sees all channels at once."""
+    """Tell whether a norm sees all channels at once."""
     return isinstance(norm, nn.LayerNorm)
 
 

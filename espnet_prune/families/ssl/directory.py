@@ -1,4 +1,4 @@
-"""Hugging Face directories: found by name, told from each other."""
+"""Find Hugging Face directories by name, and tell them from each other."""
 
 import hashlib
 import logging
@@ -11,7 +11,7 @@ from espnet_prune.base.files import fingerprint
 
 
 def locate(model: str | Path) -> Path:
-    """The directory of a model: itself, or what its name on Hugging Face stands for.
+    """Find a model's directory: itself, or what its name on Hugging Face stands for.
 
     Args:
         model: a directory, or ``OWNER/NAME``, which is downloaded once.
@@ -60,7 +60,7 @@ def name_of(folder: str | Path) -> str:
 
 
 def named(folders: Sequence[Path]) -> dict[str, Path]:
-    """Directories of compact models by their names, which reports go by.
+    """Map the names of compact models, which reports go by, to their directories.
 
     Raises:
         InputError: two have the same, or one that stands for something else.
@@ -75,7 +75,7 @@ def named(folders: Sequence[Path]) -> dict[str, Path]:
 
 
 def fingerprint_of(folder: str | Path) -> str:
-    """What tells a model's weights and sizes from others: a SHA-256."""
+    """Compute the SHA-256 that tells a model's weights and sizes from others."""
     found = Path(folder)
     files = [*found.glob("*.safetensors"), *found.glob("*.bin"), found / "config.json"]
     parts = [fingerprint(file) for file in sorted(files)]

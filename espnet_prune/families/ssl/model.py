@@ -1,4 +1,4 @@
-"""Self-supervised speech models as their owners have them: read, described, cut."""
+"""Read, describe and cut self-supervised speech models as their owners have them."""
 
 import copy
 import logging
@@ -54,7 +54,7 @@ UNSUPPORTED = {
 
 
 def read(path: str | Path) -> PreTrainedModel:
-    """The dense model of a Hugging Face directory, in evaluation mode.
+    """Read the model of a Hugging Face directory, dense or compact, in evaluation mode.
 
     A head that a fine-tuned model has is left out (the export brings it back). The
     positional convolution gets a plain weight for its normed one, and what only
@@ -107,7 +107,7 @@ def read(path: str | Path) -> PreTrainedModel:
 
 
 def layer_states(model: nn.Module, audio: Tensor, **options: Any) -> list[Tensor]:
-    """What goes into the blocks, and the states of all, (batch, time, channel).
+    """Return what goes into the blocks, and all their states, (batch, time, channel).
 
     The last is what the model gives: with norms in front of the blocks transformers has
     another one there, before the norm behind them.
@@ -122,7 +122,7 @@ def layer_states(model: nn.Module, audio: Tensor, **options: Any) -> list[Tensor
 
 
 def read_head(path: str | Path) -> nn.Linear:
-    """The CTC head of a fine-tuned model, (..., channel) -> (..., token).
+    """Read the CTC head of a fine-tuned model, (..., channel) -> (..., token).
 
     Raises:
         InputError: it has none.
@@ -151,7 +151,7 @@ class DescribedSpeech(Described):
 
     @property
     def products(self) -> dict[str, tuple[str, str]]:
-        """Things that pairs of channels of adjacent convolutions are -> these."""
+        """Map each filter to the structures of the two convolutions it connects."""
         names = [s.name for s in self.layout.structures if s.group == "convolution"]
         return {
             f"convolution.{i + 1}.filter": pair
@@ -160,17 +160,17 @@ class DescribedSpeech(Described):
 
     @property
     def things(self) -> tuple[str, ...]:
-        """Things with a price of which no structure is made."""
+        """Name the things with a price of which no structure is made."""
         return *self.products, *STAYING
 
     def priced(self, prices: Mapping[str, float]) -> Terms:
-        """What it costs by measured prices, in seconds."""
+        """Give the cost by measured prices, in seconds."""
         return price_terms(self.layout, prices, self.products, STAYING)
 
     def terms(
         self, clocks: Mapping[str, float], prices: Mapping[str, float] | None = None
     ) -> dict[str, Terms]:
-        """What it costs in parameters, in MACs and, with prices, in seconds."""
+        """Give the cost in parameters, in MACs and, with prices, in seconds."""
         found = self.counts(clocks)
         return found if prices is None else found | {"latency": self.priced(prices)}
 
@@ -193,7 +193,7 @@ def prepare(
 
 
 def architecture_of(layout: Layout, own: Tensor) -> dict[str, Any]:
-    """The sizes of what is left, as plain data (:mod:`pruned_speech`).
+    """Return the sizes of what is left, as plain data (:mod:`pruned_speech`).
 
     Args:
         layout: of the gated model.
@@ -219,7 +219,7 @@ def architecture_of(layout: Layout, own: Tensor) -> dict[str, Any]:
 
 
 def build(model: PreTrainedModel, architecture: Mapping[str, Any]) -> PreTrainedModel:
-    """The compact model of these sizes, with weights that are to be loaded.
+    """Build the compact model of these sizes, with weights that are to be loaded.
 
     Args:
         model: the dense one.

@@ -59,7 +59,7 @@ class SizedAttention(nn.Module):
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, **_: Any
     ) -> tuple[Tensor, None]:
-        """(batch, time, channel) -> the same, and no weights."""
+        """Attend: (batch, time, channel) -> the same, and no weights."""
         q, k, v = (
             layer(hidden_states).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for layer in (self.q_proj, self.k_proj, self.v_proj)
@@ -106,8 +106,10 @@ class BiasedAttention(SizedAttention):
         position_bias: Tensor | None = None,
         **_: Any,
     ) -> tuple[Tensor, None, Tensor]:
-        """(batch, time, channel) -> the same, no weights, and the bias (head, time,
-        time) of all heads of the dense model."""
+        """Attend: (batch, time, channel) -> the same, no weights, and the bias.
+
+        The bias, (head, time, time), is that of all heads of the dense model.
+        """
         batch, time, _ = hidden_states.shape
         if position_bias is None:
             position_bias = self.compute_bias(time, time)
@@ -127,7 +129,7 @@ class BiasedAttention(SizedAttention):
 
 
 class Absent(nn.Module):
-    """Stands for a submodule that is gone: adds nothing.
+    """The module stands for a submodule that is gone: it adds nothing.
 
     Args:
         attention: whether it stands for attention, which returns weights, too.
@@ -138,7 +140,7 @@ class Absent(nn.Module):
         self.attention = attention
 
     def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Any:
-        """A zero for whatever comes."""
+        """Return a zero for whatever comes."""
         nothing = hidden_states.new_zeros(())
         return (nothing, None) if self.attention else nothing
 
@@ -164,7 +166,7 @@ class SomePositions(nn.Module):
         self.padding, self.activation = of.padding, of.activation
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """(batch, time, channel) -> the same."""
+        """Convolve (batch, time, channel) over time, by the groups that are left."""
         kept = torch.tensor(self.kept, device=hidden_states.device)
         x = hidden_states[..., kept].transpose(1, 2)
         x = self.activation(self.padding(self.conv(x))).transpose(1, 2)
@@ -220,7 +222,7 @@ def resize(model: nn.Module, architecture: dict[str, Any]) -> None:
 
 
 class _Pruned(PreTrainedModel):
-    """What the pruned base models share."""
+    """The base class of the pruned models without heads."""
 
     def __init__(self, config: Any):
         sized = copy.deepcopy(config)
@@ -231,7 +233,7 @@ class _Pruned(PreTrainedModel):
 
 
 class _Sized:
-    """What the configs of pruned models share.
+    """The base class of the configs of pruned models.
 
     Args:
         architecture: sizes; see above.
@@ -282,7 +284,7 @@ class PrunedWavLMModel(_Pruned, WavLMModel):
 def with_head(
     stock: type, base: str, make: type, config: type
 ) -> Callable[[type], type]:
-    """A class decorator: transformers' class with a head, over a pruned base model."""
+    """Decorate transformers' class with a head, to put it over a pruned base model."""
 
     def decorate(cls: type) -> type:
         def __init__(self: Any, options: Any, *args: Any, **more: Any) -> None:

@@ -1,4 +1,4 @@
-"""Which labels of a training and a test set go together, by kind of probe.
+"""Check which labels of a training and a test set go together, by kind of probe.
 
 All raise InputError, which names the directory.
 """
@@ -8,7 +8,7 @@ from espnet_prune.measuring.probes.features import Labelled
 
 
 def classes_of(train: Labelled) -> dict[str, int]:
-    """The labels of a training set, numbered.
+    """Number the labels of a training set.
 
     Raises:
         InputError: there is one only.

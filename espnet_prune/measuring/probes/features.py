@@ -1,4 +1,4 @@
-"""Frozen features of a set of utterances, every layer's."""
+"""Compute the frozen features of a set of utterances, every layer's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -78,7 +78,7 @@ def read_labels(folder: Path, table: str) -> Labelled:
 
 
 def read_set(folder: Path, table: str) -> Labelled:
-    """The same with the audio."""
+    """Read the labels of a Kaldi directory, and its audio."""
     data = read_labels(folder, table)
     audio = [load_utterance(value, RATE).samples for value in data.sources]
     return replace(data, audio=audio)
@@ -108,7 +108,7 @@ def layers_of(system: System, samples: np.ndarray) -> list[Tensor]:
 
 
 def pooled(system: System, data: Labelled) -> Tensor:
-    """Mean over time of every layer, (utterance, layer, channel)."""
+    """Compute every layer's mean over time, (utterance, layer, channel)."""
     for source, samples in zip(data.sources, data.audio, strict=True):
         if source in system.known:
             continue
@@ -121,6 +121,8 @@ def pooled(system: System, data: Labelled) -> Tensor:
 
 
 def frames(system: System, audio: Sequence[np.ndarray]) -> list[Tensor]:
-    """Every layer at every frame, (time, layer, channel) of each utterance, in half
-    precision: there are many."""
+    """Compute every layer at every frame, (time, layer, channel) of each utterance.
+
+    The frames are in half precision: there are many.
+    """
     return [torch.stack(layers_of(system, samples), 1).half() for samples in audio]

@@ -30,20 +30,20 @@ class Head(nn.Module):
         self.last = nn.Linear(HIDDEN, classes)
 
     def embed(self, x: Tensor) -> Tensor:
-        """(..., layer, channel) -> (..., 256), what speakers are compared by."""
+        """Embed (..., layer, channel) as (..., 256), by which speakers are compared."""
         return self.first((x * self.weights.softmax(0)[:, None]).sum(-2))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., layer, channel) -> (..., class)."""
+        """Score the classes: (..., layer, channel) -> (..., class)."""
         return self.last(self.embed(x))
 
     def shares(self) -> list[float]:
-        """The weight of each layer."""
+        """Return the weight of each layer."""
         return self.weights.detach().softmax(0).tolist()
 
 
 def train_classes(x: Tensor, y: Tensor, classes: int, seed: int) -> Head:
-    """A head for classes, trained on all utterances at once.
+    """Train a head for classes, on all utterances at once.
 
     Args:
         x: (utterance, layer, channel), standardized.
@@ -65,7 +65,7 @@ def train_classes(x: Tensor, y: Tensor, classes: int, seed: int) -> Head:
 def train_characters(
     x: Sequence[Tensor], y: Sequence[Tensor], classes: int, seed: int
 ) -> Head:
-    """A head for characters, trained by CTC.
+    """Train a head for characters, by CTC.
 
     Args:
         x: (time, layer, channel) of each utterance, standardized.

@@ -8,7 +8,9 @@ from torch import Tensor
 
 
 def distances(queries: Sequence[Tensor], documents: Sequence[Tensor]) -> np.ndarray:
-    """Dynamic time warping by the cosine distance of frames, for both lengths.
+    """Compute the distances of dynamic time warping.
+
+    The cosine distances of frames along the best path, divided by both lengths, count.
 
     A step along both counts twice, so that all paths are equally long (the symmetric
     form of Sakoe & Chiba 1978).
@@ -46,7 +48,7 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def average_precision(distance: np.ndarray, same: np.ndarray) -> float:
-    """Mean over the ranks of the right documents of the precision there.
+    """Average the precision over the ranks of the right documents.
 
     Args:
         distance: (document,) from a query.

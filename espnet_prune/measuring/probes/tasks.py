@@ -39,13 +39,13 @@ Value = dict[str, Any]
 
 
 def standardized(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Both sets by mean and deviation of the first, per layer and channel."""
+    """Scale both sets by mean and deviation of the first, per layer and channel."""
     mean, std = x.mean(0), x.std(0).clamp(min=1e-5)
     return (x - mean) / std, (z - mean) / std
 
 
 def classify(system: System, train: Labelled, test: Labelled, seeds: int) -> Value:
-    """Accuracy of a linear head."""
+    """Measure the accuracy of a linear head."""
     check_classes(train, test)
     classes = classes_of(train)
     y, target = (torch.tensor([classes[x] for x in s.labels]) for s in (train, test))
@@ -63,8 +63,10 @@ def classify(system: System, train: Labelled, test: Labelled, seeds: int) -> Val
 
 
 def verify(system: System, train: Labelled, test: Labelled, seeds: int) -> Value:
-    """Equal error rate of cosines between embeddings of a head that learnt to tell
-    other speakers apart."""
+    """Measure the equal error rate of cosines between embeddings of a head.
+
+    The head has learnt to tell other speakers apart.
+    """
     check_speakers(train, test)
     classes, names = classes_of(train), sorted(set(test.labels))
     y = torch.tensor([classes[label] for label in train.labels])
@@ -78,7 +80,7 @@ def verify(system: System, train: Labelled, test: Labelled, seeds: int) -> Value
         scores.append((unit @ unit.T).double().numpy())
 
     def rates(chosen: np.ndarray) -> list[float]:
-        """The rate by each head; none where there are not both kinds of pairs."""
+        """Compute each head's rate; none where there are not both kinds of pairs."""
         a, b = np.triu_indices(len(chosen), 1)
         a, b = chosen[a], chosen[b]
         a, b = a[a != b], b[a != b]  # drawn twice it is no pair
@@ -103,7 +105,7 @@ def verify(system: System, train: Labelled, test: Labelled, seeds: int) -> Value
 
 
 def equal_error_rate(score: np.ndarray, same: np.ndarray) -> float:
-    """Where as many pairs of one speaker are refused as of two are taken.
+    """Find where as many pairs of one speaker are refused as of two are taken.
 
     Args:
         score: (pair,) the higher, the more alike.
@@ -122,7 +124,7 @@ def equal_error_rate(score: np.ndarray, same: np.ndarray) -> float:
 
 
 def spell(system: System, train: Labelled, test: Labelled, seeds: int) -> Value:
-    """Character error rate of a linear CTC head, decoded greedily."""
+    """Measure the character error rate of a linear CTC head, decoded greedily."""
     check_spelling(train, test)
     characters = sorted(set("".join(train.labels)))
     y = [torch.tensor([1 + characters.index(c) for c in t]) for t in train.labels]
@@ -162,12 +164,12 @@ def _errors(reference: str, hypothesis: str) -> int:
 
 
 def find(system: System, train: Labelled, test: Labelled, seeds: int) -> Value:
-    """Mean average precision of the layer that is best on the training set."""
+    """Measure mean average precision of the layer that is best on the training set."""
     check_queries(train, test)
     draw = np.random.default_rng(0)
 
     def by_layer(data: Labelled) -> np.ndarray:
-        """(layer, query) average precision."""
+        """Measure the average precision, (layer, query)."""
         labels, query, document = np.array(data.labels), np.array([]), np.array([])
         while not len(query):  # a word that is there again
             order = draw.permutation(len(labels))
@@ -196,7 +198,7 @@ def find(system: System, train: Labelled, test: Labelled, seeds: int) -> Value:
 
 @dataclass(frozen=True)
 class Kind:
-    """What a probe is, by its kind.
+    """A kind of probe.
 
     Args:
         run: measures a system.
@@ -224,7 +226,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Probe:
-    """A task.
+    """A task for a head on frozen features, and its data.
 
     Args:
         name: of the task.
@@ -262,7 +264,7 @@ class Probe:
 def interval(
     value: Callable[[np.ndarray], float], size: int, resamples: int = RESAMPLES
 ) -> list[float]:
-    """95 % of a bootstrap.
+    """Compute a 95 % interval by bootstrap.
 
     Args:
         value: of the drawn indices.
