@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Decode WAV files with onnxruntime alone: python3 local/decode_onnx.py MODEL WAV...
 
-MODEL is what ``python -m espnet_prune.cli.export_onnx EXP`` writes. Needs onnxruntime
-and numpy, and neither torch nor ESPnet: copy it to where the model is to run.
+MODEL is what ``python -m espnet_prune.cli.export_onnx EXP`` writes. The program needs
+onnxruntime and numpy, and neither torch nor ESPnet: copy it to where the model is to
+run.
 """
 
 import json

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Stage 1, corpus ``kaldi``: check and copy the user's own Kaldi directories.
 
-Writes ``<out>/<prefix>train``, ``<prefix>dev`` and, for each test directory,
-``<prefix>test`` or, where there are several, ``<prefix>test_<its name>``.
+The program writes ``<out>/<prefix>train``, ``<prefix>dev`` and, for each test
+directory, ``<prefix>test`` or, where there are several, ``<prefix>test_<its name>``.
 """
 
 import argparse

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Stage 1, corpora of LibriSpeech's layout: SUBSET/READER/CHAPTER/*.flac, *.trans.txt.
 
-Writes one data directory for each subset, ``<out>/<prefix>train_clean_100`` and so
-on; or, of one subset, ``<prefix>{train,dev,test}`` with ``--by_chapter``. Utterances
-are called ``READER-CHAPTER-NNNN``, speakers ``READER-CHAPTER``, as ESPnet and Kaldi
-call them.
+The program writes one data directory for each subset, ``<out>/<prefix>train_clean_100``
+and so on; or, of one subset, ``<prefix>{train,dev,test}`` with ``--by_chapter``.
+Utterances are called ``READER-CHAPTER-NNNN``, speakers ``READER-CHAPTER``, as ESPnet
+and Kaldi call them.
 """
 
 import argparse

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Stage 1, corpus ``synth``: speak a synthetic corpus with espeak-ng, offline.
 
-Writes ``<out>/<prefix>{train,dev,test}`` and their audio under ``<out>/<prefix>wav``.
-Says nothing about real speech: it is there so that the recipe runs anywhere.
+The program writes ``<out>/<prefix>{train,dev,test}`` and their audio under
+``<out>/<prefix>wav``. The corpus says nothing about real speech: it is there so that
+the recipe runs anywhere.
 """
 
 import argparse
@@ -48,7 +49,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def write_audio(job: tuple[Recipe, str]) -> tuple[str, str, str, float]:
-    """Make one utterance; returns its id, speaker, text and seconds."""
+    """Make one utterance; return its id, speaker, text and seconds."""
     recipe, folder = job
     utterance = make_utterance(recipe)
     path = Path(folder) / f"{utterance.key}.wav"

@@ -193,7 +193,8 @@ def systems(
 def compiled(systems: Sequence[System], device: torch.device) -> list[System]:
     """Compile the systems by ``torch.compile``, on a GPU with CUDA graphs.
 
-    It compiles for each length anew. On CPUs those by torch in fp32 only.
+    ``torch.compile`` compiles for each length anew. On CPUs only the encoders that
+    torch runs in fp32 are compiled.
     """
     # All systems and lengths are versions of the same code.
     torch._dynamo.config.recompile_limit = 1 << 16

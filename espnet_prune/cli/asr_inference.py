@@ -2,8 +2,8 @@
 
 ESPnet would decode with random weights where a checkpoint misses some: those of our
 models are checked. Others are ESPnet's, which reads more kinds of files than we do.
-Two options more than ESPnet's: ``--precision`` of the encoder (fp32, bf16, int8), and
-``--ctc_greedy``, which leaves the search out.
+There are two options more than ESPnet's: ``--precision`` of the encoder (fp32, bf16,
+int8), and ``--ctc_greedy``, which leaves the search out.
 """
 
 import argparse

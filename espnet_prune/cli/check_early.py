@@ -1,9 +1,9 @@
 """Refuse what this machine or the model lacks, before stages that take hours.
 
-GPUs for training (``--ngpu``) and decoding (``--decode_ngpu``), the hardware that the
-number formats of ``--precisions`` need, what is for Conformers only, options of stages
-12 and 14 that there are not or that contradict each other, and whether the model that
-``--config`` and ``--asr_args`` describe can be pruned so.
+The program checks GPUs for training (``--ngpu``) and decoding (``--decode_ngpu``), the
+hardware that the number formats of ``--precisions`` need, what is for Conformers only,
+options of stages 12 and 14 that there are not or that contradict each other, and
+whether the model that ``--config`` and ``--asr_args`` describe can be pruned so.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Stage 15: decode a data set with ESPnet's own search, or greedily by CTC.
 
-Writes ESPnet's files (``text``, ``token``, ``token_int``, ``score``) into
+The stage writes ESPnet's files (``text``, ``token``, ``token_int``, ``score``) into
 ``<system>/decode_<tag>/<set>`` once every shard has finished.
 """
 

@@ -1,7 +1,7 @@
 """Stage 3: turn a data directory's audio into mono FLAC at one sampling rate.
 
-Reads ``wav.scp`` with ``segments`` and ``utt2speed`` (stage 2) and writes what
-ESPnet's ``format_wav_scp.sh`` does: one file per utterance and ``wav.scp`` (paths
+The stage reads ``wav.scp`` with ``segments`` and ``utt2speed`` (stage 2) and writes
+what ESPnet's ``format_wav_scp.sh`` does: one file per utterance and ``wav.scp`` (paths
 as ``--out`` is given, so relative to the current directory), ``text``, ``utt2spk``,
 ``spk2utt``, ``utt2num_samples``, ``feats_type``, ``audio_format``.
 """

@@ -1,7 +1,7 @@
 """Stage 5: make the token list (and the BPE model) of a training text for ESPnet.
 
-Writes ``tokens.txt`` (``<blank>``, ``<unk>``, the tokens, ``<sos/eos>``) and, for
-BPE, ``bpe.model``, ``bpe.vocab`` and ``train.txt``.
+The stage writes ``tokens.txt`` (``<blank>``, ``<unk>``, the tokens, ``<sos/eos>``) and,
+for BPE, ``bpe.model``, ``bpe.vocab`` and ``train.txt``.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def count_characters(lines: list[str]) -> list[str]:
 
 
 def _write_bpe(folder: Path, lines: list[str], nbpe: int, text: str) -> list[str]:
-    """Train and write the unigram model; returns its pieces without the specials."""
+    """Train and write the unigram model; return its pieces without the specials."""
     model = io.BytesIO()
     try:
         # Through an iterator and a writer: the trainer would store the names of

@@ -52,7 +52,7 @@ def write_compact(
     compact: Compact,
     summarise: Summarise,
 ) -> dict[str, Any]:
-    """Write the directory of a compact model, verified; returns the summary.
+    """Write the directory of a compact model, verified; return the summary.
 
     Args:
         out: the directory.

@@ -86,8 +86,8 @@ class Budget:
     def _polynomial(self) -> tuple[Polynomial, Tensor, Tensor]:
         """Join the terms of all kinds of cost.
 
-        Beside them: (term, constraint), what counts where; (constraint,), what is
-        beyond the layout.
+        Beside them stand (term, constraint), what counts where, and (constraint,), what
+        is beyond the layout.
         """
         kinds = dict.fromkeys(c.kind for c in self.constraints)
         together = [(kind, term) for kind in kinds for term in self.terms[kind]]

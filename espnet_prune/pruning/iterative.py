@@ -33,7 +33,7 @@ class MagnitudeController(Schedule):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Set the masks; return a loss of zero, and what to log.
 
-        In training mode it also counts the step.
+        In training mode the controller also counts the step.
 
         Args:
             gates: of the student; their mask is set.

@@ -79,12 +79,12 @@ def unit_weights(
 
 @torch.no_grad()
 def magnitude(layout: Layout, tensors: Mapping[str, Tensor], share: Share) -> Tensor:
-    """Rank a unit, by its weights' norm, among those of its structure.
+    """Rank units by their weights' norm among those of their structure.
 
-    Ranks, from 0 to 1, so that every layer loses the same share: what stands around a
-    layer scales its weights, and compared over layers (by norms, or relative to their
-    mean) some lose nearly everything, and units drawn at random do better. Submodules
-    are never closed.
+    The ranks go from 0 to 1, so that every layer loses the same share: what stands
+    around a layer scales its weights, and compared over layers (by norms, or relative
+    to their mean) some lose nearly everything, and units drawn at random do better.
+    Submodules are never closed.
 
     Args:
         layout: of the model.

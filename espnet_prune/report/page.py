@@ -126,7 +126,7 @@ def build(found: Collected, note: str) -> list[Part]:
 
 
 def _comparison(found: Collected) -> list[Part]:
-    """Make Pareto pictures and significance, as far as there is what to compare."""
+    """Show Pareto pictures and significance, if there is something to compare."""
     rows, parts = found.report["rows"], []
     for number, test_set in enumerate(dict.fromkeys(r["test_set"] for r in rows), 1):
         own = [row for row in rows if row["test_set"] == test_set]

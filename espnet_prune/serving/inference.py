@@ -181,7 +181,7 @@ def _makers() -> str:
 
 @functools.cache
 def _cache() -> Path:
-    """Make a folder for the files; it ends with the process if no other is there."""
+    """Find a folder for the files, or make one that ends with the process."""
     folder = Path(torch.hub.get_dir()).parent / "espnet_prune"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -157,7 +157,7 @@ def output_loss(
 ) -> Tensor:
     """Compute KL(teacher || student) of CTC and decoder, in the task loss's shares.
 
-    Summed over frames or tokens and divided by the batch, like ESPnet's losses.
+    It is summed over frames or tokens and divided by the batch, like ESPnet's losses.
     """
     total = student_record.encoded[0].new_zeros((), dtype=torch.float32)
     ctc_weight = student.ctc_weight

@@ -1,6 +1,6 @@
 """Check options that are ESPnet's own before hours of work, by its own parser.
 
-It takes seconds to import, so it is asked only about what is not known here.
+The parser takes seconds to import, so it is asked only about what is not known here.
 """
 
 import argparse

@@ -255,8 +255,8 @@ def source_of(args: argparse.Namespace) -> str:
 def refusing(source: str | Path) -> Iterator[None]:
     """The context turns what options refuse into an error of the file they are from.
 
-    Nothing else: an InputError names another file already, and a TypeError is a defect
-    of ours and keeps its traceback.
+    It turns nothing else: an InputError names another file already, and a TypeError is
+    a defect of ours and keeps its traceback.
 
     Args:
         source: the file, or the options, for the message.

@@ -25,7 +25,7 @@ def names_ours(config: dict[str, Any]) -> bool:
 
 
 def register() -> None:
-    """Register now, or as soon as a registry is imported. Idempotent."""
+    """Register now, or as soon as a registry is imported. The call is idempotent."""
     for name in (REGISTRY, AUTO, HUB):
         if name in sys.modules:
             _add(name)
@@ -61,8 +61,8 @@ def _add_to(registry: ModuleType) -> None:
 def _add_speech(auto: Any) -> None:
     """Register the pruned models when transformers first reads a config.
 
-    Not now: whoever imports a model of transformers imports this on the way, and the
-    pruned models need those that are not there yet.
+    They are not registered now: whoever imports a model of transformers imports this on
+    the way, and the pruned models need those that are not there yet.
 
     Args:
         auto: ``transformers.AutoConfig``.

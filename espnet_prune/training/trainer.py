@@ -76,7 +76,7 @@ class SafeTrainer(Trainer):
 
 
 class PruneTrainer(SafeTrainer):
-    """Trainer of a student: plans the run once the number of steps is known."""
+    """The trainer of a student plans the run once the number of steps is known."""
 
     @classmethod
     def run(cls, *args: Any, **kwargs: Any) -> None:

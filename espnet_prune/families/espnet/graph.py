@@ -77,8 +77,8 @@ class Positions(nn.Module):
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Scale (batch, time, channel), and encode its positions.
 
-        Relative ones, (1, 2 * time - 1, channel), come beside it; absolute ones are
-        added.
+        Relative ones, (1, 2 * time - 1, channel), come beside the input; absolute ones
+        are added.
         """
         time = x.shape[1]
         options = {"dtype": x.dtype, "device": x.device}
@@ -109,7 +109,7 @@ class GraphConvolution(nn.Module):
         self.activation = layer.activation
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve (batch, time, channel) over time."""
+        """Compute the convolution module on (batch, time, channel)."""
         x = self.depthwise(F.glu(self.first(x), dim=-1).transpose(1, 2))
         return self.last(self.activation(x).transpose(1, 2))
 

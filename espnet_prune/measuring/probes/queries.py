@@ -10,7 +10,8 @@ from torch import Tensor
 def distances(queries: Sequence[Tensor], documents: Sequence[Tensor]) -> np.ndarray:
     """Compute the distances of dynamic time warping.
 
-    The cosine distances of frames along the best path, divided by both lengths, count.
+    The cosine distances of frames on the best path are added up, and divided by the sum
+    of both lengths.
 
     A step along both counts twice, so that all paths are equally long (the symmetric
     form of Sakoe & Chiba 1978).
