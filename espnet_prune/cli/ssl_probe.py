@@ -36,7 +36,7 @@ from espnet_prune.measuring.probes.features import (
 )
 from espnet_prune.measuring.probes.tasks import KINDS, Probe
 
-VERSION = 1  # to be raised when the same probe comes to count otherwise
+APART = 10.0  # points between the heads of two seeds that tell of bad training
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
         sets: list[Labelled] = []
         for name, (system, weights) in systems.items():
             own = found["systems"].setdefault(name, {})
-            stamp = f"{data} {weights} {args.seeds} {VERSION}"
+            stamp = f"{data} {weights} {args.seeds} {kind.version}"
             if own.get(probe.name, {}).get("stamp") == stamp:
                 continue
             begun = time.monotonic()
@@ -97,6 +97,12 @@ def main(argv: list[str] | None = None) -> None:
             logging.info(
                 f"{probe.name}, {name}: {value['value']:.1f} {kind.unit} ({took:.0f} s)"
             )
+            by_seed = value.get("by_seed", [0.0])
+            if max(by_seed) - min(by_seed) > APART:
+                told = ", ".join(f"{v:.1f}" for v in by_seed)
+                logging.warning(
+                    f"{probe.name}, {name}: heads of the seeds differ: {told}"
+                )
 
 
 def check_probes(texts: Sequence[str]) -> list[Probe]:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 STEPS, HIDDEN, RATE_OF_HEAD, DECAY = 400, 256, 3e-3, 1e-4
 EPOCHS, BATCH = 15, 16  # of CTC
+# Of CTC's gradient: without a bound, heads of some seeds stay where all is blank.
+MAX_NORM = 1.0
 
 
 class Head(nn.Module):
@@ -93,6 +95,7 @@ def train_characters(
             )
             optimizer.zero_grad()
             loss.backward()
+            nn.utils.clip_grad_norm_(head.parameters(), MAX_NORM)
             optimizer.step()
             schedule.step()
     return head
