@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 STEPS, HIDDEN, RATE_OF_HEAD, DECAY = 400, 256, 3e-3, 1e-4
 EPOCHS, BATCH = 15, 16  # of CTC
-# Of CTC's gradient: without a bound, heads of some seeds stay where all is blank.
-MAX_NORM = 1.0
+MAX_NORM = 1.0  # of CTC's gradient
 
 
 class Head(nn.Module):
@@ -77,6 +76,10 @@ def train_characters(
     """
     torch.manual_seed(seed)
     head = Head(*x[0].shape[1:], classes)
+    # From other starts, or without a bound on the gradient, heads of some seeds stay
+    # where all is blank, by chance.
+    nn.init.zeros_(head.last.weight)
+    nn.init.zeros_(head.last.bias)
     batches = -(-len(x) // BATCH)
     optimizer, schedule = _optimizer(head, EPOCHS * batches)
     for _ in range(EPOCHS):

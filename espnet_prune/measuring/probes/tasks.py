@@ -222,7 +222,7 @@ KINDS = {
     "speakers": Kind(classify, check_classes, "utt2spk", "% accuracy", True),
     "verify": Kind(verify, check_speakers, "utt2spk", "% equal error rate", False),
     "characters": Kind(
-        spell, check_spelling, "text", "% character error rate", False, 2
+        spell, check_spelling, "text", "% character error rate", False, 3
     ),
     "queries": Kind(find, check_queries, "text", "% mean average precision", True),
 }
