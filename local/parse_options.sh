@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Source me: turns `--name value` into the shell variable of that name. The known
 # options are those that the caller's ${help_message} lists. It leaves what recipes share.
+# ${recipe} is what starts the caller, if not ./run.sh.
 die() { echo "error: $1" >&2; exit 2; }
 known_options=$(grep -oE '^  --[a-z_0-9]+' <<<"${help_message:?}" | cut -c 5-)
 while [ $# -gt 0 ]; do
@@ -9,7 +10,7 @@ while [ $# -gt 0 ]; do
         --*)
             name=${1//-/_}; name=${name#__}
             grep -qx -- "${name}" <<<"${known_options}" ||
-                die "unknown option $1 -> see ./run.sh --help"
+                die "unknown option $1 -> see ${recipe:-./run.sh} --help"
             [ $# -ge 2 ] || die "option $1 needs a value"
             printf -v "${name}" %s "$2"; shift 2 ;;
         *) die "unexpected argument $1 -> options look like --stage 12" ;;

@@ -47,6 +47,7 @@ model="" audio="" text="" crop_seconds="" tag="" target="" targets="" target_kin
 method=l0 round_to=1 seed="" prune_config=conf/ssl/prune.yaml prune_args=""
 distil_config=conf/ssl/distil.yaml distil_args="" probes="" measure_args=""
 nj=2 ngpu=0 cuda_cmd="" num_nodes=1 family=ssl
+recipe='./run.sh --family ssl'
 . local/parse_options.sh
 [ "${family}" = ssl ] || die "--family ${family}: ssl, or leave it out"
 rungs=$(check_options)
