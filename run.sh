@@ -108,16 +108,9 @@ if [ "${executor}" = slurm ] && { runs 3 || runs 10 || runs 15 || runs 16; }; th
     command -v sbatch >/dev/null ||
         die "--executor slurm: there is no sbatch here -> start where jobs are submitted"
 fi
-for option in asr_config prune_config finetune_config inference_config \
-    ${teacher_config:+teacher_config teacher_model}; do
-    [ -f "${!option}" ] || die "--${option} ${!option}: is no file"
-done
 # Stage 4 drops long utterances of the validation set: a test set must keep them.
 [[ " ${test_sets} " != *" ${valid_set} "* ]] ||
     die "--valid_set ${valid_set}: is a test set, too -> give it a copy of another name"
-[[ ${fs} =~ ^[0-9]+$ ]] || die "--fs ${fs}: give the rate in Hz, as 16000"
-[[ ${token_type} =~ ^(bpe|char)$ ]] || die "--token_type ${token_type}: bpe or char"
-[[ ${nbpe} =~ ^[1-9][0-9]*$ ]] || die "--nbpe ${nbpe}: give a number of tokens"
 . ./path.sh
 # Hours lie between this and the stages that would notice.
 machine=()

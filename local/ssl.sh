@@ -56,9 +56,6 @@ nothing=1
 for number in 1 2 3 4 5 6 7; do ! runs "${number}" || nothing=; done
 [ -z "${nothing}" ] ||
     die "--stage ${stage} --stop_stage ${stop_stage}: no stage lies there -> see ./run.sh --family ssl --help"
-for option in prune_config distil_config; do
-    [ -f "${!option}" ] || die "--${option} ${!option}: is no file"
-done
 note="" synth=(--train 1200 --dev 240 --test 120) words=(--train 600 --dev 1 --test 300)
 if [ "${preset}" = quick ]; then
     # In front, so that the user's own options win.

@@ -9,7 +9,7 @@ import re
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -122,18 +122,17 @@ def locked(path: Path) -> Iterator[None]:
         InputError: another process holds the lock.
     """
     lock = path.with_name(f".{path.name}.lock")
-    with _hold(lock) as file:
-        if file is None:
-            raise InputError(
-                path, "another run is making it", "wait for it, or stop it"
-            )
+    file = hold(lock)
+    if file is None:
+        raise InputError(path, "another run is making it", "wait for it, or stop it")
+    with file:
         try:
             yield
         finally:
             lock.unlink(missing_ok=True)
 
 
-def _hold(lock: Path) -> AbstractContextManager[IO[str] | None]:
+def hold(lock: Path) -> IO[str] | None:
     """The function opens and locks a file, and makes it if it is not there.
 
     A file that its owner removes between our opening and locking it locks nobody out:
@@ -143,18 +142,18 @@ def _hold(lock: Path) -> AbstractContextManager[IO[str] | None]:
         lock: name of the file.
 
     Returns:
-        The open file, which is locked until it is closed; a context of None if another
-        process has locked it.
+        The open file, which is locked until it is closed here and by every process
+        that has inherited it; None if another process has locked it.
     """
     while True:
-        file = lock.open("w")
+        file = lock.open("a")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
                 return file
         except BlockingIOError:
             file.close()
-            return nullcontext()
+            return None
         except FileNotFoundError:
             pass
         file.close()

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import atomic_path
+from espnet_prune.config.rungs import FINETUNED, PRUNED
 from espnet_prune.export.recognizer import Recognizer
 from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
 from espnet_prune.families.espnet.graph import MIN_FRAMES
@@ -34,7 +35,7 @@ from espnet_prune.training.task import PruneASRTask  # noqa: F401  (knows prunin
 
 # Of outputs, relative to the largest.
 TOLERANCE, INT8_TOLERANCE = 1e-4, 0.2
-WEIGHTS = ("finetuned.pth", "pruned.pth", "valid.acc.ave.pth")
+WEIGHTS = (FINETUNED, PRUNED, "valid.acc.ave.pth")
 SECONDS = (0.3, 1.0, 3.7, 12.0)  # lengths at which the outputs are compared
 
 

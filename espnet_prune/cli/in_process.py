@@ -2,7 +2,6 @@
 
 import importlib
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,12 +25,9 @@ def do_here(module: str, options: list[str], folder: Path | None) -> None:
         main(options)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    held = lock(folder)  # that of run.sh: another one there would spoil both
-    try:
-        with logged(folder / "train.log"):
-            main([*options, "--output_dir", str(folder)])
-    finally:
-        os.close(held)
+    # The lock is that of run.sh: another training there would spoil both.
+    with lock(folder), logged(folder / "train.log"):
+        main([*options, "--output_dir", str(folder)])
 
 
 @contextmanager

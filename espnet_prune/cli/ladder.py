@@ -17,7 +17,7 @@ from pathlib import Path
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.cli.progress import add_launcher, launched, watch
-from espnet_prune.config.rungs import Rung, make_rungs
+from espnet_prune.config.rungs import PRUNED, Rung, make_rungs
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ FAMILIES = {
         "espnet_prune.cli.export",
         12,
         "{}/finetune",
-        ("config.yaml", "pruned.pth"),
+        ("config.yaml", PRUNED),
     ),
     "ssl": Family(
         "./run.sh --family ssl",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 from espnet_prune.base.errors import InputError, run_main
+from espnet_prune.config.rungs import FINETUNED
 from espnet_prune.export.pack import pack
 from espnet_prune.report.card import card
 from espnet_prune.report.collect import collect
@@ -14,7 +15,7 @@ from espnet_prune.report.collect import collect
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--compact", type=Path, required=True, help="its directory")
-    parser.add_argument("--model", default="finetuned.pth", help="weights in it")
+    parser.add_argument("--model", default=FINETUNED, help="weights in it")
     parser.add_argument("--license", required=True, help="as cc-by-4.0, for the card")
     parser.add_argument("--out", type=Path, required=True, help="the zip")
     parser.add_argument("--corpus", required=True)

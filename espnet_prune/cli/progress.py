@@ -10,7 +10,6 @@ those of the first.
 """
 
 import argparse
-import fcntl
 import os
 import re
 import signal
@@ -19,8 +18,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from espnet_prune.base.errors import InputError, run_main
+from espnet_prune.base.files import hold
 from espnet_prune.running.parallel import time_left
 
 SIZE = re.compile(r"\[train\] mini-batch sizes summary: N-batch=(\d+)")
@@ -106,26 +107,19 @@ class Watcher:
         return time_left(self.begun, done, total)
 
 
-def lock(folder: Path) -> int:
-    """Lock ``folder``; the lock lives as long as a process holds the descriptor.
+def lock(folder: Path) -> IO[str]:
+    """Lock ``folder``; the lock lives as long as a process holds the open file.
 
     The training inherits it, so the lock outlives a killed terminal, and no longer.
 
     Raises:
         InputError: another training holds it.
     """
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(descriptor, 20, 0).decode()
-        os.close(descriptor)
-        raise InputError(
-            folder,
-            f"a training runs there already (process {holder})",
-            "wait for it, or stop it",
-        ) from None
-    return descriptor
+    path = folder / ".lock"
+    if (file := hold(path)) is None:
+        what = f"a training runs there already (process {path.read_text()})"
+        raise InputError(folder, what, "wait for it, or stop it")
+    return file
 
 
 def start(command: list[str], log: Path, session: bool) -> subprocess.Popen:
@@ -137,18 +131,16 @@ def start(command: list[str], log: Path, session: bool) -> subprocess.Popen:
         session: whether it gets a session of its own, so that what it starts in turn
             can be stopped with it. Otherwise it goes with the terminal.
     """
-    descriptor = lock(log.parent)
-    with log.open("ab") as f:
+    with lock(log.parent) as held, log.open("ab") as f:
         process = subprocess.Popen(
             command,
             stdout=f,
             stderr=subprocess.STDOUT,
-            pass_fds=[descriptor],
+            pass_fds=[held.fileno()],
             start_new_session=session,
         )
-    os.truncate(descriptor, 0)
-    os.pwrite(descriptor, str(process.pid).encode(), 0)
-    os.close(descriptor)
+        held.truncate(0)
+        held.write(str(process.pid))
     return process
 
 

@@ -16,7 +16,7 @@ from espnet_prune.base.files import read_yaml
 from espnet_prune.cli import check_early, filter_data, format_audio
 from espnet_prune.cli.in_process import call, do_here, quiet_root
 from espnet_prune.cli.ladder import FAMILIES, Ladder
-from espnet_prune.config.rungs import Rung
+from espnet_prune.config.rungs import FINETUNED, Rung
 from espnet_prune.data.kaldi_dir import DataDir, read_data_dir, write_data_dir
 from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
 from espnet_prune.serving.load import load
@@ -117,7 +117,7 @@ def prune(
         ["--recipe", str(finetune_recipe), *map(str, finetune_options)],
         latency_table=out / "latency.json",
     ).climb(do_here)
-    return load(compact / "config.yaml", compact / "finetuned.pth", **decoding)
+    return load(compact / "config.yaml", compact / FINETUNED, **decoding)
 
 
 def hold_out(source: Path, folder: Path) -> dict[str, Path]:

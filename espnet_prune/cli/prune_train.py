@@ -18,6 +18,7 @@ from espnet2.tasks.asr import ASRTask
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import atomic_path
 from espnet_prune.config.methods import METHODS
+from espnet_prune.config.rungs import FINETUNED
 from espnet_prune.export.compact_dir import model_state
 from espnet_prune.families.espnet.checkpoint import load_model, read_state
 from espnet_prune.families.registry import find_kind
@@ -30,7 +31,7 @@ from espnet_prune.training.origin import (
     refuse_wrong_rate,
     settled,
 )
-from espnet_prune.training.plan import CONFIG, FINETUNED, student_config
+from espnet_prune.training.plan import CONFIG, student_config
 from espnet_prune.training.recipe import add_options, refusing, settle_method
 from espnet_prune.training.student import OWN_OPTIONS
 from espnet_prune.training.task import PruneASRTask

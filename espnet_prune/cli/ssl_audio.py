@@ -24,7 +24,7 @@ from espnet_prune.data.kaldi_dir import find_audio
 from espnet_prune.families.ssl.audio import RATE
 from espnet_prune.running.executor import add_arguments, from_arguments
 
-KINDS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff")
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff")
 SHORTEST = 0.5  # seconds; a crop of less says nothing of an utterance
 SILENCE = 1e-4  # root mean square of a crop that is none, about -80 dB
 HELD_OUT = 20  # of so many files one is for validation
@@ -48,7 +48,7 @@ def sources(audio: Path) -> dict[str, str]:
     """
     if audio.is_dir() and not (audio / "wav.scp").is_file():
         found = {}
-        for path in sorted(p for p in audio.rglob("*") if p.suffix.lower() in KINDS):
+        for path in sorted(p for p in audio.rglob("*") if p.suffix.lower() in SUFFIXES):
             name = str(path.relative_to(audio).with_suffix(""))
             if name in found:
                 mend = "rename one: both would be called so"

@@ -34,7 +34,7 @@ from espnet_prune.measuring.probes.features import (
     read_labels,
     read_set,
 )
-from espnet_prune.measuring.probes.tasks import KINDS, Probe
+from espnet_prune.measuring.probes.tasks import TASKS, Probe
 
 APART = 10.0  # points between the heads of two seeds that tell of bad training
 
@@ -46,7 +46,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
         "--probes", type=str.split, default=[], metavar="NAME=KIND:TRAIN:TEST",
-        help=f"several with blanks between; kinds: {', '.join(KINDS)}",
+        help=f"several with blanks between; kinds: {', '.join(TASKS)}",
     )  # fmt: skip
     parser.add_argument("--seeds", type=int, default=3, help="of the probes' heads")
     return parser
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     found["probes"] = {}  # those of before are kept, and not shown
     found["weights"] = {name: weights for name, (_, weights) in systems.items()}
     for probe in probes:
-        kind, folders = KINDS[probe.kind], (probe.train, probe.test)
+        kind, folders = TASKS[probe.kind], (probe.train, probe.test)
         found["probes"][probe.name] = {
             "kind": probe.kind,
             "unit": kind.unit,
@@ -117,14 +117,14 @@ def check_probes(texts: Sequence[str]) -> list[Probe]:
         if names.count(probe.name) > 1:
             what = f"names {probe.name!r} twice"
             raise InputError("--probes", what, "give NAME=KIND:...")
-        kind, folders = KINDS[probe.kind], (probe.train, probe.test)
+        kind, folders = TASKS[probe.kind], (probe.train, probe.test)
         kind.check(*(read_labels(folder, kind.table) for folder in folders))
     return probes
 
 
 def stamp_of(kind: str, folders: Sequence[Path]) -> str:
     """Compute the SHA-256 that tells the data of a probe from others."""
-    table, parts = KINDS[kind].table, [kind]
+    table, parts = TASKS[kind].table, [kind]
     for folder in folders:
         parts.append(fingerprint(folder / table))
         sources = find_audio(folder, read_table(folder / "wav.scp"))

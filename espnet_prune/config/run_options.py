@@ -15,7 +15,7 @@ from pathlib import Path
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.config.methods import METHODS
-from espnet_prune.config.rungs import Rung, make_rungs
+from espnet_prune.config.rungs import FINETUNED, PRUNED, Rung, make_rungs
 from espnet_prune.config.sections import COSTS
 
 EXECUTORS = ("local", "slurm")
@@ -36,10 +36,13 @@ FORMS = {
         "give KEY=VALUE,..., as partition=cpu,mem_gb=4",
     ),
     "inference_model": (
-        r"(finetuned|pruned)\.pth",
-        "finetuned.pth (of stage 14) or pruned.pth (of stage 13)",
+        "|".join(map(re.escape, (FINETUNED, PRUNED))),
+        f"{FINETUNED} (of stage 14) or {PRUNED} (of stage 13)",
     ),
     "gpu_inference": ("true|false", "true or false"),
+    "fs": (r"\d*", "give the rate in Hz, as 16000"),
+    "token_type": ("(bpe|char)?", "bpe or char"),
+    "nbpe": (rf"({_COUNT})?", "give a number of tokens"),
     "min_wav_duration": (_SECONDS, "give seconds"),
     "max_wav_duration": (_SECONDS, "give seconds"),
     "crop_seconds": (rf"({_SECONDS})?", "give seconds"),
@@ -72,6 +75,10 @@ def check(given: Mapping[str, str]) -> list[Rung]:
     check_launcher(given)
     check_teacher(given)
     check_precisions(given)
+    for name in given:
+        is_file = name.endswith("_config") or name == "teacher_model"
+        if is_file and given[name] and not Path(given[name]).is_file():
+            raise InputError(f"--{name} {given[name]}", "is no file")
     targets = targets_of(given)
     methods = several(given, "method")
     for name in methods:

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from espnet_prune.config.methods import METHODS
 
+# Weights in the compact directory of an ESPnet model: as exported, and fine-tuned.
+PRUNED, FINETUNED = "pruned.pth", "finetuned.pth"
+
 
 @dataclass(frozen=True)
 class Rung:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from espnet_prune.base.files import write_yaml
+from espnet_prune.config.rungs import PRUNED
 from espnet_prune.export.agreement import check_agreement
 from espnet_prune.export.place import place
 from espnet_prune.families.espnet.checkpoint import (
@@ -22,7 +23,7 @@ from espnet_prune.families.espnet.checkpoint import (
     resources,
 )
 from espnet_prune.training.configs import model_defaults
-from espnet_prune.training.plan import PROJECTION, PRUNED
+from espnet_prune.training.plan import PROJECTION
 from espnet_prune.training.student import OWN_OPTIONS
 
 Summarise = Callable[[ESPnetASRModel], dict[str, Any]]

@@ -134,6 +134,31 @@ class Budget:
         limits = (replace(c, limit=c.dense * (1 - t)) for c, t in pairs)
         return replace(self, constraints=tuple(limits), dim_target=dim_target)
 
+    def thinned(self, options: SparsityOptions) -> "Budget":
+        """Return the budget with the fraction of the model dimension to remove.
+
+        The fraction is None where the layout has no structure of that name.
+
+        Raises:
+            ValueError: what is asked for would leave a group less than it may keep.
+        """
+        names = [structure.name for structure in self.layout.structures]
+        if MODEL_DIM not in names:
+            return self
+        channels = names.index(MODEL_DIM)
+        terms = [term for kind in self.terms.values() for term in kind]
+        felt = {term.group for term in terms if channels in term.factors}
+        # All of a group in fewer channels than that would not use its budget.
+        share = max(c.share for c in self.constraints if felt & {*c.groups})
+        if options.model_dim is None:
+            return replace(self, dim_target=1 - share**0.5)
+        if options.model_dim > 1 - share:
+            raise ValueError(
+                f"sparsity: model_dim {options.model_dim:g} removes more than the "
+                f"targets ask for: at most {1 - share:.3f}"
+            )
+        return replace(self, dim_target=options.model_dim)
+
     @property
     def shares(self) -> list[float]:
         """Weigh each constraint in a mean over all by its share of the dense cost."""
@@ -168,30 +193,11 @@ def make_constraints(
     return tuple(found)
 
 
-def plan_dim(options: SparsityOptions, constraints: Iterable[Constraint]) -> float:
-    """Choose the fraction of the model dimension to remove.
-
-    Raises:
-        ValueError: what is asked for would leave a group less than it may keep.
-    """
-    # All of a group in fewer channels than that would not use its budget.
-    share = max(c.share for c in constraints if set(c.groups) - {"decoder"})
-    if options.model_dim is None:
-        return 1 - share**0.5
-    if options.model_dim > 1 - share:
-        raise ValueError(
-            f"sparsity: model_dim {options.model_dim:g} removes more than the targets "
-            f"ask for: at most {1 - share:.3f}"
-        )
-    return options.model_dim
-
-
 def check_groups(groups: Iterable[str], parts: Collection[str]) -> None:
     """Raise ValueError for a group that is none of a model's."""
     if unknown := {*groups} - parts:
-        needs = " (decoder: with prune_decoder: true)" if "decoder" in unknown else ""
         raise ValueError(
-            f"sparsity: groups {sorted(unknown)} are not among {sorted(parts)}{needs}"
+            f"sparsity: groups {sorted(unknown)} are not among {sorted(parts)}"
         )
 
 

@@ -249,11 +249,9 @@ class Selection:
 def _why_too_high(c: Constraint, rest: float) -> tuple[str, str]:
     """Say why a limit cannot be met, and the mend."""
     stays, mend = "norms, biases, a channel in front of the blocks", ""
-    if c.name == "model" and "decoder" in c.groups:
-        stays += "; all but heads and units of the decoder"
-    elif c.name == "model":
-        stays += "; all beyond the encoder"
-        mend = ", or prune_decoder: true"
+    if c.beyond:
+        stays += "; all that no structure was declared of"
+        mend = ", or count less: denominator: encoder"
     what = (
         f"{c.target:.1%} of the {c.name}'s {c.kind} cannot be removed: what must stay "
         f"({stays}) costs {(c.limit - rest) / c.dense:.1%}"

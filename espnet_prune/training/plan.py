@@ -12,8 +12,8 @@ from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import read_yaml
 from espnet_prune.config.methods import METHODS
 from espnet_prune.config.options import make_options
+from espnet_prune.config.rungs import PRUNED
 from espnet_prune.config.sections import (
-    MODEL_DIM,
     DistillOptions,
     GateOptions,
     SparsityOptions,
@@ -25,7 +25,7 @@ from espnet_prune.families.espnet.small import small_encoder
 from espnet_prune.measuring.cost import rest_cost
 from espnet_prune.measuring.drawn_encoders import ASREncoders
 from espnet_prune.measuring.latency import table_of_run
-from espnet_prune.pruning.budget import Budget, make_constraints, plan_dim
+from espnet_prune.pruning.budget import Budget, make_constraints
 from espnet_prune.pruning.controller import Schedule
 from espnet_prune.pruning.cost import evaluate
 from espnet_prune.pruning.projection import check_reachable
@@ -48,7 +48,7 @@ from espnet_prune.training.student import budget_data, projects
 
 # Files of a compact directory: its model as exported, and fine-tuned; and what pruning
 # compared the blocks through, if it did.
-CONFIG, PRUNED, FINETUNED = "config.yaml", "pruned.pth", "finetuned.pth"
+CONFIG = "config.yaml"
 PROJECTION = "projection.pth"
 
 
@@ -121,8 +121,7 @@ def make_budget(
             decoder = [term for term in terms[kind] if term.group == "decoder"]
             beyond[kind] = rest[kind] - float(evaluate(decoder, full))
     constraints = make_constraints(options, layout, terms, beyond)
-    dims = plan_dim(options, constraints) if MODEL_DIM in layout else None
-    return Budget(layout, terms, constraints, dims)
+    return Budget(layout, terms, constraints).thinned(options)
 
 
 def _finetuning(args: argparse.Namespace, recipe: dict[str, Any]) -> dict[str, Any]:

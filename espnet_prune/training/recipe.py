@@ -133,9 +133,12 @@ def settle_options(
         InputError: they contradict each other, or the method cannot do what they ask.
     """
     given = {"kind": args.kind, "target": args.target}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in given.keys() & args.sparsity.keys():
+        mend = f"give --target{'_kind' if name == 'kind' else ''} {args.sparsity[name]}"
+        raise InputError("--sparsity", f"{name} is not of one stage alone", mend)
     with refusing(source_of(args)):
-        recipe["sparsity"] = dict(recipe.get("sparsity") or {})
-        recipe["sparsity"] |= {k: v for k, v in given.items() if v is not None}
+        recipe["sparsity"] = (recipe.get("sparsity") or {}) | given
         recipe["gates"] = dict(recipe.get("gates") or {})
         if start is not None:
             recipe["sparsity"]["start"] = start
@@ -241,6 +244,8 @@ def check_model(
     if not METHODS[args.method].gated:
         require(kind, "small", f"--method {args.method}")
     with refusing(source_of(args)):
+        if "decoder" in sparsity.groups and not decoder:
+            raise ValueError("sparsity: the group decoder needs prune_decoder: true")
         check_groups(sparsity.groups, kind.groups | ({"decoder"} if decoder else set()))
     return kind
 

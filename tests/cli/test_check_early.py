@@ -62,6 +62,17 @@ def check(tmp_path, monkeypatch):
         ),
         ("", ("--finetune_args", "--gates mode=hard"), "belongs to the pruning"),
         ("prune_decoder: true", (), "the denominator must be model"),
+        ("sparsity: {groups: {decoder: 0.5}}", (), "decoder needs prune_decoder: true"),
+        (
+            "",
+            ("--target", "0.5", "--prune_args", "--sparsity target=0.7"),
+            "--sparsity: target is not of one stage alone -> give --target",
+        ),
+        (
+            "",
+            ("--target_kind", "macs", "--prune_args", "--sparsity kind=params"),
+            "--sparsity: kind is not of one stage alone -> give --target_kind",
+        ),
         ("sparsity: {groups: {fnn: 0.5}}", (), "groups \\['fnn'\\] are not among"),
         ("", ("--methods", "l0 slim"), "slim: is unknown -> give one of: l0, "),
         (

@@ -70,8 +70,10 @@ NESTED = {
 
 
 def recipe_takes(script: Path, words: list[str]) -> None:
-    # A stand-in for the reader's own ESPnet checkout.
-    words = [re.sub(r"^/path/of/\S+", "/bin/true", word) for word in words]
+    # A stand-in for the reader's own ESPnet checkout and models.
+    words = [
+        re.sub(r"^(/path/of/|exp/|conf/my_)\S+", "/bin/true", word) for word in words
+    ]
     call = ["bash", str(script), *words, *NOWHERE]
     result = subprocess.run(call, capture_output=True, text=True, timeout=60)
     if "--help" in words:

@@ -12,7 +12,7 @@ from espnet_prune.base.table import write_table
 from espnet_prune.measuring.probes.features import System, read_set
 from espnet_prune.measuring.probes.queries import average_precision, distances
 from espnet_prune.measuring.probes.tasks import (
-    KINDS,
+    TASKS,
     Probe,
     equal_error_rate,
 )
@@ -57,8 +57,8 @@ def sounds(tmp_path):
 
 
 def run(kind, train, test, seeds=2):
-    table = KINDS[kind].table
-    return KINDS[kind].run(
+    table = TASKS[kind].table
+    return TASKS[kind].run(
         System(None, False), read_set(train, table), read_set(test, table), seeds
     )
 

@@ -62,7 +62,6 @@ def test_groups_have_their_own_targets_and_the_others_what_is_left(gated):
     ("options", "told"),
     [
         ({"groups": {"fnn": 0.5}}, r"groups \['fnn'\] are not among \['attention', "),
-        ({"groups": {"decoder": 0.5}}, "decoder: with prune_decoder: true"),
         (
             {"groups": {"ffn": 0.01, "attention": 0.01}},
             r"\['convolution', 'subsampling'",

@@ -199,7 +199,9 @@ def test_unreachable_target_is_one_input_error(kind):
             attempt(budget)
     model = {"denominator": "model", "beyond": {"params": 1e6}}
     budget = gated.budget(FRAMES, target=0.9, **model)
-    with pytest.raises(InputError, match="all beyond the encoder.*prune_decoder: true"):
+    with pytest.raises(
+        InputError, match="no structure was declared of.*denominator: encoder"
+    ):
         check_reachable(budget)
 
 

@@ -36,7 +36,7 @@ from espnet_prune.pruning.layout import Layout
 from espnet_prune.pruning.slicing import kept_sizes
 
 # ``model_type`` of a config -> the model without heads, and what a pruned one is.
-KINDS: dict[str, tuple[type[PreTrainedModel], type[PreTrainedModel]]] = {
+CLASSES: dict[str, tuple[type[PreTrainedModel], type[PreTrainedModel]]] = {
     "hubert": (HubertModel, PrunedHubertModel),
     "wav2vec2": (Wav2Vec2Model, PrunedWav2Vec2Model),
     "wavlm": (WavLMModel, PrunedWavLMModel),
@@ -77,16 +77,16 @@ def read(path: str | Path) -> PreTrainedModel:
         reason = str(e).strip().splitlines()[0]
         raise InputError(path, f"is no model of transformers: {reason}") from e
     kind = config.model_type.removeprefix(PRUNED)
-    if kind not in KINDS:
+    if kind not in CLASSES:
         raise InputError(
             path,
             f"a model of type {config.model_type!r} cannot be pruned",
-            f"give one of {', '.join(KINDS)}",
+            f"give one of {', '.join(CLASSES)}",
         )
     for option, why in UNSUPPORTED.items():
         if getattr(config, option, None):
             raise InputError(path, f"{why} ({option}) cannot be pruned")
-    cls = KINDS[kind][config.model_type.startswith(PRUNED)]
+    cls = CLASSES[kind][config.model_type.startswith(PRUNED)]
     try:
         model, told = cls.from_pretrained(
             path, output_loading_info=True, dtype=torch.float32
@@ -225,7 +225,7 @@ def build(model: PreTrainedModel, architecture: Mapping[str, Any]) -> PreTrained
         model: the dense one.
         architecture: of :func:`architecture_of`.
     """
-    _, pruned = KINDS[model.config.model_type.removeprefix(PRUNED)]
+    _, pruned = CLASSES[model.config.model_type.removeprefix(PRUNED)]
     options = model.config.to_dict()
     for name in ("model_type", "architectures", "transformers_version", "dtype"):
         options.pop(name, None)
@@ -235,7 +235,7 @@ def build(model: PreTrainedModel, architecture: Mapping[str, Any]) -> PreTrained
 
 def shortened(model: PreTrainedModel, blocks: int) -> PreTrainedModel:
     """The function returns the same network with its first blocks alone, untrained."""
-    stock, _ = KINDS[model.config.model_type]
+    stock, _ = CLASSES[model.config.model_type]
     config = copy.deepcopy(model.config)
     config.num_hidden_layers = blocks
     short = stock(config)
@@ -246,7 +246,7 @@ def shortened(model: PreTrainedModel, blocks: int) -> PreTrainedModel:
 def untrained(model: PreTrainedModel) -> PreTrainedModel:
     """The function returns the same dense network with weights that nothing trained."""
     torch.manual_seed(0)
-    stock, _ = KINDS[model.config.model_type]
+    stock, _ = CLASSES[model.config.model_type]
     fresh = stock(copy.deepcopy(model.config))
     settle(fresh)
     return fresh.eval()

@@ -217,7 +217,7 @@ class Kind:
     version: int = 1
 
 
-KINDS = {
+TASKS = {
     "words": Kind(classify, check_classes, "text", "% accuracy", True),
     "speakers": Kind(classify, check_classes, "utt2spk", "% accuracy", True),
     "verify": Kind(verify, check_speakers, "utt2spk", "% equal error rate", False),
@@ -234,7 +234,7 @@ class Probe:
 
     Args:
         name: of the task.
-        kind: of ``KINDS``.
+        kind: of ``TASKS``.
         train, test: Kaldi directories.
     """
 
@@ -254,11 +254,11 @@ class Probe:
         kind, *folders = (rest if equals else name).split(":")
         if len(folders) != 2 or not all((name, *folders)):
             raise InputError("--probes", f"{text!r} is not NAME=KIND:TRAIN:TEST")
-        if kind not in KINDS:
+        if kind not in TASKS:
             what = f"{text!r}: there is no kind {kind!r}"
-            raise InputError("--probes", what, f"one of: {', '.join(KINDS)}")
+            raise InputError("--probes", what, f"one of: {', '.join(TASKS)}")
         for folder in folders:
-            for table in ("wav.scp", KINDS[kind].table):
+            for table in ("wav.scp", TASKS[kind].table):
                 if not Path(folder, table).is_file():
                     mend = "give a Kaldi directory"
                     raise InputError(folder, f"holds no {table}", mend)
