@@ -132,14 +132,16 @@ class Layout:
         return found.view(slot.tiles, structure.size, -1).transpose(0, 1).flatten(1)
 
     def complete(self, own: Tensor, values: bool = False) -> Tensor:
-        """Fill in the derived structures, open where any of their parts is.
+        """Close nested units as far as those before them, and fill in derived ones.
+
+        A derived structure is open where any of its parts is.
 
         Args:
             own: (unit,) values or probabilities of the gates, 1 where there is none.
             values: whether these are values: what is derived is there or not then, 1 or
                 0, and not likely to be there.
         """
-        parts = self.at("derived", own.device)
+        own, parts = self.nested(own), self.at("derived", own.device)
         if not len(parts):
             return own
         some = torch.cat([own, own.new_tensor([1.0, 0.0])])[parts[:, 1:]]
@@ -150,6 +152,16 @@ class Layout:
         if values:
             derived = derived + ((derived > 0).to(own.dtype) - derived).detach()
         return own.index_copy(0, parts[:, 0], derived)
+
+    def nested(self, own: Tensor) -> Tensor:
+        """Bound (unit,) values of nested structures by those of the units before."""
+        for structure in self.structures:
+            if structure.nested:
+                span = self.span(structure.name)
+                flips = [0] if structure.nested < 0 else []
+                units = own[span].flip(flips).cummin(0).values.flip(flips)
+                own = torch.cat([own[: span.start], units, own[span.stop :]])
+        return own
 
     def whole(self) -> Tensor:
         """Return values (unit,) that remove nothing, in double precision."""

@@ -52,6 +52,7 @@ def choose(gates: Gates, budget: Budget, multiple: int = 1) -> Selection:
     closed = torch.full((len(budget.layout),), -torch.inf)
     where = budget.layout.learned
     scores = closed.index_copy(0, where, gates.log_alpha.detach().float().cpu())
+    scores = budget.layout.nested(scores)
     learned = torch.ones(len(budget.layout), dtype=torch.bool)
     learned = learned.index_copy(0, where, gates.is_open().cpu())
     return Selection(budget, scores, learned, multiple)

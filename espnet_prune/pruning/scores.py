@@ -118,6 +118,8 @@ def _from_orders(layout: Layout, orders: dict[str, Tensor], share: Share) -> Ten
     for structure in layout.structures:
         if structure.name in orders and structure.size > 1:
             rank = orders[structure.name].argsort(stable=True).argsort()
+            if structure.nested:  # only how many stay is open
+                rank = rank.sort(descending=structure.nested > 0).values
             ranks = (rank + 0.5).float() / structure.size
             scores[layout.span(structure.name)] = ranks
     _close_parents(layout, scores, share)

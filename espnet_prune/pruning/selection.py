@@ -42,7 +42,11 @@ class Selection:
     ):
         self.budget, self.layout, self.multiple = budget, budget.layout, multiple
         self.scores, self.learned = scores, learned
-        self.roots = [s for s in self.layout.roots() if s.name != MODEL_DIM]
+        self.roots = [
+            root
+            for root in self.layout.roots()
+            if root.name != MODEL_DIM and self._can_go(root)
+        ]
         self.kept_dims: Tensor | None = None
         if MODEL_DIM in self.layout:
             self._choose_dims()
@@ -241,9 +245,14 @@ class Selection:
             for c, least in zip(self.budget.constraints, cheapest, strict=True)
         ]
 
+    def _family(self, root: Structure) -> list[Structure]:
+        return [root, *(self.layout[n] for n in self.layout.descendants(root.name))]
+
+    def _can_go(self, root: Structure) -> bool:
+        return any(structure.learned for structure in self._family(root))
+
     def _group(self, root: Structure) -> str | None:
-        below = map(self.layout.__getitem__, self.layout.descendants(root.name))
-        return next((s.group for s in (root, *below) if s.group), None)
+        return next((s.group for s in self._family(root) if s.group), None)
 
 
 def _why_too_high(c: Constraint, rest: float) -> tuple[str, str]:

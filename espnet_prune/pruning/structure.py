@@ -51,6 +51,8 @@ class Structure:
         even: whether every unit of the parent must keep equally many, as the heads of
             an attention layer, which are computed together.
         least: how many must stay.
+        nested: 1 where a unit is open at most as far as the one before it, -1 as the
+            one after it: the taps of a filter, which go from the ends.
         learned: whether the units have gates; they are all open where not.
         any_of: structures of one unit, of which one that is open keeps this one open;
             it has no gate of its own then.
@@ -71,6 +73,7 @@ class Structure:
     needed: bool = True
     even: bool = False
     least: int = 0
+    nested: int = 0
     learned: bool = True
     any_of: tuple[str, ...] = ()
     most_dropped: float = 1.0

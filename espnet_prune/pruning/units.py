@@ -74,8 +74,11 @@ def units_of(
 def _bundles(
     layout: Layout, family: Structure, scores: Tensor, multiple: int
 ) -> Iterator[Unit]:
-    number = layout.index[family.name]
-    own, order = scores[layout.span(family.name)].sort(descending=True, stable=True)
+    number, own = layout.index[family.name], scores[layout.span(family.name)]
+    # Of equals, those come first that others need.
+    flips = [0] if family.nested < 0 else []
+    own, order = own.flip(flips).sort(descending=True, stable=True)
+    order = family.size - 1 - order if flips else order
     own = own.double()  # or rounding could put the mean of equals behind another's
     for ranks in _together(family.size, multiple):
         indices = order[ranks] + layout.offsets[number]

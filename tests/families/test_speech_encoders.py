@@ -79,14 +79,15 @@ def tensors(model):
     heads=st.sampled_from([1, 2, 4]),
     blocks=st.integers(1, 3),
     units=st.integers(1, 30),
+    taps=st.sampled_from([1, 3, 8, 19, 34]),
 )
 @settings(max_examples=16)
 def test_gated_with_final_values_is_compact(
-    case, seed, gone, train, padded, fine, heads, blocks, units
+    case, seed, gone, train, padded, fine, heads, blocks, units, taps
 ):
     stock = dense(
         case, seed, num_attention_heads=heads, num_hidden_layers=blocks,
-        intermediate_size=units,
+        intermediate_size=units, num_conv_pos_embeddings=taps,
     )  # fmt: skip
     model = copy.deepcopy(stock).train(train)
     layout = prepare(model, GateOptions(fine_heads=fine)).layout
@@ -129,10 +130,10 @@ def test_the_first_block_without_attention_still_gives_wavlm_its_position_bias()
 
 
 @pytest.mark.parametrize("case", CASES)
-@given(seed=st.integers(0, 99))
+@given(seed=st.integers(0, 99), taps=st.sampled_from([3, 8, 19, 34]))
 @settings(max_examples=6)
-def test_cost_by_declaration_is_cost_by_counting(case, seed):
-    stock = dense(case, seed)
+def test_cost_by_declaration_is_cost_by_counting(case, seed, taps):
+    stock = dense(case, seed, num_conv_pos_embeddings=taps)
     model = copy.deepcopy(stock)
     described = prepare(model, GateOptions())
     layout, samples = described.layout, 900

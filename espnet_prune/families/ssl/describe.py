@@ -1,8 +1,8 @@
 """Describe HuBERT, wav2vec 2.0 and WavLM of transformers.
 
-Channels of the convolutions, groups of the positional convolution, heads and the
-dimensions inside them, FFN units, whole submodules and blocks can go. The last
-convolution is read through a norm over its channels, and in some models all are.
+Channels of the convolutions, groups and outer taps of the positional convolution,
+heads and the dimensions inside them, FFN units, whole submodules and blocks can go.
+The last convolution is read through a norm over its channels, and in some models all.
 """
 
 from dataclasses import replace
@@ -14,6 +14,7 @@ from espnet_prune.families import parts
 from espnet_prune.families.parts import Description
 from espnet_prune.pruning.structure import Slot, Structure
 
+TAP_DROP_RATE = 0.01  # at the start, at most: seven of them go together
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
@@ -151,16 +152,46 @@ def gated_norm(norm: nn.Module) -> bool:
 
 
 def positions(model: nn.Module, into: Description, prefix: str) -> None:
-    """Describe the groups of the positional convolution, each with its outputs; its
-    inputs are channels that all else reads, too.
+    """Describe the positional convolution: its groups, each with its outputs (their
+    inputs are channels that all else reads, too), and its taps.
 
     Args:
         model, into, prefix: as for :func:`describe`.
     """
     at = f"{prefix}encoder.pos_conv_embed.conv"
     made = Slot(f"{at}.weight"), Slot(f"{at}.bias")
-    groups = model.encoder.pos_conv_embed.conv.groups
+    conv = model.encoder.pos_conv_embed.conv
     into.structures.append(
-        Structure(at, groups, "positions", "positions.group", gated=made, cut=made)
+        Structure(at, conv.groups, "positions", "positions.group", gated=made, cut=made)
+    )
+    (taps,) = conv.kernel_size
+    rings, width = rings_of(taps)
+    outside = rings * width
+    for name, start, nested in (("past", 0, -1), ("future", taps - outside, 1)):
+        if rings:
+            slots = (Slot(f"{at}.weight", 2, start, outside),)
+            into.structures.append(
+                Structure(
+                    f"{at}.{name}",
+                    rings,
+                    "positions",
+                    gated=slots,
+                    cut=slots,
+                    nested=nested,
+                    most_dropped=TAP_DROP_RATE,
+                )  # fmt: skip
+            )
+    core = (Slot(f"{at}.weight", 2, outside, taps - 2 * outside),)
+    into.structures.append(
+        Structure(f"{at}.core", 1, "positions", cut=core, learned=False)
     )
     into.times[f"{at}.weight"] = "positions"
+
+
+def rings_of(taps: int) -> tuple[int, int]:
+    """Count what can go at each end of a filter, and how many taps are in each.
+
+    Seven eighths of a long filter can go; the middle, where the frame itself is, stays.
+    """
+    width = max(1, taps // 16)
+    return max(0, min(7, taps // 2 - 1)), width

@@ -213,8 +213,15 @@ def architecture_of(layout: Layout, own: Tensor) -> dict[str, Any]:
             position = int(structure.name.split("layers.")[1].split(".")[0])
             index = reached[layout.span(structure.name)].nonzero().flatten().tolist()
             found["blocks"][position]["head_index"] = index
-    (at,) = (s.name for s in layout.structures if s.group == "positions")
-    found["positions"] = own[layout.span(at)].nonzero().flatten().tolist()
+    groups, *ends, core = (s for s in layout.structures if s.group == "positions")
+    found["positions"] = own[layout.span(groups.name)].nonzero().flatten().tolist()
+    taps = [
+        layout.entries(structure, slot)[own[layout.span(structure.name)] != 0]
+        for structure in (*ends, core)
+        for slot in structure.cut
+    ]
+    taps = torch.cat([entries.flatten() for entries in taps])
+    found["taps"] = [int(taps.min()), int(taps.max()) + 1]
     return found
 
 

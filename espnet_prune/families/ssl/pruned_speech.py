@@ -5,6 +5,7 @@ and transformers alone. The sizes stand in the config as ``architecture``:
 
     convolution: channels of each convolution
     positions: groups of the positional convolution that are left, by index
+    taps: first of its taps that are left, and the one after the last
     blocks: for each block heads, qk_dim, v_dim (of each head) and units of the FFN; 0
         heads or units: the submodule is gone; of WavLM head_index, too: which heads
 """
@@ -146,29 +147,33 @@ class Absent(nn.Module):
 
 
 class SomePositions(nn.Module):
-    """The positional convolution with some of its groups; the others add nothing.
+    """The positional convolution with some of its groups and taps.
 
     Args:
         of: that of transformers, whose weight is a plain one.
-        groups: indices of those that are left, rising.
+        groups: indices of those that are left, rising; the others add nothing.
+        taps: first of those that are left, and the one after the last.
     """
 
-    def __init__(self, of: nn.Module, groups: list[int]):
+    def __init__(self, of: nn.Module, groups: list[int], taps: list[int]):
         super().__init__()
         conv = of.conv
         width = conv.out_channels // conv.groups
         # No buffer: transformers leaves those that are in no file unset.
         self.kept = [g * width + i for g in groups for i in range(width)]
+        first, end = taps
         self.conv = nn.Conv1d(
-            len(self.kept), len(self.kept), conv.kernel_size[0],
-            padding=conv.padding[0], groups=max(1, len(groups)),
-        )  # fmt: skip
+            len(self.kept), len(self.kept), end - first, groups=max(1, len(groups))
+        )
+        # An even kernel makes a frame too many, which of.padding cuts off.
+        (whole,), (around,) = conv.kernel_size, conv.padding
+        self.around = around - first, around - (whole - end)
         self.padding, self.activation = of.padding, of.activation
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Convolve (batch, time, channel) over time, by the groups that are left."""
         kept = torch.tensor(self.kept, device=hidden_states.device)
-        x = hidden_states[..., kept].transpose(1, 2)
+        x = nn.functional.pad(hidden_states[..., kept].transpose(1, 2), self.around)
         x = self.activation(self.padding(self.conv(x))).transpose(1, 2)
         x = x.to(hidden_states.dtype)
         return torch.zeros_like(hidden_states).index_copy(-1, kept, x)
@@ -192,8 +197,13 @@ def resize(model: nn.Module, architecture: dict[str, Any]) -> None:
     encoder, groups = model.encoder, architecture["positions"]
     if not groups:
         encoder.pos_conv_embed = Absent()
-    elif len(groups) < encoder.pos_conv_embed.conv.groups:
-        encoder.pos_conv_embed = SomePositions(encoder.pos_conv_embed, groups)
+    else:
+        conv = encoder.pos_conv_embed.conv
+        whole = [0, *conv.kernel_size]
+        taps = architecture.get("taps", whole)
+        if len(groups) < conv.groups or taps != whole:
+            positions = SomePositions(encoder.pos_conv_embed, groups, taps)
+            encoder.pos_conv_embed = positions
     norm_first = model.config.do_stable_layer_norm
     for layer, sizes in zip(encoder.layers, architecture["blocks"], strict=True):
         attention, ffn = layer.attention, layer.feed_forward
