@@ -42,8 +42,9 @@ class Layout:
             self.size += structure.size
         self._placed: dict[torch.device, dict[str, Tensor]] = {}
         parents = self._parents()
+        alone = [self.offsets[i] for i, s in enumerate(self.structures) if s.size == 1]
         plural = parents.clone()
-        plural[torch.isin(plural, self._single_units())] = self.size
+        plural[torch.isin(plural, torch.tensor(alone, dtype=torch.long))] = self.size
         self._pieces: dict[str, list[tuple[str, int, int]]] = {}
         self._made = {
             "where": torch.arange(len(self.structures)).repeat_interleave(
@@ -240,11 +241,6 @@ class Layout:
                     shape = [-1 if d == dim else 1 for d in range(old.dim())]
                 found[tensor] = old * part.to(old.dtype).view(shape)
         return found
-
-    def _single_units(self) -> Tensor:
-        """Find the units that are alone in their structure."""
-        found = [self.offsets[i] for i, s in enumerate(self.structures) if s.size == 1]
-        return torch.tensor(found, dtype=torch.long)
 
     def _parents(self) -> Tensor:
         """Index the ancestors of each unit, (level, unit); one past the end: none."""
