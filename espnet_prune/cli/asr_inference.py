@@ -2,8 +2,9 @@
 
 ESPnet would decode with random weights where a checkpoint misses some: those of our
 models are checked. Others are ESPnet's, which reads more kinds of files than we do.
-There are two options more than ESPnet's: ``--precision`` of the encoder (fp32, bf16,
-int8), and ``--ctc_greedy``, which leaves the search out.
+There is one option more than ESPnet's, ``--precision`` of the encoder (fp32, bf16,
+int8); and ``--config`` may ask for a decoder of the project's (``ctc_greedy``,
+``ctc_beam``).
 """
 
 import argparse
@@ -20,7 +21,7 @@ from espnet2.bin import asr_inference as espnet
 from espnet_prune.base.errors import run_main
 from espnet_prune.base.files import read_yaml
 from espnet_prune.families.espnet.checkpoint import load_model
-from espnet_prune.serving.greedy import GreedySpeech2Text
+from espnet_prune.serving.decoders import OWN, decoder_for, read_search
 from espnet_prune.serving.load import refuse_gates, set_precision
 from espnet_prune.training.registration import names_ours
 
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument(
         "--precision", default="fp32", help="of the encoder: fp32, int8, bf16"
     )
-    parser.add_argument("--ctc_greedy", action="store_true", help="without the search")
+    parser.add_argument("--config", type=Path, help="ctc_greedy, ctc_beam, or ESPnet's")
     args, rest = parser.parse_known_args()
     if {"-h", "--help"} & {*rest}:  # ESPnet's follow
         sys.stdout.write(parser.format_help())
@@ -41,17 +42,30 @@ def main() -> None:
         refuse_gates(config, args.asr_train_config)
         if args.asr_model_file and names_ours(config):
             load_model(args.asr_train_config, args.asr_model_file)
-    if args.ctc_greedy:
-        espnet.Speech2Text = GreedySpeech2Text
+    options: dict[str, Any] = {"--asr_train_config": args.asr_train_config}
+    options["--asr_model_file"] = args.asr_model_file
+    search = {} if args.config is None else read_search(args.config)
+    if search.keys() & OWN.keys():
+        espnet.Speech2Text = with_options(decoder_for(search), search)
+    else:
+        options["--config"] = args.config
     if args.precision != "fp32":
         espnet.Speech2Text = in_precision(
             args.precision, args.asr_train_config, espnet.Speech2Text
         )
-    options = {"--asr_train_config": args.asr_train_config}
-    options["--asr_model_file"] = args.asr_model_file
     files = [str(x) for pair in options.items() if pair[1] for x in pair]
     hand_logging_to_espnet()
     espnet.main([*files, *rest])
+
+
+def with_options(decoder: type, own: dict[str, Any]) -> type:
+    """Subclass a decoder of the project's, which ESPnet's program gives its options."""
+
+    class WithOptions(decoder):
+        def __init__(self, *args: Any, **options: Any):
+            super().__init__(*args, **options, **own)
+
+    return WithOptions
 
 
 def in_precision(precision: str, config: Path, decoder: type) -> type:

@@ -55,11 +55,10 @@ def check(args: argparse.Namespace) -> None:
     if args.ngpu or args.decode_ngpu or args.precisions:
         check_hardware(args)
     if args.inference_config is not None:
-        from espnet_prune.cli.decode import check_lm_files, check_search  # seconds
+        from espnet_prune.cli.decode import check_lm_files  # seconds
+        from espnet_prune.serving.decoders import read_search
 
-        search = read_yaml(args.inference_config)
-        check_lm_files(search, args.inference_config)
-        check_search(search, args.inference_config)
+        check_lm_files(read_search(args.inference_config), args.inference_config)
     if args.asr_args:
         from espnet_prune.training.espnet_options import check_options
 

@@ -1,4 +1,4 @@
-"""Stage 15: decode a data set with ESPnet's own search, or greedily by CTC.
+"""Stage 15: decode a data set with ESPnet's own search, or by CTC alone or first.
 
 The stage writes ESPnet's files (``text``, ``token``, ``token_int``, ``score``) into
 ``<system>/decode_<tag>/<set>`` once every shard has finished.
@@ -31,6 +31,7 @@ from espnet_prune.families.espnet.checkpoint import read_state, resources, sampl
 from espnet_prune.running.executor import add_arguments, from_arguments, split
 from espnet_prune.running.parallel import time_left
 from espnet_prune.running.shards import mark_of, run_shards
+from espnet_prune.serving.decoders import read_search
 from espnet_prune.serving.load import load
 from espnet_prune.training.origin import refuse_missing_gpus
 
@@ -69,13 +70,12 @@ def main() -> None:
     check_rate(args.data / "wav.scp", sampling_rate(model), args.config)
     # The logs lie beside the output, so that they survive a failure.
     log_dir = args.out.parent / "log" / args.out.name
-    options = read_yaml(args.inference_config)
+    options = read_search(args.inference_config)
     check_lm(options, model, args.inference_config)
-    check_search(options, args.inference_config)
-    greedy = bool(options.get("ctc_greedy"))
     named = [args.config, args.model, args.inference_config, args.data / "wav.scp"]
     named += [args.data / "utt2num_samples", *resources(vars(model)).values()]
-    named += [value for value in options.values() if isinstance(value, str)]
+    values = [*options.values(), *(options.get("ctc_beam") or {}).values()]
+    named += [value for value in values if isinstance(value, str)]
     made_of = [fingerprint(path) for path in named if Path(path).is_file()]
     made_of += [audio_digest(args.data / "wav.scp"), code_version()]
     stamp = json.dumps([args.precision, keys, long_enough, *made_of])
@@ -97,7 +97,7 @@ def main() -> None:
         audio = f"{args.data}/wav.scp,speech,{audio_type(args.data)}"
         commands = [
             [sys.executable, "-m", "espnet_prune.cli.asr_inference"]
-            + (["--ctc_greedy"] if greedy else ["--config", str(args.inference_config)])
+            + ["--config", str(args.inference_config)]
             + ["--ngpu", str(args.ngpu)]
             + ["--asr_train_config", str(args.config)]
             + ["--asr_model_file", str(args.model)]
@@ -126,21 +126,6 @@ def main() -> None:
         (folder / "model.sha256").write_text(fingerprint(args.model) + "\n")
     note_made_of(args.out, stamp)
     logging.info(f"{args.out}/text: {len(keys)} utterances")
-
-
-def check_search(options: dict[str, Any], source: Path) -> None:
-    """Refuse options of a decoding config that ESPnet's search has not."""
-    from espnet2.bin.asr_inference import get_parser as espnet
-
-    if options.get("ctc_greedy"):
-        if others := sorted(options.keys() - {"ctc_greedy"}):
-            raise InputError(
-                source, f"{others} do not go with ctc_greedy", "leave them out"
-            )
-        return
-    known = {action.dest for action in espnet()._actions}
-    if unknown := sorted(options.keys() - known - {"ctc_greedy"}):
-        raise InputError(source, f"no option {unknown[0]!r} of ESPnet's search")
 
 
 def check_lm_files(options: dict[str, Any], source: Path) -> None:

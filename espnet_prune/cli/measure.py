@@ -30,7 +30,7 @@ import torch
 from espnet2.bin.asr_inference import Speech2Text
 
 from espnet_prune.base.errors import InputError, run_main
-from espnet_prune.base.files import fingerprint, read_yaml, write_json
+from espnet_prune.base.files import fingerprint, write_json
 from espnet_prune.base.table import read_table
 from espnet_prune.config.sections import SparsityOptions
 from espnet_prune.data.audio import load_source
@@ -41,6 +41,7 @@ from espnet_prune.measuring.machine import describe, pin_threads
 from espnet_prune.measuring.rtf import columns, summarise, time_rounds
 from espnet_prune.measuring.system import RESULT, System, quiet_date
 from espnet_prune.running.parallel import time_left
+from espnet_prune.serving.decoders import OWN, read_search
 from espnet_prune.serving.load import set_precision
 
 logger = logging.getLogger("espnet_prune.measuring")
@@ -51,19 +52,12 @@ MIN_SECONDS = 0.3
 
 
 def read_inference_config(path: Path | None) -> dict[str, Any]:
-    """Read decoding options for ``Speech2Text``; drop those of the command line."""
+    """Read the options of a decoder; drop those of ESPnet's command line alone."""
     if path is None:
         return {}
-    options = read_yaml(path)
-    known = inspect.signature(Speech2Text).parameters.keys()
-    for name in options.keys() - known - {"ctc_greedy"}:
-        logger.warning(f"{path}: {name} does not matter here and is ignored")
+    options = read_search(path)
+    known = {*inspect.signature(Speech2Text).parameters, *OWN}
     return {name: value for name, value in options.items() if name in known}
-
-
-def is_greedy(path: Path) -> bool:
-    """Tell whether a decoding config asks for no search."""
-    return bool(read_yaml(path).get("ctc_greedy"))
 
 
 def read_audio(scp: Path, n_utts: int, rates: set[int]) -> list[torch.Tensor]:
@@ -139,7 +133,7 @@ def main(argv: list[str] | None = None) -> None:
     pin_threads(args.threads)
     keep_freed_memory()
     inference = read_inference_config(args.inference_config)
-    search = not (args.inference_config and is_greedy(args.inference_config))
+    search = not inference.get("ctc_greedy")
     loaded = {system.name: system.load(inference) for system in systems}
     train_args = {name: s.asr_train_args for name, s in loaded.items()}
     timed = {name: columns(s, search) for name, s in loaded.items()}

@@ -10,6 +10,7 @@ from espnet2.bin.asr_inference import Speech2Text
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import fingerprint
 from espnet_prune.families.espnet.checkpoint import load_model
+from espnet_prune.serving.decoders import decoder_for
 from espnet_prune.serving.load import set_precision
 
 RESULT = "measure.json"
@@ -59,7 +60,8 @@ class System:
             InputError: config and weights do not match; ESPnet would not notice.
         """
         load_model(self.config, self.model)
-        decoder = Speech2Text(str(self.config), str(self.model), **inference)
+        make = decoder_for(inference)
+        decoder = make(str(self.config), str(self.model), **inference)
         if not own:
             set_precision(decoder, "fp32", self.config)
         return decoder

@@ -4,6 +4,7 @@ Graves et al. 2006 (ICML), section 3.2.1, best path decoding: the best label of 
 frame, repeats collapsed, blanks dropped.
 """
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,37 @@ def collapse(best: Tensor, blank: int) -> list[int]:
     return tokens[tokens != blank].tolist()
 
 
+@torch.no_grad()
+def posteriors(model: ESPnetASRModel, speech: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Encode audio, (sample,) in [-1, 1], and apply the CTC head.
+
+    Returns:
+        (1, time, channel) encoded, and (time, token) log probabilities; None for audio
+        too short for the encoder.
+    """
+    if len(speech) < first_window(model.frontend):
+        return None
+    device = next(model.ctc.parameters()).device
+    length = torch.tensor([len(speech)], device=device)
+    try:
+        encoded, _ = model.encode(speech[None].to(device), length)
+    except TooShortUttError:
+        return None
+    if isinstance(encoded, tuple):  # with intermediate CTC
+        encoded = encoded[0]
+    return encoded, model.ctc.log_softmax(encoded)[0]
+
+
+def check_ctc(model: ESPnetASRModel) -> None:
+    """Refuse a model without a CTC head.
+
+    Raises:
+        InputError: the model has none.
+    """
+    if model.ctc is None:
+        raise InputError("model", "has no CTC head", "decode it with ESPnet's search")
+
+
 class GreedyDecoder:
     """The decoder decodes one utterance at a time.
 
@@ -34,13 +66,9 @@ class GreedyDecoder:
     """
 
     def __init__(self, model: ESPnetASRModel):
-        if model.ctc is None:
-            raise InputError("model", "has no CTC head", "decode it with a search")
+        check_ctc(model)
         self.model = model.eval()
-        self.device = next(model.ctc.parameters()).device
-        self.shortest = first_window(model.frontend)
 
-    @torch.no_grad()
     def __call__(self, speech: Tensor) -> tuple[list[int], float]:
         """Decode audio, (sample,) in [-1, 1].
 
@@ -48,32 +76,50 @@ class GreedyDecoder:
             token ids, and log probability of the best path; of audio too short for the
             encoder, no ids and 0.
         """
-        if len(speech) < self.shortest:
+        if (found := posteriors(self.model, speech)) is None:
             return [], 0.0
-        length = torch.tensor([len(speech)], device=self.device)
-        try:
-            encoded, _ = self.model.encode(speech[None].to(self.device), length)
-        except TooShortUttError:
-            return [], 0.0
-        if isinstance(encoded, tuple):  # with intermediate CTC
-            encoded = encoded[0]
-        scores, best = self.model.ctc.log_softmax(encoded)[0].max(-1)
+        scores, best = found[1].max(-1)
         return collapse(best, self.model.blank_id), float(scores.sum())
 
 
 class GreedySpeech2Text(Speech2Text):
-    """ESPnet's decoder without its search."""
+    """ESPnet's decoder without its search.
 
-    @torch.no_grad()
+    Args:
+        of_espnet: arguments of ESPnet's.
+        ctc_greedy: the option that asks for it.
+    """
+
+    def __init__(self, *of_espnet: Any, ctc_greedy: bool = True, **options: Any):
+        super().__init__(*of_espnet, **options)
+
     def __call__(self, speech: Tensor | np.ndarray) -> list[tuple[Any, ...]]:
         """Decode audio, (sample,), to text, tokens, their ids, a scored hypothesis.
 
         They come in a list of one.
         """
         ids, score = GreedyDecoder(self.asr_model)(torch.as_tensor(speech))
-        tokens = self.converter.ids2tokens(ids)
-        text = self.tokenizer.tokens2text(tokens)
-        return [(text, tokens, ids, Hypothesis(torch.tensor(ids), score))]
+        return results(self, {tuple(ids): score})
+
+
+def results(
+    decoder: Speech2Text, scored: dict[tuple[int, ...], float]
+) -> list[tuple[Any, ...]]:
+    """Give hypotheses as ESPnet does: text, tokens, their ids, a scored hypothesis.
+
+    Args:
+        decoder: which knows how many are wanted (``nbest``).
+        scored: token ids -> score; the best come first.
+    """
+    best = sorted(scored.items(), key=lambda pair: -pair[1])[: decoder.nbest]
+    found = []
+    for ids, score in best:
+        tokens = decoder.converter.ids2tokens(list(ids))
+        text = decoder.tokenizer.tokens2text(tokens)
+        hypothesis = Hypothesis(torch.tensor(ids), float(score))
+        found.append((text, tokens, list(ids), hypothesis))
+    logging.info(f"best hypo: {found[0][0]}")  # as ESPnet logs it: progress counts them
+    return found
 
 
 def first_window(frontend: nn.Module | None) -> int:

@@ -12,6 +12,7 @@ from espnet_prune.base.device import find_device
 from espnet_prune.base.errors import InputError
 from espnet_prune.families.espnet.checkpoint import load_model, read_state
 from espnet_prune.families.registry import find_kind, require
+from espnet_prune.serving.decoders import decoder_for
 from espnet_prune.serving.inference import (
     PRUNING_RUN,
     AutocastEncoder,
@@ -39,7 +40,9 @@ def load(
         precision: of the encoder's products: ``fp32``, ``int8`` (CPUs: weights, and
             inputs as they come) or ``bf16`` (GPUs).
         device: "cpu" or "cuda".
-        decoding: further arguments of ESPnet's ``Speech2Text``, such as ``beam_size``.
+        decoding: further arguments of ESPnet's ``Speech2Text``, such as ``beam_size``;
+            or ``ctc_greedy=True``, or ``ctc_beam``, a dict of
+            :class:`~espnet_prune.serving.beam.BeamOptions`, for the project's own.
 
     Raises:
         InputError: a file is missing or does not fit the other, it is a pruning run,
@@ -51,7 +54,8 @@ def load(
     load_model(config, checkpoint)  # strictly, unlike ESPnet
     if decoding.get("lm_file") is not None:
         read_state(decoding["lm_file"])  # what is refused here, ESPnet would run
-    decoder = Speech2Text(str(config), str(checkpoint), device=device, **decoding)
+    make = decoder_for(decoding)
+    decoder = make(str(config), str(checkpoint), device=device, **decoding)
     set_precision(decoder, precision, config)
     return decoder
 

@@ -174,4 +174,4 @@ def test_help_of_decoding_tells_our_options_and_espnets(monkeypatch, capsys):
         asr_inference.main()
     told = capsys.readouterr().out
     assert end.value.code == 0 and told.count("--asr_train_config") > 0
-    assert "--ctc_greedy" in told and "--precision" in told and "--beam_size" in told
+    assert "ctc_greedy" in told and "--precision" in told and "--beam_size" in told
