@@ -120,7 +120,7 @@ if [ "${executor}" = local ] && { runs 15 || runs 17; }; then
 fi
 ! runs 15 || machine+=(--inference_config "${inference_config}")
 machine+=(--methods "${method}")
-! runs 12 || machine+=(--target_kind "${target_kind}" --prune_config "${prune_config}" "--prune_args=${prune_args}")
+! runs 12 || machine+=(--target_kind "${target_kind}" --targets "${targets}" --prune_config "${prune_config}" "--prune_args=${prune_args}")
 ! runs 14 || machine+=(--finetune_config "${finetune_config}" "--finetune_args=${finetune_args}")
 [ -n "${teacher_tag}" ] || machine+=(--config "${teacher_config:-${asr_config}}")
 ! runs 11 || machine+=("--asr_args=${asr_args}")

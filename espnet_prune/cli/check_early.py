@@ -9,6 +9,7 @@ whether the model that ``--config`` and ``--asr_args`` describe can be pruned so
 import argparse
 import contextlib
 import io
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--precisions", type=str.split, default=[])
     parser.add_argument("--methods", type=str.split, default=["l0"])
     parser.add_argument("--target_kind")
-    parser.add_argument("--target", type=float)
+    parser.add_argument("--targets", type=str.split, default=[])
     parser.add_argument("--prune_config", type=Path, help="stage 12 runs, with that")
     words = {"type": str.split, "default": []}
     parser.add_argument("--prune_args", **words, help="options beside it")
@@ -116,16 +117,17 @@ def check_pruning(args: argparse.Namespace, config: dict[str, Any] | None) -> No
         args: the command line.
         config: of the dense model; None before it is fetched.
     """
+    from espnet_prune.training.plan import check_target
     from espnet_prune.training.recipe import check_model, read_recipe, settle_options
 
-    for method in args.methods:
-        given = args.prune_config, args.prune_args, method
-        goal = args.target_kind, args.target
-        stage = training_options("--prune_args", *given, *goal)
+    for method, target in itertools.product(args.methods, args.targets or [None]):
+        given = args.prune_config, args.prune_args, method, args.target_kind
+        stage = training_options("--prune_args", *given, target and float(target))
         recipe = read_recipe(stage)
-        settle_options(stage, recipe)
+        options = settle_options(stage, recipe)
         if config is not None:
-            check_model(config, args.config, stage, recipe)
+            kind = check_model(config, args.config, stage, recipe)
+            check_target(config, kind, stage, recipe, options)
 
 
 def training_options(

@@ -81,7 +81,7 @@ def prune(
     # Hours lie between this and the trainings that would notice.
     early = check_early.get_parser().parse_args(["--ngpu", str(ngpu)])
     early.config, early.prune_config = teacher, Path(prune_recipe)
-    early.target_kind, early.target, early.methods = kind, target, [method]
+    early.target_kind, early.targets, early.methods = kind, [target], [method]
     early.prune_args = list(map(str, prune_options))
     early.finetune_config = Path(finetune_recipe)
     early.finetune_args = list(map(str, finetune_options))

@@ -8,6 +8,11 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from espnet2.asr.frontend.default import DefaultFrontend
+from espnet2.tasks.asr import encoder_choices
+from torch import nn
+
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import read_yaml
 from espnet_prune.config.methods import METHODS
@@ -22,6 +27,7 @@ from espnet_prune.families.espnet.checkpoint import load_model
 from espnet_prune.families.espnet.compact import architecture_of
 from espnet_prune.families.espnet.model import DescribedASR, Lengths, describe
 from espnet_prune.families.espnet.small import small_encoder
+from espnet_prune.families.registry import Kind
 from espnet_prune.measuring.cost import rest_cost
 from espnet_prune.measuring.drawn_encoders import ASREncoders
 from espnet_prune.measuring.latency import table_of_run
@@ -91,6 +97,50 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
     student = pruning_config(config, source, recipe, data)
     student["model_conf"]["plan"] = {"method": args.method}
     return student
+
+
+def check_target(
+    config: dict[str, Any],
+    kind: Kind,
+    args: argparse.Namespace,
+    recipe: dict[str, Any],
+    options: SparsityOptions,
+) -> None:
+    """Refuse a target that no masks meet, before the dense model is trained.
+
+    The encoder is built without weights. Latency, and a target of the whole model, wait
+    for the model itself.
+
+    Args:
+        config: of the dense model, or of its training to come.
+        kind: of its encoder.
+        args, recipe, options: as :func:`espnet_prune.training.recipe.settle_options`
+            has completed them.
+
+    Raises:
+        InputError: targets contradict each other, or cannot be met.
+    """
+    stock = config["encoder"] == kind.name and config.get("frontend") in (
+        None,
+        "default",
+    )
+    whole_encoder = options.denominator == "encoder" and "latency" not in options.kinds
+    if not (stock and whole_encoder and METHODS[args.method].gated):
+        return
+    model, conf = nn.Module(), config.get("frontend_conf") or {}
+    model.frontend = DefaultFrontend(**conf)
+    told = argparse.Namespace(frontend_conf=conf)
+    frames = frames_of(model, told, options.macs_seconds)
+    features = model.frontend.output_size()
+    with torch.device("meta"):
+        encoder = encoder_choices.get_class(kind.name)
+        model.encoder = encoder(features, **config.get("encoder_conf") or {})
+    gates = make_options(GateOptions, "gates", recipe["gates"])
+    with refusing(source_of(args)):
+        lengths = Lengths(frames, features, options.macs_tokens)
+        budget = make_budget(options, describe(model, kind, gates), lengths)
+        Schedule(options, budget)
+    check_reachable(budget)
 
 
 def make_budget(

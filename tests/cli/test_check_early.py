@@ -65,7 +65,7 @@ def check(tmp_path, monkeypatch):
         ("sparsity: {groups: {decoder: 0.5}}", (), "decoder needs prune_decoder: true"),
         (
             "",
-            ("--target", "0.5", "--prune_args", "--sparsity target=0.7"),
+            ("--targets", "0.5", "--prune_args", "--sparsity target=0.7"),
             "--sparsity: target is not of one stage alone -> give --target",
         ),
         (
@@ -73,6 +73,17 @@ def check(tmp_path, monkeypatch):
             ("--target_kind", "macs", "--prune_args", "--sparsity kind=params"),
             "--sparsity: kind is not of one stage alone -> give --target_kind",
         ),
+        (
+            "sparsity: {groups: {ffn: 0.1}}",
+            ("--targets", "0.5 0.9"),
+            "of .*'attention'.* must go to remove 90.0% of the encoder's",
+        ),
+        (
+            "gates: {model_dim: true}\nsparsity: {model_dim: 0.9}",
+            ("--targets", "0.5"),
+            "model_dim 0.9 removes more than the targets ask for",
+        ),
+        ("", ("--targets", "0.5 0.9999"), "100.0% of the encoder's params cannot be"),
         ("sparsity: {groups: {fnn: 0.5}}", (), "groups \\['fnn'\\] are not among"),
         ("", ("--methods", "l0 slim"), "slim: is unknown -> give one of: l0, "),
         (
