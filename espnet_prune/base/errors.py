@@ -18,6 +18,13 @@ class InputError(ValueError):
         super().__init__(f"{where}: {what}" + (f" -> {mend}" if mend else ""))
 
 
+class OptionError(ValueError):
+    """An option is wrong: who knows where it was given makes an InputError of it.
+
+    No other ValueError may become one: it is a defect, and keeps its traceback.
+    """
+
+
 def is_for_the_user(record: logging.LogRecord) -> bool:
     """Tell whether a log record is for the user: ESPnet's below a warning are not."""
     return record.levelno > logging.INFO or "espnet2" not in record.pathname

@@ -4,6 +4,8 @@ import typing
 from dataclasses import fields
 from typing import Any, TypeVar
 
+from espnet_prune.base.errors import OptionError
+
 T = TypeVar("T")
 
 
@@ -15,17 +17,19 @@ def make_options(kind: type[T], section: str, values: dict[str, Any] | None) -> 
         section: its name in a recipe, for messages.
 
     Raises:
-        ValueError: an unknown name, a value of another type, or what ``kind`` refuses.
+        OptionError: an unknown name, a value of another type, or what ``kind`` refuses.
     """
     check_section(section, values)
     known = typing.get_type_hints(kind)
     for name, value in (values or {}).items():
         if name not in known:
             names = ", ".join(f.name for f in fields(kind))
-            raise ValueError(f"{section}: no option {name!r}; there are: {names}")
+            raise OptionError(f"{section}: no option {name!r}; there are: {names}")
         if not fits(value, known[name]):
             told = getattr(known[name], "__name__", str(known[name]))
-            raise ValueError(f"{section}: {name} must be of type {told}, not {value!r}")
+            raise OptionError(
+                f"{section}: {name} must be of type {told}, not {value!r}"
+            )
     return kind(**(values or {}))
 
 
@@ -33,23 +37,23 @@ def optimizer_options(conf: dict[str, float]) -> dict[str, float]:
     """Check a student's ``optim_conf``; fill in ``weight_decay`` and ``max_norm``.
 
     Raises:
-        ValueError: an option is missing or unknown, by name.
+        OptionError: an option is missing or unknown, by name.
     """
     options = {"weight_decay": 0.0, "max_norm": 5.0} | dict(conf)
     if "lr" not in options:
-        raise ValueError("optim_conf: lr is missing")
+        raise OptionError("optim_conf: lr is missing")
     if unknown := options.keys() - {"lr", "weight_decay", "max_norm"}:
-        raise ValueError(f"optim_conf: unknown option(s) {sorted(unknown)}")
+        raise OptionError(f"optim_conf: unknown option(s) {sorted(unknown)}")
     for name, value in options.items():
         if not fits(value, float):  # YAML takes 5e-4 for text
-            raise ValueError(f"optim_conf: {name} must be a number, not {value!r}")
+            raise OptionError(f"optim_conf: {name} must be a number, not {value!r}")
     return options
 
 
 def check_section(section: str, values: object) -> None:
-    """Raise ValueError unless ``values`` are ``key: value`` lines, or none at all."""
+    """Raise OptionError unless ``values`` are ``key: value`` lines, or none at all."""
     if not isinstance(values, dict | None):
-        raise ValueError(f"{section}: must hold `key: value` lines, not {values!r}")
+        raise OptionError(f"{section}: must hold `key: value` lines, not {values!r}")
 
 
 def fits(value: object, annotation: Any) -> bool:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from espnet_prune.base.errors import OptionError
+
 GATE_MODES = ("hard_concrete", "straight_through")
 COSTS = ("params", "macs", "latency")
 DENOMINATORS = ("encoder", "model")
@@ -24,7 +26,7 @@ class GateOptions:
             Xia et al. 2022, arXiv 2204.00408); one gate closes a channel in all blocks.
 
     Raises:
-        ValueError: unknown mode, or a rate outside (0, 1).
+        OptionError: unknown mode, or a rate outside (0, 1).
     """
 
     mode: str = "straight_through"
@@ -34,11 +36,11 @@ class GateOptions:
 
     def __post_init__(self):
         if self.mode not in GATE_MODES:
-            raise ValueError(
+            raise OptionError(
                 f"gates: mode must be one of {GATE_MODES}, not {self.mode!r}"
             )
         if not 0 < self.drop_rate_init < 1:
-            raise ValueError(
+            raise OptionError(
                 f"gates: drop_rate_init must be in (0, 1), not {self.drop_rate_init}"
             )
 
@@ -73,7 +75,7 @@ class SparsityOptions:
             weights (a baseline).
 
     Raises:
-        ValueError: an option outside its range, by name.
+        OptionError: an option outside its range, by name.
     """
 
     kind: str = "params"
@@ -93,26 +95,26 @@ class SparsityOptions:
     def __post_init__(self):
         unknown = set(self.kinds) - set(COSTS)
         if unknown or len(set(self.kinds)) != len(self.kinds):
-            raise ValueError(
+            raise OptionError(
                 f"sparsity: kind must be one of {COSTS}, or several as params+macs, "
                 f"not {self.kind}"
             )
         if self.by not in STEERING:
-            raise ValueError(f"sparsity: by must be one of {STEERING}, not {self.by}")
+            raise OptionError(f"sparsity: by must be one of {STEERING}, not {self.by}")
         if self.denominator not in DENOMINATORS:
-            raise ValueError(
+            raise OptionError(
                 f"sparsity: denominator must be one of {DENOMINATORS}, not "
                 f"{self.denominator}"
             )
         if not 0 < self.target < 1:
-            raise ValueError(
+            raise OptionError(
                 f"sparsity: target is the fraction to remove, in (0, 1), not "
                 f"{self.target}"
             )
         parts = self.groups | {MODEL_DIM: self.model_dim or 0}
         for name, target in parts.items():
             if not 0 <= target < 1:
-                raise ValueError(
+                raise OptionError(
                     f"sparsity: {name} is the fraction to remove, in [0, 1), not "
                     f"{target}"
                 )
@@ -120,9 +122,9 @@ class SparsityOptions:
         for name in (*lengths, "gate_lr", "multiplier_lr", "max_multiplier"):
             value = getattr(self, name)
             if value is not None and value <= 0:
-                raise ValueError(f"sparsity: {name} must be above 0, not {value}")
+                raise OptionError(f"sparsity: {name} must be above 0, not {value}")
         if not 0 <= self.warmup <= 1:
-            raise ValueError(f"sparsity: warmup must be in [0, 1], not {self.warmup}")
+            raise OptionError(f"sparsity: warmup must be in [0, 1], not {self.warmup}")
 
     @property
     def kinds(self) -> list[str]:
@@ -145,7 +147,7 @@ class DistillOptions:
             since the one before are compared (groups of layers, arXiv 2402.16830).
 
     Raises:
-        ValueError: an option is outside its range, by name.
+        OptionError: an option is outside its range, by name.
     """
 
     task_weight: float = 1.0
@@ -156,9 +158,9 @@ class DistillOptions:
 
     def __post_init__(self):
         if min(self.task_weight, self.layer_weight, self.output_weight) < 0:
-            raise ValueError("distill: weights must not be negative")
+            raise OptionError("distill: weights must not be negative")
         if self.layers < 1:
-            raise ValueError("distill: layers must be >= 1")
+            raise OptionError("distill: layers must be >= 1")
 
     @property
     def asks_teacher(self) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from espnet_prune.base.errors import OptionError
 from espnet_prune.config.sections import MODEL_DIM, SparsityOptions
 from espnet_prune.pruning.cost import REST, Polynomial, Terms, evaluate
 from espnet_prune.pruning.layout import Layout
@@ -140,7 +141,7 @@ class Budget:
         The fraction is None where the layout has no structure of that name.
 
         Raises:
-            ValueError: what is asked for would leave a group less than it may keep.
+            OptionError: what is asked for would leave a group less than it may keep.
         """
         names = [structure.name for structure in self.layout.structures]
         if MODEL_DIM not in names:
@@ -153,7 +154,7 @@ class Budget:
         if options.model_dim is None:
             return replace(self, dim_target=1 - share**0.5)
         if options.model_dim > 1 - share:
-            raise ValueError(
+            raise OptionError(
                 f"sparsity: model_dim {options.model_dim:g} removes more than the "
                 f"targets ask for: at most {1 - share:.3f}"
             )
@@ -182,7 +183,7 @@ def make_constraints(
         beyond: kind -> cost of what is in the denominator and not in the layout.
 
     Raises:
-        ValueError: an unknown group, or targets that contradict each other.
+        OptionError: an unknown group, or targets that contradict each other.
     """
     check_groups(options.groups, {s.group for s in layout.structures} - {None})
     found: list[Constraint] = []
@@ -194,9 +195,9 @@ def make_constraints(
 
 
 def check_groups(groups: Iterable[str], parts: Collection[str]) -> None:
-    """Raise ValueError for a group that is none of a model's."""
+    """Raise OptionError for a group that is none of a model's."""
     if unknown := {*groups} - parts:
-        raise ValueError(
+        raise OptionError(
             f"sparsity: groups {sorted(unknown)} are not among {sorted(parts)}"
         )
 
@@ -221,7 +222,7 @@ def _plan(
     if not others - {REST}:
         gone = sum(c.dense - c.limit for c in named) / whole
         if gone < target:
-            raise ValueError(
+            raise OptionError(
                 f"sparsity: the targets of all groups remove {gone:.1%} of the {kind} "
                 f"of the {denominator}, less than the target of {target:.1%}"
             )
@@ -236,7 +237,7 @@ def _plan(
         (1 - target) * whole - sum(c.limit for c in named),
     )
     if not 0 <= rest.target < 1:
-        raise ValueError(
+        raise OptionError(
             f"sparsity: with these targets of groups, {rest.target:.1%} of the {kind} "
             f"of {sorted(others - {REST})} must go to remove {target:.1%} of the "
             f"{denominator}'s"

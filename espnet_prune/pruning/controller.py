@@ -12,6 +12,7 @@ such term, with multipliers of its own, for every constraint of the budget.
 import torch
 from torch import Tensor, nn
 
+from espnet_prune.base.errors import OptionError
 from espnet_prune.config.sections import MODEL_DIM, SparsityOptions
 from espnet_prune.pruning.budget import Budget
 from espnet_prune.pruning.gates import Gates
@@ -39,7 +40,7 @@ class Schedule(nn.Module):
         budget: the same in absolute numbers.
 
     Raises:
-        ValueError: a target would have to fall.
+        OptionError: a target would have to fall.
     """
 
     def __init__(self, options: SparsityOptions, budget: Budget):
@@ -49,7 +50,7 @@ class Schedule(nn.Module):
             ends[MODEL_DIM] = budget.dim_target
         for name, end in ends.items():
             if (start := options.start.get(name, 0.0)) > end + 1e-9:
-                raise ValueError(
+                raise OptionError(
                     f"sparsity: start, {start:.3f} of {name}, is beyond the "
                     f"target {end:.3f}"
                 )

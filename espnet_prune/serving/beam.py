@@ -17,7 +17,7 @@ from espnet2.bin.asr_inference import Speech2Text
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from espnet_prune.base.errors import InputError
+from espnet_prune.base.errors import InputError, OptionError
 from espnet_prune.config.options import make_options
 from espnet_prune.serving.greedy import check_ctc, collapse, posteriors, results
 
@@ -35,7 +35,7 @@ class BeamOptions:
         lm_weight: weight of its log10 probability beside CTC's (natural) one.
 
     Raises:
-        ValueError: an option is outside its range, by name.
+        OptionError: an option is outside its range, by name.
     """
 
     beam_size: int = 10
@@ -46,11 +46,11 @@ class BeamOptions:
 
     def __post_init__(self):
         if self.beam_size < 1:
-            raise ValueError("ctc_beam: beam_size must be >= 1")
+            raise OptionError("ctc_beam: beam_size must be >= 1")
         if self.beam_threshold <= 0:
-            raise ValueError("ctc_beam: beam_threshold must be above 0")
+            raise OptionError("ctc_beam: beam_threshold must be above 0")
         if not 0 <= self.ctc_weight <= 1:
-            raise ValueError("ctc_beam: ctc_weight must be in [0, 1]")
+            raise OptionError("ctc_beam: ctc_weight must be in [0, 1]")
 
 
 class BeamSpeech2Text(Speech2Text):

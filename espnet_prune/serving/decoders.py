@@ -7,7 +7,7 @@ from typing import Any
 from espnet2.bin.asr_inference import Speech2Text
 from espnet2.bin.asr_inference import get_parser as espnet_parser
 
-from espnet_prune.base.errors import InputError
+from espnet_prune.base.errors import InputError, OptionError
 from espnet_prune.base.files import read_yaml
 from espnet_prune.config.options import make_options
 from espnet_prune.serving.beam import BeamOptions, BeamSpeech2Text
@@ -53,7 +53,7 @@ def check_beam(given: dict[str, Any] | None, source: Path) -> None:
     """Refuse options of the beam search that there are not, or of wrong values."""
     try:
         options = make_options(BeamOptions, "ctc_beam", given or {})
-    except ValueError as e:
+    except OptionError as e:
         raise InputError(source, str(e)) from e
     if options.lm is not None and not Path(options.lm).is_file():
         what = f"ctc_beam: lm {options.lm} does not exist"

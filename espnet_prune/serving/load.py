@@ -9,7 +9,7 @@ import torch
 from espnet2.bin.asr_inference import Speech2Text
 
 from espnet_prune.base.device import find_device
-from espnet_prune.base.errors import InputError
+from espnet_prune.base.errors import InputError, OptionError
 from espnet_prune.families.espnet.checkpoint import load_model, read_state
 from espnet_prune.families.registry import find_kind, require
 from espnet_prune.serving.decoders import decoder_for
@@ -107,7 +107,7 @@ def runs(config: Mapping[str, Any], precision: str, where: object) -> bool:
     try:
         if kind is not None:
             kind.rules.check(config["encoder_conf"])
-    except ValueError:
+    except OptionError:
         kind = None
     if precision != "fp32":
         require(kind, "runtime", where)

@@ -13,7 +13,7 @@ from typing import Any
 
 from espnet2.utils.nested_dict_action import NestedDictAction
 
-from espnet_prune.base.errors import InputError
+from espnet_prune.base.errors import InputError, OptionError
 from espnet_prune.base.files import read_yaml
 from espnet_prune.config.methods import METHODS
 from espnet_prune.config.options import check_section, make_options, optimizer_options
@@ -168,22 +168,22 @@ def check_choices(options: SparsityOptions, model_dim: bool, decoder: bool) -> N
         model_dim, decoder: whether these have gates.
 
     Raises:
-        ValueError: names the option to change.
+        OptionError: names the option to change.
     """
     if "latency" in options.kinds and model_dim:
-        raise ValueError(
+        raise OptionError(
             "sparsity: the latency of a layer is not measured by model dimension; "
             "set model_dim: false in gates"
         )
     if "latency" in options.kinds and options.denominator == "model":
-        raise ValueError(
+        raise OptionError(
             "sparsity: latency is that of the encoder; set denominator: encoder, or "
             "another kind"
         )
     if options.model_dim is not None and not model_dim:
-        raise ValueError("sparsity: model_dim needs model_dim: true in gates")
+        raise OptionError("sparsity: model_dim needs model_dim: true in gates")
     if decoder and options.denominator != "model":
-        raise ValueError(
+        raise OptionError(
             "sparsity: with prune_decoder the denominator must be model: the decoder "
             "is no part of the encoder"
         )
@@ -245,7 +245,7 @@ def check_model(
         require(kind, "small", f"--method {args.method}")
     with refusing(source_of(args)):
         if "decoder" in sparsity.groups and not decoder:
-            raise ValueError("sparsity: the group decoder needs prune_decoder: true")
+            raise OptionError("sparsity: the group decoder needs prune_decoder: true")
         check_groups(sparsity.groups, kind.groups | ({"decoder"} if decoder else set()))
     return kind
 
@@ -260,18 +260,15 @@ def source_of(args: argparse.Namespace) -> str:
 def refusing(source: str | Path) -> Iterator[None]:
     """The context turns what options refuse into an error of the file they are from.
 
-    It turns nothing else: an InputError names another file already, and a TypeError is
-    a defect of ours and keeps its traceback.
+    It turns nothing else: other errors are defects of ours, and keep their traceback.
 
     Args:
         source: the file, or the options, for the message.
 
     Raises:
-        InputError: a ValueError was raised inside.
+        InputError: an OptionError was raised inside.
     """
     try:
         yield
-    except InputError:
-        raise
-    except ValueError as e:
+    except OptionError as e:
         raise InputError(source, str(e)) from e

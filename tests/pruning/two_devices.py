@@ -14,7 +14,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 THERE = torch.device("cuda", 0)
 HERE = torch.device("cpu")
 INDEXING = {Tensor.__getitem__, Tensor.__setitem__}
-ACROSS = {Tensor.copy_, Tensor.to, Tensor.cpu}
+# Of the second tensor its shape alone is looked at.
+SHAPED = {Tensor.expand_as, Tensor.view_as}
+ACROSS = {Tensor.copy_, Tensor.to, Tensor.cpu} | SHAPED
 
 
 def is_there(tensor: Tensor) -> bool:
@@ -61,7 +63,7 @@ class TwoDevices(TorchFunctionMode):
         if func not in ACROSS:
             self._refuse_mixed(func, args, tensors)
         goes = any(map(is_there, tensors))
-        if func is Tensor.copy_ or func is Tensor.__setitem__:
+        if func in (Tensor.copy_, Tensor.__setitem__) or func in SHAPED:
             goes = is_there(args[0])
         if asked:
             goes = asked[0].type == THERE.type

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from espnet_prune.base.errors import InputError
+from espnet_prune.base.errors import InputError, OptionError
 from espnet_prune.base.files import read_yaml
 from espnet_prune.cli.prune_train import get_parser
 from espnet_prune.export.export import export
@@ -16,6 +16,7 @@ from espnet_prune.measuring.latency import read_table
 from espnet_prune.training import plan
 from espnet_prune.training.configs import frames_of, model_config
 from espnet_prune.training.origin import averaged_name
+from espnet_prune.training.recipe import refusing
 
 RECIPE = {
     "gates": {"mode": "straight_through"},
@@ -272,3 +273,12 @@ def test_config_of_the_teacher_is_left_alone(teacher):
     before = yaml.safe_dump(teacher)
     model_config(teacher, "t")["encoder_conf"]["num_blocks"] = 99
     assert yaml.safe_dump(teacher) == before
+
+
+@pytest.mark.parametrize("defect", [ValueError, TypeError, KeyError])
+def test_a_defect_is_not_told_as_an_option_of_the_user(defect):
+    with pytest.raises(InputError, match="a.yaml: too few"), refusing("a.yaml"):
+        raise OptionError("too few")
+    with pytest.raises(defect) as error, refusing("a.yaml"):
+        raise defect("too few")
+    assert error.type is defect

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from espnet_prune.base.errors import InputError
+from espnet_prune.base.errors import InputError, OptionError
 from espnet_prune.families.espnet.rules import DECODER
 from espnet_prune.families.registry import KINDS, Kind, find_kind
 
@@ -32,7 +32,7 @@ def check_student(config: dict[str, Any], source: str | Path) -> Kind:
         )
     try:
         kind.rules.check(config.get("encoder_conf") or {})
-    except ValueError as e:
+    except OptionError as e:
         raise InputError(source, str(e)) from e
     if config.get("model") not in (None, "espnet"):
         raise InputError(source, f"model {config['model']!r} cannot be pruned")
@@ -69,5 +69,5 @@ def check_gates(config: dict[str, Any], source: str | Path, decoder: bool) -> No
         )
     try:
         DECODER.check(config.get("decoder_conf") or {})
-    except ValueError as e:
+    except OptionError as e:
         raise InputError(source, str(e)) from e

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from espnet_prune.base.errors import OptionError
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -29,28 +31,28 @@ class Rules:
         """Refuse by name what cannot be pruned as it is described.
 
         Raises:
-            ValueError: an option of another value, or an unknown one.
+            OptionError: an option of another value, or an unknown one.
         """
         for name, (value, why) in self.required.items():
             given = options.get(name, self.defaults.get(name, value))
             if given != value and (given or value):  # None is no list either
-                raise ValueError(
+                raise OptionError(
                     f"{self.section}: {name}={given!r} is not supported ({why}); "
                     f"it must be {value!r}"
                 )
         size = options.get("output_size", 256)
         heads = options.get("attention_heads", 4)
         if self.section == "encoder_conf" and size % heads:
-            raise ValueError(
+            raise OptionError(
                 f"{self.section}: output_size {size} is no multiple of "
                 f"attention_heads {heads}"
             )
         known = self.required.keys() | self.free | self.left_out | {"architecture"}
         if unknown := options.keys() - known:
-            raise ValueError(f"{self.section}: unknown option(s) {sorted(unknown)}")
+            raise OptionError(f"{self.section}: unknown option(s) {sorted(unknown)}")
         for name in SIZES & options.keys():
             if type(value := options[name]) is not int:
-                raise ValueError(
+                raise OptionError(
                     f"{self.section}: {name} must be of type int, not {value!r}"
                 )
 
