@@ -84,7 +84,7 @@ SPEECH = Kind(
     "self-supervised",
     None,
     frozenset({"convolution", "positions", "attention", "ffn"}),
-    frozenset({"runtime"}),
+    frozenset({"runtime", "small"}),
 )
 
 

@@ -111,9 +111,10 @@ def runs(config: Mapping[str, Any], precision: str, where: object) -> bool:
         kind = None
     if precision != "fp32":
         require(kind, "runtime", where)
-    if kind is not None and not has_runtime():
+    takes = kind is not None and "runtime" in kind.can
+    if takes and not has_runtime():
         logging.warning("onnxruntime or onnxscript is not installed: torch runs fp32")
-    return kind is not None and has_runtime()
+    return takes and has_runtime()
 
 
 def refuse_gates(config: Mapping[str, Any], where: object) -> None:

@@ -237,17 +237,42 @@ def check_model(
     """
     decoder = bool(recipe.get("prune_decoder"))
     kind = check_student(config, source)
+    require_all(kind, args, recipe)
     check_gates(config, source, decoder)
     sparsity = SparsityOptions(**recipe["sparsity"])
-    if recipe["gates"].get(MODEL_DIM):
-        require(kind, "model_dim", source_of(args))
-    if not METHODS[args.method].gated:
-        require(kind, "small", f"--method {args.method}")
     with refusing(source_of(args)):
         if "decoder" in sparsity.groups and not decoder:
             raise OptionError("sparsity: the group decoder needs prune_decoder: true")
         check_groups(sparsity.groups, kind.groups | ({"decoder"} if decoder else set()))
     return kind
+
+
+def require_all(kind: Kind, args: argparse.Namespace, recipe: dict[str, Any]) -> None:
+    """Refuse what method and recipe ask of a kind of encoder that cannot do it.
+
+    Args:
+        kind: of the encoder.
+        args: the command line.
+        recipe: as :func:`read_recipe` gives it.
+
+    Raises:
+        InputError: names the method or the recipe, and the mend.
+    """
+    method, sparsity = METHODS[args.method], recipe.get("sparsity") or {}
+    plain = SparsityOptions()
+    in_plain = {n: getattr(plain, n) for n in ("denominator", "macs_tokens")}
+    asked = {
+        "untaught": not method.taught,
+        "small": not method.gated,
+        "outputs": (recipe.get("distill") or {}).get("output_weight", 0) > 0,
+        "beyond": any(sparsity.get(n, value) != value for n, value in in_plain.items()),
+        MODEL_DIM: (recipe.get("gates") or {}).get(MODEL_DIM),
+        "decoder": recipe.get("prune_decoder"),
+    }
+    for capability in filter(asked.get, asked):
+        by_method = capability in ("untaught", "small")
+        where = f"--method {args.method}" if by_method else source_of(args)
+        require(kind, capability, where)
 
 
 def source_of(args: argparse.Namespace) -> str:

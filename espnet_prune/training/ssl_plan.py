@@ -13,13 +13,11 @@ from espnet_prune.base.errors import InputError
 from espnet_prune.config.methods import METHODS
 from espnet_prune.config.options import make_options
 from espnet_prune.config.sections import (
-    MODEL_DIM,
     SECTIONS,
     DistillOptions,
     GateOptions,
-    SparsityOptions,
 )
-from espnet_prune.families.registry import SPEECH, require
+from espnet_prune.families.registry import SPEECH
 from espnet_prune.families.ssl.audio import RATE, normalizes
 from espnet_prune.families.ssl.describe import clocks
 from espnet_prune.families.ssl.model import PRUNED, prepare, read, read_head
@@ -31,6 +29,7 @@ from espnet_prune.pruning.projection import check_reachable
 from espnet_prune.training.recipe import (
     read_recipe,
     refusing,
+    require_all,
     settle_options,
     source_of,
 )
@@ -80,19 +79,7 @@ def check_options(
     """
     recipe = read_recipe(args)
     distill = make_options(DistillOptions, "distill", recipe.get("distill"))
-    sparsity = make_options(SparsityOptions, "sparsity", recipe.get("sparsity"))
-    of_the_whole = sparsity.denominator, sparsity.macs_tokens
-    asked = {
-        "untaught": not METHODS[args.method].taught,
-        "outputs": distill.output_weight > 0,
-        "beyond": of_the_whole != ("encoder", SparsityOptions.macs_tokens),
-        MODEL_DIM: (recipe.get("gates") or {}).get(MODEL_DIM),
-        "decoder": recipe.get("prune_decoder"),
-    }
-    for capability in filter(asked.get, asked):
-        by_method = capability == "untaught"
-        where = f"--method {args.method}" if by_method else source_of(args)
-        require(SPEECH, capability, where)
+    require_all(SPEECH, args, recipe)
     if not distill.layer_weight:
         raise InputError(source_of(args), "distill: layer_weight must be above 0 here")
     return recipe, {} if args.compact is not None else pruning(args, recipe, dense)
