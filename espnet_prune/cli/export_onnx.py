@@ -29,8 +29,9 @@ from espnet_prune.config.rungs import FINETUNED, PRUNED
 from espnet_prune.export.recognizer import Recognizer
 from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
 from espnet_prune.families.espnet.graph import MIN_FRAMES
+from espnet_prune.serving.int8 import write_int8
 from espnet_prune.serving.load import refuse_gates, runs
-from espnet_prune.serving.onnx import Runner, difference, write_int8, write_onnx
+from espnet_prune.serving.onnx import Runner, difference, write_onnx
 from espnet_prune.training.task import PruneASRTask  # noqa: F401  (knows pruning runs)
 
 # Of outputs, relative to the largest.

@@ -23,8 +23,9 @@ from espnet_prune.base.files import atomic_path, fingerprint
 from espnet_prune.config.run_options import PRECISIONS
 from espnet_prune.families.espnet import attention, compact, graph
 from espnet_prune.families.espnet.graph import MIN_FRAMES, EncoderGraph
-from espnet_prune.serving import onnx
-from espnet_prune.serving.onnx import Runner, difference, write_int8, write_onnx
+from espnet_prune.serving import int8, onnx
+from espnet_prune.serving.int8 import write_int8
+from espnet_prune.serving.onnx import Runner, difference, write_onnx
 
 PRUNING_RUN = "is a pruning run", "export it first: stage 13"
 # How far outputs for noise may be off, relative to the largest.
@@ -175,7 +176,7 @@ def graph_file(encoder: AbsEncoder, features: int, precision: str) -> Path:
 @functools.cache
 def _makers() -> str:
     """Digest the code that makes the files."""
-    modules = (graph, attention, compact, onnx)
+    modules = (graph, attention, compact, onnx, int8)
     return " ".join(fingerprint(module.__file__) for module in modules)
 
 

@@ -1,4 +1,4 @@
-"""Write a module as an ONNX file, in fp32 and in int8, and run it by onnxruntime."""
+"""Write a module as an ONNX file, and run it by onnxruntime."""
 
 import contextlib
 import io
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from espnet_prune.base.errors import InputError
 
+# A fusion that makes onnxruntime 1.31 slower: by a tenth of an encoder's time.
+SLOW = ["SkipLayerNormFusion"]
 LONGEST = 1 << 24  # of a dynamic axis; torch wants a bound
 
 
@@ -88,42 +90,6 @@ def write_onnx(
     program.save(path)
 
 
-def write_int8(source: Path, path: Path, keep: str | None = None) -> None:
-    """Quantize the weights of an ONNX file's matrix products; inputs as they come.
-
-    Convolutions stay in fp32: onnxruntime's int8 ones are slower on CPUs. Weights have
-    seven bits, since sums of products with eight overflow on CPUs without VNNI, and the
-    file may be run anywhere.
-
-    Args:
-        source: what :func:`write_onnx` wrote.
-        path: the file.
-        keep: products with weights of this submodule stay in fp32.
-    """
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    nodes = onnx.load(source, load_external_data=False).graph.node
-    kept = [
-        node.name
-        for node in nodes
-        if keep and any(name.startswith(f"{keep}.") for name in node.input)
-    ]
-    if keep and not kept:
-        raise RuntimeError(f"{source}: no product has weights of {keep}")
-    # It recommends a pre-processing that changes nothing here.
-    with quiet():
-        quantize_dynamic(
-            source,
-            path,
-            op_types_to_quantize=["MatMul", "Gemm"],
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-            reduce_range=True,
-            nodes_to_exclude=kept,
-        )
-
-
 class Runner:
     """The runner runs an ONNX file of one input, with as many threads as torch has.
 
@@ -151,7 +117,10 @@ class Runner:
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
             self.sessions[threads] = onnxruntime.InferenceSession(
-                str(self.path), options, providers=["CPUExecutionProvider"]
+                str(self.path),
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=SLOW,
             )
         return self
 

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from espnet_prune.families.ssl.audio import RATE
 from espnet_prune.families.ssl.model import layer_states
-from espnet_prune.serving.onnx import Runner, difference, write_int8, write_onnx
+from espnet_prune.serving.int8 import write_int8
+from espnet_prune.serving.onnx import Runner, difference, write_onnx
 
 # How far outputs may be off, relative to the largest.
 TOLERANCES = {"fp32": 1e-4, "int8": 0.3}
