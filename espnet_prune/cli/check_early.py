@@ -16,6 +16,7 @@ from typing import Any
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import read_yaml
+from espnet_prune.config.methods import REFERENCE
 from espnet_prune.families.registry import find_kind, require
 
 COMPACT = Path("the one that the export will make")
@@ -26,7 +27,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--ngpu", type=int, default=0)
     parser.add_argument("--decode_ngpu", type=int, default=0)
     parser.add_argument("--precisions", type=str.split, default=[])
-    parser.add_argument("--methods", type=str.split, default=["l0"])
+    parser.add_argument("--methods", type=str.split, default=[REFERENCE])
     parser.add_argument("--target_kind")
     parser.add_argument("--targets", type=str.split, default=[])
     parser.add_argument("--prune_config", type=Path, help="stage 12 runs, with that")

@@ -16,6 +16,7 @@ from espnet_prune.base.files import read_yaml
 from espnet_prune.cli import check_early, filter_data, format_audio
 from espnet_prune.cli.in_process import call, do_here, quiet_root
 from espnet_prune.cli.ladder import FAMILIES, Ladder
+from espnet_prune.config.methods import REFERENCE
 from espnet_prune.config.rungs import FINETUNED, Rung
 from espnet_prune.data.kaldi_dir import DataDir, read_data_dir, write_data_dir
 from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
@@ -33,7 +34,7 @@ def prune(
     model: str = "valid.acc.ave.pth",
     target: float = 0.5,
     kind: str = "params",
-    method: str = "l0",
+    method: str = REFERENCE,
     prune_recipe: str | Path = RECIPES / "prune.yaml",
     finetune_recipe: str | Path = RECIPES / "finetune.yaml",
     prune_options: Sequence[str] = (),

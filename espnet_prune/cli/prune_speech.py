@@ -13,6 +13,7 @@ from espnet_prune.cli import ssl_audio
 from espnet_prune.cli.check_early import COMPACT, training_options
 from espnet_prune.cli.in_process import call, do_here, quiet_root
 from espnet_prune.cli.ladder import FAMILIES, Ladder
+from espnet_prune.config.methods import REFERENCE
 from espnet_prune.config.rungs import Rung
 from espnet_prune.families.ssl.directory import locate
 from espnet_prune.families.ssl.model import read
@@ -28,7 +29,7 @@ def prune_speech(
     out: str | Path,
     target: float = 0.5,
     kind: str = "params",
-    method: str = "l0",
+    method: str = REFERENCE,
     prune_recipe: str | Path = RECIPES / "prune.yaml",
     distil_recipe: str | Path = RECIPES / "distil.yaml",
     prune_options: Sequence[str] = (),

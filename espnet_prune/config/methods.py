@@ -31,11 +31,13 @@ class Method:
     steering: str = "lagrangian"
 
 
+# What the others are compared with; names of directories leave it out.
+REFERENCE = "l0"
 METHODS = {
     method.name: method
     for method in (
         # L0 gates with distillation.
-        Method("l0", laddered=True, learned=True),
+        Method(REFERENCE, laddered=True, learned=True),
         # The same without distillation, in pruning and fine-tuning.
         Method("l0_alone", taught=False, laddered=True, learned=True),
         # The units of the smallest weights go bit by bit while it trains.

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from espnet_prune.config.methods import METHODS
+from espnet_prune.config.methods import METHODS, REFERENCE
 
 # Weights in the compact directory of an ESPnet model: as exported, and fine-tuned.
 PRUNED, FINETUNED = "pruned.pth", "finetuned.pth"
@@ -30,7 +30,7 @@ class Rung:
     @property
     def pruned(self) -> str:
         """Name the pruning run."""
-        method = "" if self.method == "l0" else f"{self.method}_"
+        method = "" if self.method == REFERENCE else f"{self.method}_"
         return f"{method}{self.kind.replace('+', '_')}{100 * self.target:g}"
 
     @property
@@ -47,7 +47,7 @@ def make_rungs(
     L0 is first, for the baselines are compared with it.
     """
     rungs = []
-    for method in sorted(methods, key=lambda name: name != "l0"):
+    for method in sorted(methods, key=lambda name: name != REFERENCE):
         previous = None
         for target in targets:
             rungs.append(Rung(method, target, kind, round_to, previous))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import read_yaml
+from espnet_prune.config.methods import REFERENCE
 from espnet_prune.config.sections import GateOptions
 from espnet_prune.export.compact_dir import Compact, write_compact
 from espnet_prune.families.espnet.checkpoint import load_model
@@ -77,7 +78,7 @@ def export(
         check_budget(budget, projection, counted(small, model_conf))
         size = model.encoder.output_size()
         found = _summary(model, budget, projection) | {
-            "method": plan.get("method", "l0"),
+            "method": plan.get("method", REFERENCE),
             "teacher": config["teacher_model"],
             "round_to": multiple,
             "macs_frames": model_conf["budget"]["frames"],

@@ -32,11 +32,13 @@ def scores_of(
         tensors: the model's parameters and buffers, by name.
         seed: for those drawn at random.
     """
-    if method == "magnitude":
-        return magnitude(budget.layout, tensors, budget.share)
-    if method == "random":
-        return random(budget.layout, seed, budget.share)
-    return blocks(budget, tensors)
+    layout, share = budget.layout, budget.share
+    score: dict[str, Callable[[], Tensor]] = {
+        "magnitude": lambda: magnitude(layout, tensors, share),
+        "random": lambda: random(layout, seed, share),
+        "blocks": lambda: blocks(budget, tensors),
+    }
+    return score[method]()
 
 
 @torch.no_grad()

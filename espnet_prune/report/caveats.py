@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from espnet_prune.config.methods import METHODS, Method
+from espnet_prune.config.methods import METHODS, REFERENCE, Method
 
 SYNTHETIC = (
     "Synthetic speech: the corpus `synth` is spoken by espeak-ng voices from a seed. "
@@ -33,7 +33,7 @@ def caveats(report: dict[str, Any]) -> list[str]:
             )
         found.append(f"{sentence}.")
     here = {row["method"] for row in report["rows"]} & METHODS.keys()
-    if here - {"l0"}:
+    if here - {REFERENCE}:
         sizes = {row["target"]["value"] for row in report["rows"]} - {None}
         ladder = " (and go on from the size before)" if len(sizes) > 1 else ""
         ways: dict[str, list[str]] = {}

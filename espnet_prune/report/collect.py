@@ -16,7 +16,7 @@ import yaml
 
 from espnet_prune import __version__
 from espnet_prune.base.errors import InputError
-from espnet_prune.config.methods import METHODS
+from espnet_prune.config.methods import METHODS, REFERENCE
 from espnet_prune.families.espnet.checkpoint import read_checkpoint
 from espnet_prune.measuring.wer import decoded_in
 
@@ -201,7 +201,7 @@ def _row(
 def trained(pruned: Path) -> bool:
     """Tell whether a stage 12 was a training: one-shot methods leave no curves."""
     conf = yaml.safe_load((pruned / "student.yaml").read_text())["model_conf"]
-    method = (conf.get("plan") or {}).get("method", "l0")
+    method = (conf.get("plan") or {}).get("method", REFERENCE)
     return METHODS[method].trained
 
 

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from espnet_prune.config.methods import METHODS
+from espnet_prune.config.methods import METHODS, REFERENCE
 from espnet_prune.report.collect import Curves
 from espnet_prune.report.tables import whole_blocks
 
@@ -73,7 +73,7 @@ def pareto_figure(rows: list[dict[str, Any]], title: str) -> Figure | None:
             if method == "dense":
                 axes.errorbar(x, y, bars, fmt="*", color="black", ms=12, label=method)
             else:
-                width = 2.4 if method == "l0" else 1.2
+                width = 2.4 if method == REFERENCE else 1.2
                 colour = COLOURS.get(method, "black")
                 axes.errorbar(
                     x, y, bars, fmt=".-", color=colour, lw=width, elinewidth=0.7,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from espnet_prune.base.errors import InputError
+from espnet_prune.config.methods import REFERENCE
 from espnet_prune.families.ssl.directory import fingerprint_of, named
 from espnet_prune.report.page import Heading, Paragraph, Part
 from espnet_prune.report.tables import DASH, Table
@@ -67,7 +68,7 @@ def collect(folder: Path, dense: Path, compact: Sequence[Path]) -> dict[str, Any
     for path in compact:
         told = read(path / "pruning.json", "stage 4")
         names.append(path.name)
-        system = "compact" if told["method"] == "l0" else told["method"]
+        system = "compact" if told["method"] == REFERENCE else told["method"]
         rows.append({"system": system, "name": path.name, "method": told["method"]})
         rows[-1] |= {"target": told["target"], "removed": told["removed"]}
     check_fresh(folder, {"dense": dense} | named(compact), measured, probed)

@@ -4,6 +4,8 @@ import html
 from dataclasses import dataclass
 from typing import Any
 
+from espnet_prune.config.methods import REFERENCE
+
 DASH = "-"  # not measured yet
 
 
@@ -58,7 +60,9 @@ def _versus(value: float | None, dense: float | None, form: str, scale: float) -
 def label(row: dict[str, Any]) -> str:
     """Name a row: ``dense``, ``compact -50 % params``, ``random -75 ...``."""
     kind, value = row["target"]["kind"], row["target"]["value"]
-    name = row["system"] if row["method"] in (None, "dense", "l0") else row["method"]
+    name = (
+        row["system"] if row["method"] in (None, "dense", REFERENCE) else row["method"]
+    )
     if value is not None:
         name += f" -{100 * value:g} % {kind}"
     return name if row["precision"] == "fp32" else f"{name} {row['precision']}"

@@ -15,7 +15,7 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet_prune.base.errors import InputError, OptionError
 from espnet_prune.base.files import read_yaml
-from espnet_prune.config.methods import METHODS
+from espnet_prune.config.methods import METHODS, REFERENCE
 from espnet_prune.config.options import check_section, make_options, optimizer_options
 from espnet_prune.config.sections import (
     MODEL_DIM,
@@ -64,7 +64,7 @@ def add_changes(parser: argparse.ArgumentParser) -> None:
 
 def settle_method(args: argparse.Namespace) -> None:
     """Complete a command line by its method; what is fine-tuned was made by one."""
-    made_by = "l0"
+    made_by = REFERENCE
     if args.compact is not None and (args.compact / "pruning.json").is_file():
         told = (args.compact / "pruning.json").read_text(encoding="utf-8")
         made_by = json.loads(told)["method"]

@@ -12,6 +12,7 @@ import torch
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor, nn
 
+from espnet_prune.config.methods import REFERENCE
 from espnet_prune.config.options import make_options
 from espnet_prune.config.sections import DistillOptions, GateOptions
 from espnet_prune.families.ssl.audio import prepared
@@ -57,7 +58,7 @@ class PruneSpeechModel(GatedStudent, AbsESPnetModel):
         sparsity: dict[str, Any] | None = None,
         budget: dict[str, Any] | None = None,
         distill: dict[str, Any] | None = None,
-        method: str = "l0",
+        method: str = REFERENCE,
         labels: bool = False,
     ):
         super().__init__()
