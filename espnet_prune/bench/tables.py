@@ -29,7 +29,8 @@ def inference_table(rows: list[dict[str, Any]], rate: float) -> str:
         length = f"{first['data']} ({length} on average)"
     lines = [
         f"\n{first['model']}, {length}, batch {first['batch']}, {_beside(first, rate)}",
-        f"{'system':<16}{'format':<8}{'target':>7}{'ms':>10}{'iqr':>8}{'gain':>8}"
+        f"{'system':<16}{'format':<8}{'target':>7}{'ms':>10}{'iqr':>8}"
+        f"{'first':>9}{'gain':>8}"
         f"{'RTF':>9}{'GMACs':>8}{'effic.':>8}{'MB':>8}",
     ]
     for row in rows:
@@ -37,6 +38,7 @@ def inference_table(rows: list[dict[str, Any]], rate: float) -> str:
         lines.append(
             f"{row['system']:<16}{row['precision']:<8}{target:>7}"
             f"{1000 * row['median_s']:>10.2f}{1000 * row['iqr_s']:>8.2f}"
+            f"{1000 * row['first_s']:>9.2f}"
             f"{first['median_s'] / row['median_s']:>7.2f}x{row['rtf']:>9.5f}"
             f"{row['macs'] / 1e9:>8.2f}{row['efficiency']:>8.2f}{_megabytes(row):>8}"
         )

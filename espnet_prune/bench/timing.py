@@ -59,9 +59,10 @@ def time_systems(
 
     Returns:
         a row for each system: ``median_s`` and ``iqr_s`` per utterance and call,
-        ``rtf``, ``macs`` of that call, ``peak_bytes`` (weights, and what the longest
-        utterance needs beyond them, what is kept for the next one included), and what
-        the row is of.
+        ``first_s`` in the round that warms up, in which most lengths are new, ``rtf``,
+        ``macs`` of that call, ``peak_bytes`` (weights, and what the longest utterance
+        needs beyond them, what is kept for the next one included), and what the row is
+        of.
     """
     features = compared[0].size.features
     frames = [max(7, round(s * FRAMES_PER_SECOND)) for s in utterances]
@@ -82,14 +83,15 @@ def time_systems(
     order = random.Random(0)
     keep_freed_memory()  # not above: it would count into the peaks
     try:
-        turn(tasks, order, device)  # warms up
+        cold = list(turn(tasks, order, device).values())  # warms up
         taken = [list(turn(tasks, order, device).values()) for _ in range(rounds)]
     finally:
         keep_freed_memory(False)
     each = np.reshape(taken, (rounds, len(compared), len(inputs))).mean(2).T
+    first = np.reshape(cold, (len(compared), len(inputs))).mean(1)
     seconds = sum(frames) / len(frames) / FRAMES_PER_SECOND  # as timed
     rows = []
-    for system, times, peak in zip(compared, each, peaks, strict=True):
+    for system, times, new, peak in zip(compared, each, first, peaks, strict=True):
         low, median, high = np.percentile(times, [25, 50, 75])
         macs = batch * sum(map(system.macs, frames)) / len(frames)
         rows.append(
@@ -102,6 +104,7 @@ def time_systems(
                 "batch": batch,
                 "median_s": float(median),
                 "iqr_s": float(high - low),
+                "first_s": float(new),
                 "rtf": float(median / seconds / batch),
                 "macs": round(macs),
                 "peak_bytes": peak,

@@ -17,9 +17,9 @@ from espnet_prune.serving.inference import PRECISIONS
 CPU = torch.device("cpu")
 KEYS = {  # of the documented interface
     "model", "system", "precision", "target", "threads", "seconds", "batch",
-    "median_s", "iqr_s", "rtf", "macs", "efficiency", "peak_bytes",
+    "median_s", "iqr_s", "first_s", "rtf", "macs", "efficiency", "peak_bytes",
 }  # fmt: skip
-NUMBERS = {"seconds", "rtf", "median_s", "iqr_s", "efficiency"}
+NUMBERS = {"seconds", "rtf", "median_s", "iqr_s", "first_s", "efficiency"}
 WHOLE = {"threads", "batch", "macs"}
 
 
