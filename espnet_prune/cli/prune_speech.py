@@ -15,10 +15,12 @@ from espnet_prune.cli.in_process import call, do_here, quiet_root
 from espnet_prune.cli.ladder import FAMILIES, Ladder
 from espnet_prune.config.methods import REFERENCE
 from espnet_prune.config.rungs import Rung
+from espnet_prune.families.ssl.audio import normalizes
 from espnet_prune.families.ssl.directory import locate
-from espnet_prune.families.ssl.model import read
+from espnet_prune.families.ssl.model import read, read_head
 from espnet_prune.training.origin import refuse_missing_gpus
 from espnet_prune.training.ssl_plan import check_options
+from espnet_prune.training.ssl_task import Spelling
 
 RECIPES = Path(__file__).parents[1] / "config/recipes/ssl"
 
@@ -34,11 +36,14 @@ def prune_speech(
     distil_recipe: str | Path = RECIPES / "distil.yaml",
     prune_options: Sequence[str] = (),
     distil_options: Sequence[str] = (),
-    seconds: float = 4.0,
+    text: str | Path | None = None,
+    seconds: float | None = None,
     ngpu: int = 0,
     nj: int = 2,
 ) -> PreTrainedModel:
-    """Prune HuBERT, WavLM or wav2vec 2.0 without labels, and distil what is left.
+    """Prune HuBERT, WavLM or wav2vec 2.0, and distil what is left.
+
+    No labels are needed.
 
     Progress is printed. Killed and called again, the trainings go on from the last
     epoch.
@@ -55,7 +60,10 @@ def prune_speech(
             ``conf/ssl/distil.yaml`` of the project, which are the defaults.
         prune_options, distil_options: further options of these trainings, as
             ``("--max_epoch", "20")``.
-        seconds: length of the crops that the audio is cut into.
+        text: Kaldi's table of transcripts: a fine-tuned ``...ForCTC`` is trained on its
+            own CTC loss, too.
+        seconds: length of the crops that the audio is cut into, 4 by default; with
+            ``text`` the longest recording that is used, 20 by default.
         ngpu: GPUs to train on. With several a script must call this below ``if
             __name__ == "__main__":``, for ESPnet's processes import the script, too.
         nj: processes that cut the audio.
@@ -74,8 +82,14 @@ def prune_speech(
     check_options(training_options("prune_options", *given), model)
     given = Path(distil_recipe), more[1], method
     check_options(training_options("distil_options", *given, compact=COMPACT), model)
+    normalizes(model)
     crops = out / "crops"
-    given = ("--audio", audio, "--out", crops, "--seconds", seconds, "--nj", nj)
+    given = ["--audio", audio, "--out", crops, "--nj", nj]
+    given += ["--seconds", seconds or (4 if text is None else 20)]
+    if text is not None:
+        read_head(model)
+        Spelling(model).check(Path(text))
+        given += ["--text", text]
     call(ssl_audio, *given)
     common = ["--dense", model, "--train", crops / "train", "--valid", crops / "valid"]
     common += ["--ngpu", ngpu, "--multiprocessing_distributed", "true"]

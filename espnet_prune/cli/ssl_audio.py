@@ -62,10 +62,8 @@ def sources(audio: Path) -> dict[str, str]:
     if len(set(names)) < len(names):
         (name, *_) = (name for name in names if names.count(name) > 1)
         raise InputError(audio, f"two recordings would be called {name}", "rename one")
-    if len(found) < 2:
-        raise InputError(
-            audio, f"holds {len(found)} recordings", "give two at least, as wav or flac"
-        )
+    if not found:
+        raise InputError(audio, "holds no recordings", "give some, as wav or flac")
     return found
 
 
@@ -101,6 +99,36 @@ def crop(job: tuple[str, str, Path, float, bool]) -> tuple[dict[str, int], str]:
     return found, "" if found else f"{source}: is silent, or shorter than {SHORTEST} s"
 
 
+def held_out(
+    audio: Path, made: dict[str, dict[str, int]], wrong: list[str]
+) -> dict[str, dict[str, int]]:
+    """Hold one recording in twenty out of the training; of one recording, crops.
+
+    Args:
+        audio: for messages.
+        made: recording -> samples by the name of its crops.
+        wrong: why others gave none.
+
+    Returns:
+        ``train`` and ``valid``: samples by the name of a crop, in order.
+
+    Raises:
+        InputError: there is not enough for both.
+    """
+    groups = [*made.values()]
+    if len(groups) == 1:
+        groups = [{key: n} for key, n in groups[0].items()]
+    if len(groups) < 2:
+        what = f"gives {len(groups)} crops" + (f" ({wrong[0]})" if wrong else "")
+        raise InputError(audio, what, "give more audio")
+    train = [group for i, group in enumerate(groups) if i % HELD_OUT]
+    parts = {"train": train, "valid": groups[::HELD_OUT]}
+    return {
+        which: dict(sorted((k, n) for group in own for k, n in group.items()))
+        for which, own in parts.items()
+    }
+
+
 def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
     if args.seconds < SHORTEST:
@@ -128,41 +156,31 @@ def main(argv: list[str] | None = None) -> None:
         logging.info(f"{args.out}: made before, from the same files")
         return
     with resumable_dir(args.out, stamp) as work:
-        names = list(recordings)
-        folders = {"valid": names[::HELD_OUT], "train": []}
-        folders["train"] = [name for name in names if name not in set(folders["valid"])]
-        for which, own in folders.items():
-            folder = work / which / "audio"
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            jobs = [
-                (name, recordings[name], folder, args.seconds, texts is not None)
-                for name in own
-            ]
-            done = executor.map(
-                crop, jobs, args.out.parent / "log", f"crops of {which}"
-            )
-            lengths: dict[str, int] = {}
-            said: dict[str, str] = {}
-            wrong = []
-            for name, (found, error) in zip(own, done, strict=True):
-                lengths |= found
-                said |= {key: texts[name] for key in found} if texts else {}
-                wrong += filter(None, [error])
-            if wrong:
-                logging.warning(
-                    f"{which}: left out {len(wrong)} recordings: {wrong[0]}"
-                )
-            if not lengths:
-                raise InputError(args.audio, f"gives no audio for {which}", wrong[0])
-            final = args.out / which / "audio"
-            scp = {key: str(final / f"{key}.flac") for key in sorted(lengths)}
+        folder = work / "audio"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        jobs = [
+            (name, source, folder, args.seconds, texts is not None)
+            for name, source in recordings.items()
+        ]
+        done = executor.map(crop, jobs, args.out.parent / "log", "crops")
+        made: dict[str, dict[str, int]] = {}
+        wrong = []
+        for name, (found, error) in zip(recordings, done, strict=True):
+            made |= {name: found} if found else {}
+            wrong += [error.split(" -> ")[0]] if error else []
+        if wrong:
+            logging.warning(f"left out {len(wrong)} recordings: {wrong[0]}")
+        for which, own in held_out(args.audio, made, wrong).items():
+            (work / which).mkdir(exist_ok=True)
+            scp = {key: str(args.out / "audio" / f"{key}.flac") for key in own}
             write_table(work / which / "wav.scp", scp)
-            write_table(work / which / "utt2num_samples", dict(sorted(lengths.items())))
+            write_table(work / which / "utt2num_samples", own)
             if texts:
-                write_table(work / which / "text", said)
-            hours = sum(lengths.values()) / RATE / 3600
-            logging.info(f"{which}: {len(lengths)} crops, {hours:.2f} h")
+                of = {key: name for name, crops in made.items() for key in crops}
+                write_table(work / which / "text", {key: texts[of[key]] for key in own})
+            hours = sum(own.values()) / RATE / 3600
+            logging.info(f"{which}: {len(own)} crops, {hours:.2f} h")
     note_made_of(args.out, stamp)
 
 

@@ -11,6 +11,7 @@ import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 from espnet_prune.base.errors import run_main
 from espnet_prune.cli.check_early import COMPACT, training_options
 from espnet_prune.cli.ssl_probe import check_probes
+from espnet_prune.families.ssl.audio import normalizes
 from espnet_prune.families.ssl.directory import locate
 from espnet_prune.families.ssl.model import read_head
 from espnet_prune.training.origin import refuse_missing_gpus
@@ -37,6 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
     refuse_missing_gpus(args.ngpu)
     dense = locate(args.dense)
+    normalizes(dense)
     check_probes(args.probes)
     if args.text:
         read_head(dense)

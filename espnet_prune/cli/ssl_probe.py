@@ -83,9 +83,17 @@ def main(argv: list[str] | None = None) -> None:
         }
         data = stamp_of(probe.kind, folders)
         sets: list[Labelled] = []
-        for name, (system, weights) in systems.items():
+        stamps = {
+            name: f"{data} {weights} {args.seeds} {kind.version}"
+            for name, (_, weights) in systems.items()
+        }
+        for own in map(found["systems"].get, stamps):  # of other data, or heads
+            if own and own.get(probe.name, {}).get("stamp") not in stamps.values():
+                own.pop(probe.name, None)
+        write_json(file, found)
+        for name, (system, _) in systems.items():
             own = found["systems"].setdefault(name, {})
-            stamp = f"{data} {weights} {args.seeds} {kind.version}"
+            stamp = stamps[name]
             if own.get(probe.name, {}).get("stamp") == stamp:
                 continue
             begun = time.monotonic()
@@ -118,7 +126,11 @@ def check_probes(texts: Sequence[str]) -> list[Probe]:
             what = f"names {probe.name!r} twice"
             raise InputError("--probes", what, "give NAME=KIND:...")
         kind, folders = TASKS[probe.kind], (probe.train, probe.test)
-        kind.check(*(read_labels(folder, kind.table) for folder in folders))
+        train, test = (read_labels(folder, kind.table) for folder in folders)
+        if shared := {*train.sources} & {*test.sources}:
+            what = f"{min(shared)} is in the training set, too"
+            raise InputError(test.folder, what, "give other recordings")
+        kind.check(train, test)
     return probes
 
 

@@ -19,9 +19,10 @@ import torch
 from espnet_prune.base.errors import run_main
 from espnet_prune.base.files import atomic_path, write_text, write_yaml
 from espnet_prune.config.methods import METHODS
+from espnet_prune.data.audio import check_rate
 from espnet_prune.data.kaldi_dir import audio_type
 from espnet_prune.export.ssl import finish
-from espnet_prune.families.ssl.audio import normalizes
+from espnet_prune.families.ssl.audio import RATE, normalizes
 from espnet_prune.pruning.scores import scores_of, settle
 from espnet_prune.report.ssl_card import card
 from espnet_prune.running.nodes import Node
@@ -55,6 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     command = ["--output_dir", str(args.output_dir), "--resume", "true"]
     for name in ("train", "valid"):
         folder = getattr(args, name)
+        check_rate(folder / "wav.scp", RATE, "the model")
         audio = f"{folder}/wav.scp,speech,{audio_type(folder)}"
         command += [f"--{name}_data_path_and_name_and_type", audio]
         command += [f"--{name}_shape_file", str(folder / "utt2num_samples")]

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,8 @@ def with_head(
             own = {f"{prefix}{k}": v for k, v in model.state_dict().items()}
             full.load_state_dict(own | head, strict=True)
             return full
+    if name and not name.endswith(("Model", "ForPreTraining")):
+        logging.warning(f"{dense}: the head of {name} is left out")
     return model
 
 

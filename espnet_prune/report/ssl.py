@@ -218,8 +218,9 @@ def main_table(report: dict[str, Any]) -> Table:
     def shown(row: dict[str, Any], key: str, unit: float) -> str:
         if key not in row:
             return DASH
-        gone = 1 - row[key] / dense[key]
-        told = f" ({-100 * gone:+.0f} %)" if row is not dense else ""
+        told = ""
+        if row is not dense and key in dense:
+            told = f" ({100 * (row[key] / dense[key] - 1):+.0f} %)"
         return f"{row[key] / unit:.3g}{told}"
 
     lines = []

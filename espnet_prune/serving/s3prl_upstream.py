@@ -8,15 +8,15 @@
 s3prl's own upstreams build the stock models, which cannot hold the sizes.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoFeatureExtractor, AutoModel, Wav2Vec2FeatureExtractor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModel
 
-from espnet_prune.families.ssl.audio import RATE
-from espnet_prune.families.ssl.model import settle
+from espnet_prune.families.ssl.audio import RATE, read_extractor
+from espnet_prune.families.ssl.model import layer_states, settle
 
 NAME = "espnet_prune"
 
@@ -31,10 +31,7 @@ class Upstream(nn.Module):
 
     def __init__(self, path: str, **options: Any):
         super().__init__()
-        if (Path(path) / "preprocessor_config.json").is_file():
-            self.extractor = AutoFeatureExtractor.from_pretrained(path)
-        else:
-            self.extractor = Wav2Vec2FeatureExtractor(do_normalize=False)
+        self.extractor = read_extractor(path)
         self.model = AutoModel.from_pretrained(path)
         settle(self.model)  # no LayerDrop, no masks of SpecAugment
 
@@ -51,8 +48,21 @@ class Upstream(nn.Module):
     def forward(self, wavs: list[Tensor]) -> dict[str, tuple[Tensor, ...]]:
         """Encode (sample,) of each utterance at 16 kHz.
 
-        ``hidden_states`` are (batch, time, channel) of each layer.
+        ``hidden_states`` are (batch, time, channel) of each layer, as the probes have
+        them. A model with a group norm, which sees padding, encodes one by one: an
+        utterance is the same in every batch.
         """
+        alone = self.model.config.feat_extract_norm == "group"
+        parts = [[wav] for wav in wavs] if alone else [wavs]
+        layers = zip(*map(self._encode, parts), strict=True)
+        states = tuple(
+            pad_sequence([x for part in layer for x in part], batch_first=True)
+            for layer in layers
+        )
+        return {"hidden_states": states}
+
+    def _encode(self, wavs: list[Tensor]) -> list[Tensor]:
+        """Encode a batch: (batch, time, channel) of each layer."""
         given = self.extractor(
             [wav.detach().cpu().numpy() for wav in wavs],
             return_tensors="pt",
@@ -60,7 +70,8 @@ class Upstream(nn.Module):
             return_attention_mask=True,
             sampling_rate=RATE,
         ).to(wavs[0].device)
-        return {"hidden_states": self.model(**given, output_hidden_states=True)[-1]}
+        mask = given.get("attention_mask")
+        return layer_states(self.model, given["input_values"], attention_mask=mask)
 
 
 def upstream(ckpt: str, *args: Any, **options: Any) -> Upstream:

@@ -16,7 +16,13 @@ import torch
 from espnet2.tasks.abs_task import AbsTask
 
 from espnet_prune.base.errors import InputError
-from espnet_prune.base.files import fingerprint, read_yaml, write_json, write_yaml
+from espnet_prune.base.files import (
+    MADE_OF,
+    fingerprint,
+    read_yaml,
+    write_json,
+    write_yaml,
+)
 from espnet_prune.data.audio import check_rate
 from espnet_prune.families.espnet.checkpoint import read_state, sampling_rate
 from espnet_prune.measuring.latency import settle_table
@@ -211,6 +217,13 @@ def described(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, st
             held = [*Path(folder).glob("*.safetensors"), *Path(folder).glob("*.bin")]
             files += map(str, sorted([*held, Path(folder, "config.json")]))
     files += [*options.train_shape_file, *options.valid_shape_file]
+    for path, name, _ in (
+        *options.train_data_path_and_name_and_type,
+        *options.valid_data_path_and_name_and_type,
+    ):
+        files += [str(path)] if name == "text" else []
+        # What the audio was made of is noted beside it: no need to read all of it.
+        files += [str(folder / MADE_OF) for folder in [*Path(path).parents][:2]]
     named = [p for f in files if isinstance(f, str) for p in pieces(f) if p.is_file()]
     return kept, {str(file): fingerprint(file) for file in named}
 

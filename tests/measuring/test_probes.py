@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from transformers import HubertConfig, HubertModel
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.table import write_table
-from espnet_prune.measuring.probes.features import System, read_set
+from espnet_prune.measuring.probes.features import System, frames, read_set
 from espnet_prune.measuring.probes.queries import average_precision, distances
 from espnet_prune.measuring.probes.tasks import (
     TASKS,
     Probe,
     equal_error_rate,
 )
+from tests.families.test_speech_encoders import BASE, TINY
 
 TONES = {"a": 0.05, "b": 0.2, "c": 0.5}  # radians per sample
 
@@ -54,6 +56,15 @@ def sounds(tmp_path):
         return folder
 
     return make
+
+
+def test_states_beyond_half_precision_are_refused(sounds):
+    data = read_set(sounds("a", "ab"), "text")
+    model = HubertModel(HubertConfig(**TINY, **BASE)).eval()
+    with torch.no_grad():
+        model.encoder.layers[-1].final_layer_norm.weight.fill_(1e6)
+    with pytest.raises(InputError, match="states reach .* half precision"):
+        frames(System(model, True), data.audio)
 
 
 def run(kind, train, test, seeds=2):

@@ -10,19 +10,27 @@ from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
 from espnet_prune.config.sections import GateOptions
 from espnet_prune.export.ssl import save
-from espnet_prune.families.ssl.model import architecture_of, build, prepare, read
+from espnet_prune.families.ssl.model import (
+    architecture_of,
+    build,
+    layer_states,
+    prepare,
+    read,
+)
 from espnet_prune.pruning.slicing import sliced
 from espnet_prune.serving.s3prl_upstream import upstream
-from tests.families.test_speech_encoders import BASE, TINY
+from tests.families.test_speech_encoders import BASE, LARGE, TINY
+from tests.fixtures.encoders import shaken
 from tests.fixtures.gated import drawn_values
 
 
-@pytest.fixture(scope="module")
-def compact(tmp_path_factory):
+@pytest.fixture(scope="module", params=[BASE, LARGE], ids=["base", "large"])
+def compact(request, tmp_path_factory):
     """A compact HuBERT of unequal sizes."""
     dense, out = (tmp_path_factory.mktemp(name) for name in ("dense", "compact"))
     torch.manual_seed(0)
-    HubertModel(HubertConfig(**TINY, **BASE)).save_pretrained(dense)
+    model = shaken(HubertModel(HubertConfig(**TINY, **request.param)))
+    model.save_pretrained(dense)
     Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(dense)
     model = read(dense)
     layout = prepare(model, GateOptions()).layout
@@ -39,11 +47,25 @@ def test_s3prl_gives_the_models_hidden_states(compact):
     found, lengths = hub(audio, torch.tensor([16000]))
     normal = (audio - audio.mean()) / torch.sqrt(audio.var(unbiased=False) + 1e-7)
     with torch.no_grad():
-        wanted = read(compact)(normal, output_hidden_states=True).hidden_states
+        wanted = layer_states(read(compact), normal)
     for own, states in zip(found, wanted, strict=True):
         common = min(own.shape[1], states.shape[1])  # s3prl trims or pads a frame
         torch.testing.assert_close(own[:, :common], states[:, :common])
     assert abs(int(lengths[0][0]) - wanted[0].shape[1]) <= 1
+
+
+def test_an_utterance_is_the_same_in_every_batch(compact):
+    own = upstream(str(compact)).eval()
+    wavs = [torch.randn(n) for n in (16000, 9000, 4000)]
+    with torch.no_grad():
+        together = own(wavs)["hidden_states"]
+        for i, wav in enumerate(wavs):
+            for states, alone in zip(
+                together, own([wav])["hidden_states"], strict=True
+            ):
+                torch.testing.assert_close(
+                    states[i, : alone.shape[1]], alone[0], rtol=1e-4, atol=1e-4
+                )
 
 
 def test_a_frozen_one_stays_as_it_is_when_a_trainer_calls_train(compact):

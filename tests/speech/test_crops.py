@@ -41,3 +41,43 @@ def test_recordings_of_the_same_last_name_are_kept_apart(tmp_path):
     soundfile.write(tmp_path / "s0/0.flac", np.ones(9000), 16000)
     with pytest.raises(InputError, match="both would be called so"):
         ssl_audio.main(["--audio", str(tmp_path / "s0"), "--out", str(tmp_path / "x")])
+
+
+def noise(file, seconds, seed=0):
+    draw = np.random.default_rng(seed)
+    soundfile.write(file, 0.1 * draw.standard_normal(int(16000 * seconds)), 16000)
+
+
+def made(folder, tmp_path, *options):
+    out = tmp_path / "out"
+    ssl_audio.main(["--audio", str(folder), "--out", str(out), *options])
+    tables = (read_table(out / part / "wav.scp") for part in ("train", "valid"))
+    return [[*table] for table in tables]
+
+
+def test_one_recording_is_cut_and_crops_of_it_are_held_out(tmp_path):
+    (tmp_path / "in").mkdir()
+    noise(tmp_path / "in/a.wav", 30)
+    train, valid = made(tmp_path / "in", tmp_path)
+    assert len(valid) == 1 and len(train) == 7 and not {*train} & {*valid}
+
+
+def test_what_cannot_be_read_takes_no_place_among_what_is_held_out(tmp_path, caplog):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.wav").write_bytes(b"RIFF")
+    for i in range(3):
+        noise(tmp_path / f"in/b{i}.wav", 2, i)
+    train, valid = made(tmp_path / "in", tmp_path)
+    assert valid == ["b0-0000"] and train == ["b1-0000", "b2-0000"]
+    (told,) = (r.message for r in caplog.records if "left out" in r.message)
+    assert "left out 1 recordings" in told and "format_args" not in told
+
+
+def test_too_little_audio_is_named(tmp_path):
+    (tmp_path / "in").mkdir()
+    noise(tmp_path / "in/a.wav", 3)
+    with pytest.raises(InputError, match="gives 1 crops -> give more audio"):
+        made(tmp_path / "in", tmp_path)
+    (tmp_path / "in/a.wav").write_bytes(b"RIFF")
+    with pytest.raises(InputError, match=r"gives 0 crops \(.*a.wav"):
+        made(tmp_path / "in", tmp_path)

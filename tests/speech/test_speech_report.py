@@ -10,6 +10,7 @@ from espnet_prune.base.errors import InputError
 from espnet_prune.cli import ssl_measure, ssl_probe, ssl_report
 from espnet_prune.families.ssl.directory import fingerprint_of
 from espnet_prune.report.ssl import check_fresh, score, scored
+from espnet_prune.serving.speech_onnx import InexactError
 
 
 def test_report_compares_costs_and_probes(dense, compact, tmp_path, capsys, caplog):
@@ -71,3 +72,60 @@ def test_numbers_of_other_weights_are_refused(dense, compact, tmp_path):
     systems = {name: {"weights": weights["dense"]} for name in weights}
     with pytest.raises(InputError, match="is not of the x .* -> run stage 6 again"):
         check_fresh(tmp_path, {"dense": dense, "x": compact}, {"systems": systems}, {})
+
+
+def test_a_model_that_int8_does_not_hold_is_timed_without(
+    dense, tmp_path, monkeypatch, caplog
+):
+    def inexact(*_):
+        raise InexactError("outputs in int8 differ by 0.64")
+
+    monkeypatch.setattr(ssl_measure, "write_speech_int8", inexact)
+    models = ["--dense", str(dense), "--out", str(tmp_path)]
+    ssl_measure.main([*models, "--seconds", "1", "--rounds", "1"])
+    assert "dense: not timed in int8: outputs in int8 differ by 0.64" in caplog.text
+    ssl_report.main(models)
+    (row,) = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert "rtf_int8" not in row and row["rtf_onnx"] > 0
+
+
+def test_recordings_of_the_training_set_test_nothing(tmp_path):
+    for part, keys in (("train", "ab"), ("test", "bc")):
+        folder = tmp_path / part
+        folder.mkdir()
+        for key in keys:
+            soundfile.write(tmp_path / f"{key}.wav", np.ones(8000) / 9, 16000)
+        scp = "".join(f"{key} {tmp_path / key}.wav\n" for key in keys)
+        (folder / "wav.scp").write_text(scp)
+        (folder / "text").write_text("".join(f"{key} x{key}\n" for key in keys))
+    probe = f"words:{tmp_path / 'train'}:{tmp_path / 'test'}"
+    with pytest.raises(InputError, match="b.wav is in the training set, too"):
+        ssl_probe.check_probes([probe])
+
+
+def test_probes_of_other_data_do_not_stay(dense, tmp_path):
+    """Neither one that is not asked for any more, nor one of older labels."""
+    for part in ("train", "test", "other"):
+        folder = tmp_path / part
+        folder.mkdir()
+        for i in range(6):
+            tone = np.sin(np.arange(8000) * (0.1, 0.5)[i % 2] + i)
+            soundfile.write(folder / f"{i}.wav", 0.3 * tone, 16000)
+        scp = "".join(f"u{i} {folder / str(i)}.wav\n" for i in range(6))
+        (folder / "wav.scp").write_text(scp)
+        (folder / "text").write_text("".join(f"u{i} {'ab'[i % 2]}\n" for i in range(6)))
+
+    def probed(*probes):
+        words = ["--dense", dense, "--out", tmp_path / "report", "--seeds", "1"]
+        ssl_probe.main([*map(str, words), "--probes", " ".join(probes)])
+        found = json.loads((tmp_path / "report/probes.json").read_text())
+        return [*found["probes"]], found["systems"]["dense"]
+
+    first = f"tone=words:{tmp_path / 'train'}:{tmp_path / 'test'}"
+    both = f"more=words:{tmp_path / 'train'}:{tmp_path / 'other'}"
+    assert probed(first, both)[0] == ["tone", "more"]
+    names, own = probed(first)
+    assert names == ["tone"]
+    (tmp_path / "test/text").write_text("".join(f"u{i} a\n" for i in range(6)))
+    stamp = own["tone"]["stamp"]
+    assert probed(first)[1]["tone"]["stamp"] != stamp

@@ -154,3 +154,27 @@ def test_other_data_under_the_same_name_are_refused(begun, halves, tmp_path, cha
     table.write_text("c 1\n")
     with pytest.raises(InputError, match="other options"):
         begun("--train_shape_file", str(lengths))
+
+
+def test_other_transcripts_or_audio_of_the_same_lengths_are_refused(
+    student_command, data_dir, tmp_path
+):
+    data = shutil.copytree(data_dir, tmp_path / "set/train")
+    command = [str(word) for word in student_command(tmp_path / "run")]
+    command = [word.replace(str(data_dir), str(data)) for word in command]
+
+    def check():
+        refuse_another_run(PruneASRTask.get_parser().parse_args(command))
+
+    check()
+    (tmp_path / "run" / "checkpoint.pth").touch()
+    check()
+    said = (data / "text").read_text()
+    (data / "text").write_text(said.replace("A", "B"))
+    with pytest.raises(InputError, match="other options, data"):
+        check()
+    (data / "text").write_text(said)
+    check()
+    (data.parent / ".made_of").write_text("of other recordings")
+    with pytest.raises(InputError, match="other options, data"):
+        check()

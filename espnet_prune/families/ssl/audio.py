@@ -1,12 +1,17 @@
 """Prepare audio as self-supervised encoders want it."""
 
-import json
+import logging
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from transformers import AutoFeatureExtractor, Wav2Vec2FeatureExtractor
+
+from espnet_prune.base.errors import InputError
 
 RATE = 16000  # of all these models, in Hz
+# Where transformers has it: the second is a processor's, with a tokenizer.
+PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
 def prepared(audio: Tensor, normalize: bool, lengths: Tensor | None = None) -> Tensor:
@@ -29,9 +34,29 @@ def prepared(audio: Tensor, normalize: bool, lengths: Tensor | None = None) -> T
 
 
 def normalizes(dense: Path) -> bool:
-    """The function says whether a model's preprocessor normalizes audio; without a
-    preprocessor it does not."""
-    path = dense / "preprocessor_config.json"
-    if not path.is_file():
-        return False
-    return bool(json.loads(path.read_text(encoding="utf-8")).get("do_normalize"))
+    """The function says whether a model's preprocessor normalizes audio.
+
+    Raises:
+        InputError: as for :func:`read_extractor`.
+    """
+    return bool(read_extractor(dense).do_normalize)
+
+
+def read_extractor(folder: str | Path) -> Wav2Vec2FeatureExtractor:
+    """Read what prepares a model's audio; without a file of it audio stays as it is.
+
+    Raises:
+        InputError: the file cannot be read, or wants audio of another rate.
+    """
+    if not any((Path(folder) / name).is_file() for name in PREPROCESSORS):
+        logging.warning(f"{folder}: no preprocessor_config.json: audio stays as it is")
+        return Wav2Vec2FeatureExtractor(do_normalize=False)
+    try:
+        found = AutoFeatureExtractor.from_pretrained(folder)
+    except (OSError, ValueError) as e:  # JSON's errors are ValueErrors
+        reason = str(e).strip().splitlines()[0]
+        raise InputError(folder, f"its preprocessor cannot be read: {reason}") from e
+    if found.sampling_rate != RATE:
+        what = f"its preprocessor wants {found.sampling_rate} Hz"
+        raise InputError(folder, what, f"only models of {RATE} Hz can be pruned")
+    return found

@@ -5,9 +5,11 @@ import logging
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -91,9 +93,17 @@ def read(path: str | Path) -> PreTrainedModel:
         model, told = cls.from_pretrained(
             path, output_loading_info=True, dtype=torch.float32
         )
-    except (OSError, RuntimeError, ValueError) as e:
-        reason = str(e).strip().splitlines()[0]
-        raise InputError(path, f"its weights cannot be read: {reason}") from e
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        SafetensorError,
+        UnpicklingError,
+    ) as e:
+        reason = (str(e).strip() or type(e).__name__).splitlines()[0]
+        mend = "copy them again; of a git clone, git lfs pull gets them"
+        raise InputError(path, f"its weights cannot be read: {reason}", mend) from e
     missing = set(told["missing_keys"]) - {"masked_spec_embed"}
     if missing:
         raise InputError(
@@ -129,7 +139,7 @@ def read_head(path: str | Path) -> nn.Linear:
     """
     config = AutoConfig.from_pretrained(path)
     if not (config.architectures or [""])[0].endswith("ForCTC"):
-        mend = "give a fine-tuned one, or no --text"
+        mend = "give a fine-tuned one, or no transcripts"
         raise InputError(path, "has no CTC head, which labels need", mend)
     return AutoModelForCTC.from_pretrained(path, dtype=torch.float32).lm_head
 

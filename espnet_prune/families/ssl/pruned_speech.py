@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -36,6 +37,12 @@ from transformers import (
     WavLMModel,
 )
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
+
+if int(transformers.__version__.split(".")[0]) < 5:
+    raise ImportError(
+        "pruned speech models need transformers 5 or later, not "
+        f"{transformers.__version__}"
+    )
 
 
 class SizedAttention(nn.Module):

@@ -124,5 +124,16 @@ def frames(system: System, audio: Sequence[np.ndarray]) -> list[Tensor]:
     """Compute every layer at every frame, (time, layer, channel) of each utterance.
 
     The frames are in half precision: there are many.
+
+    Raises:
+        InputError: half precision does not hold them.
     """
-    return [torch.stack(layers_of(system, samples), 1).half() for samples in audio]
+    found = []
+    for samples in audio:
+        states = torch.stack(layers_of(system, samples), 1)
+        found.append(states.half())
+        if not found[-1].isfinite().all():
+            most = float(states.abs().max())
+            what = f"states reach {most:.3g}, which half precision does not hold"
+            raise InputError("--probes", what, "leave out kinds that look at frames")
+    return found
