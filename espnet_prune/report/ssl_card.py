@@ -20,7 +20,7 @@ model's licence says.
 ```python
 from transformers import AutoModel
 
-# The code of the model is in the directory; it needs torch and transformers alone.
+# The code of the model is in the directory; it needs torch and transformers 5 alone.
 model = AutoModel.from_pretrained("{name}", trust_remote_code=True)
 ```
 
