@@ -56,11 +56,13 @@ def check(args: argparse.Namespace) -> None:
     """
     if args.ngpu or args.decode_ngpu or args.precisions:
         check_hardware(args)
+    search: dict[str, Any] = {}
     if args.inference_config is not None:
         from espnet_prune.cli.decode import check_lm_files  # seconds
         from espnet_prune.serving.decoders import read_search
 
-        check_lm_files(read_search(args.inference_config), args.inference_config)
+        search = read_search(args.inference_config)
+        check_lm_files(search, args.inference_config)
     if args.asr_args:
         from espnet_prune.training.espnet_options import check_options
 
@@ -68,6 +70,10 @@ def check(args: argparse.Namespace) -> None:
     config = None
     if args.config is not None:
         config = with_options(read_yaml(args.config), args.asr_args)
+        has_ctc = (config.get("model_conf") or {}).get("ctc_weight", 0.5) > 0
+        if not has_ctc and search.keys() & {"ctc_greedy", "ctc_beam"}:
+            what = "has no CTC head (ctc_weight: 0), which this decoding needs"
+            raise InputError(args.config, what, "take conf/decode.yaml")
         if "int8" in args.precisions:
             require(find_kind(config.get("encoder")), "runtime", "--precisions int8")
     if args.finetune_config is not None:

@@ -83,8 +83,8 @@ class RuntimeEncoder(AbsEncoder):
     Args:
         encoder: ESPnet's, of a kind that can be pruned, or the compact one made of it.
         features: of each frame.
-        precision: ``fp32`` or ``int8``: weights of matrix products, and their inputs as
-            they come.
+        precision: ``fp32`` or ``int8``: weights of matrix products and of the
+            subsampling, and their inputs as they come.
         arena: whether the memory of a call is kept for the next.
     """
 

@@ -170,3 +170,12 @@ def test_a_decoding_config_that_espnet_would_refuse_is_refused(
     config.write_text(search)
     with pytest.raises(InputError, match=told):
         check("", "--inference_config", config)
+
+
+@pytest.mark.parametrize("search", ["ctc_greedy: true", "ctc_beam: {beam_size: 4}"])
+def test_a_model_without_ctc_is_not_decoded_by_it(check, tmp_path, search):
+    config, decode = tmp_path / "train.yaml", tmp_path / "decode.yaml"
+    config.write_text("encoder: transformer\nmodel_conf: {ctc_weight: 0.0}\n")
+    decode.write_text(search)
+    with pytest.raises(InputError, match="train.yaml: has no CTC head"):
+        check("", "--config", config, "--inference_config", decode)
