@@ -204,6 +204,7 @@ def main(argv: list[str] | None = None) -> None:
             "rtf_espnet": by_espnet or None,
             "rtf_by_precision": dict(zip(precisions, lower, strict=True)),
             "inference": inference,
+            "decoding": args.inference_config and args.inference_config.stem,
             "machine": machine,
             "data": str(args.data),
             "utterances": len(audio),

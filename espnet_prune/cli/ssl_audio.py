@@ -54,6 +54,8 @@ def sources(audio: Path) -> dict[str, str]:
                 mend = "rename one: both would be called so"
                 raise InputError(path, f"stands beside {found[name]}", mend)
             found[name] = str(path)
+    elif audio.suffix.lower() in SUFFIXES:
+        raise InputError(audio, "is one recording", "give its folder, or a wav.scp")
     else:
         scp = audio / "wav.scp" if audio.is_dir() else audio
         found = read_table(scp, "give a folder of audio, or a Kaldi wav.scp")

@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     write_text(args.out / "report.html", html_page(parts, title))
     for folder in args.compact:
         told = json.loads((folder / "pruning.json").read_text(encoding="utf-8"))
-        page = card(folder.name, told, normalizes(folder), report)
+        page = card(folder.name, told, normalizes(folder), report, args.note)
         write_text(folder / "README.md", page)
     sys.stdout.write(main_table(report).text())
     for text in filter(None, [*caveats(report), args.note]):

@@ -25,6 +25,7 @@ _COUNT = r"[1-9]\d*"
 _SECONDS = r"\d*\.?\d+"
 FORMS = {
     "skip_stages": (r"[\d ]*", 'numbers, blanks between, as "2 5"'),
+    "tag": (r"[A-Za-z0-9._-]*", "letters, digits, dots, _ and -: names begin with it"),
     "seed": (r"\d*", "give a number"),
     "round_to": (_COUNT, "give a number from 1 on"),
     "nj": (_COUNT, "give a number of processes"),

@@ -4,6 +4,7 @@ import copy
 import inspect
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,9 @@ def save(model: PreTrainedModel, folder: Path, dense: Path) -> None:
         setattr(model.config, option, getattr(trained, option))
     model.config.auto_map = {"AutoConfig": config} | names
     with_head(model, trained, dense).save_pretrained(folder)
+    os.umask(mask := os.umask(0))
+    for file in folder.glob("*.safetensors"):  # else its owner alone may read it
+        file.chmod(0o666 & ~mask)
     for file in (source, *(dense / name for name in BESIDE)):
         if file.is_file():
             shutil.copy(file, folder)

@@ -84,6 +84,20 @@ class Collected:
         )
         return False
 
+    def same_search(
+        self, decode: Path, measured: dict[str, Any], precision: str
+    ) -> bool:
+        """Tell whether the search that was timed is that of the hypotheses."""
+        timed = measured.get("decoding")
+        if timed is None:
+            return True
+        if decoded_in(f"decode_{timed}", precision) == decode.parent.name:
+            return True
+        self.missing.append(
+            f"{decode}: the search was timed with {timed}, another one (stage 17)"
+        )
+        return False
+
     def comparisons(self, decode: Path) -> dict[str, dict[str, Any]]:
         """Read a decoding's significance tests by other system: ``dense``, ``l0``."""
         names = {"dense": "significance.json", "l0": "significance_l0.json"}
@@ -175,6 +189,8 @@ def _row(
         if not first:
             times = measured.get("rtf_by_precision", {}).get(precision, {})
         rtf = {name: r["median"] for name, r in times.items()}
+        if not found.same_search(decode, measured, precision):
+            rtf.pop("search", None)
         if rtf:
             found.times[exp.name + ("" if first else f" {precision}")] = times
         if first and measured.get("rtf_espnet"):
@@ -258,5 +274,6 @@ def collect(
     # Every test set asks for the same measure.json: one note is enough.
     found.missing = list(dict.fromkeys(found.missing))
     found.report["macs_seconds"] = timed.get("macs_seconds")
+    found.report["decoding"] = decode_tag.removeprefix("decode_")
     found.report["environment"] = _environment(timed.get("machine"))
     return found

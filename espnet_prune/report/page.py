@@ -70,7 +70,9 @@ def build(found: Collected, note: str) -> list[Part]:
     warnings = [*caveats(report), *filter(None, [note])]
     parts += [Paragraph(text, warning=True) for text in warnings]
     parts += [
-        Paragraph(f"Corpus: {report['corpus']}."),
+        Paragraph(
+            f"Corpus: {report['corpus']}. Decoded as {report['decoding']}.yaml says."
+        ),
         Heading("Dense against compact"),
         tables.main_table(report["rows"]),
         Paragraph(READING.format(length=_length(report["macs_seconds"]))),

@@ -34,6 +34,7 @@ def card(
     told: dict[str, Any],
     normalize: bool,
     report: dict[str, Any] | None = None,
+    note: str = "",
 ) -> str:
     """Write the README of a compact model's directory.
 
@@ -42,6 +43,7 @@ def card(
         told: content of ``pruning.json``.
         normalize: whether the model wants audio of mean 0 and variance 1.
         report: content of ``report.json``, once there is one.
+        note: what its reader must know, too.
     """
     removed = ", ".join(f"{v:.1%} of the {k}" for k, v in told["removed"].items())
     text = CARD.format(
@@ -56,6 +58,7 @@ def card(
     )
     if report is None:
         return text
-    parts = [*caveats(report), READING.format(seconds=report["seconds"])]
+    parts = [text for text in [note, *caveats(report)] if text]
+    parts.append(READING.format(seconds=report["seconds"]))
     table = main_table(report).markdown()
     return f"{text}\n## Measured\n\n{table}\n" + "\n\n".join(parts) + "\n"

@@ -43,10 +43,31 @@ def read_search(source: Path) -> dict[str, Any]:
             if key == "ctc_beam":
                 check_beam(options[key], source)
             return options
-    known = {action.dest for action in espnet_parser()._actions}
-    if unknown := sorted(options.keys() - known):
+    known = {action.dest: action for action in espnet_parser()._actions}
+    if unknown := sorted(options.keys() - known.keys()):
         raise InputError(source, f"no option {unknown[0]!r} of ESPnet's search")
+    for name, value in options.items():
+        check_value(name, value, known[name].type, source)
     return options
+
+
+def check_value(name: str, value: Any, kind: Any, source: Path) -> None:
+    """Refuse a value of another type than ESPnet's, or outside its range.
+
+    Args:
+        name, value: of an option of ESPnet's search.
+        kind: what ESPnet makes of text; None: it stays text.
+        source: for the message.
+    """
+    if kind in (int, float) and value is not None:
+        number = isinstance(value, (int, kind)) and not isinstance(value, bool)
+        if not number:
+            what = f"{name} must be of type {kind.__name__}, not {value!r}"
+            raise InputError(source, what)
+        if name == "ctc_weight" and not 0 <= value <= 1:
+            raise InputError(source, f"ctc_weight must be in [0, 1], not {value}")
+        if name in ("beam_size", "nbest") and value < 1:
+            raise InputError(source, f"{name} must be at least 1, not {value}")
 
 
 def check_beam(given: dict[str, Any] | None, source: Path) -> None:

@@ -90,6 +90,8 @@ def read_recipe(args: argparse.Namespace) -> dict[str, Any]:
         what = f"prune_decoder must be true or false, not {asked!r}"
         raise InputError(args.recipe, what)
     if args.max_epoch is not None:
+        if args.max_epoch < 1:
+            raise InputError(f"--max_epoch {args.max_epoch}", "must be at least 1")
         recipe["max_epoch"] = args.max_epoch
     for section in GIVEN:
         if given := getattr(args, section):

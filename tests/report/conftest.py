@@ -9,9 +9,9 @@ def full(tmp_path):
     """What all stages leave, for one compact system."""
     (tmp_path / "ref").write_text("u1 A B\nu2 C D\n")
     dense, compact = tmp_path / "dense", tmp_path / "compact"
-    scored(dense / "d/test", tmp_path / "ref", "u1 A B\nu2 C D\n")
-    vs = {"": dense / "d/test"}
-    scored(compact / "d/test", tmp_path / "ref", "u1 A B\nu2 C X\n", vs)
+    scored(dense / "decode_d/test", tmp_path / "ref", "u1 A B\nu2 C D\n")
+    vs = {"": dense / "decode_d/test"}
+    scored(compact / "decode_d/test", tmp_path / "ref", "u1 A B\nu2 C X\n", vs)
     measured(dense, 2)
     measured(compact, 1)
     dump(compact / "pruning.json", PRUNING)

@@ -60,4 +60,10 @@ PRUNING = {
 def options(exp, *more):
     names = {"dense": "dense", "compact": "compact", "pruned": "pruned", "out": "out"}
     paths = [f"--{option}={exp / name}" for option, name in names.items()]
-    return [*paths, "--corpus=synth", "--decode_tag=d", "--test_sets=test", *more]
+    return [
+        *paths,
+        "--corpus=synth",
+        "--decode_tag=decode_d",
+        "--test_sets=test",
+        *more,
+    ]

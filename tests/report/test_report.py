@@ -52,7 +52,9 @@ def check(value, form, where="report"):
 
 def check_report(path):
     found = json.loads(path.read_text())
-    assert found.keys() == {"corpus", "environment", "macs_seconds", "rows"}
+    assert found.keys() == {
+        "corpus", "decoding", "environment", "macs_seconds", "rows"
+    }  # fmt: skip
     assert isinstance(found["environment"], dict)
     for row in found["rows"]:
         check(row, ROW)
@@ -125,9 +127,9 @@ def test_system_that_was_not_compared_with_both_has_dashes_for_one():
 
 def test_lower_precisions_have_rows_of_their_own(full, capsys):
     dense, compact = full / "dense", full / "compact"
-    vs = {"": dense / "d/test"}
-    scored(dense / "d_int8/test", full / "ref", "u1 A B\nu2 C X\n", vs)
-    scored(compact / "d_int8/test", full / "ref", "u1 A X\nu2 C X\n", vs)
+    vs = {"": dense / "decode_d/test"}
+    scored(dense / "decode_d_int8/test", full / "ref", "u1 A B\nu2 C X\n", vs)
+    scored(compact / "decode_d_int8/test", full / "ref", "u1 A X\nu2 C X\n", vs)
     for exp, factor in ((dense, 0.004), (compact, 0.002)):
         path = exp / "measure.json"
         result = json.loads(path.read_text())
@@ -203,8 +205,8 @@ def with_baseline(full):
     """Two rungs of a baseline beside it, compared with dense and with L0."""
     for i, hyp in enumerate(("u1 A X\nu2 C X\n", "u1 X X\nu2 C X\n")):
         exp = full / f"random{i}"
-        vs = {"": full / "dense/d/test", "l0": full / "compact/d/test"}
-        scored(exp / "d/test", full / "ref", hyp, vs)
+        vs = {"": full / "dense/decode_d/test", "l0": full / "compact/decode_d/test"}
+        scored(exp / "decode_d/test", full / "ref", hyp, vs)
         measured(exp, 1)
         changes = {"method": "random", "target": {"kind": "params", "value": 0.75}}
         if i:
@@ -315,7 +317,7 @@ def test_real_speech_is_not_called_synthetic(full):
 
 
 def test_decoding_of_other_weights_than_were_measured_is_left_out(full):
-    mark = full / "compact/d/test/model.sha256"
+    mark = full / "compact/decode_d/test/model.sha256"
     result = json.loads((full / "compact/measure.json").read_text())
     dump(full / "compact/measure.json", {**result, "sha256": "aa", "model": "m.pth"})
     for decoded, wer in (("aa", 0.25), ("bb", None)):
@@ -395,3 +397,16 @@ def test_training_of_a_dense_model_from_elsewhere_is_shown(full):
     report.main(options_there)
     text = (full / "out/report.md").read_text()
     assert "Dense training (their)" in text and "(stage 11)" not in text
+
+
+def test_the_time_of_another_search_is_left_out(full):
+    path = full / "dense/measure.json"
+    measured = json.loads(path.read_text())
+    for search, kept in (("other", False), ("d", True)):
+        dump(path, measured | {"decoding": search})
+        report.main(options(full))
+        (dense, *_) = json.loads((full / "out/report.json").read_text())["rows"]
+        assert (dense["rtf"]["search"] is not None) == kept
+        text = (full / "out/report.md").read_text()
+        assert ("timed with other, another one" in text) != kept
+        assert "Decoded as d.yaml says." in text

@@ -145,6 +145,10 @@ def test_a_model_without_a_decoder_is_decoded_by_ctc_alone(make_dense):
         ("ctc_beam: {lm: no.arpa}", "lm no.arpa does not exist"),
         ("ctc_beam: {}\nbeam_size: 5", r"\['beam_size'\] do not go with ctc_beam"),
         ("ctc_greedy: false", "ctc_greedy: must be true"),
+        ("ctc_weight: 5", r"ctc_weight must be in \[0, 1\], not 5"),
+        ("beam_size: five", "beam_size must be of type int, not 'five'"),
+        ("beam_size: 0", "beam_size must be at least 1"),
+        ("penalty: true", "penalty must be of type float, not True"),
     ],
 )
 def test_wrong_options_are_refused(tmp_path, text, told):

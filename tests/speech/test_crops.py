@@ -81,3 +81,9 @@ def test_too_little_audio_is_named(tmp_path):
     (tmp_path / "in/a.wav").write_bytes(b"RIFF")
     with pytest.raises(InputError, match=r"gives 0 crops \(.*a.wav"):
         made(tmp_path / "in", tmp_path)
+
+
+def test_a_recording_in_place_of_a_table_is_named(tmp_path):
+    noise(tmp_path / "a.wav", 3)
+    with pytest.raises(InputError, match="a.wav: is one recording -> give its folder"):
+        made(tmp_path / "a.wav", tmp_path)

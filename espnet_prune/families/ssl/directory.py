@@ -47,7 +47,8 @@ def locate(model: str | Path) -> Path:
     ) as e:
         reason = str(e).strip().splitlines()[0]
         mend = "give a directory, or a name and a network"
-        raise InputError(model, f"cannot be had: {reason}", mend) from e
+        what = f"is no directory, nor to be had from Hugging Face: {reason}"
+        raise InputError(model, what, mend) from e
 
 
 def name_of(folder: str | Path) -> str:
