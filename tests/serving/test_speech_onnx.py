@@ -31,6 +31,6 @@ def test_file_that_computes_something_else_is_refused(tmp_path, monkeypatch):
     torch.manual_seed(0)
     CASES["hubert_base"]().save_pretrained(tmp_path)
     monkeypatch.setattr(exporting, "difference", lambda *pair: 0.01)
-    with pytest.raises(RuntimeError, match="outputs differ by 0.01"):
+    with pytest.raises(RuntimeError, match="outputs in fp32 differ by 0.01"):
         ssl_onnx.main([str(tmp_path)])
     assert not (tmp_path / "model.onnx").exists()
