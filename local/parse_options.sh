@@ -7,6 +7,7 @@ known_options=$(grep -oE '^  --[a-z_0-9]+' <<<"${help_message:?}" | cut -c 5-)
 while [ $# -gt 0 ]; do
     case "$1" in
         --help | -h) echo "${help_message}"; exit 0 ;;
+        --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;; # as two words
         --*)
             name=${1//-/_}; name=${name#__}
             grep -qx -- "${name}" <<<"${known_options}" ||

@@ -99,6 +99,7 @@ def run(recipe):
         ),
         (("--round_to", "0"), "--round_to 0: give a number"),
         (("--tag", "f 2"), "--tag f 2: letters, digits"),
+        (("--tag=f 2=3",), "--tag f 2=3: letters, digits"),
         (("--tag", "../f"), "--tag ../f: letters, digits"),
         (("--prune_args", "--max_epoch 0"), "--max_epoch 0: must be at least 1"),
         (("--fs", "16k"), "--fs 16k: give the rate in Hz"),

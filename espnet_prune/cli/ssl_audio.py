@@ -27,6 +27,7 @@ from espnet_prune.running.executor import add_arguments, from_arguments
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff")
 SHORTEST = 0.5  # seconds; a crop of less says nothing of an utterance
 SILENCE = 1e-4  # root mean square of a crop that is none, about -80 dB
+FEW_HOURS = 0.25  # of training audio: less is worth a warning
 HELD_OUT = 20  # of so many files one is for validation
 
 
@@ -183,6 +184,11 @@ def main(argv: list[str] | None = None) -> None:
                 write_table(work / which / "text", {key: texts[of[key]] for key in own})
             hours = sum(own.values()) / RATE / 3600
             logging.info(f"{which}: {len(own)} crops, {hours:.2f} h")
+            if which == "train" and hours < FEW_HOURS:
+                logging.warning(
+                    f"{60 * hours:.1f} minutes of audio are too little to learn what "
+                    "can go: hours are usual"
+                )
     note_made_of(args.out, stamp)
 
 

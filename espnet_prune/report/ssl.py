@@ -2,14 +2,16 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from espnet_prune import __version__
 from espnet_prune.base.errors import InputError
 from espnet_prune.config.methods import REFERENCE
-from espnet_prune.families.ssl.directory import fingerprint_of, named
+from espnet_prune.families.ssl.directory import fingerprint_of, name_of, named
 from espnet_prune.report.page import Heading, Paragraph, Part
 from espnet_prune.report.tables import DASH, Table
 
@@ -86,7 +88,7 @@ def collect(folder: Path, dense: Path, compact: Sequence[Path]) -> dict[str, Any
             for probe, about in probed["probes"].items()
             if probe in own
         }
-    report = {"rows": rows, "probes": probed["probes"]}
+    report = {"rows": rows, "probes": probed["probes"], "dense": name_of(dense)}
     report |= {k: v for k, v in measured.items() if k != "systems"}
     report["scored"] = scored(rows, probed["probes"])
     for row in rows:
@@ -179,8 +181,10 @@ def build(report: dict[str, Any], note: str = "") -> list[Part]:
     if layers is not None:
         parts += [Heading("Weights of the layers"), layers]
     machine = report["machine"]
-    told = f"{machine['cpu']}, {machine['threads']} threads, torch {report['torch']}"
-    return [*parts, Heading("Environment"), Paragraph(f"{told}, {report['date']}.")]
+    told = f"{machine['cpu']}, {machine['threads']} thread(s), torch {report['torch']}"
+    told += f", transformers {version('transformers')}, espnet_prune {__version__}"
+    about = f"Pruned from {report['dense']}. Timed on {told}, {report['date']}."
+    return [*parts, Heading("Environment"), Paragraph(about)]
 
 
 def caveats(report: dict[str, Any]) -> list[str]:

@@ -33,8 +33,6 @@ from espnet_prune.pruning.budget import check_groups
 OWN_KEYS = (*SECTIONS, "prune_decoder", "compact")
 # Of a recipe, what can be given on the command line, too.
 GIVEN = (*SECTIONS, "optim_conf")
-
-
 # Options of a training that all stages share: none of its own may change them.
 SHARED = ("method", "kind", "target", "recipe", "compact", "previous")
 
