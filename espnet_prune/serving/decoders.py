@@ -22,7 +22,8 @@ OWN: dict[str, type[Speech2Text]] = {
 
 def decoder_for(options: Mapping[str, Any]) -> type[Speech2Text]:
     """Choose the class that takes the options of a config."""
-    return next((cls for key, cls in OWN.items() if options.get(key)), Speech2Text)
+    asked = (cls for key, cls in OWN.items() if options.get(key, False) is not False)
+    return next(asked, Speech2Text)
 
 
 def read_search(source: Path) -> dict[str, Any]:

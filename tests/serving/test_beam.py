@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_prune.base.errors import InputError
-from espnet_prune.serving.beam import BeamOptions, Search
+from espnet_prune.serving.beam import BeamOptions, BeamSpeech2Text, Search
 from espnet_prune.serving.decoders import read_search
 from espnet_prune.serving.greedy import GreedyDecoder, collapse, posteriors
 from espnet_prune.serving.load import load
@@ -155,3 +155,11 @@ def test_wrong_options_are_refused(tmp_path, text, told):
     (tmp_path / "decode.yaml").write_text(text)
     with pytest.raises(InputError, match=f"decode.yaml: .*{told}"):
         read_search(tmp_path / "decode.yaml")
+
+
+@pytest.mark.parametrize("text", ["ctc_beam:", "ctc_beam: {}"])
+def test_a_key_without_options_asks_for_the_defaults(heard, tmp_path, text):
+    (tmp_path / "decode.yaml").write_text(text)
+    make, audio = heard
+    found = make(**read_search(tmp_path / "decode.yaml"))
+    assert isinstance(found, BeamSpeech2Text) and found.beam == BeamOptions()
