@@ -10,7 +10,8 @@ import torch
 from hypothesis import settings
 
 pytest_plugins = [
-    f"tests.fixtures.{name}" for name in ("encoders", "models", "runs", "processes")
+    f"tests.fixtures.{name}"
+    for name in ("devices", "encoders", "models", "processes", "runs")
 ]
 # A busy machine makes no test wrong.
 settings.register_profile("patient", deadline=None)

@@ -5,31 +5,18 @@ import torch
 
 from espnet_prune.base.files import read_yaml
 from espnet_prune.training.ssl_student import PruneSpeechModel
-from tests.pruning.two_devices import THERE, TwoDevices, move, there
-
-
-@pytest.fixture(params=["pretended", "real"])
-def device(request):
-    """``device(student)``: puts it and its teacher on a device that is not the CPU,
-    and gives what puts tensors there."""
-    if request.param == "real" and not torch.cuda.is_available():
-        pytest.skip("there is no GPU")
-    if request.param == "real":
-        yield lambda student: student.cuda() and torch.Tensor.cuda
-    else:
-        with TwoDevices():
-            yield lambda student: move(student) and move(student.teacher) and there
+from tests.pruning.two_devices import THERE
 
 
 @pytest.mark.parametrize("phase", ["prune", "distil"])
-def test_a_step_of_training(phase, pruned, compact, device):
+def test_a_step_of_training(phase, pruned, compact, elsewhere):
     conf = read_yaml(pruned / "config.yaml")["model_conf"]
     if phase == "distil":
         conf = {"dense": conf["dense"], "compact": str(compact), "normalize": True}
     student = PruneSpeechModel(**conf).train()
     if student.sparsity is not None:
         student.sparsity.total_steps = 10
-    place = device(student)
+    place = elsewhere(student)
     audio, lengths = torch.randn(2, 4000), torch.tensor([4000, 3100])
     loss, stats, weight = student(speech=place(audio), speech_lengths=place(lengths))
     assert {x.device.type for x in (loss, weight)} == {THERE.type}
