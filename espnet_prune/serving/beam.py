@@ -64,7 +64,9 @@ class BeamSpeech2Text(Speech2Text):
         InputError: the model has no CTC head, or flashlight is not installed.
     """
 
-    def __init__(self, *of_espnet: Any, ctc_beam: dict[str, Any] | None, **options: Any):
+    def __init__(
+        self, *of_espnet: Any, ctc_beam: dict[str, Any] | None, **options: Any
+    ):
         super().__init__(*of_espnet, **options)
         self.beam = make_options(BeamOptions, "ctc_beam", ctc_beam)
         model = self.asr_model
