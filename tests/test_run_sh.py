@@ -149,13 +149,12 @@ def test_stage_without_its_input_names_the_stage_that_makes_it(
         ("corpus=kaldi", False),
         ("corpus=synth teacher_tag=a/b", False),
         ("corpus=synth asr_config=mine.yaml", False),
-        ("corpus=synth target_kind=params+latency", False),
     ],
 )
 def test_thorough_gates_the_model_dimension_of_the_recipes_own_models(
     variables, chosen
 ):
-    unset = "asr_args= asr_config= teacher_config= teacher_tag= target_kind=params"
+    unset = "asr_args= asr_config= teacher_config= teacher_tag="
     script = f"{unset} {variables} prune_args=--mine finetune_args=\n"
     script += ". conf/presets/thorough.sh; echo ${prune_args}"
     result = subprocess.run(

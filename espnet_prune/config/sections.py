@@ -7,6 +7,7 @@ from espnet_prune.base.errors import OptionError
 GATE_MODES = ("hard_concrete", "straight_through")
 COSTS = ("params", "macs", "latency")
 DENOMINATORS = ("encoder", "model")
+TIMED = ("fp32", "int8")
 STEERING = ("lagrangian", "magnitude")
 MODEL_DIM = "model_dim"
 
@@ -67,6 +68,8 @@ class SparsityOptions:
         macs_seconds: length of the utterance whose MACs or latency are counted, in
             seconds.
         macs_tokens: length of its transcript, where the model's decoder counts, too.
+        precision: ``fp32`` or ``int8``: in which the encoder will be run, where its
+            latency is limited.
         warmup: fraction of the steps in which the target rises linearly.
         gate_lr, multiplier_lr: learning rates; None derives them from the number of
             steps, so that the gates can close in short runs, too.
@@ -86,6 +89,7 @@ class SparsityOptions:
     start: dict[str, float] = field(default_factory=dict)
     macs_seconds: float = 10.0
     macs_tokens: int = 30
+    precision: str = "fp32"
     warmup: float = 0.5
     gate_lr: float | None = None
     multiplier_lr: float | None = None
@@ -98,6 +102,10 @@ class SparsityOptions:
             raise OptionError(
                 f"sparsity: kind must be one of {COSTS}, or several as params+macs, "
                 f"not {self.kind}"
+            )
+        if self.precision not in TIMED:
+            raise OptionError(
+                f"sparsity: precision must be one of {TIMED}, not {self.precision}"
             )
         if self.by not in STEERING:
             raise OptionError(f"sparsity: by must be one of {STEERING}, not {self.by}")

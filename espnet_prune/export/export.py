@@ -80,7 +80,7 @@ def export(
         found = _summary(model, budget, projection) | {
             "method": plan.get("method", REFERENCE),
             "teacher": config["teacher_model"],
-            "round_to": multiple,
+            "round_to": budget.rounded(multiple),
             "macs_frames": model_conf["budget"]["frames"],
             "removed": _removed(budget, projection.values),
             "architecture": kept,

@@ -20,9 +20,10 @@ from espnet_prune.families.espnet.model import Lengths, describe
 from espnet_prune.families.registry import Kind
 from espnet_prune.families.ssl import model as speech
 from espnet_prune.measuring.latency import Counts, Point
-from espnet_prune.pruning.cost import Terms, evaluate
+from espnet_prune.pruning.cost import Terms, evaluate, things_of
 from espnet_prune.pruning.layout import Layout
 from espnet_prune.serving.inference import write_graph
+from espnet_prune.serving.int8 import write_int8
 from espnet_prune.serving.onnx import Runner
 from espnet_prune.serving.speech_onnx import write_speech_onnx
 
@@ -38,36 +39,42 @@ class ASREncoders:
         encoder: the dense one, for its sizes and options.
         kind: of encoder.
         lengths: of the utterance that is timed.
+        precision: ``fp32`` or ``int8``, of the products.
+        model_dim: whether channels between the layers can go, too.
     """
 
     encoder: nn.Module
     kind: Kind
     lengths: Lengths
+    precision: str = "fp32"
+    model_dim: bool = False
 
     def told(self) -> dict[str, Any]:
         """The method returns what tells a table of this encoder from others."""
-        return {"frames": self.lengths.frames, "encoder": digest(self.encoder)}
+        told = {"frames": self.lengths.frames, "encoder": digest(self.encoder)}
+        return told | {"precision": self.precision, "model_dim": self.model_dim}
 
     def points(self) -> list[Point]:
         """The method returns, of each drawn encoder, its counts and what runs it."""
-        lengths = self.lengths
+        lengths, options = self.lengths, GateOptions(model_dim=self.model_dim)
         short = copy.deepcopy(self.encoder).eval()
         short.encoders = type(short.encoders)(*list(short.encoders)[:BLOCKS])
         model = nn.Module()
         model.encoder = copy.deepcopy(short)
-        described = describe(model, self.kind, GateOptions())
+        described = describe(model, self.kind, options)
         noise = torch.randn(1, lengths.frames, lengths.features)
 
         def write(own: Tensor, file: Path) -> None:
-            small = copy.deepcopy(short)
-            about = self.kind.describe(small, GateOptions(), gated=False)
-            cut(small, about, architecture_of(described.layout, own))
+            small, sizes = copy.deepcopy(short), architecture_of(described.layout, own)
+            thinned = GateOptions(model_dim="dims" in sizes)
+            cut(small, self.kind.describe(small, thinned, gated=False), sizes)
             write_graph(small, lengths.features, "fp32", file)
 
         def price(thing: str) -> Terms:
             return described.terms(lengths, {thing: 1.0})["latency"]
 
-        return drawn(described.layout, described.things, price, write, noise)
+        things = things_of(described.layout, described.things)
+        return drawn(described.layout, things, price, write, noise, self.precision)
 
 
 @dataclass(frozen=True)
@@ -77,14 +84,17 @@ class SpeechEncoders:
     Args:
         model: the dense one, of transformers, for its config.
         samples: of the utterance that is timed.
+        precision: ``fp32`` or ``int8``, of the products.
     """
 
     model: PreTrainedModel
     samples: int
+    precision: str = "fp32"
 
     def told(self) -> dict[str, Any]:
         """The method returns what tells a table of this encoder from others."""
-        return {"samples": self.samples, "encoder": digest(self.model)}
+        told = {"samples": self.samples, "encoder": digest(self.model)}
+        return told | {"precision": self.precision}
 
     def points(self) -> list[Point]:
         """The method returns, of each drawn encoder, its counts and what runs it."""
@@ -99,7 +109,8 @@ class SpeechEncoders:
         def price(thing: str) -> Terms:
             return described.priced({thing: 1.0})
 
-        return drawn(described.layout, described.things, price, write, noise)
+        things = things_of(described.layout, described.things)
+        return drawn(described.layout, things, price, write, noise, self.precision)
 
 
 def drawn(
@@ -108,18 +119,19 @@ def drawn(
     price: Callable[[str], Terms],
     write: Callable[[Tensor, Path], None],
     noise: Tensor,
+    precision: str,
 ) -> list[Point]:
     """Count what is in encoders of drawn sizes, and prepare what runs each.
 
     Args:
         layout: of the dense one.
-        things: with a price of which no structure is made.
+        things: with a price.
         price: the terms that count a thing.
         write: writes the encoder of (unit,) values to an ONNX file.
         noise: its input.
+        precision: in which the file is timed.
     """
-    names = dict.fromkeys(s.thing for s in layout.structures if s.thing)
-    by_thing = {name: price(name) for name in names | dict.fromkeys(things)}
+    by_thing = {thing: price(thing) for thing in things}
     draw, found = random.Random(0), []
     for _ in range(ENCODERS):
         own = drawn_units(layout, draw)
@@ -128,6 +140,9 @@ def drawn(
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "encoder.onnx")
             write(own, file)
+            if precision == "int8":
+                file, source = Path(folder, "int8.onnx"), file
+                write_int8(source, file)
             found.append((counts, partial(Runner(file), noise)))
     return found
 

@@ -5,6 +5,7 @@ For each kind of cost there is one *constraint* on the whole, unless groups
 them is one, and the others share what is left.
 """
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -17,6 +18,10 @@ from espnet_prune.base.errors import OptionError
 from espnet_prune.config.sections import MODEL_DIM, SparsityOptions
 from espnet_prune.pruning.cost import REST, Polynomial, Terms, evaluate
 from espnet_prune.pruning.layout import Layout
+
+# Prices in seconds are those of sizes that runtimes have kernels for: onnxruntime takes
+# half as long again for 99 channels as for 96.
+TIMED_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,11 @@ class Budget:
         """Compute the gone fraction of each constraint's dense cost, (constraint,)."""
         dense = own.new_tensor([c.dense for c in self.constraints], dtype=torch.double)
         return 1 - self.cost(own) / dense
+
+    def rounded(self, multiple: int) -> int:
+        """Return what sizes are multiples of, where the user asks for ``multiple``."""
+        timed = any(c.kind == "latency" for c in self.constraints)
+        return math.lcm(multiple, TIMED_MULTIPLE if timed else 1)
 
     def share(self, group: str) -> float:
         """Return the fraction of a group that its tightest constraint lets stay.

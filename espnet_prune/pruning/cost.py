@@ -16,9 +16,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from espnet_prune.config.sections import MODEL_DIM
 from espnet_prune.pruning.layout import Layout
 
 REST = "rest"  # the group of what no group's structure takes away
+# After a thing: what each channel of the model dimension adds to the price of one.
+PER_CHANNEL = " per channel"
 
 
 @dataclass(frozen=True)
@@ -106,21 +109,34 @@ def price_terms(
 
     Args:
         layout: of the model.
-        prices: thing -> cost of one; structures whose thing has none cost nothing.
+        prices: thing -> cost of one; structures whose thing has none cost nothing. A
+            thing with :data:`PER_CHANNEL` behind it costs that for each channel between
+            the layers.
         products: thing -> the two structures whose every pair of units is one of it.
         staying: thing of which one never goes -> its group.
     """
-    found = []
-    for number, structure in enumerate(layout.structures):
-        if structure.thing in prices:
-            factors = _with_singles(layout, [number])
-            group = _group(layout, factors)
-            found.append(Term(factors, group, prices[structure.thing]))
+    things = [(s.thing, [i], None) for i, s in enumerate(layout.structures) if s.thing]
     for thing, names in (products or {}).items():
-        factors = _with_singles(layout, [layout.index[name] for name in names])
-        found.append(Term(factors, _group(layout, factors), prices.get(thing, 0.0)))
-    for thing, group in (staying or {}).items():
-        found.append(Term((), group, prices.get(thing, 0.0)))
+        things.append((thing, [layout.index[name] for name in names], None))
+    things += [(thing, [], group) for thing, group in (staying or {}).items()]
+    found = []
+    for thing, numbers, group in things:
+        if thing in prices:
+            factors = _with_singles(layout, numbers)
+            group = group or _group(layout, factors)
+            found.append(Term(factors, group, prices[thing]))
+        if thing + PER_CHANNEL in prices:
+            factors = _with_singles(layout, [*numbers, layout.index[MODEL_DIM]])
+            group = group or _group(layout, factors)
+            found.append(Term(factors, group, prices[thing + PER_CHANNEL]))
+    return found
+
+
+def things_of(layout: Layout, others: Iterable[str]) -> list[str]:
+    """List the things with a price in a model: those of structures, and others."""
+    found = [*dict.fromkeys(s.thing for s in layout.structures if s.thing), *others]
+    if MODEL_DIM in layout:
+        found += [thing + PER_CHANNEL for thing in found]
     return found
 
 

@@ -27,7 +27,7 @@ class Selection:
         learned: bool (unit,) which units the scores themselves would keep: those of
             submodules and heads open first, those of the model dimension say how many.
         multiple: of what the numbers of units, channels and dimensions shall be, which
-            matrix products like.
+            matrix products like; where time is limited, of 8 in any case.
 
     Attributes:
         slack: by how much of each limit the choice may stay below it.
@@ -40,7 +40,8 @@ class Selection:
     def __init__(
         self, budget: Budget, scores: Tensor, learned: Tensor, multiple: int = 1
     ):
-        self.budget, self.layout, self.multiple = budget, budget.layout, multiple
+        self.budget, self.layout = budget, budget.layout
+        self.multiple = budget.rounded(multiple)
         self.scores, self.learned = scores, learned
         self.roots = [
             root

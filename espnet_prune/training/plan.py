@@ -84,7 +84,9 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
         rest = rest_cost(model, lengths.frames, lengths.tokens)
     if "latency" in options.kinds:
         where = args.output_dir, args.latency_table
-        subject = ASREncoders(model.encoder, kind, lengths)
+        subject = ASREncoders(
+            model.encoder, kind, lengths, options.precision, gates.model_dim
+        )
         prices = table_of_run(*where, subject)["prices"]
     described = describe(model, kind, gates, decoder)
     with refusing(source_of(args)):

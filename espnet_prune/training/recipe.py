@@ -170,11 +170,6 @@ def check_choices(options: SparsityOptions, model_dim: bool, decoder: bool) -> N
     Raises:
         OptionError: names the option to change.
     """
-    if "latency" in options.kinds and model_dim:
-        raise OptionError(
-            "sparsity: the latency of a layer is not measured by model dimension; "
-            "set model_dim: false in gates"
-        )
     if "latency" in options.kinds and options.denominator == "model":
         raise OptionError(
             "sparsity: latency is that of the encoder; set denominator: encoder, or "

@@ -107,7 +107,8 @@ def pruning(
         if not hasattr(args, "output_dir"):
             return {}
         where = args.output_dir, args.latency_table
-        prices = table_of_run(*where, SpeechEncoders(model, samples))["prices"]
+        subject = SpeechEncoders(model, samples, options.precision)
+        prices = table_of_run(*where, subject)["prices"]
     terms = described.terms(clocks(model, samples), prices)
     with refusing(source_of(args)):
         constraints = make_constraints(options, described.layout, terms)

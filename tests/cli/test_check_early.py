@@ -93,11 +93,6 @@ def check(tmp_path, monkeypatch):
         ),
         ("sparsity: {model_dim: 0.3}", (), "needs model_dim: true in gates"),
         (
-            "gates: {model_dim: true}",
-            ("--target_kind", "params+latency"),
-            "set model_dim: false in gates",
-        ),
-        (
             "prune_decoder: true\nsparsity: {denominator: model}",
             ("--methods", "l0 blocks"),
             "--method blocks: only an encoder has blocks to drop",

@@ -13,6 +13,7 @@ from espnet_prune.config.sections import MODEL_DIM
 from espnet_prune.pruning import selection
 from espnet_prune.pruning.pricing import Pricing
 from espnet_prune.pruning.projection import check_reachable, choose, project
+from espnet_prune.pruning.slicing import kept_sizes
 from espnet_prune.pruning.units import units_of
 from tests.fixtures.gated import CASES
 
@@ -142,6 +143,21 @@ def test_real_sizes_meet_the_budget_within_half_a_percent():
         found = project(learned(gated, 3), budget)
         most = selection.TOLERANCE * (1 - target) + (1e-3 if kind == "latency" else 0)
         assert 0 <= found.removed[0] - target <= most + 1e-9
+
+
+@pytest.mark.parametrize("name", ["conformer", "conformer_dim", "e_branchformer"])
+@pytest.mark.parametrize("kind", ["latency", "macs+latency"])
+def test_where_time_is_limited_sizes_are_those_that_were_timed(name, kind):
+    """onnxruntime takes longer for 99 channels than for 104."""
+    gated = made(name, output_size=96, linear_units=256)
+    own = project(learned(gated, 3), gated.budget(FRAMES, kind=kind)).values
+    before, after = (kept_sizes(gated.layout, x) for x in (gated.layout.whole(), own))
+    changed = [
+        number
+        for key, number in after.items()
+        if key[-1] != "heads" and number < before[key]
+    ]
+    assert any(changed) and not any(number % 8 for number in changed)
 
 
 def test_what_the_gates_chose_is_kept():
