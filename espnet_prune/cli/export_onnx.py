@@ -1,18 +1,20 @@
-"""Write a model as ONNX: from audio to the CTC's log probabilities, for onnxruntime.
+"""Write a folder that decodes without torch and ESPnet: the model as ONNX.
 
     python -m espnet_prune.cli.export_onnx exp/synth_compact_params50
 
-writes ``model.onnx`` there (and ``model.int8.onnx`` with ``--int8``), once onnxruntime
-makes the features of noise that ESPnet makes, and of them the same log probabilities
-(in int8: nearly). Input ``speech`` (batch, sample) in [-1, 1], without padding;
-outputs ``log_probs`` (batch, time, token) and ``features`` (batch, frame, mel).
-Metadata: ``tokens`` (JSON), ``sampling_rate``, ``token_type``; token 0 is CTC's blank.
-``local/decode_onnx.py`` reads it.
+writes ``exp/synth_compact_params50/onnx``: ``model.onnx``, ``model.int8.onnx``,
+``tokens.txt`` (one a line; the first is CTC's blank), and ``decode.py`` and
+``decode.cpp``, which decode WAV files with them. The models compute, from audio, what
+ESPnet's model does, features included; in int8 nearly. Input ``speech``
+(batch, sample) in [-1, 1], without padding; outputs ``log_probs``
+(batch, time, token) and ``features`` (batch, frame, mel). Metadata: ``sampling_rate``,
+and ``between_tokens``, what stands between two tokens in a text.
 """
 
 import argparse
-import json
 import logging
+import shutil
+from importlib import resources
 from pathlib import Path
 
 import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
@@ -24,8 +26,9 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import Tensor
 
 from espnet_prune.base.errors import InputError, run_main
-from espnet_prune.base.files import atomic_path
+from espnet_prune.base.files import atomic_dir
 from espnet_prune.config.rungs import FINETUNED, PRUNED
+from espnet_prune.export import deployment
 from espnet_prune.export.recognizer import Recognizer
 from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
 from espnet_prune.families.espnet.graph import MIN_FRAMES
@@ -38,6 +41,8 @@ from espnet_prune.training.task import PruneASRTask  # noqa: F401  (knows prunin
 TOLERANCE, INT8_TOLERANCE = 1e-4, 0.2
 WEIGHTS = (FINETUNED, PRUNED, "valid.acc.ave.pth")
 SECONDS = (0.3, 1.0, 3.7, 12.0)  # lengths at which the outputs are compared
+TOKENS = "tokens.txt"
+BETWEEN = {"bpe": "", "char": ""}  # two tokens of another type is a blank
 
 
 def differences(
@@ -73,8 +78,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("exp", type=Path, help="directory of the model's config.yaml")
     parser.add_argument("--model", type=Path, help=f"weights; default: {WEIGHTS} in it")
-    parser.add_argument("--out", type=Path, help="default: EXP/model.onnx")
-    parser.add_argument("--int8", action="store_true", help="write that one, too")
+    parser.add_argument("--out", type=Path, help="the folder; default: EXP/onnx")
     return parser
 
 
@@ -94,59 +98,69 @@ def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
     config = args.exp / "config.yaml"
     weights = args.model or weights_of(args.exp)
-    if args.out is not None and args.out.is_dir():
-        raise InputError("--out", f"{args.out} is a directory", "name a file in it")
+    out = args.out or args.exp / "onnx"
+    if out.exists() and not (out / TOKENS).is_file():
+        raise InputError(out, "is no folder of this program", "give another --out")
     model, train_args = load_model(config, weights)
     refuse_gates(vars(train_args), config)
     runs(vars(train_args), "int8", config)
-    rate = sampling_rate(train_args)
-    graph = Recognizer(model).eval()
-    metadata = {
-        "tokens": json.dumps(list(model.token_list), ensure_ascii=False),
-        "sampling_rate": str(rate),
-        "token_type": train_args.token_type,
-    }
-    path = args.out or args.exp / "model.onnx"
     logging.info(f"exporting {weights} (takes a minute)")
+    with atomic_dir(out) as folder:
+        rate = sampling_rate(train_args)
+        between = BETWEEN.get(train_args.token_type, " ")
+        about = {"sampling_rate": str(rate), "between_tokens": between}
+        write_models(model, rate, about, folder)
+        tokens = "".join(f"{token}\n" for token in model.token_list)
+        (folder / TOKENS).write_text(tokens, encoding="utf-8")
+        for program in resources.files(deployment).iterdir():
+            if program.name.startswith("decode."):
+                shutil.copy(program, folder)
+    logging.info(f"decode with: python3 {out / 'decode.py'} {out / 'model.onnx'} WAV")
+
+
+def write_models(
+    model: ESPnetASRModel, rate: int, metadata: dict[str, str], folder: Path
+) -> None:
+    """Write ``model.onnx`` and ``model.int8.onnx``, and hold them against ESPnet's.
+
+    Args:
+        model: dense or compact.
+        rate: samples of a second.
+        metadata: what the files say about themselves.
+        folder: where they go; without that in int8 where its outputs are too far off.
+
+    Raises:
+        InputError: outputs differ.
+    """
+    graph = Recognizer(model).eval()
     shortest = MIN_FRAMES * graph.features.hop + len(graph.features.basis)
     audio = [0.1 * torch.randn(n, round(s * rate)) for s in SECONDS for n in (1, 2)]
-    with atomic_path(path) as file:
-        write_onnx(
-            graph,
-            torch.randn(2, rate),
-            file,
-            ("speech", "samples"),
-            ["log_probs", "features"],
-            shortest,
-            metadata,
+    exact, rough = folder / "model.onnx", folder / "model.int8.onnx"
+    outputs = ["log_probs", "features"]
+    example, names = torch.randn(2, rate), ("speech", "samples")
+    write_onnx(graph, example, exact, names, outputs, shortest, metadata)
+    found = differences(Runner(exact), model, audio)
+    if not all(by < TOLERANCE for by in found):
+        raise InputError(
+            "model",
+            "onnxruntime's outputs differ from ESPnet's by {:.2g} (features) and "
+            "{:.2g} (log probabilities)".format(*found),
+            "please report this, with the config",
         )
-        found = differences(Runner(file), model, audio)
-        if not all(by < TOLERANCE for by in found):
-            raise InputError(
-                weights,
-                "onnxruntime's outputs differ from ESPnet's by {:.2g} (features) and "
-                "{:.2g} (log probabilities)".format(*found),
-                "please report this, with the config",
-            )
-    log_file(path, found[1])
-    if args.int8:
-        small = path.with_suffix(".int8.onnx")
-        with atomic_path(small) as file:
-            # Powers span too many magnitudes for eight bits.
-            write_int8(path, file, keep="features")
-            found = differences(Runner(file), model, audio)
-            if not found[1] < INT8_TOLERANCE:
-                raise InputError(
-                    weights,
-                    f"in int8 its log probabilities change by {found[1]:.2g}",
-                    "leave out --int8",
-                )
-        log_file(small, found[1])
+    log_file(exact, found[1])
+    # Powers span too many magnitudes for eight bits.
+    write_int8(exact, rough, keep="features")
+    by = differences(Runner(rough), model, audio)[1]
+    if not by < INT8_TOLERANCE:
+        logging.warning(f"in int8 the log probabilities change by {by:.2g}: left out")
+        rough.unlink()
+        return
+    log_file(rough, by)
 
 
 def log_file(path: Path, by: float) -> None:
     size = path.stat().st_size / 1e6
-    logging.info(f"{path}: {size:.2f} MB, log_probs within {by:.1g} of ESPnet's")
+    logging.info(f"{path.name}: {size:.2f} MB, log_probs within {by:.1g} of ESPnet's")
 
 
 if __name__ == "__main__":

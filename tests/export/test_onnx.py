@@ -1,12 +1,17 @@
 """ONNX: the graph's parts against ESPnet's, and a file against the model."""
 
 import builtins
+import os
+import re
+import shutil
+import struct
 import subprocess
 import sys
 import wave
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 import yaml
@@ -25,8 +30,6 @@ from espnet_prune.serving.greedy import GreedyDecoder, collapse
 from espnet_prune.serving.onnx import Runner, runtime
 from tests.fixtures.encoders import NEEDED, SIZES
 from tests.fixtures.gated import CASES, drawn_sizes, drawn_values
-
-DECODER = Path(__file__).resolve().parents[2] / "local" / "decode_onnx.py"
 
 
 @pytest.mark.parametrize(
@@ -113,8 +116,8 @@ def folder(make_dense):
 @pytest.fixture(scope="module")
 def exported(folder):
     """The ONNX files of that model: fp32, int8."""
-    export_onnx.main([str(folder), "--int8"])
-    return folder / "model.onnx", folder / "model.int8.onnx"
+    export_onnx.main([str(folder)])
+    return folder / "onnx/model.onnx", folder / "onnx/model.int8.onnx"
 
 
 @pytest.fixture
@@ -145,19 +148,49 @@ def test_files_give_espnets_outputs_at_any_length(exported, model):
     assert exported[1].stat().st_size < exported[0].stat().st_size
 
 
-def test_wav_is_decoded_without_torch_or_espnet(exported, model, tmp_path):
+@pytest.fixture(scope="module")
+def cpp(exported, tmp_path_factory):
+    """The example in C++, compiled; its headers are in no package of this project."""
+    headers = os.environ.get("ONNXRUNTIME_INCLUDE")
+    if headers is None or shutil.which("g++") is None:
+        pytest.skip("needs g++ and ONNXRUNTIME_INCLUDE, the include/ of a release")
+    folder = tmp_path_factory.mktemp("cpp")
+    (library,) = Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*")
+    for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
+        (folder / name).symlink_to(library)
+    source = exported[0].with_name("decode.cpp")
+    command = ["g++", "-std=c++17", source, f"-I{headers}", f"-L{folder}"]
+    options = ["-lonnxruntime", f"-Wl,-rpath,{folder}", "-o", folder / "decode"]
+    subprocess.run([*command, *options], check=True)
+    return folder / "decode"
+
+
+@pytest.fixture
+def programs(request, exported):
+    """``programs(language)``: the command that decodes, without torch or ESPnet."""
+
+    def command(language):
+        if language == "c++":
+            return [str(request.getfixturevalue("cpp"))]
+        code = "import sys; sys.modules.update(torch=None, espnet2=None); "
+        code += f"exec(open({str(exported[0].with_name('decode.py'))!r}).read())"
+        return [sys.executable, "-c", code]
+
+    return command
+
+
+@pytest.mark.parametrize("language", ["python", "c++"])
+def test_wav_is_decoded_without_torch_or_espnet(
+    exported, model, programs, language, tmp_path
+):
     samples = np.random.default_rng(0).integers(-9000, 9000, 24000, dtype=np.int16)
     with wave.open(str(tmp_path / "a.wav"), "wb") as f:
         f.setparams((1, 2, 16000, 0, "NONE", ""))
         f.writeframes(samples.tobytes())
     speech = samples.astype(np.float32) / 32768
-    code = (
-        "import sys; sys.modules.update(torch=None, espnet2=None, espnet_prune=None); "
-    )
-    code += f"exec(open({str(DECODER)!r}).read())"
     heard = []
     for file in exported:
-        command = [sys.executable, "-c", code, str(file), str(tmp_path / "a.wav")]
+        command = [*programs(language), str(file), str(tmp_path / "a.wav")]
         output = subprocess.run(command, capture_output=True, text=True, check=True)
         scores, _ = Runner(file)(torch.from_numpy(speech[None]))
         heard.append(collapse(torch.from_numpy(scores[0]).argmax(-1), model.blank_id))
@@ -168,22 +201,44 @@ def test_wav_is_decoded_without_torch_or_espnet(exported, model, tmp_path):
     assert heard[0] == ids and len(set(ids)) > 3
 
 
+def wav_file(rate=16000, channels=1, width=2, seconds=1.0):
+    """The bytes of a WAV file, with a chunk before its samples."""
+    size = round(rate * seconds) * channels * width
+    form = (1, channels, rate, rate * channels * width, channels * width, 8 * width)
+    head = b"WAVEfmt " + struct.pack("<IHHIIHH", 16, *form)
+    head += b"LIST" + struct.pack("<I", 3) + b"odd\0"
+    head += b"data" + struct.pack("<I", size)
+    return b"RIFF" + struct.pack("<I", len(head) + size) + head + bytes(size)
+
+
+@pytest.mark.parametrize("language", ["python", "c++"])
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (None, "No such file"),
-        (b"fLaC" * 9, "does not start with RIFF"),
+        (wav_file(), None),
+        (None, "[nN]o such file"),
+        (b"fLaC" * 9, "does not start with RIFF|is no WAV file"),
         (b"", "is no WAV file"),
+        (wav_file(rate=8000), "must be mono, 16 bits, 16000 Hz"),
+        (wav_file(channels=2), "must be mono, 16 bits, 16000 Hz"),
+        (wav_file(width=1), "must be mono, 16 bits, 16000 Hz"),
+        (wav_file(seconds=0.1), "is shorter than a fifth of a second"),
     ],
+    ids=range(8),
 )
-def test_decoder_names_the_file_that_is_wrong(exported, tmp_path, content, told):
+def test_decoder_names_the_file_that_is_wrong(
+    exported, programs, language, tmp_path, content, told
+):
     wav = tmp_path / "a.wav"
     if content is not None:
         wav.write_bytes(content)
-    command = [sys.executable, str(DECODER), str(exported[0]), str(wav)]
+    command = [*programs(language), str(exported[0]), str(wav)]
     result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 1 and told in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    if told is None:
+        assert result.returncode == 0 and str(wav) in result.stdout
+        return
+    assert result.returncode == 1 and re.search(told, result.stderr)
+    assert len(result.stderr.splitlines()) == 1 and str(wav) in result.stderr
 
 
 def test_what_cannot_be_exported_is_named(make_model, pruned, tmp_path):
@@ -203,7 +258,7 @@ def test_what_cannot_be_exported_is_named(make_model, pruned, tmp_path):
     run = [str(pruned), "--model", str(pruned / "latest.pth")]
     with pytest.raises(InputError, match="is a pruning run -> export it first"):
         export_onnx.main(run)
-    with pytest.raises(InputError, match="is a directory"):
+    with pytest.raises(InputError, match="is no folder of this program"):
         export_onnx.main([*run, "--out", str(tmp_path)])
     with pytest.raises(InputError, match="missing: no such directory"):
         export_onnx.weights_of(tmp_path / "missing")
@@ -215,11 +270,11 @@ def test_file_whose_outputs_differ_is_not_left_behind(folder, tmp_path, monkeypa
     monkeypatch.setattr(export_onnx, "write_onnx", lambda *a: a[2].write_text("new"))
     monkeypatch.setattr(export_onnx, "Runner", lambda *_: None)
     monkeypatch.setattr(export_onnx, "differences", lambda *_: (0.0, float("nan")))
-    path = tmp_path / "model.onnx"
-    path.write_text("older")
+    (tmp_path / "tokens.txt").write_text("older")
     with pytest.raises(InputError, match="differ from ESPnet's by 0 .*and nan"):
-        export_onnx.main([str(folder), "--out", str(path)])
-    assert path.read_text() == "older"
+        export_onnx.main([str(folder), "--out", str(tmp_path)])
+    assert (tmp_path / "tokens.txt").read_text() == "older"
+    assert [path.name for path in tmp_path.iterdir()] == ["tokens.txt"]
 
 
 def test_missing_onnxruntime_is_named(monkeypatch):

@@ -1,14 +1,12 @@
 #!/usr/bin/env python3
-"""Decode WAV files with onnxruntime alone: python3 local/decode_onnx.py MODEL WAV...
+"""Decode WAV files with onnxruntime and numpy: python3 decode.py MODEL.onnx WAV...
 
-MODEL is what ``python -m espnet_prune.cli.export_onnx EXP`` writes. The program needs
-onnxruntime and numpy, and neither torch nor ESPnet: copy it to where the model is to
-run.
+The tokens are in ``tokens.txt`` beside the model, one a line; the first is CTC's blank.
 """
 
-import json
 import sys
 import wave
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -19,11 +17,10 @@ model, *files = sys.argv[1:]
 try:
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map
-    rate, tokens = int(about["sampling_rate"]), json.loads(about["tokens"])
+    rate, between = int(about["sampling_rate"]), about["between_tokens"]
+    tokens = Path(model).with_name("tokens.txt").read_text("utf-8").split("\n")[:-1]
 except Exception as e:  # of onnxruntime, or another program's model
     sys.exit(f"error: {model}: is no model of export_onnx ({e})")
-joints = {"bpe": ("", "▁"), "char": ("", "<space>")}
-between, gap = joints.get(about["token_type"], (" ", " "))
 for path in files:
     try:
         with wave.open(path) as f:
@@ -37,5 +34,5 @@ for path in files:
     speech = samples[None].astype(np.float32) / 32768  # (1, sample) in [-1, 1]
     best = session.run(["log_probs"], {"speech": speech})[0][0].argmax(-1)
     changed = np.append(True, best[1:] != best[:-1])  # CTC: repeats and blanks go
-    heard = (tokens[i] for i in best[changed & (best != 0)])
-    print(path, between.join(heard).replace(gap, " ").strip())
+    text = between.join(tokens[i] for i in best[changed & (best != 0)])
+    print(path, text.replace("▁", " ").replace("<space>", " ").strip())

@@ -1,0 +1,1 @@
+"""Programs that decode with an exported model, copied beside it."""
