@@ -7,7 +7,7 @@ from espnet_prune.base.errors import OptionError
 GATE_MODES = ("hard_concrete", "straight_through")
 COSTS = ("params", "macs", "latency")
 DENOMINATORS = ("encoder", "model")
-TIMED = ("fp32", "int8")
+ON_CPUS = ("fp32", "int8")  # precisions
 STEERING = ("lagrangian", "magnitude")
 MODEL_DIM = "model_dim"
 
@@ -103,10 +103,7 @@ class SparsityOptions:
                 f"sparsity: kind must be one of {COSTS}, or several as params+macs, "
                 f"not {self.kind}"
             )
-        if self.precision not in TIMED:
-            raise OptionError(
-                f"sparsity: precision must be one of {TIMED}, not {self.precision}"
-            )
+        _check_precision("sparsity", self.precision)
         if self.by not in STEERING:
             raise OptionError(f"sparsity: by must be one of {STEERING}, not {self.by}")
         if self.denominator not in DENOMINATORS:
@@ -153,6 +150,8 @@ class DistillOptions:
             of them where the teacher has fewer.
         means: whether, instead of those blocks, the means over them and all blocks
             since the one before are compared (groups of layers, arXiv 2402.16830).
+        precision: in which the student's encoder will be run: ``int8`` rounds its
+            weights and inputs while it is trained.
 
     Raises:
         OptionError: an option is outside its range, by name.
@@ -163,8 +162,10 @@ class DistillOptions:
     output_weight: float = 0.0
     layers: int = 4
     means: bool = False
+    precision: str = "fp32"
 
     def __post_init__(self):
+        _check_precision("distill", self.precision)
         if min(self.task_weight, self.layer_weight, self.output_weight) < 0:
             raise OptionError("distill: weights must not be negative")
         if self.layers < 1:
@@ -179,6 +180,13 @@ class DistillOptions:
         """Return 0-based indices of evenly spaced blocks, ending with the last."""
         n = min(self.layers, num_blocks)
         return [round((i + 1) * num_blocks / n) - 1 for i in range(n)]
+
+
+def _check_precision(section: str, precision: str) -> None:
+    if precision not in ON_CPUS:
+        raise OptionError(
+            f"{section}: precision must be one of {ON_CPUS}, not {precision!r}"
+        )
 
 
 # Of ``sparsity``: what a method and the rung before settle, not the user.

@@ -1,6 +1,6 @@
 """Quantize an ONNX file: matrix products with weights, and convolutions.
 
-Weights have seven bits, since sums of products with eight overflow on CPUs without
+Weights have seven bits, since sums of two products with eight overflow on CPUs without
 VNNI, and the file may be run anywhere. Inputs are quantized as they come, each tensor
 with a scale of its own: no calibration is needed.
 """
@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 from espnet_prune.serving.onnx import quiet
 
-LEVELS = 63  # of a weight, to each side
+LEVELS = 64  # of a weight, to each side, as onnxruntime's quantizer has them
 NARROW = 8  # channels: with fewer a convolution is not worth quantizing
 LAST = np.iinfo(np.int64).max
 

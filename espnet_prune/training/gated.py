@@ -12,6 +12,7 @@ from espnet_prune.pruning.budget import Budget
 from espnet_prune.pruning.controller import SparsityController
 from espnet_prune.pruning.gates import Gates
 from espnet_prune.pruning.iterative import MagnitudeController
+from espnet_prune.training.fake_int8 import FakeInt8
 
 
 class GatedStudent(nn.Module):
@@ -22,11 +23,13 @@ class GatedStudent(nn.Module):
         teacher: frozen and in evaluation mode for good. It stays outside the module
             registry: not trained, not flipped to training mode, not saved, not wrapped
             by DDP, not drawn by the attention plots.
+        fake_int8: rounds what int8 will round; None: nothing is rounded.
     """
 
     gates: Gates | None
     sparsity: nn.Module | None
     teacher: nn.Module | None
+    fake_int8: FakeInt8 | None = None
 
     def losses(
         self, *batch: Tensor, **kwargs: Any
@@ -77,6 +80,8 @@ class GatedStudent(nn.Module):
             tensors = self.tensors()
             lagrangian = self.sparsity(self.gates, tensors)  # it may set the masks
             replaced = self.gates.layout.gated(tensors, self.gates())
+        if self.fake_int8 is not None:
+            replaced |= self.fake_int8.rounded(self.tensors() | replaced)
         loss, stats, weight = functional_call(
             _Losses(self),
             {f"student.{name}": tensor for name, tensor in replaced.items()},

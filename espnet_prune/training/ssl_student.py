@@ -26,6 +26,7 @@ from espnet_prune.families.ssl.model import (
 from espnet_prune.pruning.budget import Budget, Constraint
 from espnet_prune.pruning.gates import Gates
 from espnet_prune.training.distill import difference, groups, length_mask, mean_of
+from espnet_prune.training.fake_int8 import FakeInt8
 from espnet_prune.training.gated import GatedStudent
 
 MODEL = "model."  # of the names of the encoder's tensors in a student
@@ -67,6 +68,8 @@ class PruneSpeechModel(GatedStudent, AbsESPnetModel):
         self.distill = make_options(DistillOptions, "distill", distill)
         self.model = read(compact or dense)
         self.head = read_head(dense).requires_grad_(False) if labels else None
+        if self.distill.precision == "int8":
+            self.fake_int8 = FakeInt8(self.model, MODEL)
         if gates is not None:
             options = make_options(GateOptions, "gates", gates)
             described = prepare(self.model, options, MODEL)

@@ -10,7 +10,12 @@ from torch import Tensor, nn
 from espnet_prune.base.errors import InputError
 from espnet_prune.config.options import make_options
 from espnet_prune.config.sections import DistillOptions, GateOptions
-from espnet_prune.families.espnet.model import DescribedASR, Lengths, describe
+from espnet_prune.families.espnet.model import (
+    ENCODER,
+    DescribedASR,
+    Lengths,
+    describe,
+)
 from espnet_prune.families.registry import find_kind
 from espnet_prune.pruning.budget import Budget, Constraint
 from espnet_prune.pruning.gates import Gates
@@ -22,6 +27,7 @@ from espnet_prune.training.distill import (
     record,
     run_teacher,
 )
+from espnet_prune.training.fake_int8 import FakeInt8
 from espnet_prune.training.gated import GatedStudent
 
 
@@ -76,6 +82,8 @@ class PruneASRModel(GatedStudent, ESPnetASRModel):
         if projects(self.distill, self.encoder, teacher_size, gates):
             self.projection = identity_projection(size, teacher_size or size)
         self.set_teacher(None)
+        if self.distill.precision == "int8":
+            self.fake_int8 = FakeInt8(self.encoder, ENCODER)
         self.inside = False  # a forward pass, where gates are at work
 
     def encode(self, *speech: Tensor, **options: Any) -> tuple[Tensor, Tensor]:

@@ -35,6 +35,7 @@ from espnet_prune.config.sections import SECTIONS, GateOptions, SparsityOptions
         ("sparsity", {"denominator": "decoder"}, "denominator must be one of"),
         ("sparsity", {"by": "luck"}, "by must be one of"),
         ("sparsity", {"precision": "bf16"}, "precision must be one of"),
+        ("distill", {"precision": "int4"}, "precision must be one of"),
         ("sparsity", {"model_dim": 1.0}, r"model_dim is .*, in \[0, 1\)"),
     ],
 )
