@@ -7,11 +7,13 @@ as ``--out`` is given, so relative to the current directory), ``text``, ``utt2sp
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import logging
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,7 +23,7 @@ import soundfile
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import is_made_of, note_made_of, resumable_dir, write_json
 from espnet_prune.base.table import write_table
-from espnet_prune.data.audio import file_of, load_utterance
+from espnet_prune.data.audio import file_of, load_utterance, run_pipe
 from espnet_prune.data.kaldi_dir import (
     DataDir,
     Segment,
@@ -55,6 +57,7 @@ class Formatted:
     samples: int = 0
     source_fs: int = 0
     channels: int = 0
+    scaled: bool = False
     error: str = ""
 
 
@@ -80,11 +83,12 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def format_utterance(job: Job) -> Formatted:
+def format_utterance(job: Job, run: Callable[[str], bytes] = run_pipe) -> Formatted:
     """Write one utterance's FLAC file; an error comes back, it is not raised."""
     try:
+        segment = job.segment
         audio = load_utterance(
-            job.value, job.fs, job.segment.start, job.segment.end, job.speed
+            job.value, job.fs, segment.start, segment.end, job.speed, run
         )
         if len(audio.samples) == 0:
             raise InputError(job.value, f"leaves no sample for {job.utterance}")
@@ -93,12 +97,15 @@ def format_utterance(job: Job) -> Formatted:
     # Resampling overshoots a little at full scale; 16 bits would wrap around there.
     samples = np.clip(audio.samples, -1.0, 1.0)
     soundfile.write(job.path, samples, job.fs, subtype="PCM_16", format="FLAC")
-    return Formatted(job.utterance, len(samples), audio.source_fs, audio.channels)
+    return Formatted(
+        job.utterance, len(samples), audio.source_fs, audio.channels, audio.scaled
+    )
 
 
 def format_part(part: Part) -> list[Formatted]:
     """Format a part, and remember what came of it unless something was wrong."""
-    results = [format_utterance(job) for job in part.jobs]
+    run = functools.lru_cache(maxsize=1)(run_pipe)  # a command has many segments
+    results = [format_utterance(job, run) for job in part.jobs]
     if not any(result.error for result in results):
         write_json(part.result, [asdict(result) for result in results])
     return results
@@ -172,8 +179,8 @@ def format_in_parts(
     (folder / PARTS).mkdir(exist_ok=True)
     size = max(1, min(_PER_PART, -(-len(jobs) // executor.nj)))
     parts = [
-        Part(jobs[start : start + size], folder / PARTS / f"{start}-{size}.json")
-        for start in range(0, len(jobs), size)
+        Part(some, folder / PARTS / f"{number}-{size}.json")
+        for number, some in enumerate(_split(jobs, size))
     ]
     todo = [part for part in parts if not part.result.exists()]
     if len(todo) < len(parts):
@@ -191,6 +198,20 @@ def format_in_parts(
             kept = json.loads(part.result.read_text())
             results += [Formatted(**values) for values in kept]
     return results
+
+
+def _split(jobs: list[Job], size: int) -> list[list[Job]]:
+    """Split jobs into about so many each; those of one command stay together."""
+    together: dict[str, list[Job]] = {}
+    for job in jobs:
+        command = file_of(job.value) is None
+        together.setdefault(job.value if command else job.path, []).append(job)
+    found: list[list[Job]] = [[]]
+    for several in together.values():
+        if found[-1] and len(found[-1]) + len(several) > size:
+            found.append([])
+        found[-1] += several
+    return found
 
 
 def _name_files(data: DataDir) -> dict[str, str]:
@@ -245,12 +266,16 @@ def _report_bad(source: Path, bad: list[Formatted], total: int, skip_bad: bool) 
 def _report_good(source: Path, good: list[Formatted], fs: int) -> None:
     rates = Counter(result.source_fs for result in good if result.source_fs != fs)
     mixed = sum(result.channels > 1 for result in good)
+    scaled = [result.utterance for result in good if result.scaled]
     hours = sum(result.samples for result in good) / fs / 3600
     logging.info("%s: %d utterances, %.2f h", source, len(good), hours)
     for rate, count in sorted(rates.items()):
         logging.info("%s: resampled %d from %d to %d Hz", source, count, rate, fs)
     if mixed:
         logging.info("%s: averaged %d to one channel", source, mixed)
+    if scaled:
+        what = f"beyond full scale, and scaled down: {', '.join(scaled[:3])}"
+        logging.warning("%s: %d utterances were %s", source, len(scaled), what)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,13 @@ that pitch and tempo change together as with sox's ``speed``.
 
 import argparse
 import logging
+import re
 from pathlib import Path
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.data.kaldi_dir import DataDir, read_data_dir, write_data_dir
+
+_PERTURBED = re.compile(r"sp\d(\.\d+)?-")
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -34,6 +37,13 @@ def perturb(data: DataDir, factors: list[str]) -> DataDir:
     """
     if data.speeds:
         raise InputError("utt2speed", "the data are perturbed already", "use stage 1's")
+    for name in data.text:
+        if _PERTURBED.match(name):  # Kaldi's own, whose audio is slow or fast already
+            raise InputError(
+                "text",
+                f"{name} is perturbed already, by its name",
+                "give the set without such copies, or leave out --speed_perturb",
+            )
     segments = None if data.segments is None else {}
     result = DataDir({}, {}, {}, segments)
     for factor in factors:

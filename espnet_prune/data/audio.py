@@ -1,25 +1,25 @@
 """Read one utterance's audio, from a file, a pipe or a Kaldi archive."""
 
 import hashlib
-import io
 import logging
 import subprocess
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import kaldiio
 import numpy as np
-import soundfile
 import soxr
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import fingerprint
 from espnet_prune.base.table import read_table
+from espnet_prune.data.sound_file import MEND, read_sound, stretch
 
-# Kaldi's extract-segments forgives an end this far behind the recording's (seconds).
-_MAX_OVERSHOOT = 0.5
-_MEND = 'replace or remove the recording, or drop such: --format_args "--skip_bad"'
+# Beyond full scale: an instant is clipped, more is scaled, and far more is a mistake.
+_INSTANT = 1e-3  # of the samples
+_MOST = 8.0
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,21 @@ class Audio:
         samples: float32 (time,), nominally in [-1, 1].
         source_fs: the file's own rate in Hz.
         channels: the file's own number of channels.
+        scaled: whether the samples went beyond full scale, for more than an instant,
+            and were scaled to it.
     """
 
     samples: np.ndarray
     source_fs: int
     channels: int
+    scaled: bool = False
 
 
 def load_source(
-    value: str, start: float = 0.0, end: float | None = None
+    value: str,
+    start: float = 0.0,
+    end: float | None = None,
+    run: Callable[[str], bytes] | None = None,
 ) -> tuple[np.ndarray, int]:
     """Read a ``wav.scp`` value, or a stretch of it.
 
@@ -46,24 +52,31 @@ def load_source(
         value: a path, ``command |`` (run by the shell, as Kaldi does: the data
             directory is the user's own), or ``file.ark:offset``.
         start, end: the stretch, in seconds; an ``end`` of None is the recording's end.
+        run: instead of :func:`run_pipe`, as one that remembers what it ran last.
 
     Returns:
         The samples, float32 (time, channels), and their rate in Hz.
 
     Raises:
-        InputError: the audio is missing, corrupt, empty or not finite, or the stretch
-            lies outside of it.
+        InputError: the audio is missing, corrupt, cut off, empty, not finite or far
+            beyond full scale, or the stretch lies outside of it.
     """
     file = file_of(value)
     if file is None:
-        samples, fs = _read_sound(io.BytesIO(_run_pipe(value)), value, start, end)
+        samples, fs = read_sound((run or run_pipe)(value), value, start, end)
     elif file != value:
         samples, fs = _read_ark(value)
-        samples = samples[slice(*_stretch(value, len(samples), fs, start, end))]
+        samples = samples[slice(*stretch(value, len(samples), fs, start, end))]
     else:
-        samples, fs = _read_sound(value, value, start, end)
+        samples, fs = read_sound(value, value, start, end)
     if not np.isfinite(samples).all():
-        raise InputError(value, "holds samples that are not finite", _MEND)
+        raise InputError(value, "holds samples that are not finite", MEND)
+    if (peak := float(np.abs(samples).max(initial=0))) > _MOST:
+        raise InputError(
+            value,
+            f"holds samples of up to {peak:.4g}, where 1 is full scale",
+            "divide them, by 32768 if that was the scale, or " + MEND,
+        )
     return samples, fs
 
 
@@ -128,62 +141,37 @@ def load_utterance(
     start: float = 0.0,
     end: float | None = None,
     speed: float = 1.0,
+    run: Callable[[str], bytes] | None = None,
 ) -> Audio:
     """Read an utterance as mono at the wanted rate.
 
     Args:
-        value, start, end: as for :func:`load_source`.
+        value, start, end, run: as for :func:`load_source`.
         fs: the wanted rate in Hz.
         speed: playback speed; 0.9 is slower and lower, as sox's ``speed`` makes it.
 
     Raises:
         InputError: as :func:`load_source` does.
     """
-    samples, source_fs = load_source(value, start, end)
+    samples, source_fs = load_source(value, start, end, run)
     mono = samples.mean(axis=1, dtype=np.float32)
+    if scaled := len(mono) > 0 and (abs(mono) > 1).mean() > _INSTANT:
+        mono /= abs(mono).max()
     if source_fs * speed != fs:
         mono = soxr.resample(mono, source_fs * speed, fs, quality="HQ")
-    return Audio(mono, source_fs, samples.shape[1])
+    return Audio(mono, source_fs, samples.shape[1], bool(scaled))
 
 
-def _stretch(
-    value: str, total: int, fs: int, start: float, end: float | None
-) -> tuple[int, int]:
-    """Find a stretch's first sample, and the one after its last, among ``total``."""
-    if total == 0:
-        raise InputError(value, "holds no audio samples", _MEND)
-    first = round(start * fs)
-    last = total if end is None else round(end * fs)
-    if first >= total or last > total + _MAX_OVERSHOOT * fs:
-        raise InputError(
-            value,
-            f"lasts {total / fs:.2f} s, but a segment goes from "
-            f"{start} s to {'its end' if end is None else f'{end} s'}",
-            "correct the segments file",
-        )
-    return first, min(last, total)
+def run_pipe(value: str) -> bytes:
+    """Run the command of a ``wav.scp`` value, and return what it writes.
 
-
-def _read_sound(
-    source: str | io.BytesIO, name: str, start: float, end: float | None
-) -> tuple[np.ndarray, int]:
-    try:
-        # Only the stretch is decoded: a recording of hours may have a thousand.
-        with soundfile.SoundFile(source) as f:
-            first, last = _stretch(name, len(f), f.samplerate, start, end)
-            f.seek(first)
-            samples = f.read(last - first, dtype="float32", always_2d=True)
-            if len(samples) < last - first:
-                raise InputError(name, "ends before its length says", _MEND)
-            return samples, f.samplerate
-    except (soundfile.LibsndfileError, OSError) as e:
-        raise InputError(
-            name, f"cannot be read as audio ({str(e).rstrip('.')})", _MEND
-        ) from None
-
-
-def _run_pipe(value: str) -> bytes:
-    done = subprocess.run(value[:-1], shell=True, capture_output=True, check=False)
+    Raises:
+        InputError: the command fails.
+    """
+    # Without an end of its input, one that reads it would wait for ever.
+    done = subprocess.run(
+        value[:-1], shell=True, stdin=subprocess.DEVNULL, capture_output=True
+    )
     if done.returncode:
         reason = done.stderr.decode(errors="replace").strip().split("\n")[-1]
         raise InputError(
@@ -198,9 +186,7 @@ def _read_ark(value: str) -> tuple[np.ndarray, int]:
     try:
         loaded = kaldiio.load_mat(value)
     except Exception as e:  # kaldiio lets whatever it stumbles on through
-        raise InputError(
-            value, f"cannot be read as a Kaldi archive ({e})", _MEND
-        ) from e
+        raise InputError(value, f"cannot be read as a Kaldi archive ({e})", MEND) from e
     if not isinstance(loaded, tuple):
         raise InputError(
             value, "holds features, not audio", "give an archive of wave files"

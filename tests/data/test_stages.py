@@ -123,6 +123,41 @@ def test_format_honours_segments(cli, make_dir, tmp_path, tone):
     assert not (tmp_path / "out" / "segments").exists()
 
 
+def test_command_runs_once_for_all_its_segments_and_gets_no_input(
+    cli, make_dir, tmp_path, tone
+):
+    folder = make_dir("in", {"r": (tone(2.0, 16000), 16000)})
+    calls = tmp_path / "calls"
+    # The first "cat" would wait for what someone types.
+    command = f"cat; echo x >> {calls}; cat {folder}/r.wav"
+    (folder / "wav.scp").write_text(f"q {folder}/r.wav\nr {command} |\n")
+    names = [f"u{i:03d}" for i in range(250)]  # more than go into a part
+    stretches = {name: f"r {i / 200} {i / 200 + 0.5}" for i, name in enumerate(names)}
+    stretches["u100"] = "q 0 1"
+    for table, line in (
+        ("segments", "{0} {1}\n"), ("text", "{0} A\n"), ("utt2spk", "{0} s\n")
+    ):  # fmt: skip
+        lines = [line.format(name, stretches[name]) for name in names]
+        (folder / table).write_text("".join(lines))
+    cli(FORMAT, "--in", folder, "--out", tmp_path / "out", "--nj", 2)
+    assert calls.read_text() == "x\n"
+    samples = read_table(tmp_path / "out" / "utt2num_samples")
+    assert [*samples] == names
+    assert samples["u100"] == "16000" and samples["u249"] == "8000"
+
+
+def test_what_goes_beyond_full_scale_is_scaled_and_told(
+    cli, make_dir, tmp_path, tone, caplog
+):
+    folder = make_dir()
+    soundfile.write(folder / "s-1.wav", 3 * tone(1.0, 16000), 16000, subtype="FLOAT")
+    cli(FORMAT, "--in", folder, "--out", tmp_path / "out")
+    assert "1 utterances were beyond full scale, and scaled down: s-1" in caplog.text
+    path = read_table(tmp_path / "out" / "wav.scp")["s-1"]
+    samples, _ = soundfile.read(path)
+    assert (abs(samples) > 0.999).mean() < 0.05
+
+
 @pytest.mark.parametrize("nj", [1, 2])
 def test_bad_audio_stops_unless_skipped(cli, make_dir, tmp_path, caplog, nj):
     folder = make_dir()
@@ -211,6 +246,12 @@ def test_speed_twice_is_refused(cli, make_dir, tmp_path):
     cli(SPEED, "--in", make_dir(), "--out", tmp_path / "sp")
     with pytest.raises(InputError, match="perturbed already"):
         cli(SPEED, "--in", tmp_path / "sp", "--out", tmp_path / "sp2")
+
+
+def test_kaldis_perturbed_set_is_refused_by_its_ids(cli, make_dir, tmp_path, tone):
+    audio = {name: (tone(1.0, 16000), 16000) for name in ("sp0.9-a", "sp1.1-a", "a")}
+    with pytest.raises(InputError, match="sp0.9-a is perturbed already"):
+        cli(SPEED, "--in", make_dir("in", audio), "--out", tmp_path / "sp")
 
 
 @pytest.fixture

@@ -1,0 +1,123 @@
+"""Sound files: their length is what decodes, and one that is cut off is named."""
+
+import struct
+
+import numpy as np
+import pytest
+import soundfile
+
+from espnet_prune.base.errors import InputError
+from espnet_prune.data.audio import load_source, load_utterance
+from espnet_prune.data.sound_file import read_sound
+
+SECONDS = 6
+FORMATS = [
+    ("WAV", "PCM_16"),
+    ("WAV", "FLOAT"),
+    ("WAV", "ULAW"),
+    ("WAVEX", "PCM_24"),
+    ("AIFF", "PCM_16"),
+    ("AU", "PCM_16"),
+    ("W64", "PCM_16"),
+    ("RF64", "PCM_16"),
+    ("CAF", "PCM_16"),
+    ("FLAC", "PCM_16"),
+    ("OGG", "VORBIS"),
+    ("OGG", "OPUS"),
+    ("MP3", "MPEG_LAYER_III"),
+]
+
+
+def speechlike(fs):
+    """A tone, noise and silence: a variable rate varies."""
+    third = fs * SECONDS // 3
+    tone = 0.2 * np.sin(np.arange(third) / 9)
+    noise = 0.1 * np.random.default_rng(0).standard_normal(third)
+    return np.concatenate([tone, noise, np.zeros(third)]).astype(np.float32)
+
+
+@pytest.fixture
+def written(tmp_path):
+    """``written(format, subtype, **options)``: the bytes of a file of that kind."""
+
+    def write(kind, subtype, **options):
+        fs = 48000 if subtype == "OPUS" else 16000
+        path = tmp_path / "written"
+        soundfile.write(path, speechlike(fs), fs, subtype, format=kind, **options)
+        return path.read_bytes()
+
+    return write
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+@pytest.mark.parametrize(("kind", "subtype"), FORMATS)
+def test_whole_file_is_read_and_one_cut_off_is_named(
+    written, tmp_path, kind, subtype, as_file
+):
+    whole = written(kind, subtype)
+
+    def read(content):
+        (tmp_path / "sound").write_bytes(content)
+        return read_sound(str(tmp_path / "sound") if as_file else content, "my file")
+
+    samples, fs = read(whole)
+    assert len(samples) == fs * SECONDS
+    for share in (0.3, 0.6, 0.9, 0.98):
+        with pytest.raises(InputError, match="my file: (ends before|cannot be read)"):
+            read(whole[: int(len(whole) * share)])
+
+
+@pytest.mark.parametrize("mode", ["VARIABLE", "CONSTANT"])
+@pytest.mark.parametrize("tag", [b"", b"ID3\4\0\0\0\0\1\0" + bytes(128)])
+def test_mp3_without_a_header_is_read_to_its_end(written, tmp_path, mode, tag):
+    """The first frame's rate, by which libsndfile guesses, is that of a tone."""
+    options = {"bitrate_mode": mode, "compression_level": 0.5}
+    whole = written("MP3", "MPEG_LAYER_III", **options)
+    second = whole.index(whole[:2], 4)  # the first frame holds no sound
+    path = tmp_path / "stream.mp3"
+    path.write_bytes(tag + whole[second:])
+    for value in (str(path), f"cat {path} |"):
+        samples, fs = load_source(value)
+        assert 0 <= len(samples) - fs * SECONDS < 0.2 * fs
+        part, _ = load_source(value, 2.5, 3.0)
+        np.testing.assert_array_equal(part, samples[int(2.5 * fs) : 3 * fs])
+    with pytest.raises(InputError, match="but a segment goes from 5.0 s to 9.0 s"):
+        load_source(str(path), 5.0, 9.0)
+
+
+@pytest.mark.parametrize("length", [0xFFFFFFFF, 0x7FFFF024, 0x7FFFFFFF])
+def test_streamed_wav_that_does_not_know_its_length_is_whole(written, tmp_path, length):
+    content = bytearray(written("WAV", "PCM_16"))
+    at = content.index(b"data") + 4
+    content[at : at + 4] = struct.pack("<I", length)
+    content[4:8] = struct.pack("<I", length)
+    assert len(read_sound(bytes(content), "piped")[0]) == 16000 * SECONDS
+
+
+def test_wav_with_something_behind_its_samples_is_whole(written):
+    content = written("WAV", "PCM_16") + b"LIST\4\0\0\0abcd"
+    assert len(read_sound(content, "tagged")[0]) == 16000 * SECONDS
+
+
+def write_floats(path, samples):
+    soundfile.write(path, np.asarray(samples, np.float32), 16000, subtype="FLOAT")
+    return str(path)
+
+
+def test_sixteen_bits_in_a_float_file_are_refused(tmp_path):
+    path = write_floats(tmp_path / "a.wav", 6000 * np.sin(np.arange(16000) / 5))
+    with pytest.raises(
+        InputError, match=r"a.wav: holds samples of up to 6000, .*32768"
+    ):
+        load_utterance(path, 16000)
+
+
+def test_what_would_clip_is_scaled_and_an_instant_is_not(tmp_path):
+    tone = 1.5 * np.sin(np.arange(16000) / 5)
+    loud = load_utterance(write_floats(tmp_path / "loud.wav", tone), 16000)
+    assert loud.scaled and abs(loud.samples).max() == pytest.approx(1)
+    np.testing.assert_allclose(loud.samples, tone / abs(tone).max(), atol=1e-6)
+    click = np.full(16000, 0.1)
+    click[:10] = 1.2
+    quiet = load_utterance(write_floats(tmp_path / "click.wav", click), 16000)
+    assert not quiet.scaled and quiet.samples[20] == pytest.approx(0.1)
