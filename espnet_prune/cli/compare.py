@@ -73,16 +73,17 @@ def main(argv: list[str] | None = None) -> None:
     }
     pooled = (pool(runs[side], side) for side in sides)
     test = compare(*pooled, vs="--with", speakers=speakers)
-    low, high = (100 * x for x in test["interval"])
     lines = [
         [side, str(len(own)), spread([100 * error_rate(run) for run in own])]
         for side, own in runs.items()
     ]
     sys.stdout.write(Table(["", "runs", "WER %"], lines).markdown())
-    sys.stdout.write(
-        f"\ndifference {100 * test['delta_wer']:+.2f} ({low:+.2f} to {high:+.2f}), p "
-        f"{test['p_value']:.2g}; {test['n_utts']} utterances, {test['n_words']} words\n"
-    )
+    found = f"difference {100 * test['delta_wer']:+.2f}"
+    if test["interval"] is not None:
+        low, high = (100 * x for x in test["interval"])
+        found += f" ({low:+.2f} to {high:+.2f}), p {test['p_value']:.2g}"
+    told = f"{test['n_utts']} utterances, {test['n_words']} words"
+    sys.stdout.write(f"\n{found}; {told}\n")
     if speakers is not None:
         over = f"over {test['n_speakers']} speakers: "
         if test["p_by_speaker"] is None:

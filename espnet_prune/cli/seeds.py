@@ -84,7 +84,8 @@ def summary(runs: list[dict[Key, dict[str, Any]]]) -> Table:
             tests = [row["vs"][other] for row in own if other in row["vs"]]
             if not tests:
                 return [DASH, DASH]
-            significant = sum(test["p_value"] < 0.05 for test in tests)
+            judged = [test["p_value"] for test in tests if test["p_value"] is not None]
+            significant = sum(p_value < 0.05 for p_value in judged)
             deltas = [100 * test["delta_wer"] for test in tests]
             return [spread(deltas, "+.2f"), f"{significant} of {len(tests)}"]
 

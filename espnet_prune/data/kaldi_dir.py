@@ -15,6 +15,7 @@ from pathlib import Path
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import atomic_dir
 from espnet_prune.base.table import read_table, write_table
+from espnet_prune.data.text import normalized
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def read_data_dir(path: str | Path) -> DataDir:
         _check_recordings(path, segments, wav)
     utterances: Iterable[str] = wav if segments is None else segments
     source = path / ("wav.scp" if segments is None else "segments")
-    text = read_table(path / "text")
+    text = _read_text(path / "text")
     speakers = read_table(path / "utt2spk")
     _check_same_ids(source, utterances, path / "text", text)
     _check_same_ids(source, utterances, path / "utt2spk", speakers)
@@ -91,6 +92,18 @@ def read_data_dir(path: str | Path) -> DataDir:
     if empty:
         logging.warning("%s: %d empty transcripts", path / "text", empty)
     return DataDir(wav, text, speakers, segments, speeds)
+
+
+def _read_text(path: Path) -> dict[str, str]:
+    """Read the transcripts in their one form; what was another is counted."""
+    table = read_table(path)
+    text = {utterance: normalized(words) for utterance, words in table.items()}
+    if changed := [utt for utt, words in table.items() if words != text[utt]]:
+        logging.warning(
+            "%s: %d transcripts were brought to single blanks and composed letters "
+            "(NFC), as that of %s", path, len(changed), changed[0],
+        )  # fmt: skip
+    return text
 
 
 def find_audio(path: Path, wav: dict[str, str]) -> dict[str, str]:

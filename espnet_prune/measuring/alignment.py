@@ -51,13 +51,12 @@ def _summary(score: Score) -> str:
     wrong = sum(c.errors > 0 for c in score.counts) / len(score.counts)
     errors = out.substitutions + out.deletions + out.insertions
     rates = [out.hits, out.substitutions, out.deletions, out.insertions, errors]
-    cells = "".join(f"{100 * x / n:7.1f}" for x in rates) + f"{100 * wrong:7.1f}"
-    lo, hi = score.ci95
+    cells = "".join(f"{100 * x / max(n, 1):7.1f}" for x in rates)
+    cells += f"{100 * wrong:7.1f}"
     rule = "|" + "-" * 10 + "+" + "-" * 17 + "+" + "-" * 43 + "|\n"
     head = "  # Snt    # Wrd |   Corr    Sub    Del    Ins    Err  S.Err |\n"
     return (
-        f"Error rate over {score.unit}s: {100 * out.wer:.2f} % "
-        f"(95 % interval {100 * lo:.2f} - {100 * hi:.2f} %)\n\n"
+        f"Error rate over {score.unit}s, with its 95 % interval: {score.told}\n\n"
         f"| SPKR     |{head}{rule}"
         f"| Sum/Avg  |{len(score.utts):7d} {n:8d} |{cells} |\n"
     )

@@ -69,10 +69,6 @@ def score_set(ref: Path, hyp: Path, vs: Mapping[str, Path]) -> list[str]:
                         "vs_sha256": weights_of(other),
                     }
                     write_json(folder / test_file(name), significance)
-        lo, hi = scored.ci95
-        said.append(
-            f"{kind.upper()} {100 * scored.output.wer:.2f} % "
-            f"({100 * lo:.2f} - {100 * hi:.2f}) over {scored.n_units} {unit}s: "
-            f"{out / f'score_{kind}'}"
-        )
+        where = f"over {scored.n_units} {unit}s: {out / f'score_{kind}'}"
+        said.append(f"{kind.upper()} {scored.told} {where}")
     return said

@@ -1,11 +1,12 @@
 """Is the difference between two systems more than chance? A paired bootstrap.
 
 Both systems are resampled with the same utterances (Bisani & Ney 2004), so that
-hard utterances weigh equally on both sides. Utterances of one speaker go wrong
-together (Liu et al. 2020, arXiv 1912.09508): what may happen with other speakers is
-told by how far speakers are apart. A test set has few of them, and a bootstrap of few
-is too sure of itself: that is a t-test with cluster-robust errors, by a jackknife,
-which bears speakers of unequal size best (CR3 in Cameron & Miller 2015).
+hard utterances weigh equally on both sides; of few utterances nothing is claimed.
+Utterances of one speaker go wrong together (Liu et al. 2020, arXiv 1912.09508): what
+may happen with other speakers is told by how far speakers are apart. A test set has few
+of them, and a bootstrap of few is too sure of itself: that is a t-test with
+cluster-robust errors, by a jackknife, which bears speakers of unequal size best (CR3 in
+Cameron & Miller 2015).
 """
 
 import json
@@ -14,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import bootstrap, t
+from scipy.stats import t
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.table import read_table
+from espnet_prune.measuring.resampling import RESAMPLES, resample
 
-RESAMPLES = 10_000
+FEWEST_UTTERANCES = 30  # that a difference is judged by
 FEWEST_SPEAKERS = 5  # that say anything of others
 LARGEST_SHARE = 0.5  # of the words: a speaker with more of them is the test set
 ROUNDING = 1e-12  # means of several runs are no whole numbers of errors
@@ -41,38 +43,44 @@ def compare(
 
     Returns:
         ``delta_wer`` = error rate of ``system`` minus that of ``other`` (a fraction;
-        positive: ``system`` is worse), its 95 % percentile ``interval``, and the
-        two-sided ``p_value`` of "no difference": twice the smaller share of resamples
-        on one side of zero, counted with the observation itself. Both for other
-        speakers as ``interval_by_speaker`` and ``p_by_speaker``: None if there are
-        fewer than five, or as many as utterances, if one has most of the words, or if
-        all differ alike, which is no spread to judge by.
+        positive: ``system`` is worse; None without words), its 95 % percentile
+        ``interval``, and the two-sided ``p_value`` of "no difference": twice the
+        smaller share of resamples on one side of zero, counted with the observation
+        itself; None for less than 30 utterances. Both for other speakers as
+        ``interval_by_speaker`` and ``p_by_speaker``: None if there are fewer than five,
+        or as many as utterances, if one has most of the words, or if all differ alike,
+        which is no spread to judge by.
 
     Raises:
-        InputError: other utterances or references than ``system``'s, or only one.
+        InputError: other utterances or references than ``system``'s.
     """
     ours, theirs = system["utterances"], other["utterances"]
     lengths = {utt: c["n"] for utt, c in ours.items()}
     if lengths != {utt: c["n"] for utt, c in theirs.items()}:
         mend = "score both systems on the same set (stage 16)"
         raise InputError(vs, "was scored on other utterances or references", mend)
-    if len(lengths) < 2:
-        raise InputError(vs, "has one utterance: no significance can be computed")
     more = np.array([errors(ours[u]) - errors(theirs[u]) for u in lengths])
     words = np.array(list(lengths.values()))
-    interval, p_value = _resample(more, words)
+    total = int(words.sum())
     found = {
         "vs": vs,
-        "delta_wer": float(more.sum() / words.sum()),
-        "interval": interval,
-        "p_value": p_value,
+        "delta_wer": float(more.sum() / total) if total else None,
+        "interval": None,
+        "p_value": None,
         "method": f"paired bootstrap over utterances, two-sided, {RESAMPLES} resamples",
         "n_utts": len(lengths),
-        "n_words": int(words.sum()),
+        "n_words": total,
         "interval_by_speaker": None,
         "p_by_speaker": None,
         "n_speakers": None,
     }
+    drawn = resample(more, words) if len(lengths) >= FEWEST_UTTERANCES else None
+    if drawn is None:
+        return found
+    interval, deltas = drawn
+    tail = min((deltas <= ROUNDING).sum(), (deltas >= -ROUNDING).sum())
+    p_value = min(1.0, 2 * float(tail + 1) / (RESAMPLES + 1))
+    found |= {"interval": [*interval], "p_value": p_value}
     if speakers is not None:
         names, of = np.unique([speakers[utt] for utt in lengths], return_inverse=True)
         found["n_speakers"] = len(names)
@@ -80,33 +88,6 @@ def compare(
             interval, p_value = _t_test(np.bincount(of, more), np.bincount(of, words))
             found |= {"interval_by_speaker": interval, "p_by_speaker": p_value}
     return found
-
-
-def _resample(more: np.ndarray, words: np.ndarray) -> tuple[list[float], float]:
-    """Compute the 95 % interval of the difference, and p.
-
-    Args:
-        more: (unit,) errors that one system has more than the other.
-        words: (unit,) reference words.
-    """
-
-    def difference(more: np.ndarray, words: np.ndarray, axis: int) -> np.ndarray:
-        return more.sum(axis) / np.maximum(words.sum(axis), 1)
-
-    result = bootstrap(
-        (more, words),
-        difference,
-        paired=True,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        batch=500,  # 500 x utterances at a time: a large set stays below 100 MB
-        method="percentile",
-        rng=np.random.default_rng(0),
-    )
-    deltas = result.bootstrap_distribution
-    tail = min((deltas <= ROUNDING).sum(), (deltas >= -ROUNDING).sum())
-    p_value = min(1.0, 2 * float(tail + 1) / (RESAMPLES + 1))
-    return [float(x) for x in result.confidence_interval], p_value
 
 
 def _t_test(
@@ -169,7 +150,7 @@ def read_result(path: Path) -> dict[str, Any]:
     """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        if result["utterances"] and result["error_rate"] >= 0:
+        if result["utterances"] and (result["error_rate"] or 0) >= 0:
             return result
         raise KeyError("utterances")
     except FileNotFoundError:

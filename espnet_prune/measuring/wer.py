@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import jiwer
-import kaldialign
+import numpy as np
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.table import read_table
+from espnet_prune.data.text import comparable
+from espnet_prune.measuring.resampling import RESAMPLES, resample
 
 UNITS = {"wer": "word", "cer": "char"}  # score_<key>/ holds rates over this unit
 
@@ -40,6 +42,8 @@ class Pair:
 def read_pairs(ref_path: str | Path, hyp_path: str | Path) -> list[Pair]:
     """Join reference and hypothesis by utterance id, in the reference's order.
 
+    Both are brought to the form in which they can be compared.
+
     An id without words in ``hyp_path`` is an empty hypothesis: all deletions. An id
     that is absent is a decoding that broke, and scoring without it would flatter.
 
@@ -60,8 +64,7 @@ def read_pairs(ref_path: str | Path, hyp_path: str | Path) -> list[Pair]:
         "score against the set that was decoded",
     )
     return [
-        Pair(utt, " ".join(ref.split()), " ".join(hyps[utt].split()))
-        for utt, ref in refs.items()
+        Pair(utt, comparable(ref), comparable(hyps[utt])) for utt, ref in refs.items()
     ]
 
 
@@ -96,28 +99,45 @@ class Score:
         utts: utterance ids; ``counts`` and the items of ``output`` are parallel.
         output: jiwer's result: totals, tokens and alignments.
         counts: the errors per utterance.
-        ci95: 95 % interval of the error rate (fractions).
+        ci95: 95 % interval of the error rate (fractions); None of one utterance, or
+            without words.
     """
 
     unit: str
     utts: list[str]
     output: jiwer.WordOutput
     counts: list[Counts]
-    ci95: tuple[float, float]
+    ci95: tuple[float, float] | None
 
     @property
     def n_units(self) -> int:
         return sum(c.n for c in self.counts)
+
+    @property
+    def rate(self) -> float | None:
+        """Return the errors per reference unit; None where there are none of these."""
+        return self.output.wer if self.n_units else None
+
+    @property
+    def told(self) -> str:
+        """Write the rate in percent, and its interval, as far as there are any."""
+        if self.rate is None:
+            return "-"
+        rate = f"{100 * self.rate:.2f} %"
+        if self.ci95 is None:
+            return rate
+        low, high = (100 * limit for limit in self.ci95)
+        return f"{rate} ({low:.2f} - {high:.2f})"
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of ``result.json``; rates are fractions."""
         out = self.output
         return {
             "unit": self.unit,
-            "error_rate": out.wer,
-            "ci95": list(self.ci95),
-            "ci_method": "bootstrap over utterances, mean -+ 1.96 std "
-            "(Bisani & Ney 2004; kaldialign)",
+            "error_rate": self.rate,
+            "ci95": None if self.ci95 is None else list(self.ci95),
+            "ci_method": f"bootstrap over utterances, {RESAMPLES} resamples, "
+            "percentiles (Bisani & Ney 2004)",
             "n_utts": len(self.utts),
             "n_units": self.n_units,
             "hits": out.hits,
@@ -144,35 +164,15 @@ def _count(chunks: list[jiwer.AlignmentChunk]) -> Counts:
 
 
 def score(pairs: list[Pair], unit: str) -> Score:
-    """Align every pair and count; the interval resamples utterances 10 000 times.
-
-    Raises:
-        InputError: the references hold no word at all.
-    """
-    refs = [tokens(pair.ref, unit) for pair in pairs]
-    hyps = [tokens(pair.hyp, unit) for pair in pairs]
-    if not any(refs):
-        raise InputError("reference", "holds no word", "score a transcribed set")
-    output = jiwer.process_words(
-        [" ".join(ref) for ref in refs], [" ".join(hyp) for hyp in hyps]
+    """Align every pair and count."""
+    refs, hyps = (
+        [" ".join(tokens(text, unit)) for text in side]
+        for side in zip(*((pair.ref, pair.hyp) for pair in pairs), strict=True)
     )
-    # Utterances without a reference word would make a resample of nothing else
-    # divide by zero; their insertions belong to the rate, so they ride on a neighbour.
-    interval = kaldialign.bootstrap_wer_ci(*_without_empty(refs, hyps), seed=0)
-    # The normal approximation can reach below zero where errors are few.
-    ci95 = (max(0.0, interval["ci95min"]), interval["ci95max"])
-    utts = [pair.utt for pair in pairs]
-    return Score(unit, utts, output, [_count(c) for c in output.alignments], ci95)
-
-
-def _without_empty(
-    refs: list[list[str]], hyps: list[list[str]]
-) -> tuple[list[list[str]], list[list[str]]]:
-    """Join every pair with an empty reference to the pair before (or after) it."""
-    joined: list[tuple[list[str], list[str]]] = []
-    for ref, hyp in zip(refs, hyps, strict=True):
-        if joined and not (ref and joined[-1][0]):
-            joined[-1] = (joined[-1][0] + ref, joined[-1][1] + hyp)
-        else:
-            joined.append((ref, hyp))
-    return [ref for ref, _ in joined], [hyp for _, hyp in joined]
+    output = jiwer.process_words(refs, hyps)
+    counts = [_count(chunks) for chunks in output.alignments]
+    drawn = resample(
+        np.array([c.errors for c in counts]), np.array([c.n for c in counts])
+    )
+    ci95 = None if drawn is None else drawn[0]
+    return Score(unit, [pair.utt for pair in pairs], output, counts, ci95)

@@ -56,4 +56,6 @@ def _way(method: Method, ladder: str) -> str:
 
 def _better_than_dense(row: dict[str, Any]) -> bool:
     test = row["vs"].get("dense")
-    return bool(test and test["delta_wer"] < 0 and test["p_value"] < LEVEL)
+    if not test or test["p_value"] is None:
+        return False
+    return test["delta_wer"] < 0 and test["p_value"] < LEVEL

@@ -203,7 +203,7 @@ def _row(
         "precision": precision,
         "test_set": decode.name,
         "wer": wer.get("error_rate"),
-        "wer_ci": wer.get("ci95", [None, None]),
+        "wer_ci": wer.get("ci95") or [None, None],
         "cer": cer.get("error_rate"),
         "params": _part(measured.get("params"), PARAMS),
         "macs_per_second": _part(measured.get("macs_per_second"), MACS),

@@ -116,10 +116,10 @@ def significance_table(rows: list[dict[str, Any]]) -> Table:
     def cells(test: dict[str, Any] | None) -> list[str]:
         if test is None:
             return [DASH] * 5
-        low, high = (100 * x for x in test["interval"])
+        low, high = test["interval"] or (None, None)
         return [
             _number(test["delta_wer"], "+.2f", 100),
-            f"{low:+.2f} to {high:+.2f}",
+            DASH if low is None else f"{100 * low:+.2f} to {100 * high:+.2f}",
             _number(test["p_value"], ".2g"),
             _number(test["p_by_speaker"], ".2g"),
             _number(test["mapsswe_p"], ".3f"),

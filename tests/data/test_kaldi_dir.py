@@ -53,11 +53,24 @@ def test_bad_text_is_named(make_dir, case):
     assert message in str(e.value) and str(folder / "text") in str(e.value)
 
 
-@pytest.mark.parametrize("words", ["ÜBER STRAẞE", "日本 語", "नमस्ते", "A\u2028B", "🎤"])
+@pytest.mark.parametrize(
+    "words", ["ÜBER STRAẞE", "日本 語", "नमस्ते", "<noise> (A)", "🎤"]
+)
 def test_other_unicode_is_fine(make_dir, words):
     folder = make_dir()
     (folder / "text").write_text(f"s-0 {words}\ns-1 B\ns-2 C\n", encoding="utf-8")
     assert read_data_dir(folder).text["s-0"] == words
+
+
+@pytest.mark.parametrize("blank", ["\u00a0", "\u3000", "\u202f", "\u2028", "\t", "  "])
+def test_blanks_are_blanks_and_letters_composed(make_dir, caplog, blank):
+    folder = make_dir()
+    text = f"s-0 A{blank}CAFE\u0301\u200b\ns-1 B\ns-2 \uff23\n"
+    (folder / "text").write_text(text, encoding="utf-8")
+    data = read_data_dir(folder)
+    # A full-width letter may be in a teacher's token list: it is trained on as it is.
+    assert data.text == {"s-0": "A CAFÉ", "s-1": "B", "s-2": "\uff23"}
+    assert "1 transcripts were brought to single blanks" in caplog.text
 
 
 def test_empty_transcript_is_kept_and_counted(make_dir, caplog):

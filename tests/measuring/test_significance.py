@@ -116,8 +116,9 @@ def test_by_speaker_leaves_out_one_after_the_other():
     ids=["all differ alike", "one has most of the words"],
 )
 def test_speakers_that_are_no_sample_give_no_p(more, words):
-    speakers = {f"u{i}": f"s{i // 2}" for i in range(10)}
-    found = compare(counts(more, words), counts([0] * 10, words), "x", speakers)
+    speakers = {f"u{i}": f"s{i % 10 // 2}" for i in range(30)}
+    system, other = counts(more * 3, words * 3), counts([0] * 30, words * 3)
+    found = compare(system, other, "x", speakers)
     assert found["n_speakers"] == 5
     assert found["p_by_speaker"] is None and found["interval_by_speaker"] is None
 
@@ -134,13 +135,13 @@ def test_means_of_runs_that_differ_by_rounding_only_are_equal():
         kinds = zip(substituted, deleted, strict=True)
         runs = [{"sub": s, "del": d, "ins": 0, "n": 7} for s, d in kinds]
         return pool(
-            [{"utterances": {f"u{i}": run for i in range(20)}} for run in runs], ""
+            [{"utterances": {f"u{i}": run for i in range(40)}} for run in runs], ""
         )
 
     one, other = pooled([1, 0, 0], [1, 2, 1]), pooled([2, 2, 1], [0, 0, 0])
     assert 1 / 3 + 4 / 3 != 5 / 3
     for pair in ((one, other), (other, one)):
-        found = compare(*pair, "b", {f"u{i}": f"s{i % 5}" for i in range(20)})
+        found = compare(*pair, "b", {f"u{i}": f"s{i % 5}" for i in range(40)})
         assert found["p_value"] == found["p_by_speaker"] == 1
 
 
@@ -155,8 +156,23 @@ def test_utterance_without_a_speaker_is_named(tmp_path, line):
 def test_other_utterances_are_refused():
     with pytest.raises(InputError, match="other utterances"):
         compare(result(set(), n=5), result(set(), n=6), "exp/dense")
-    with pytest.raises(InputError, match="one utterance"):
-        compare(result(set(), n=1), result(set(), n=1), "exp/dense")
+
+
+@pytest.mark.parametrize("n", [1, 2, 29])
+def test_of_few_utterances_nothing_is_claimed(n):
+    speakers = {f"u{i}": f"s{i % 6}" for i in range(n)}
+    found = compare(result(set(range(n)), n=n), result(set(), n=n), "x", speakers)
+    assert found["delta_wer"] == 0.25 and found["n_utts"] == n
+    for name in ("interval", "p_value", "interval_by_speaker", "p_by_speaker"):
+        assert found[name] is None
+    enough = compare(result(set(range(30)), n=30), result(set(), n=30), "x")
+    assert enough["p_value"] < 0.01
+
+
+def test_without_words_there_is_no_difference():
+    silent = counts([1] * 40, [0] * 40)
+    found = compare(silent, counts([0] * 40, [0] * 40), "x")
+    assert found["delta_wer"] is None and found["p_value"] is None
 
 
 def test_pooled_runs_are_their_mean_and_no_more_utterances():

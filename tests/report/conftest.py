@@ -1,17 +1,17 @@
 import math
 
 import pytest
-from left import PRUNING, checkpoint, dump, measured, scored
+from left import PRUNING, RIGHT, WRONG, checkpoint, dump, measured, scored
 
 
 @pytest.fixture
 def full(tmp_path):
     """What all stages leave, for one compact system."""
-    (tmp_path / "ref").write_text("u1 A B\nu2 C D\n")
+    (tmp_path / "ref").write_text(RIGHT)
     dense, compact = tmp_path / "dense", tmp_path / "compact"
-    scored(dense / "decode_d/test", tmp_path / "ref", "u1 A B\nu2 C D\n")
+    scored(dense / "decode_d/test", tmp_path / "ref", RIGHT)
     vs = {"": dense / "decode_d/test"}
-    scored(compact / "decode_d/test", tmp_path / "ref", "u1 A B\nu2 C X\n", vs)
+    scored(compact / "decode_d/test", tmp_path / "ref", WRONG, vs)
     measured(dense, 2)
     measured(compact, 1)
     dump(compact / "pruning.json", PRUNING)

@@ -5,7 +5,7 @@ import math
 import re
 
 import pytest
-from left import PRUNING, checkpoint, dump, measured, options, scored
+from left import PRUNING, WRONG, checkpoint, dump, measured, options, scored
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.cli import report
@@ -128,8 +128,8 @@ def test_system_that_was_not_compared_with_both_has_dashes_for_one():
 def test_lower_precisions_have_rows_of_their_own(full, capsys):
     dense, compact = full / "dense", full / "compact"
     vs = {"": dense / "decode_d/test"}
-    scored(dense / "decode_d_int8/test", full / "ref", "u1 A B\nu2 C X\n", vs)
-    scored(compact / "decode_d_int8/test", full / "ref", "u1 A X\nu2 C X\n", vs)
+    scored(dense / "decode_d_int8/test", full / "ref", WRONG, vs)
+    scored(compact / "decode_d_int8/test", full / "ref", WRONG.replace("B", "X"), vs)
     for exp, factor in ((dense, 0.004), (compact, 0.002)):
         path = exp / "measure.json"
         result = json.loads(path.read_text())
@@ -203,7 +203,7 @@ def test_nothing_measured_yet_is_null_and_named(tmp_path, capsys):
 @pytest.fixture
 def with_baseline(full):
     """Two rungs of a baseline beside it, compared with dense and with L0."""
-    for i, hyp in enumerate(("u1 A X\nu2 C X\n", "u1 X X\nu2 C X\n")):
+    for i, hyp in enumerate((WRONG.replace("B", "X"), WRONG.replace("A B", "X X"))):
         exp = full / f"random{i}"
         vs = {"": full / "dense/decode_d/test", "l0": full / "compact/decode_d/test"}
         scored(exp / "decode_d/test", full / "ref", hyp, vs)
