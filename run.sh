@@ -124,6 +124,10 @@ machine+=(--methods "${method}")
 ! runs 14 || machine+=(--finetune_config "${finetune_config}" "--finetune_args=${finetune_args}")
 [ -n "${teacher_tag}" ] || machine+=(--config "${teacher_config:-${asr_config}}")
 ! runs 11 || machine+=("--asr_args=${asr_args}")
+if [ -n "${teacher_config}" ] && runs 12; then
+    machine+=(--teacher_model "${teacher_model}")
+    ! runs 3 || machine+=(--fs "${fs}")
+fi
 python3 -m espnet_prune.cli.check_early "${machine[@]}"
 
 asr_args="--frontend_conf fs=${fs} ${seed:+--seed ${seed}} ${asr_args}"

@@ -2,8 +2,9 @@
 
 The program checks GPUs for training (``--ngpu``) and decoding (``--decode_ngpu``), the
 hardware that the number formats of ``--precisions`` need, what is for Conformers only,
-options of stages 12 and 14 that there are not or that contradict each other, and
-whether the model that ``--config`` and ``--asr_args`` describe can be pruned so.
+options of stages 12 and 14 that there are not or that contradict each other,
+whether the model that ``--config`` and ``--asr_args`` describe can be pruned so, and a
+teacher's files.
 """
 
 import argparse
@@ -38,6 +39,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--inference_config", type=Path)
     parser.add_argument("--config", type=Path, help="of the dense model")
     parser.add_argument("--asr_args", **words, help="options beside that config")
+    parser.add_argument("--teacher_model", type=Path, help="weights of --config")
+    parser.add_argument("--fs", type=int, help="rate of the audio to come, in Hz")
     return parser
 
 
@@ -80,6 +83,30 @@ def check(args: argparse.Namespace) -> None:
         check_finetuning(args)
     if args.prune_config is not None:
         check_pruning(args, config)
+    if args.teacher_model is not None:
+        check_teacher(args)
+
+
+def check_teacher(args: argparse.Namespace) -> None:
+    """Load a teacher, and what makes its tokens: whatever its files lack shows."""
+    from espnet2.tasks.asr import ASRTask
+
+    from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
+
+    _, told = load_model(args.config, args.teacher_model)
+    rate = sampling_rate(told)
+    if args.fs not in (None, rate):
+        what = f"{args.fs} Hz, but the model of {args.config} hears {rate} Hz"
+        raise InputError("--fs", what, f"give --fs {rate}")
+    told.noise_scp = told.rir_scp = None  # see model_config
+    try:
+        tokens_of = ASRTask.build_preprocess_fn(told, train=False)
+        if tokens_of is not None:
+            tokens_of("check", {"text": "A"})
+    except Exception as e:  # of any package that makes tokens
+        reason = ": ".join([type(e).__name__, *str(e).strip().splitlines()[:1]])
+        what = f"its token_type {told.token_type} cannot be used here ({reason})"
+        raise InputError(args.config, what, "install what it needs") from e
 
 
 def with_options(config: dict[str, Any], options: Sequence[str]) -> dict[str, Any]:

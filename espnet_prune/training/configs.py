@@ -1,6 +1,7 @@
 """Derive the training configs of the student from the teacher's own config."""
 
 import argparse
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,10 @@ def model_config(teacher: dict[str, Any], source: str | Path) -> dict[str, Any]:
         )
     config["encoder_conf"] = kind.rules.student(config.get("encoder_conf") or {})
     config["model_conf"] = dict(config.get("model_conf") or {})
+    for name in ("noise_scp", "rir_scp"):  # of its own training, and often elsewhere
+        if config.get(name) and not Path(config[name]).exists():
+            logging.info(f"{source}: {name} {config[name]} is not here: left out")
+            config[name] = None
     config["init"] = None  # the weights are the teacher's; gates have their own start
     return config
 

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.cli import check_early
@@ -112,6 +113,46 @@ def check(tmp_path, monkeypatch):
 def test_contradiction_is_named(check, lines, options, message):
     with pytest.raises(InputError, match=message):
         check(lines, *options)
+
+
+@pytest.fixture
+def teacher(dense, check):
+    """Run the check with a teacher, whose config has these options."""
+
+    def run(options=None, model=None, *more):
+        config = yaml.safe_load((dense / "config.yaml").read_text()) | (options or {})
+        changed = dense / "changed.yaml"
+        changed.write_text(yaml.safe_dump(config))
+        model = model or dense / "model.pth"
+        check("", "--config", changed, "--teacher_model", model, *more)
+
+    return run
+
+
+def test_teacher_is_loaded_before_any_data_stage(teacher, tmp_path):
+    teacher()
+    teacher({"noise_scp": "elsewhere/noise.scp", "rir_scp": "elsewhere/rir.scp"})
+    (tmp_path / "lfs.pth").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(InputError, match="lfs.pth: .*but a text, 'version"):
+        teacher({}, tmp_path / "lfs.pth")
+    with pytest.raises(InputError, match="normalize_conf.stats_file .*does not exist"):
+        teacher({"normalize_conf": {"stats_file": "exp/asr_stats/feats_stats.npz"}})
+    with pytest.raises(InputError, match="--fs: 8000 Hz, but .* hears 16000 Hz"):
+        teacher({}, None, "--fs", 8000)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"token_type": "whisper_multilingual"},
+        {"token_type": "hugging_face", "bpemodel": "facebook/bart-base"},
+        {"token_type": "phn", "bpemodel": None, "g2p": "pyopenjtalk"},
+    ],
+    ids=lambda options: options["token_type"],
+)
+def test_tokenizer_that_needs_more_is_named(teacher, options):
+    with pytest.raises(InputError, match=f"token_type {options['token_type']} cannot"):
+        teacher(options)
 
 
 @pytest.mark.parametrize(

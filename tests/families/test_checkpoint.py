@@ -94,6 +94,52 @@ def test_file_that_holds_no_weights_of_the_model_is_named(
         load_model(dense / "config.yaml", path)
 
 
+WRAPPERS = {
+    "deepspeed": lambda state: {"module": state},
+    "lightning": lambda state: {
+        "state_dict": {f"model.{name}": tensor for name, tensor in state.items()},
+        "epoch": 3,
+    },
+    "ddp": lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_what_trainers_put_around_weights_is_taken_off(dense, tmp_path, wrapper):
+    state = torch.load(dense / "model.pth")
+    torch.save(WRAPPERS[wrapper](state), tmp_path / "wrapped.pth")
+    model, _ = load_model(dense / "config.yaml", tmp_path / "wrapped.pth")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, state[name])
+
+
+@pytest.mark.parametrize(
+    "text", ["version https://git-lfs.github.com/spec/v1\noid", "<!doctype html>\n<p>"]
+)
+def test_text_in_place_of_weights_is_shown(dense, tmp_path, text):
+    (tmp_path / "a.pth").write_text(text)
+    first = text.split("\n")[0]
+    with pytest.raises(InputError, match=f"but a text, '{first}' -> git lfs pull"):
+        load_model(dense / "config.yaml", tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ctc_conf": {"ctc_type": "warpctc"}},
+        {"frontend": "s3prl", "frontend_conf": {"frontend_conf": {"upstream": "x"}}},
+        {"decoder_conf": {"no_such_option": 1}},
+    ],
+    ids=str,
+)
+def test_model_that_cannot_be_built_here_is_one_line(dense, tmp_path, options):
+    config = yaml.safe_load((dense / "config.yaml").read_text()) | options
+    moved = tmp_path / "config.yaml"
+    moved.write_text(yaml.safe_dump(config))
+    with pytest.raises(InputError, match="cannot build its model here"):
+        load_model(moved, dense / "model.pth")
+
+
 def test_config_whose_paths_lead_nowhere_is_refused_by_option(dense, tmp_path):
     config = yaml.safe_load((dense / "config.yaml").read_text())
     config["normalize_conf"] = {"stats_file": "exp/elsewhere/feats_stats.npz"}

@@ -48,7 +48,17 @@ def load_model(
                 "give a model's config.yaml and its file of weights",
             )
     check_resources(config)
-    model, args = ASRTask.build_model_from_file(config, None, device)
+    try:
+        model, args = ASRTask.build_model_from_file(config, None, device)
+    except InputError:
+        raise
+    except Exception as e:  # of ESPnet's parts, and of packages that they need
+        reason = ": ".join([type(e).__name__, *str(e).strip().splitlines()[:1]])
+        raise InputError(
+            config,
+            f"ESPnet cannot build its model here ({reason})",
+            "install what it asks for, or give a model without it",
+        ) from e
     state = read_state(checkpoint)
     try:
         model.load_state_dict(state, strict=True)
@@ -111,9 +121,18 @@ def check_resources(config: str | Path) -> None:
 
 
 def read_state(checkpoint: str | Path) -> dict[str, torch.Tensor]:
-    """Read the state dict of an ESPnet model file, on the CPU."""
+    """Read the state dict of an ESPnet model file, on the CPU.
+
+    What DeepSpeed, Lightning, DDP or ESPnet's trainer put around it is taken off.
+    """
     state = read_checkpoint(checkpoint)
-    return state["model"] if "optimizers" in state else state
+    for wrapper in ("model", "module", "state_dict"):
+        if isinstance(inner := state.get(wrapper), dict):
+            state = inner
+    for prefix in ("module.", "model."):
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): t for name, t in state.items()}
+    return state
 
 
 def read_checkpoint(checkpoint: str | Path, mmap: bool = False) -> dict[str, Any]:
@@ -143,11 +162,20 @@ def read_checkpoint(checkpoint: str | Path, mmap: bool = False) -> dict[str, Any
                 "if you trust it, save its weights alone where it was made: "
                 "torch.save(model.state_dict(), FILE)",
             ) from e
-        raise InputError(
-            checkpoint,
-            f"is no readable checkpoint ({type(e).__name__}: {str(e).split('. ')[0]})",
-            "fetch it again, or remove it and run the stage that makes it",
-        ) from e
+        reason = f"({type(e).__name__}: {str(e).split('. ')[0]})"
+        mend = "fetch it again, or remove it and run the stage that makes it"
+        if text := _as_text(checkpoint):
+            reason, mend = f"but a text, {text!r}", "git lfs pull, or fetch it again"
+        raise InputError(checkpoint, f"is no readable checkpoint {reason}", mend) from e
     if not isinstance(state, dict):
         raise InputError(checkpoint, "holds no model weights", "check its path")
     return state
+
+
+def _as_text(path: str | Path) -> str | None:
+    """Read the first line of a file of text: a pointer of Git LFS, or a page."""
+    try:
+        with open(path, "rb") as f:
+            return f.read(200).decode().strip().partition("\n")[0] or None
+    except (OSError, UnicodeDecodeError):
+        return None
