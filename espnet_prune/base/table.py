@@ -7,12 +7,16 @@ from pathlib import Path
 from espnet_prune.base.errors import InputError
 
 
-def read_table(path: str | Path, mend: str = "check its path") -> dict[str, str]:
+def read_table(
+    path: str | Path, mend: str = "check its path", forgive: bool = False
+) -> dict[str, str]:
     """Read a table of lines ``id value``; the value may be empty or hold spaces.
 
     Args:
         path: of the table.
         mend: what the user can do where it is missing.
+        forgive: whether control characters are left out, not refused: a model may write
+            such, if they are in its token list.
 
     Raises:
         InputError: a missing or empty file, a line that is blank, repeats an id,
@@ -27,7 +31,7 @@ def read_table(path: str | Path, mend: str = "check its path") -> dict[str, str]
     # Only "\n" ends a line: Unicode's other line ends are legal inside a transcript.
     for number, raw in enumerate(data.removesuffix(b"\n").split(b"\n"), 1):
         where = f"{path}:{number}"
-        parts = _decode(raw, where).split(maxsplit=1)
+        parts = _decode(raw, where, forgive).split(maxsplit=1)
         if not parts:
             if not data.strip():
                 raise InputError(path, "is empty", "every table needs a line")
@@ -41,7 +45,7 @@ def read_table(path: str | Path, mend: str = "check its path") -> dict[str, str]
     return table
 
 
-def _decode(raw: bytes, where: str) -> str:
+def _decode(raw: bytes, where: str, forgive: bool) -> str:
     """Decode one line, or raise an error that names what cannot be in a table."""
     try:
         line = raw.decode("utf-8")
@@ -53,14 +57,16 @@ def _decode(raw: bytes, where: str) -> str:
         raise InputError(
             where, "has a Windows line end", "convert the file with dos2unix"
         )
-    for character in line:
-        if character == "\ufeff" or (
-            character != "\t" and unicodedata.category(character) == "Cc"
-        ):
-            raise InputError(
-                where, f"holds the character U+{ord(character):04X}", "remove it"
-            )
-    return line
+    refused = [
+        character
+        for character in line
+        if character == "\ufeff"
+        or (character != "\t" and unicodedata.category(character) == "Cc")
+    ]
+    if refused and not forgive:
+        what = f"holds the character U+{ord(refused[0]):04X}"
+        raise InputError(where, what, "remove it")
+    return line.translate(dict.fromkeys(map(ord, refused)))
 
 
 def write_table(path: str | Path, table: Mapping[str, object]) -> None:

@@ -184,7 +184,7 @@ def merge(jobs: list[Path], folder: Path, keys: list[str]) -> None:
         for job in jobs:
             path = job / "1best_recog" / table
             if path.exists():
-                found |= read_table(path)
+                found |= read_table(path, forgive=True)
         missing = [key for key in keys if key not in found]
         if missing and table == "text":
             logging.warning(

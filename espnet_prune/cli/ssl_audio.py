@@ -21,6 +21,7 @@ from espnet_prune.base.files import is_made_of, note_made_of, resumable_dir
 from espnet_prune.base.table import read_table, write_table
 from espnet_prune.data.audio import file_of, load_utterance
 from espnet_prune.data.kaldi_dir import find_audio
+from espnet_prune.data.text import normalized
 from espnet_prune.families.ssl.audio import RATE
 from espnet_prune.running.executor import add_arguments, from_arguments
 
@@ -139,7 +140,8 @@ def main(argv: list[str] | None = None) -> None:
     recordings = sources(args.audio)
     texts = None
     if args.text is not None:
-        texts = read_table(args.text, "give transcripts of the recordings")
+        table = read_table(args.text, "give transcripts of the recordings")
+        texts = {name: normalized(words) for name, words in table.items()}
         spoken = {key: v for key, v in recordings.items() if texts.get(key)}
         if len(spoken) < 2:
             ids = f"{next(iter(recordings))!r} here, {next(iter(texts))!r} there"

@@ -8,6 +8,7 @@ not 1, written by stage 2 and applied by stage 3.
 """
 
 import logging
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,7 +153,7 @@ def _read_segments(path: Path) -> dict[str, Segment]:
         where, parts = f"{path}:{number}", value.split()
         try:
             recording, start, end = parts[0], float(parts[1]), float(parts[2])
-            if len(parts) != 3:
+            if len(parts) != 3 or math.inf in (start, end):
                 raise ValueError
         except (IndexError, ValueError):
             raise InputError(

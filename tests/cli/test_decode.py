@@ -310,3 +310,14 @@ def test_language_model_has_a_say_in_the_search(compact, run, tmp_path):
         assert len(lines) == 12
         said[weight] = [token for line in lines for token in line.split()[1:]]
     assert said[5.0] and set(said[5.0]) == {"B"} != set(said[0.0])
+
+
+def test_control_character_of_a_token_list_does_not_end_a_decoding(tmp_path):
+    """Training took the token, so decoding may write it; no table may hold it."""
+    shard = tmp_path / "shard"
+    (shard / "1best_recog").mkdir(parents=True)
+    for table in decode.TABLES:
+        path = shard / "1best_recog" / table
+        path.write_text("u A\ufeffB\x07 C\n", encoding="utf-8")
+    decode.merge([shard], tmp_path, ["u", "v"])
+    assert read_table(tmp_path / "text") == {"u": "AB C", "v": ""}

@@ -110,6 +110,7 @@ BAD_TABLES = {
     ("segments", "s-0 s-0 a b\n"): "segments:1: is not 'utterance recording start",
     ("segments", "s-0 s-0 0.5 0.5\n"): "segments:1: goes from 0.5 s to 0.5 s",
     ("segments", "s-0 s-0 nan 1\n"): "segments:1: goes from nan s",
+    ("segments", "s-0 s-0 0 inf\n"): "segments:1: is not 'utterance recording start",
     ("segments", "s-0 s-0 0 nan\n"): "segments:1: goes from 0.0 s to nan s",
     ("segments", "s-0 s-9 0 1\n"): "1 lines name recordings that wav.scp lacks",
     ("utt2speed", "s-0 fast\n"): "utt2speed:1: 'fast' is no speed",

@@ -211,6 +211,11 @@ def test_format_refuses_what_cannot_be_written(cli, make_dir, tmp_path):
         path.write_text(path.read_text().replace("s-0 ", "s/0 ", 1))
     with pytest.raises(InputError, match="slash"):
         cli(FORMAT, "--in", folder, "--out", tmp_path / "out")
+    for name in ("wav.scp", "text", "utt2spk"):
+        path = folder / name
+        path.write_text(path.read_text().replace("s/0 ", "語" * 90 + " ", 1))
+    with pytest.raises(InputError, match="an id of more than 250 bytes"):
+        cli(FORMAT, "--in", folder, "--out", tmp_path / "out")
 
 
 def test_speed_perturbed_durations(cli, make_dir, tmp_path):
