@@ -1,4 +1,7 @@
-"""Does this Python satisfy a requirements file? Exit 0 if so; needs no package."""
+"""Does this Python satisfy a requirements file? Exit 0 if so; needs no package.
+
+With ``--shadowed``: is the ``espnet2`` that is imported the one that is installed?
+"""
 
 import re
 import sys
@@ -32,7 +35,22 @@ def unmet(requirements: Path) -> list[str]:
     return bad
 
 
+def shadowed() -> str | None:
+    """Say which other version of ESPnet comes first, by ``PYTHONPATH`` perhaps."""
+    import espnet2
+
+    installed, found = metadata.version("espnet"), espnet2.__version__
+    if found == installed:
+        return None
+    return (
+        f"error: {espnet2.__file__} is of ESPnet {found}, and {installed} is installed "
+        "-> take its folder out of PYTHONPATH"
+    )
+
+
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--shadowed"]:
+        sys.exit(shadowed())
     problems = unmet(Path(sys.argv[1]))
     if problems:
         print("\n".join(problems), file=sys.stderr)

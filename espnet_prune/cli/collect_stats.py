@@ -7,8 +7,15 @@ import sys
 from pathlib import Path
 
 from espnet_prune.base.errors import run_main
-from espnet_prune.base.files import fingerprint, is_made_of, note_made_of, resumable_dir
+from espnet_prune.base.files import (
+    code_version,
+    fingerprint,
+    is_made_of,
+    note_made_of,
+    resumable_dir,
+)
 from espnet_prune.base.table import read_table, write_table
+from espnet_prune.data.audio import audio_digest
 from espnet_prune.data.kaldi_dir import audio_type
 from espnet_prune.running.executor import add_arguments, from_arguments, split
 from espnet_prune.running.shards import mark_of, run_shards
@@ -36,7 +43,8 @@ def main() -> None:
     nj = min(args.nj, *map(len, keys.values()))
     # The logs lie beside the output, so that they survive a failure.
     log_dir = args.out.parent / f"{args.out.name}_log"
-    made_of = [nj, keys, args.token_type, training_options]
+    made_of = [nj, keys, args.token_type, training_options, code_version()]
+    made_of += [audio_digest(folder / "wav.scp") for folder in sets.values()]
     stamp = json.dumps([*made_of, fingerprints(args, training_options)])
     if is_made_of(args.out, stamp):
         logging.info(f"{args.out}: made before, from the same files")
@@ -79,10 +87,9 @@ def main() -> None:
 
 
 def fingerprints(args: argparse.Namespace, training_options: list[str]) -> list[str]:
-    """Fingerprint the files that the statistics are made of, but the audio."""
+    """Fingerprint the files that the statistics are made of, beside the audio."""
     named = [args.train / "wav.scp", args.train / "text", args.valid / "wav.scp"]
     named += [args.valid / "text", args.token_list, *map(Path, training_options)]
-    named += [args.train / "utt2num_samples", args.valid / "utt2num_samples"]
     return [fingerprint(path) for path in named if path.is_file()]
 
 

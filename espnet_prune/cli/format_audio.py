@@ -7,23 +7,19 @@ as ``--out`` is given, so relative to the current directory), ``text``, ``utt2sp
 """
 
 import argparse
-import functools
 import hashlib
 import json
 import logging
 import shutil
+import uuid
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-import soundfile
-
 from espnet_prune.base.errors import InputError, run_main
-from espnet_prune.base.files import is_made_of, note_made_of, resumable_dir, write_json
+from espnet_prune.base.files import is_made_of, note_made_of, resumable_dir
 from espnet_prune.base.table import write_table
-from espnet_prune.data.audio import file_of, load_utterance, run_pipe
+from espnet_prune.data.audio import AUDIO_DIGEST, file_of
+from espnet_prune.data.formatting import Formatted, Job, Part, format_part, split
 from espnet_prune.data.kaldi_dir import (
     DataDir,
     Segment,
@@ -38,38 +34,6 @@ PARTS = ".parts"
 _PER_PART = 200  # utterances: what a kill, or a failed job, makes us do again
 
 
-@dataclass(frozen=True)
-class Job:
-    """One utterance to format: from ``value``'s stretch to the file ``path``."""
-
-    utterance: str
-    value: str
-    segment: Segment
-    speed: float
-    fs: int
-    path: str
-
-
-@dataclass(frozen=True)
-class Formatted:
-    """The outcome of a job; ``error`` says why there is no file."""
-
-    utterance: str
-    samples: int = 0
-    source_fs: int = 0
-    channels: int = 0
-    scaled: bool = False
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class Part:
-    """Some utterances, and the file for what comes of them."""
-
-    jobs: list[Job]
-    result: Path
-
-
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--in", dest="source", required=True, help="data directory")
@@ -82,34 +46,6 @@ def get_parser() -> argparse.ArgumentParser:
         help="drop and count what cannot be read, instead of stopping",
     )
     return parser
-
-
-def format_utterance(job: Job, run: Callable[[str], bytes] = run_pipe) -> Formatted:
-    """Write one utterance's FLAC file; an error comes back, it is not raised."""
-    try:
-        segment = job.segment
-        audio = load_utterance(
-            job.value, job.fs, segment.start, segment.end, job.speed, run
-        )
-        if len(audio.samples) == 0:
-            raise InputError(job.value, f"leaves no sample for {job.utterance}")
-    except InputError as e:
-        return Formatted(job.utterance, error=str(e))
-    # Resampling overshoots a little at full scale; 16 bits would wrap around there.
-    samples = np.clip(audio.samples, -1.0, 1.0)
-    soundfile.write(job.path, samples, job.fs, subtype="PCM_16", format="FLAC")
-    return Formatted(
-        job.utterance, len(samples), audio.source_fs, audio.channels, audio.scaled
-    )
-
-
-def format_part(part: Part) -> list[Formatted]:
-    """Format a part, and remember what came of it unless something was wrong."""
-    run = functools.lru_cache(maxsize=1)(run_pipe)  # a command has many segments
-    results = [format_utterance(job, run) for job in part.jobs]
-    if not any(result.error for result in results):
-        write_json(part.result, [asdict(result) for result in results])
-    return results
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -149,6 +85,9 @@ def main(argv: list[str] | None = None) -> None:
         write_table(
             temporary / "utt2num_samples", {r.utterance: r.samples for r in good}
         )
+        held = sorted((result.utterance, result.digest) for result in good)
+        digest = hashlib.sha256(json.dumps(held).encode()).hexdigest()
+        (temporary / AUDIO_DIGEST).write_text(digest)
         (temporary / "feats_type").write_text("raw\n")
         (temporary / "audio_format").write_text("flac\n")
         shutil.rmtree(temporary / PARTS)
@@ -157,12 +96,18 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def stamp_of(data: DataDir, fs: int) -> str:
-    """Compute a SHA-256 of what the files are made of, audio by its size and date."""
+    """Compute a SHA-256 of what the files are made of, audio by its size and date.
+
+    What a command gives cannot be seen: with one it is never the same.
+    """
     seen = []
     for value in data.wav.values():
         if (file := file_of(value)) is not None:
             now = Path(file).stat()
             seen.append((now.st_mtime_ns, now.st_size))
+    if len(seen) < len(data.wav):
+        logging.info("commands give audio: it is formatted anew")
+        seen.append(uuid.uuid4().hex)
     return hashlib.sha256(f"{fs} {data} {seen}".encode()).hexdigest()
 
 
@@ -181,7 +126,7 @@ def format_in_parts(
     size = max(1, min(_PER_PART, -(-len(jobs) // executor.nj)))
     parts = [
         Part(some, folder / PARTS / f"{number}-{size}.json")
-        for number, some in enumerate(_split(jobs, size))
+        for number, some in enumerate(split(jobs, size))
     ]
     todo = [part for part in parts if not part.result.exists()]
     if len(todo) < len(parts):
@@ -199,20 +144,6 @@ def format_in_parts(
             kept = json.loads(part.result.read_text())
             results += [Formatted(**values) for values in kept]
     return results
-
-
-def _split(jobs: list[Job], size: int) -> list[list[Job]]:
-    """Split jobs into about so many each; those of one command stay together."""
-    together: dict[str, list[Job]] = {}
-    for job in jobs:
-        command = file_of(job.value) is None
-        together.setdefault(job.value if command else job.path, []).append(job)
-    found: list[list[Job]] = [[]]
-    for several in together.values():
-        if found[-1] and len(found[-1]) + len(several) > size:
-            found.append([])
-        found[-1] += several
-    return found
 
 
 def _name_files(data: DataDir) -> dict[str, str]:

@@ -17,7 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_prune.base.errors import InputError, run_main
-from espnet_prune.base.files import fingerprint, is_made_of, locked, note_made_of
+from espnet_prune.base.files import (
+    code_version,
+    fingerprint,
+    is_made_of,
+    locked,
+    note_made_of,
+)
 from espnet_prune.measuring.mapsswe import find
 from espnet_prune.measuring.scoring import (
     score_set,
@@ -71,7 +77,8 @@ class Part:
         if not all(file.is_file() for file in files):
             return None  # scoring tells what
         weights = [(str(other), weights_of(other)) for other in self.vs.values()]
-        return json.dumps([find("sc_stats"), weights, *map(fingerprint, files)])
+        by = [find("sc_stats"), code_version()]
+        return json.dumps([*by, weights, *map(fingerprint, files)])
 
     def is_scored(self) -> bool:
         """Tell whether the results are there, and of what is there now."""

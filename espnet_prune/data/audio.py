@@ -17,6 +17,7 @@ from espnet_prune.base.files import fingerprint
 from espnet_prune.base.table import read_table
 from espnet_prune.data.sound_file import MEND, read_sound, stretch
 
+AUDIO_DIGEST = "audio.sha256"  # in a formatted set: a digest of all its samples
 # Beyond full scale: an instant is clipped, more is scaled, and far more is a mistake.
 _INSTANT = 1e-3  # of the samples
 _MOST = 8.0
@@ -91,7 +92,8 @@ def file_of(value: str) -> str | None:
 def audio_digest(scp: Path) -> str:
     """The function returns a SHA-256 of what the files of a ``wav.scp`` hold, in order.
 
-    What a command will give cannot be seen: with one among them it is never the same.
+    Of a formatted set it is noted beside the table. What a command will give cannot be
+    seen: with one among them it is never the same.
 
     Args:
         scp: the table; archives in it count as a whole.
@@ -99,6 +101,9 @@ def audio_digest(scp: Path) -> str:
     Raises:
         InputError: a file cannot be read.
     """
+    noted = scp.with_name(AUDIO_DIGEST)
+    if noted.is_file():
+        return noted.read_text()
     files = [file_of(value) for value in read_table(scp).values()]
     held = {}
     try:

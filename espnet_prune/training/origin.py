@@ -23,7 +23,7 @@ from espnet_prune.base.files import (
     write_json,
     write_yaml,
 )
-from espnet_prune.data.audio import check_rate
+from espnet_prune.data.audio import AUDIO_DIGEST, check_rate
 from espnet_prune.families.espnet.checkpoint import read_state, sampling_rate
 from espnet_prune.measuring.latency import settle_table
 from espnet_prune.training.resume import COUNTERS
@@ -222,8 +222,11 @@ def described(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, st
         *options.valid_data_path_and_name_and_type,
     ):
         files += [str(path)] if name == "text" else []
-        # What the audio was made of is noted beside it: no need to read all of it.
-        files += [str(folder / MADE_OF) for folder in [*Path(path).parents][:2]]
+        # What the audio is, or was made of, is noted beside it: no need to read it.
+        notes = AUDIO_DIGEST, MADE_OF
+        folders = [*Path(path).parents][:2]
+        noted = [folder / note for folder in folders for note in notes]
+        files += [str(path) for path in noted if path.is_file()][:1]
     named = [p for f in files if isinstance(f, str) for p in pieces(f) if p.is_file()]
     return kept, {str(file): fingerprint(file) for file in named}
 

@@ -10,6 +10,7 @@ import soundfile
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.table import read_table
+from espnet_prune.data.audio import audio_digest
 from espnet_prune.data.kaldi_dir import read_data_dir
 
 FORMAT = "espnet_prune.cli.format_audio"
@@ -144,6 +145,32 @@ def test_command_runs_once_for_all_its_segments_and_gets_no_input(
     samples = read_table(tmp_path / "out" / "utt2num_samples")
     assert [*samples] == names
     assert samples["u100"] == "16000" and samples["u249"] == "8000"
+
+
+def test_what_a_command_gives_is_formatted_anew(cli, make_dir, tmp_path, tone):
+    """It may give something else; what is made of the set sees that, and only that."""
+    folder = make_dir("in", {"s": (tone(1.0, 16000), 16000)})
+    (folder / "wav.scp").write_text(f"s cat {folder}/s.wav |\n")
+    seen = []
+    for seconds in (1.0, 1.0, 2.0):
+        soundfile.write(folder / "s.wav", tone(seconds, 16000), 16000)
+        cli(FORMAT, "--in", folder, "--out", tmp_path / "out")
+        samples = read_table(tmp_path / "out" / "utt2num_samples")
+        assert samples == {"s": str(int(16000 * seconds))}
+        seen.append(audio_digest(tmp_path / "out" / "wav.scp"))
+    assert seen[0] == seen[1] != seen[2]
+
+
+def test_other_audio_of_the_same_length_is_seen(cli, make_dir, tmp_path, tone):
+    folder = make_dir()
+    seen = []
+    for loudness in (1.0, 0.5):
+        for path in folder.glob("*.wav"):
+            soundfile.write(path, loudness * tone(1.0, 16000), 16000)
+        cli(FORMAT, "--in", folder, "--out", tmp_path / "org")
+        cli(FILTER, "--in", tmp_path / "org", "--out", tmp_path / "kept")
+        seen.append(audio_digest(tmp_path / "kept" / "wav.scp"))
+    assert seen[0] != seen[1]
 
 
 def test_what_goes_beyond_full_scale_is_scaled_and_told(

@@ -7,7 +7,7 @@ from espnet_prune.base.errors import InputError
 from espnet_prune.cli import score_systems
 
 SETS = ("quiet", "noisy")
-KEYS = [f"spk-u{i:02}" for i in range(12)]
+KEYS = [f"spk-u{i:02}" for i in range(36)]
 # Utterances with a wrong word, by system: each has another error rate.
 WRONG = {"dense": 1, "l0": 2, "magnitude": 5, "dense bf16": 3, "l0 bf16": 4}
 WRONG["magnitude bf16"] = 6
@@ -102,12 +102,12 @@ def test_only_what_changed_is_scored_again(recipe, tmp_path, caplog):
 def test_speakers_of_the_references_are_compared_and_looked_at_again(recipe, tmp_path):
     name = "magnitude/decode/noisy/score_wer/significance_l0.json"
     assert json.loads(recipe("here")[name])["n_speakers"] is None
-    for size in (2, 3):  # utterances of each
+    for size in (6, 9):  # utterances of each
         lines = (f"{key} s{i // size}\n" for i, key in enumerate(KEYS))
         (tmp_path / "here/dump/noisy/utt2spk").write_text("".join(lines))
         test = json.loads(recipe("here")[name])
-        assert test["n_speakers"] == 12 // size
-        assert (test["p_by_speaker"] is None) == (size == 3)  # four are too few
+        assert test["n_speakers"] == 36 // size
+        assert (test["p_by_speaker"] is None) == (size == 9)  # four are too few
 
 
 def test_broken_hypotheses_are_named_and_only_they_are_scored_later(

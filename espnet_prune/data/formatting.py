@@ -1,0 +1,95 @@
+"""Write utterances as mono FLAC files, part by part of a set."""
+
+import functools
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from espnet_prune.base.errors import InputError
+from espnet_prune.base.files import write_json
+from espnet_prune.data.audio import file_of, load_utterance, run_pipe
+from espnet_prune.data.kaldi_dir import Segment
+
+
+@dataclass(frozen=True)
+class Job:
+    """One utterance to format: from ``value``'s stretch to the file ``path``."""
+
+    utterance: str
+    value: str
+    segment: Segment
+    speed: float
+    fs: int
+    path: str
+
+
+@dataclass(frozen=True)
+class Formatted:
+    """The outcome of a job; ``error`` says why there is no file."""
+
+    utterance: str
+    samples: int = 0
+    source_fs: int = 0
+    channels: int = 0
+    scaled: bool = False
+    digest: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some utterances, and the file for what comes of them."""
+
+    jobs: list[Job]
+    result: Path
+
+
+def format_utterance(job: Job, run: Callable[[str], bytes] = run_pipe) -> Formatted:
+    """Write one utterance's FLAC file; an error comes back, it is not raised."""
+    try:
+        segment = job.segment
+        audio = load_utterance(
+            job.value, job.fs, segment.start, segment.end, job.speed, run
+        )
+        if len(audio.samples) == 0:
+            raise InputError(job.value, f"leaves no sample for {job.utterance}")
+    except InputError as e:
+        return Formatted(job.utterance, error=str(e))
+    # Resampling overshoots a little at full scale; 16 bits would wrap around there.
+    samples = np.clip(audio.samples, -1.0, 1.0)
+    soundfile.write(job.path, samples, job.fs, subtype="PCM_16", format="FLAC")
+    return Formatted(
+        job.utterance,
+        len(samples),
+        audio.source_fs,
+        audio.channels,
+        audio.scaled,
+        hashlib.sha256(samples).hexdigest(),
+    )
+
+
+def format_part(part: Part) -> list[Formatted]:
+    """Format a part, and remember what came of it unless something was wrong."""
+    run = functools.lru_cache(maxsize=1)(run_pipe)  # a command has many segments
+    results = [format_utterance(job, run) for job in part.jobs]
+    if not any(result.error for result in results):
+        write_json(part.result, [asdict(result) for result in results])
+    return results
+
+
+def split(jobs: list[Job], size: int) -> list[list[Job]]:
+    """Split jobs into about so many each; those of one command stay together."""
+    together: dict[str, list[Job]] = {}
+    for job in jobs:
+        command = file_of(job.value) is None
+        together.setdefault(job.value if command else job.path, []).append(job)
+    found: list[list[Job]] = [[]]
+    for several in together.values():
+        if found[-1] and len(found[-1]) + len(several) > size:
+            found.append([])
+        found[-1] += several
+    return found
