@@ -123,7 +123,7 @@ machine+=(--methods "${method}")
 ! runs 12 || machine+=(--target_kind "${target_kind}" --targets "${targets}" --prune_config "${prune_config}" "--prune_args=${prune_args}")
 ! runs 14 || machine+=(--finetune_config "${finetune_config}" "--finetune_args=${finetune_args}")
 [ -n "${teacher_tag}" ] || machine+=(--config "${teacher_config:-${asr_config}}")
-! runs 11 || machine+=("--asr_args=${asr_args}")
+[ -n "${teacher_tag}" ] || ! runs 11 || machine+=("--asr_args=${asr_args}" --inference_asr_model "${inference_asr_model}")
 if [ -n "${teacher_config}" ] && runs 12; then
     machine+=(--teacher_model "${teacher_model}")
     ! runs 3 || machine+=(--fs "${fs}")
@@ -199,7 +199,8 @@ fi
 # First, before hours are spent on data for a model that cannot be had.
 if [ -n "${teacher_tag}" ] && begin 11 "fetch ${teacher_tag} to ${fetched}"; then
     python3 -m espnet_prune.cli.fetch_teacher --tag "${teacher_tag}" --out "${fetched}"
-    python3 -m espnet_prune.cli.check_early "${machine[@]}" --config "${teacher_config}" --asr_args=
+    python3 -m espnet_prune.cli.check_early "${machine[@]}" --config "${teacher_config}" \
+        --teacher_model "${teacher_model}" --fs "${fs}"
 fi
 if begin 1 "prepare ${corpus} as data/{${train_set},${valid_set},${test_sets// /,}}"; then
     # shellcheck disable=SC2086
@@ -261,7 +262,8 @@ if [ -z "${teacher_tag}" ] && begin 11 "train the dense model in ${dense}"; then
         --train_shape_file "${stats}/train/speech_shape" \
         --train_shape_file "${stats}/train/text_shape.${token_type}" \
         --valid_shape_file "${stats}/valid/speech_shape" \
-        --valid_shape_file "${stats}/valid/text_shape.${token_type}" ${asr_args}
+        --valid_shape_file "${stats}/valid/text_shape.${token_type}" \
+        --fold_length 80000 --fold_length 150 ${asr_args}
 fi
 if runs 12 || runs 13 || runs 14; then
     # A student needs the lengths of its data only, no statistics: stage 10 can be skipped.
@@ -273,7 +275,7 @@ if runs 12 || runs 13 || runs 14; then
         --finetune_config "${finetune_config}" "--finetune_args=${finetune_args}" \
         --made "${teacher_config}" "${teacher_model}" "${launch[@]}" -- "${data[@]}" \
         --train_shape_file "dump/raw/${sp_set}/utt2num_samples" \
-        --valid_shape_file "dump/raw/${valid_set}/utt2num_samples" \
+        --valid_shape_file "dump/raw/${valid_set}/utt2num_samples" --fold_length 80000 \
         --teacher_config "${teacher_config}" --teacher_model "${teacher_model}"
 fi
 [ "${inference_model}" = pruned.pth ] && made_by=13 || made_by=14

@@ -259,6 +259,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         ) from e
     except yaml.YAMLError as e:
         raise InputError(path, f"is no YAML: {str(e).splitlines()[0]}") from e
+    except UnicodeDecodeError as e:
+        mend = "convert the file, for example with iconv"
+        raise InputError(path, "is not UTF-8", mend) from e
     if not isinstance(data, dict):
         raise InputError(path, "must hold `key: value` lines")
     return data

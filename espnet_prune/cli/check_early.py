@@ -38,7 +38,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--finetune_args", **words)
     parser.add_argument("--inference_config", type=Path)
     parser.add_argument("--config", type=Path, help="of the dense model")
-    parser.add_argument("--asr_args", **words, help="options beside that config")
+    parser.add_argument("--asr_args", type=str.split, help="it is trained, with these")
+    parser.add_argument("--inference_asr_model", help="file of it that is used")
     parser.add_argument("--teacher_model", type=Path, help="weights of --config")
     parser.add_argument("--fs", type=int, help="rate of the audio to come, in Hz")
     return parser
@@ -72,11 +73,13 @@ def check(args: argparse.Namespace) -> None:
         check_options("--asr_args", args.asr_args)
     config = None
     if args.config is not None:
-        config = with_options(read_yaml(args.config), args.asr_args)
-        has_ctc = (config.get("model_conf") or {}).get("ctc_weight", 0.5) > 0
-        if not has_ctc and search.keys() & {"ctc_greedy", "ctc_beam"}:
-            what = "has no CTC head (ctc_weight: 0), which this decoding needs"
-            raise InputError(args.config, what, "take conf/decode.yaml")
+        from espnet_prune.training.dense_config import check_dense, check_search
+
+        config = with_options(read_yaml(args.config), args.asr_args or [])
+        if args.asr_args is not None:
+            check_dense(args.config, config, args.inference_asr_model)
+        if args.inference_config is not None:
+            check_search(args.config, config, search)
         if "int8" in args.precisions:
             require(find_kind(config.get("encoder")), "runtime", "--precisions int8")
     if args.finetune_config is not None:
@@ -161,7 +164,7 @@ def check_pruning(args: argparse.Namespace, config: dict[str, Any] | None) -> No
         options = settle_options(stage, recipe)
         if config is not None:
             kind = check_model(config, args.config, stage, recipe)
-            check_target(config, kind, stage, recipe, options)
+            check_target(config, args.config, kind, stage, recipe, options)
 
 
 def training_options(

@@ -48,11 +48,12 @@ def main() -> None:
 
 
 def count_characters(lines: list[str]) -> list[str]:
-    """List characters by falling frequency, ties by first appearance, like ESPnet."""
+    """List characters by falling frequency, ties by first appearance, like ESPnet.
+
+    Blanks of other kinds are characters to its tokenizer: stage 3 leaves none.
+    """
     counts = Counter(
-        SPACE if character == " " else character
-        for line in lines
-        for character in " ".join(line.split())
+        SPACE if character == " " else character for line in lines for character in line
     )
     return [character for character, _ in counts.most_common()]
 

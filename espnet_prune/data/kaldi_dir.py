@@ -141,7 +141,8 @@ def _resolve(path: Path, value: str) -> str | None:
     if Path(file).is_file():
         return value
     if not Path(file).is_absolute():
-        for folder in (path, *path.resolve().parents):
+        # Of a link, the parents of where it is and of where it leads.
+        for folder in (path, *path.absolute().parents, *path.resolve().parents):
             if (folder / file).is_file():
                 return f"{folder / file}{colon}{offset}"
     return None

@@ -5,9 +5,11 @@ The parser takes seconds to import, so it is asked only about what is not known 
 
 import argparse
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 
+import yaml
 from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet_prune.base.errors import InputError
@@ -17,6 +19,8 @@ NUMBERS = ("max_epoch", "seed", "keep_nbest_models", "batch_bins", "accum_grad")
 DICTIONARIES = ("encoder_conf", "frontend_conf", "optim_conf")
 OTHERS = ("batch_type", "log_interval", "num_att_plot", "best_model_criterion")
 OTHERS += ("num_workers", "use_amp")
+# As 2e-3, which has no point.
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 KNOWN = {*NUMBERS, *DICTIONARIES, *OTHERS}
 
 
@@ -37,6 +41,10 @@ def check_options(where: str, options: Sequence[str]) -> None:
     Raises:
         InputError: an option that there is not, or of a wrong value.
     """
+    for option in options:
+        name, equals, value = option.rpartition("=")
+        if equals and isinstance(yaml.safe_load(value), str):
+            refuse_number(where, name, value)
     parser = OneLineParser(prog=where, add_help=False, allow_abbrev=False)
     for name in NUMBERS:
         parser.add_argument(f"--{name}", type=int)
@@ -64,6 +72,13 @@ def check_keys(source: object, keys: Iterable[str]) -> None:
     known = {action.dest for action in espnet_parser()._actions}
     for key in sorted(unknown - known):
         raise InputError(source, f"no option {key!r}", nearest(key))
+
+
+def refuse_number(source: object, name: str, text: str) -> None:
+    """Raise InputError for a number that YAML, and so ESPnet, reads as a text."""
+    if _NUMBER.fullmatch(text):
+        what = f"{name}: {text} is a text to YAML, not a number"
+        raise InputError(source, what, f"write {float(text):.12f}".rstrip("0"))
 
 
 def nearest(name: str, dashes: str = "") -> str:

@@ -6,6 +6,7 @@ training starts. ``args`` are those of ``espnet_prune.cli.prune_train``.
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -103,6 +104,7 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
 
 def check_target(
     config: dict[str, Any],
+    source: str | Path,
     kind: Kind,
     args: argparse.Namespace,
     recipe: dict[str, Any],
@@ -114,13 +116,14 @@ def check_target(
     for the model itself.
 
     Args:
-        config: of the dense model, or of its training to come.
+        config, source: of the dense model, or of its training to come.
         kind: of its encoder.
         args, recipe, options: as :func:`espnet_prune.training.recipe.settle_options`
             has completed them.
 
     Raises:
-        InputError: targets contradict each other, or cannot be met.
+        InputError: targets contradict each other, or cannot be met; or ESPnet has no
+            encoder of such options.
     """
     stock = config["encoder"] == kind.name and config.get("frontend") in (
         None,
@@ -136,7 +139,12 @@ def check_target(
     features = model.frontend.output_size()
     with torch.device("meta"):
         encoder = encoder_choices.get_class(kind.name)
-        model.encoder = encoder(features, **config.get("encoder_conf") or {})
+        try:
+            model.encoder = encoder(features, **config.get("encoder_conf") or {})
+        except Exception as e:  # ESPnet's, for a value that it does not know
+            reason = ": ".join([type(e).__name__, *str(e).splitlines()[:1]])
+            what = f"ESPnet makes no encoder of its encoder_conf ({reason})"
+            raise InputError(source, what, "correct it") from e
     gates = make_options(GateOptions, "gates", recipe["gates"])
     with refusing(source_of(args)):
         lengths = Lengths(frames, features, options.macs_tokens)

@@ -85,6 +85,11 @@ def check(tmp_path, monkeypatch):
             "model_dim 0.9 removes more than the targets ask for",
         ),
         ("", ("--targets", "0.5 0.9999"), "100.0% of the encoder's params cannot be"),
+        (
+            "",
+            ("--asr_args", "--max_epoch 3 --optim_conf lr=2e-3"),
+            "--asr_args: lr: 2e-3 is a text to YAML, not a number -> write 0.002",
+        ),
         ("sparsity: {groups: {fnn: 0.5}}", (), "groups \\['fnn'\\] are not among"),
         ("", ("--methods", "l0 slim"), "slim: is unknown -> give one of: l0, "),
         (
@@ -215,3 +220,62 @@ def test_a_model_without_ctc_is_not_decoded_by_it(check, tmp_path, search):
     decode.write_text(search)
     with pytest.raises(InputError, match="train.yaml: has no CTC head"):
         check("", "--config", config, "--inference_config", decode)
+
+
+@pytest.fixture
+def dense_config(tmp_path, check):
+    """Run the check on a changed training config of the dense model."""
+
+    def run(old, new, *options):
+        text = (CONF / "train_small.yaml").read_text()
+        assert old in text
+        path = tmp_path / "train.yaml"
+        path.write_bytes(text.replace(old, new).encode("latin-1"))
+        check("", "--config", path, "--asr_args", "", *options)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "options", "message"),
+    [
+        ("lr: 0.0015", "lr: 2e-3", (), "lr: 2e-3 is a text .* -> write 0.002$"),
+        ("seed: 2024", "use_lora: true", (), "no option 'use_lora' -> is it use_amp"),
+        ("swish", "gelu", (), "train.yaml: ESPnet makes no encoder .*'gelu'"),
+        ("seed: 2024", "seed: 2024  # caf\xe9", (), "train.yaml: is not UTF-8"),
+        (
+            "ctc_weight: 0.5",
+            "ctc_weight: 0.0",
+            ("--inference_config", CONF / "decode.yaml"),
+            "has no CTC head .* -> set ctc_weight: 0.0 in a copy",
+        ),
+        (
+            "ctc_weight: 0.5",
+            "ctc_weight: 1.0",
+            ("--inference_config", CONF / "decode.yaml"),
+            "has no decoder .* -> take conf/decode_greedy.yaml",
+        ),
+        (
+            "ctc_weight: 0.5",
+            "ctc_weight: 1.0",
+            ("--inference_asr_model", "valid.acc.ave.pth"),
+            "no accuracy -> .* --inference_asr_model valid.loss.ave.pth",
+        ),
+        (
+            "- acc",
+            "- cer_ctc",
+            ("--inference_asr_model", "valid.acc.ave.pth"),
+            "keeps no valid.acc.ave.pth -> give .* valid.cer_ctc.ave.pth",
+        ),
+    ],
+)
+def test_fault_of_a_training_config_is_named(dense_config, old, new, options, message):
+    with pytest.raises(InputError, match=message):
+        dense_config(old, new, *options)
+
+
+def test_other_training_configs_are_taken(dense_config):
+    greedy = ("--inference_config", CONF / "decode_greedy.yaml")
+    dense_config("ctc_weight: 0.5", "ctc_weight: 1.0", *greedy)
+    kept = ("--inference_asr_model", "valid.acc.ave_4best.pth")
+    dense_config("batch_type: numel", "batch_type: folded", *kept)

@@ -17,6 +17,18 @@ def test_reads_relative_paths_of_its_own_folder(make_dir):
     assert data.text["s-1"] == "WORD s-1"
 
 
+def test_paths_are_found_from_where_a_link_is(make_dir, tmp_path, tone):
+    """``data`` may be a link to another disk."""
+    elsewhere = make_dir("elsewhere", {"a": (tone(1.0, 16000), 16000)})
+    recipe = tmp_path / "recipe"
+    (recipe / "downloads").mkdir(parents=True)
+    (elsewhere / "a.wav").rename(recipe / "downloads/a.wav")
+    (elsewhere / "wav.scp").write_text("a downloads/a.wav\n")
+    (recipe / "data").symlink_to(elsewhere)
+    found = read_data_dir(recipe / "data").wav["a"]
+    assert found == str(recipe / "downloads/a.wav")
+
+
 def test_written_directory_reads_back_the_same(make_dir, tmp_path):
     folder = make_dir()
     (folder / "segments").write_text(

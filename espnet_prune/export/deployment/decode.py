@@ -32,7 +32,11 @@ for path in files:
     except (OSError, EOFError, ValueError, wave.Error) as e:
         sys.exit(f"error: {path}: {str(e) or 'is no WAV file'}")
     speech = samples[None].astype(np.float32) / 32768  # (1, sample) in [-1, 1]
-    best = session.run(["log_probs"], {"speech": speech})[0][0].argmax(-1)
+    try:
+        best = session.run(["log_probs"], {"speech": speech})[0][0].argmax(-1)
+    except Exception as e:  # of onnxruntime: attention takes the square of the length
+        seconds = len(samples) / rate
+        sys.exit(f"error: {path}: {seconds:.0f} s may be too long, cut it ({e})")
     changed = np.append(True, best[1:] != best[:-1])  # CTC: repeats and blanks go
     text = between.join(tokens[i] for i in best[changed & (best != 0)])
     print(path, text.replace("▁", " ").replace("<space>", " ").strip())
