@@ -241,7 +241,7 @@ def test_what_is_for_conformers_only_is_refused_before_the_training(
             "encoder: contextual_block_conformer",
             "encoder 'contextual_block_conformer' cannot be pruned",
         ),
-        ("rel_pos_type: latest", "rel_pos_type: legacy", "it must be 'latest'"),
+        ("macaron_style: true", "macaron_style: false", "it must be True"),
         ("output_size: 96", "output_size: 98", "is no multiple of attention_heads"),
         ("output_size: 96", "architecture: {}", "is compact already"),
         ("decoder: transformer", "decoder: transducer", "cannot be distilled"),
@@ -261,10 +261,10 @@ def test_model_that_cannot_be_pruned_is_refused_before_its_training(
 
 def test_options_beside_the_config_count_in_that_check(run, recipe):
     config = (recipe / "conf/train_small.yaml").read_text()
-    config = config.replace("rel_pos_type: latest", "rel_pos_type: legacy")
+    config = config.replace("macaron_style: true", "macaron_style: false")
     (recipe / "conf/other.yaml").write_text(config)
     mended = ("--asr_config", "conf/other.yaml", "--asr_args")
-    result = run(*mended, "--encoder_conf rel_pos_type=latest", "--stage", "5")
+    result = run(*mended, "--encoder_conf macaron_style=true", "--stage", "5")
     assert "run stage 4 " in result.stderr
     result = run("--asr_args", "--encoder contextual_block_conformer")
     assert "'contextual_block_conformer' cannot be pruned" in result.stderr

@@ -143,6 +143,7 @@ def attention(
     merged: tuple[Slot, ...] = (),
     names: tuple[str, str, str, str] = ESPNET,
     own_norm: bool = True,
+    positions: str = "offsets",
 ) -> None:
     """Describe multi-head attention, with relative positions if it has them.
 
@@ -158,6 +159,7 @@ def attention(
         merged: where its output is gated, if that is not added to the input.
         names: of the projections of queries, keys, values and outputs.
         own_norm: as for :func:`feed_forward`.
+        positions: how many relative positions are projected.
     """
     layer = model.get_submodule(at)
     heads = layer.num_heads if hasattr(layer, "num_heads") else layer.h
@@ -170,7 +172,7 @@ def attention(
     if hasattr(layer, "linear_pos"):
         q += [Slot(f"{at}.pos_bias_{name}", FLAT) for name in "uv"]
         k.append(Slot(f"{at}.linear_pos.weight"))
-        into.times[f"{at}.linear_pos.weight"] = "offsets"
+        into.times[f"{at}.linear_pos.weight"] = positions
     fine = into.options.fine_heads
     head, qk, value = f"{at}.head", f"{at}.qk", f"{at}.v"
     into.structures += [

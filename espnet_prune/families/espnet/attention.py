@@ -16,7 +16,8 @@ def rel_shift(x: Tensor) -> Tensor:
     """Turn offsets into key positions.
 
     Args:
-        x: scores by relative offset, (batch, head, time, 2 * time - 1).
+        x: scores by relative offset, (batch, head, time, 2 * time - 1); or by ESPnet's
+            legacy positions, wrong behind the query, (batch, head, time, time).
 
     Returns:
         scores by key position, (batch, head, time, time).
@@ -40,7 +41,7 @@ class SizedAttention(nn.Module):
     """The layer computes ESPnet's attention in other sizes, with the same tensors.
 
     With relative positions it is Dai et al. 2019, Transformer-XL (arXiv 1901.02860),
-    section 3.3, in the form of ESPnet's "latest" ones; without, Vaswani et al. 2017.
+    section 3.3, with as many positions as ESPnet gives; without, Vaswani et al. 2017.
 
     Args:
         of: ESPnet's layer, whose projections it takes over.
@@ -67,9 +68,9 @@ class SizedAttention(nn.Module):
         Args:
             query: (batch, query, channel).
             key, value: (batch, key, channel).
-            more: positions, (1, 2 * time - 1, channel), if they are relative; and a
-                mask (batch, 1 or query, key), True where a key may be looked at, or
-                None.
+            more: positions, (1, 2 * time - 1 or time, channel), if they are relative;
+                and a mask (batch, 1 or query, key), True where a key may be looked at,
+                or None.
 
         Returns:
             (batch, query, channel); 0 before the output projection where a query has no

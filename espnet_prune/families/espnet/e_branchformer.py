@@ -44,7 +44,8 @@ def describe(
         heads = key("heads"), key("qk_dim"), key("v_dim")
         attn, cgmlp = submodules[:2]
         merged = _merged(at, 0, block.size)
-        parts.attention(model, into, attn, f"{at}norm_mha", heads, merged=merged[-1:])
+        more = layers.relative(block.attn) | {"merged": merged[-1:]}
+        parts.attention(model, into, attn, f"{at}norm_mha", heads, **more)
         _outputs(into, attn, "attention", f"{attn}.linear_out", merged, key("attn_out"))
         merged = _merged(at, block.size, block.size)
         _gating_mlp(model, into, cgmlp, f"{at}norm_mlp", merged, key)

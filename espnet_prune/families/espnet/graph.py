@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from espnet.nets.pytorch_backend.conformer.convolution import ConvolutionModule
 from espnet.nets.pytorch_backend.transformer.attention import MultiHeadedAttention
 from espnet.nets.pytorch_backend.transformer.embedding import (
+    LegacyRelPositionalEncoding,
     PositionalEncoding,
     RelPositionalEncoding,
 )
@@ -20,6 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from espnet_prune.families.espnet.attention import SizedAttention, sizes_of
 
+RELATIVE = (RelPositionalEncoding, LegacyRelPositionalEncoding)
 MIN_FRAMES = 7  # fewer leave no frame after the subsampling
 
 
@@ -35,7 +37,7 @@ class EncoderGraph(nn.Module):
         encoder = copy.deepcopy(encoder).cpu().float().eval()
         for name, module in list(encoder.named_modules()):
             path, _, leaf = name.rpartition(".")
-            if type(module) in (PositionalEncoding, RelPositionalEncoding):
+            if type(module) in (PositionalEncoding, *RELATIVE):
                 plain = Positions(module)
             elif isinstance(module, MultiHeadedAttention):
                 plain = SizedAttention(module, *sizes_of(module)[:3])
@@ -70,19 +72,25 @@ class Positions(nn.Module):
 
     def __init__(self, of: nn.Module):
         super().__init__()
-        self.scale, self.relative = of.xscale, isinstance(of, RelPositionalEncoding)
+        self.scale, self.relative = of.xscale, type(of) in RELATIVE
+        # ESPnet's legacy positions fall from the last of its table on.
+        legacy = type(of) is LegacyRelPositionalEncoding
+        self.last = of.pe.shape[1] - 1 if legacy else None
         steps = torch.arange(0, of.d_model, 2, dtype=torch.float32)
         self.register_buffer("rate", torch.exp(steps * -(math.log(1e4) / of.d_model)))
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Scale (batch, time, channel), and encode its positions.
 
-        Relative ones, (1, 2 * time - 1, channel), come beside the input; absolute ones
-        are added.
+        Relative ones, (1, 2 * time - 1, channel), or legacy ones, (1, time, channel),
+        come beside the input; absolute ones are added.
         """
         time = x.shape[1]
         options = {"dtype": x.dtype, "device": x.device}
-        if self.relative:
+        if self.last is not None:
+            steps = torch.arange(time, **options)
+            offsets = steps[-1].clamp(min=self.last) - steps
+        elif self.relative:
             offsets = torch.arange(time - 1, -time, -1, **options)
         else:
             offsets = torch.arange(time, **options)

@@ -1,5 +1,10 @@
 """Describe the layers that ESPnet alone has, and count how often they are applied."""
 
+from typing import Any
+
+from espnet.nets.pytorch_backend.transformer.attention import (
+    LegacyRelPositionMultiHeadedAttention,
+)
 from torch import nn
 
 from espnet_prune.families.parts import Description, Key, outer
@@ -27,6 +32,7 @@ def encoder_clocks(frames: int, features: int) -> dict[str, float]:
         "offsets": offsets,
         "v": time * time,
         "qk": time * (time + offsets),
+        "legacy_qk": time * 2 * time,
     }
 
 
@@ -43,6 +49,19 @@ def decoder_clocks(memory: int, tokens: int) -> dict[str, float]:
         "self_products": tokens * tokens,
         "source_products": tokens * memory,
     }
+
+
+def relative(layer: nn.Module) -> dict[str, Any]:
+    """Return the options of :func:`families.parts.attention` for relative positions.
+
+    ESPnet's legacy ones are as many as frames, the latest nearly twice as many.
+
+    Args:
+        layer: ESPnet's attention.
+    """
+    if not isinstance(layer, LegacyRelPositionMultiHeadedAttention):
+        return {}
+    return {"positions": "time", "clocks": ("time", "time", "legacy_qk", "v")}
 
 
 def convolution(

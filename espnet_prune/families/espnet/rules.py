@@ -14,7 +14,8 @@ class Rules:
 
     Args:
         section: of ESPnet's config, for messages: ``encoder_conf``.
-        required: option -> the one value that it must have here, and why.
+        required: option -> the value that it must have here, or a tuple of them, the
+            usual one first; and why.
         free: options that may have any value.
         left_out: regularisers of ESPnet's training that a student does without.
         defaults: those of ESPnet's constructor where they differ from ``required``: a
@@ -34,11 +35,12 @@ class Rules:
             OptionError: an option of another value, or an unknown one.
         """
         for name, (value, why) in self.required.items():
-            given = options.get(name, self.defaults.get(name, value))
-            if given != value and (given or value):  # None is no list either
+            values = value if isinstance(value, tuple) else (value,)
+            given = options.get(name, self.defaults.get(name, values[0]))
+            if given not in values and (given or values[0]):  # None is no list either
                 raise OptionError(
                     f"{self.section}: {name}={given!r} is not supported ({why}); "
-                    f"it must be {value!r}"
+                    f"it must be {' or '.join(map(repr, values))}"
                 )
         size = options.get("output_size", 256)
         heads = options.get("attention_heads", 4)
@@ -65,6 +67,9 @@ class Rules:
 
 
 SIZES = {"output_size", "attention_heads", "linear_units", "num_blocks"}
+# Free options of relative positions; what qk_norm and flash attention do belongs to
+# attention of other types.
+POSITIONS = {"rel_pos_type", "max_pos_emb_len", "qk_norm", "use_flash_attn"}
 RATES = {"dropout_rate", "positional_dropout_rate", "attention_dropout_rate"}
 # What is needed of every encoder.
 COMMON: dict[str, tuple[Any, str]] = {
@@ -77,9 +82,12 @@ BEFORE = {
     "normalize_before": (True, "post-norm blocks are not prunable"),
     "concat_after": (False, "the concatenating attention output is not prunable"),
 }
+ATTENTION = ("rel_selfattn", "legacy_rel_selfattn")
 RELATIVE = {
-    "rel_pos_type": ("latest", "legacy relative positions compute other outputs"),
-    "pos_enc_layer_type": ("rel_pos", "only relative positions are prunable"),
+    "pos_enc_layer_type": (
+        ("rel_pos", "legacy_rel_pos"),
+        "only relative positions are prunable",
+    ),
     "zero_triu": (False, "masked relative positions are not prunable"),
 }
 CONFORMER = Rules(
@@ -89,10 +97,7 @@ CONFORMER = Rules(
     | RELATIVE
     | {
         "macaron_style": (True, "a block needs both half FFNs"),
-        "selfattention_layer_type": (
-            "rel_selfattn",
-            "only relative attention is prunable",
-        ),
+        "selfattention_layer_type": (ATTENTION, "only relative attention is prunable"),
         "use_cnn_module": (True, "a block needs its convolution module"),
         "ctc_trim": (False, "trimming by CTC is not supported"),
     },
@@ -102,15 +107,13 @@ CONFORMER = Rules(
         | {
             "activation_type",
             "cnn_module_kernel",
-            "max_pos_emb_len",
             "positionwise_conv_kernel_size",
             "padding_idx",
-            "qk_norm",  # these two belong to selfattention_layer_type "selfattn"
-            "use_flash_attn",
         }
+        | POSITIONS
     ),
     left_out=frozenset({"stochastic_depth_rate", "layer_drop_rate"}),
-    defaults={"macaron_style": False, "rel_pos_type": "legacy"},
+    defaults={"macaron_style": False},
 )
 TRANSFORMER = Rules(
     "encoder_conf",
@@ -132,7 +135,7 @@ E_BRANCHFORMER = Rules(
     COMMON
     | RELATIVE
     | {
-        "attention_layer_type": ("rel_selfattn", "only relative attention is prunable"),
+        "attention_layer_type": (ATTENTION, "only relative attention is prunable"),
         "use_linear_after_conv": (False, "a linear layer inside of it is not prunable"),
     },
     frozenset(
@@ -142,15 +145,13 @@ E_BRANCHFORMER = Rules(
             "cgmlp_linear_units",
             "cgmlp_conv_kernel",
             "gate_activation",
-            "max_pos_emb_len",
             "use_ffn",
             "macaron_ffn",
             "ffn_activation_type",
             "merge_conv_kernel",
             "padding_idx",
-            "qk_norm",  # these two belong to attention_layer_type "selfattn"
-            "use_flash_attn",
         }
+        | POSITIONS
     ),
     left_out=frozenset({"layer_drop_rate", "gradient_checkpoint_layers"}),
 )
