@@ -11,9 +11,12 @@ import logging
 import os
 import warnings
 
-import nltk
-
 from espnet_prune.base.errors import is_for_the_user
+from espnet_prune.base.espnet_version import check_espnet
+
+check_espnet()
+
+import nltk  # noqa: E402  (another version may not bring it)
 
 # For this process and for those that it starts.
 os.environ.setdefault("PYTHONWARNINGS", "ignore")

@@ -12,6 +12,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from espnet_prune.base.espnet_version import check_espnet
 from espnet_prune.families.registry import PREFIX
 
 REGISTRY = "espnet2.tasks.asr"
@@ -45,6 +46,7 @@ def _add(name: str) -> None:
 
 
 def _add_to(registry: ModuleType) -> None:
+    check_espnet()
     from espnet_prune.families.espnet.encoders import (
         ENCODERS,
         PrunableTransformerDecoder,
