@@ -92,6 +92,9 @@ def check(args: argparse.Namespace) -> None:
 
 def check_teacher(args: argparse.Namespace) -> None:
     """Load a teacher, and what makes its tokens: whatever its files lack shows."""
+    import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
+
+    # isort: split
     from espnet2.tasks.asr import ASRTask
 
     from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
@@ -154,6 +157,9 @@ def check_pruning(args: argparse.Namespace, config: dict[str, Any] | None) -> No
         args: the command line.
         config: of the dense model; None before it is fetched.
     """
+    import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
+
+    # isort: split
     from espnet_prune.training.plan import check_target
     from espnet_prune.training.recipe import check_model, read_recipe, settle_options
 
