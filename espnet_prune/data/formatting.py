@@ -49,7 +49,11 @@ class Part:
 
 
 def format_utterance(job: Job, run: Callable[[str], bytes] = run_pipe) -> Formatted:
-    """Write one utterance's FLAC file; an error comes back, it is not raised."""
+    """Write one utterance's FLAC file; what is wrong with its audio comes back.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
     try:
         segment = job.segment
         audio = load_utterance(
@@ -61,7 +65,13 @@ def format_utterance(job: Job, run: Callable[[str], bytes] = run_pipe) -> Format
         return Formatted(job.utterance, error=str(e))
     # Resampling overshoots a little at full scale; 16 bits would wrap around there.
     samples = np.clip(audio.samples, -1.0, 1.0)
-    soundfile.write(job.path, samples, job.fs, subtype="PCM_16", format="FLAC")
+    try:
+        soundfile.write(job.path, samples, job.fs, subtype="PCM_16", format="FLAC")
+    except (soundfile.LibsndfileError, OSError) as e:
+        what = f"cannot be written ({str(e).rstrip('.')})"
+        raise InputError(
+            job.path, what, "is the disk full? Make room, run again"
+        ) from e
     return Formatted(
         job.utterance,
         len(samples),

@@ -245,6 +245,24 @@ def test_format_refuses_what_cannot_be_written(cli, make_dir, tmp_path):
         cli(FORMAT, "--in", folder, "--out", tmp_path / "out")
 
 
+def test_file_that_cannot_be_written_is_named_and_the_rest_stays(
+    cli, make_dir, tmp_path, monkeypatch
+):
+    """As on a full disk: nothing is dropped as bad, and the next run goes on."""
+    folder, real = make_dir(), soundfile.write
+
+    def write(path, *args, **options):
+        real("/dev/full" if "s-1" in path else path, *args, **options)
+
+    monkeypatch.setattr(soundfile, "write", write)
+    with pytest.raises(InputError, match="s-1.flac: cannot be written .*disk full"):
+        cli(FORMAT, "--in", folder, "--out", tmp_path / "out", "--skip_bad")
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(soundfile, "write", real)
+    cli(FORMAT, "--in", folder, "--out", tmp_path / "out")
+    assert len(read_table(tmp_path / "out" / "wav.scp")) == 3
+
+
 def test_speed_perturbed_durations(cli, make_dir, tmp_path):
     folder = make_dir("in")
     cli(SPEED, "--in", folder, "--out", tmp_path / "sp", "--factors", "0.9 1.0 1.1")
