@@ -22,7 +22,7 @@ from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import read_yaml, write_yaml
 from espnet_prune.cli import asr_train, check_early, prune_train
 from espnet_prune.training.configs import model_config
-from espnet_prune.training.recipe import OWN_KEYS
+from espnet_prune.training.recipe import OWN_KEYS, add_changes
 from espnet_prune.training.registration import names_ours
 from espnet_prune.training.task import DenseASRTask
 
@@ -105,7 +105,13 @@ def check_recipe(path: Path, teacher: str, recipe: dict[str, Any]) -> None:
 
 
 def collect_stats(folder: Path, teacher: dict[str, Any], rest: list[str]) -> None:
-    """Collect ESPnet's statistics, of the teacher's features."""
+    """Collect ESPnet's statistics, of the teacher's features.
+
+    Changes of the recipe, as ``--sparsity target=0.75``, are of stage 11 alone.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_changes(parser)
+    rest = parser.parse_known_args(rest)[1]
     config = folder / "teacher.yaml"
     write_yaml(config, teacher)
     options = ["--collect_stats", "true", "--output_dir", str(folder)]
