@@ -20,7 +20,7 @@ from espnet2.bin import asr_inference as espnet
 
 from espnet_prune.base.errors import run_main
 from espnet_prune.base.files import read_yaml
-from espnet_prune.families.espnet.checkpoint import load_model
+from espnet_prune.families.espnet.checkpoint import load_model, plain_file
 from espnet_prune.serving.decoders import OWN, decoder_for, read_search
 from espnet_prune.serving.load import refuse_gates, set_precision
 from espnet_prune.training.registration import names_ours
@@ -42,8 +42,21 @@ def main() -> None:
         refuse_gates(config, args.asr_train_config)
         if args.asr_model_file and names_ours(config):
             load_model(args.asr_train_config, args.asr_model_file)
+    if args.asr_model_file is None:
+        return infer(args, rest, None)
+    with plain_file(args.asr_model_file, lenient=True) as file:
+        infer(args, rest, file)
+
+
+def infer(args: argparse.Namespace, rest: list[str], model: str | None) -> None:
+    """Run ESPnet's program.
+
+    Args:
+        args, rest: the command line, without and with ESPnet's own options.
+        model: the file of weights.
+    """
     options: dict[str, Any] = {"--asr_train_config": args.asr_train_config}
-    options["--asr_model_file"] = args.asr_model_file
+    options["--asr_model_file"] = model
     search = {} if args.config is None else read_search(args.config)
     if search.keys() & OWN.keys():
         espnet.Speech2Text = with_options(decoder_for(search), search)

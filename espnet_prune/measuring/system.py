@@ -9,7 +9,7 @@ from espnet2.bin.asr_inference import Speech2Text
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import fingerprint
-from espnet_prune.families.espnet.checkpoint import load_model
+from espnet_prune.families.espnet.checkpoint import load_model, plain_file
 from espnet_prune.serving.decoders import decoder_for
 from espnet_prune.serving.load import set_precision
 
@@ -61,7 +61,8 @@ class System:
         """
         load_model(self.config, self.model)
         make = decoder_for(inference)
-        decoder = make(str(self.config), str(self.model), **inference)
+        with plain_file(self.model) as file:
+            decoder = make(str(self.config), file, **inference)
         if not own:
             set_precision(decoder, "fp32", self.config)
         return decoder

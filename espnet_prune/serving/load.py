@@ -10,7 +10,7 @@ from espnet2.bin.asr_inference import Speech2Text
 
 from espnet_prune.base.device import find_device
 from espnet_prune.base.errors import InputError, OptionError
-from espnet_prune.families.espnet.checkpoint import load_model, read_state
+from espnet_prune.families.espnet.checkpoint import load_model, plain_file, read_state
 from espnet_prune.families.registry import find_kind, require
 from espnet_prune.serving.decoders import decoder_for
 from espnet_prune.serving.inference import (
@@ -55,7 +55,8 @@ def load(
     if decoding.get("lm_file") is not None:
         read_state(decoding["lm_file"])  # what is refused here, ESPnet would run
     make = decoder_for(decoding)
-    decoder = make(str(config), str(checkpoint), device=device, **decoding)
+    with plain_file(checkpoint) as file:
+        decoder = make(str(config), file, device=device, **decoding)
     set_precision(decoder, precision, config)
     return decoder
 

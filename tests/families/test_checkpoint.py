@@ -11,6 +11,7 @@ from espnet_prune.families.espnet.checkpoint import (
     read_checkpoint,
     read_state,
 )
+from espnet_prune.serving.load import load
 
 
 def test_dense_model_is_loaded_in_evaluation_mode(dense):
@@ -109,6 +110,10 @@ def test_what_trainers_put_around_weights_is_taken_off(dense, tmp_path, wrapper)
     state = torch.load(dense / "model.pth")
     torch.save(WRAPPERS[wrapper](state), tmp_path / "wrapped.pth")
     model, _ = load_model(dense / "config.yaml", tmp_path / "wrapped.pth")
+    # ESPnet's own decoder would not read it.
+    decoder = load(dense / "config.yaml", tmp_path / "wrapped.pth", beam_size=1)
+    head = decoder.asr_model.ctc.ctc_lo.weight
+    assert torch.equal(head, state["ctc.ctc_lo.weight"])
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, state[name])
 

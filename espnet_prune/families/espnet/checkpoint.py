@@ -3,6 +3,9 @@
 import argparse
 import datetime
 import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +128,39 @@ def read_state(checkpoint: str | Path) -> dict[str, torch.Tensor]:
 
     What DeepSpeed, Lightning, DDP or ESPnet's trainer put around it is taken off.
     """
-    state = read_checkpoint(checkpoint)
+    return _unwrapped(read_checkpoint(checkpoint))
+
+
+@contextmanager
+def plain_file(checkpoint: str | Path, lenient: bool = False) -> Iterator[str]:
+    """Yield a file of weights that ESPnet's own programs read.
+
+    It is the file itself, or a copy for as long, without what is around its weights.
+
+    Args:
+        checkpoint: the file.
+        lenient: whether one that we do not read is left to ESPnet.
+
+    Raises:
+        InputError: as :func:`read_checkpoint` does.
+    """
+    try:
+        found = read_checkpoint(checkpoint)
+    except InputError:
+        if not lenient:
+            raise
+        found = {}
+    if (state := _unwrapped(found)) is found:
+        yield str(checkpoint)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.pth")
+        torch.save(state, path)
+        yield str(path)
+
+
+def _unwrapped(state: dict[str, Any]) -> dict[str, Any]:
+    """Take off what trainers put around weights; return plain ones as they are."""
     for wrapper in ("model", "module", "state_dict"):
         if isinstance(inner := state.get(wrapper), dict):
             state = inner
