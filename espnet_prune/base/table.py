@@ -53,7 +53,7 @@ def _decode(raw: bytes, where: str, forgive: bool) -> str:
         raise InputError(
             where, "is not UTF-8", "convert the file, for example with iconv"
         ) from None
-    if line.endswith("\r"):
+    if line.endswith("\r") and not forgive:
         raise InputError(
             where, "has a Windows line end", "convert the file with dos2unix"
         )

@@ -122,9 +122,13 @@ def with_options(config: dict[str, Any], options: Sequence[str]) -> dict[str, An
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("model", "preencoder", "encoder", "postencoder", "decoder"):
         parser.add_argument(f"--{name}", default=config.get(name))
-    conf = config.get("encoder_conf") or {}
-    parser.add_argument("--encoder_conf", action=NestedDictAction, default=conf)
-    return config | vars(parser.parse_known_args(options)[0])
+    for name in ("encoder_conf", "model_conf"):
+        conf = config.get(name) or {}
+        parser.add_argument(f"--{name}", action=NestedDictAction, default=conf)
+    changed = config | vars(parser.parse_known_args(options)[0])
+    if any(word.startswith("--best_model_criterion") for word in options):
+        del changed["best_model_criterion"]  # for ESPnet to look at
+    return changed
 
 
 def check_hardware(args: argparse.Namespace) -> None:

@@ -73,6 +73,8 @@ def main(argv: list[str] | None = None) -> None:
     }
     pooled = (pool(runs[side], side) for side in sides)
     test = compare(*pooled, vs="--with", speakers=speakers)
+    if not test["n_words"]:
+        raise InputError("--of", "its references hold no word", "give other test sets")
     lines = [
         [side, str(len(own)), spread([100 * error_rate(run) for run in own])]
         for side, own in runs.items()

@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
     config = args.exp / "config.yaml"
     weights = args.model or weights_of(args.exp)
     out = args.out or args.exp / "onnx"
-    if out.exists() and not (out / TOKENS).is_file():
+    if out.exists() and not (out / "decode.cpp").is_file():
         raise InputError(out, "is no folder of this program", "give another --out")
     model, train_args = load_model(config, weights)
     refuse_gates(vars(train_args), config)
@@ -148,8 +148,8 @@ def write_models(
             "please report this, with the config",
         )
     log_file(exact, found[1])
-    # Powers span too many magnitudes for eight bits.
-    write_int8(exact, rough, keep="features")
+    # Powers span too many magnitudes for eight bits; the head is small.
+    write_int8(exact, rough, keep=("features", "head"))
     by = differences(Runner(rough), model, audio)[1]
     if not by < INT8_TOLERANCE:
         logging.warning(f"in int8 the log probabilities change by {by:.2g}: left out")

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from espnet_prune.base.errors import InputError, run_main
-from espnet_prune.base.files import atomic_dir
+from espnet_prune.base.files import MADE_OF, atomic_dir
 from espnet_prune.base.table import read_table, write_table
 from espnet_prune.data.audio import AUDIO_DIGEST, load_source
 from espnet_prune.data.kaldi_dir import (
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
             ),
         )
         write_table(temporary / "utt2num_samples", {u: samples[u] for u in kept})
-        for name in ("feats_type", "audio_format", AUDIO_DIGEST):
+        for name in ("feats_type", "audio_format", AUDIO_DIGEST, MADE_OF):
             if (source / name).exists():
                 shutil.copy(source / name, temporary / name)
 

@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import shutil
-import uuid
 from collections import Counter
 from pathlib import Path
 
@@ -58,7 +57,10 @@ def main(argv: list[str] | None = None) -> None:
     data = read_data_dir(source)
     executor = from_arguments(args)
     stamp = stamp_of(data, args.fs)
-    if is_made_of(out, stamp):
+    commands = any(file_of(value) is None for value in data.wav.values())
+    if commands:  # what they give cannot be seen
+        logging.info(f"{source}: commands give audio: it is formatted anew")
+    elif is_made_of(out, stamp):
         logging.info(f"{out}: formatted before, from the same files")
         return
     with resumable_dir(out, stamp) as temporary:
@@ -96,18 +98,12 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def stamp_of(data: DataDir, fs: int) -> str:
-    """Compute a SHA-256 of what the files are made of, audio by its size and date.
-
-    What a command gives cannot be seen: with one it is never the same.
-    """
+    """Compute a SHA-256 of what the files are made of, audio by its size and date."""
     seen = []
     for value in data.wav.values():
         if (file := file_of(value)) is not None:
             now = Path(file).stat()
             seen.append((now.st_mtime_ns, now.st_size))
-    if len(seen) < len(data.wav):
-        logging.info("commands give audio: it is formatted anew")
-        seen.append(uuid.uuid4().hex)
     return hashlib.sha256(f"{fs} {data} {seen}".encode()).hexdigest()
 
 
@@ -125,7 +121,7 @@ def format_in_parts(
     (folder / PARTS).mkdir(exist_ok=True)
     size = max(1, min(_PER_PART, -(-len(jobs) // executor.nj)))
     parts = [
-        Part(some, folder / PARTS / f"{number}-{size}.json")
+        Part(some, folder / PARTS / f"part{number}-{size}.json")
         for number, some in enumerate(split(jobs, size))
     ]
     todo = [part for part in parts if not part.result.exists()]

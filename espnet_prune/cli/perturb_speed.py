@@ -13,7 +13,7 @@ from pathlib import Path
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.data.kaldi_dir import DataDir, read_data_dir, write_data_dir
 
-_PERTURBED = re.compile(r"sp\d(\.\d+)?-")
+_PERTURBED = re.compile(r"sp\d\.\d+-")
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -20,7 +20,7 @@ from espnet_prune.base.files import atomic_path
 from espnet_prune.config.methods import METHODS
 from espnet_prune.config.rungs import FINETUNED
 from espnet_prune.export.compact_dir import model_state
-from espnet_prune.families.espnet.checkpoint import load_model, read_state
+from espnet_prune.families.espnet.checkpoint import load_model, plain_file, read_state
 from espnet_prune.families.registry import find_kind
 from espnet_prune.pruning.scores import scores_of, settle
 from espnet_prune.running.nodes import Node
@@ -56,13 +56,27 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> None:
     args, training_options = get_parser().parse_known_args(arguments)
+    for path in (args.teacher_config, args.teacher_model):
+        if not path.is_file():
+            raise InputError(path, "does not exist", "give a trained model")
+    with plain_file(args.teacher_model) as weights:
+        train(args, training_options, weights)
+
+
+def train(args: argparse.Namespace, training_options: list[str], weights: str) -> None:
+    """Train the student.
+
+    Args:
+        args, training_options: the command line, and ESPnet's own options in it.
+        weights: the teacher's, in a file that ESPnet reads.
+    """
     settle_method(args)
     command = ["--output_dir", str(args.output_dir)]
     command += ["--teacher_config", str(args.teacher_config)]
     command += ["--teacher_model", str(args.teacher_model)]
     pruning = args.compact is None
     if pruning and args.previous is None and METHODS[args.method].gated:
-        command += ["--init_param", str(args.teacher_model)]
+        command += ["--init_param", weights]
     command += [*going_on(args.previous), *training_options]
     node, plan = Node(training_options, args.output_dir), partial(student_config, args)
     settle = partial(settled, PruneASRTask, args.output_dir, command, plan)

@@ -87,7 +87,7 @@ def summary(runs: list[dict[Key, dict[str, Any]]]) -> Table:
             judged = [test["p_value"] for test in tests if test["p_value"] is not None]
             significant = sum(p_value < 0.05 for p_value in judged)
             deltas = [100 * test["delta_wer"] for test in tests]
-            return [spread(deltas, "+.2f"), f"{significant} of {len(tests)}"]
+            return [spread(deltas, "+.2f"), f"{significant} of {len(judged)}"]
 
         def values(part: str, scale: float, own: list = own) -> list[float]:
             found = (row[part]["encoder"] for row in own)

@@ -1,6 +1,5 @@
 """Write utterances as mono FLAC files, part by part of a set."""
 
-import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -82,9 +81,27 @@ def format_utterance(job: Job, run: Callable[[str], bytes] = run_pipe) -> Format
     )
 
 
+def once(run: Callable[[str], bytes]) -> Callable[[str], bytes]:
+    """Remember what the last command gave, or why it failed: it has many segments."""
+    last: dict[str, bytes | InputError] = {}
+
+    def again(command: str) -> bytes:
+        if command not in last:
+            last.clear()
+            try:
+                last[command] = run(command)
+            except InputError as e:
+                last[command] = e
+        if isinstance(given := last[command], InputError):
+            raise given
+        return given
+
+    return again
+
+
 def format_part(part: Part) -> list[Formatted]:
     """Format a part, and remember what came of it unless something was wrong."""
-    run = functools.lru_cache(maxsize=1)(run_pipe)  # a command has many segments
+    run = once(run_pipe)
     results = [format_utterance(job, run) for job in part.jobs]
     if not any(result.error for result in results):
         write_json(part.result, [asdict(result) for result in results])

@@ -14,9 +14,11 @@ from espnet_prune.base.errors import InputError
 # Kaldi's extract-segments forgives an end this far behind the recording's (seconds).
 _MAX_OVERSHOOT = 0.5
 MEND = 'replace or remove the recording, or drop such: --format_args "--skip_bad"'
-# Where libsndfile finds less than a header says: "data : 64000 (should be 19156)".
-_SHORT = re.compile(r":\s*(\d+) \(should be (\d+)\)")
-_STREAMED = 0x7FFFF000  # from here on a length says: written before it was known
+# Where libsndfile finds fewer samples than a header says: in WAV, AIFF, AU, W64, RF64.
+_SHORT = re.compile(
+    r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.M
+)
+_STREAMED = 0x40000000  # from here on a length says: written before it was known
 _PADDING = 64  # bytes by which sloppy headers are off
 _OGG_PAGE = 65307  # bytes, at most
 _BLOCK = 1 << 16  # samples
@@ -42,7 +44,8 @@ def read_sound(
             the stretch lies outside of it.
     """
     try:
-        # Only the stretch is decoded: a recording of hours may have a thousand.
+        # Only the stretch is decoded, but of an MP3 without a header: a recording of
+        # hours may have a thousand.
         with soundfile.SoundFile(_opened(source)) as f:
             if f.format == "MP3" and not _tells_its_length(source):
                 samples, rate = _read_to_the_end(source)
@@ -52,12 +55,13 @@ def read_sound(
             if _is_cut_off(f, source):
                 raise InputError(name, "ends before its length says", MEND)
             first, last = stretch(name, len(f), f.samplerate, start, end)
-            f.seek(first)
+            if first:  # some codecs cannot seek
+                f.seek(first)
             samples = f.read(last - first, dtype="float32", always_2d=True)
             if len(samples) < last - first:
                 raise InputError(name, "ends before its length says", MEND)
             return samples, f.samplerate
-    except (soundfile.LibsndfileError, OSError) as e:
+    except (soundfile.LibsndfileError, OSError, ValueError, MemoryError) as e:
         raise InputError(
             name, f"cannot be read as audio ({str(e).rstrip('.')})", MEND
         ) from None

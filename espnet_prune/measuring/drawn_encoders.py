@@ -52,7 +52,7 @@ class ASREncoders:
     def told(self) -> dict[str, Any]:
         """The method returns what tells a table of this encoder from others."""
         told = {"frames": self.lengths.frames, "encoder": digest(self.encoder)}
-        return told | {"precision": self.precision, "model_dim": self.model_dim}
+        return told | changed(self, precision="fp32", model_dim=False)
 
     def points(self) -> list[Point]:
         """The method returns, of each drawn encoder, its counts and what runs it."""
@@ -94,7 +94,7 @@ class SpeechEncoders:
     def told(self) -> dict[str, Any]:
         """The method returns what tells a table of this encoder from others."""
         told = {"samples": self.samples, "encoder": digest(self.model)}
-        return told | {"precision": self.precision}
+        return told | changed(self, precision="fp32")
 
     def points(self) -> list[Point]:
         """The method returns, of each drawn encoder, its counts and what runs it."""
@@ -111,6 +111,13 @@ class SpeechEncoders:
 
         things = things_of(described.layout, described.things)
         return drawn(described.layout, things, price, write, noise, self.precision)
+
+
+def changed(subject: object, **usual: Any) -> dict[str, Any]:
+    """Return the options of a subject that are not the usual ones: older tables tell
+    nothing of them."""
+    found = {name: getattr(subject, name) for name in usual}
+    return {name: value for name, value in found.items() if value != usual[name]}
 
 
 def drawn(

@@ -134,7 +134,8 @@ def price_terms(
 
 def things_of(layout: Layout, others: Iterable[str]) -> list[str]:
     """List the things with a price in a model: those of structures, and others."""
-    found = [*dict.fromkeys(s.thing for s in layout.structures if s.thing), *others]
+    own = [s.thing for s in layout.structures if s.thing]
+    found = [*dict.fromkeys([*own, *others])]
     if MODEL_DIM in layout:
         found += [thing + PER_CHANNEL for thing in found]
     return found

@@ -19,27 +19,30 @@ NARROW = 8  # channels: with fewer a convolution is not worth quantizing
 LAST = np.iinfo(np.int64).max
 
 
-def write_int8(source: Path, path: Path, keep: str | None = None) -> None:
+def write_int8(source: Path, path: Path, keep: tuple[str, ...] = ()) -> None:
     """Quantize an ONNX file.
 
     Args:
         source: what :func:`espnet_prune.serving.onnx.write_onnx` wrote.
         path: the file.
-        keep: products with weights of this submodule stay in fp32.
+        keep: products with weights of these submodules stay in fp32.
 
     Raises:
-        RuntimeError: no product has weights of ``keep``.
+        RuntimeError: no product has weights of one of ``keep``.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = onnx.load(source)
-    kept = [
-        node.name
-        for node in model.graph.node
-        if keep and any(name.startswith(f"{keep}.") for name in node.input)
-    ]
-    if keep and not kept:
-        raise RuntimeError(f"{source}: no product has weights of {keep}")
+    kept = []
+    for part in keep:
+        own = [
+            node.name
+            for node in model.graph.node
+            if any(name.startswith(f"{part}.") for name in node.input)
+        ]
+        if not own:
+            raise RuntimeError(f"{source}: no product has weights of {part}")
+        kept += own
     kept += quantize_convolutions(model)
     # It recommends a pre-processing that changes nothing here.
     with quiet():

@@ -43,7 +43,7 @@ def check_options(where: str, options: Sequence[str]) -> None:
     """
     for option in options:
         name, equals, value = option.rpartition("=")
-        if equals and isinstance(yaml.safe_load(value), str):
+        if equals and not name.startswith("-"):  # KEY=VALUE, which YAML reads
             refuse_number(where, name, value)
     parser = OneLineParser(prog=where, add_help=False, allow_abbrev=False)
     for name in NUMBERS:
@@ -76,7 +76,7 @@ def check_keys(source: object, keys: Iterable[str]) -> None:
 
 def refuse_number(source: object, name: str, text: str) -> None:
     """Raise InputError for a number that YAML, and so ESPnet, reads as a text."""
-    if _NUMBER.fullmatch(text):
+    if _NUMBER.fullmatch(text) and isinstance(yaml.safe_load(text), str):
         what = f"{name}: {text} is a text to YAML, not a number"
         raise InputError(source, what, f"write {float(text):.12f}".rstrip("0"))
 

@@ -100,7 +100,11 @@ def read_recipe(args: argparse.Namespace) -> dict[str, Any]:
         untaught = {"layer_weight": 0.0, "output_weight": 0.0}
         recipe["distill"] = (recipe.get("distill") or {}) | untaught
     with refusing(source_of(args)):
-        make_options(DistillOptions, "distill", recipe.get("distill"))
+        distill = make_options(DistillOptions, "distill", recipe.get("distill"))
+        if args.compact is None and distill.precision != "fp32":
+            raise OptionError(
+                "distill: precision is of the fine-tuning, stage 14; leave it out here"
+            )
         optimizer_options(recipe.get("optim_conf") or {})
     return recipe
 

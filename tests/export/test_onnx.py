@@ -270,11 +270,11 @@ def test_file_whose_outputs_differ_is_not_left_behind(folder, tmp_path, monkeypa
     monkeypatch.setattr(export_onnx, "write_onnx", lambda *a: a[2].write_text("new"))
     monkeypatch.setattr(export_onnx, "Runner", lambda *_: None)
     monkeypatch.setattr(export_onnx, "differences", lambda *_: (0.0, float("nan")))
-    (tmp_path / "tokens.txt").write_text("older")
+    (tmp_path / "decode.cpp").write_text("older")
     with pytest.raises(InputError, match="differ from ESPnet's by 0 .*and nan"):
         export_onnx.main([str(folder), "--out", str(tmp_path)])
-    assert (tmp_path / "tokens.txt").read_text() == "older"
-    assert [path.name for path in tmp_path.iterdir()] == ["tokens.txt"]
+    assert (tmp_path / "decode.cpp").read_text() == "older"
+    assert [path.name for path in tmp_path.iterdir()] == ["decode.cpp"]
 
 
 def test_missing_onnxruntime_is_named(monkeypatch):

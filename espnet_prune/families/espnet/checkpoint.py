@@ -161,12 +161,12 @@ def plain_file(checkpoint: str | Path, lenient: bool = False) -> Iterator[str]:
 
 def _unwrapped(state: dict[str, Any]) -> dict[str, Any]:
     """Take off what trainers put around weights; return plain ones as they are."""
+    prefix = "module."  # of DDP
     for wrapper in ("model", "module", "state_dict"):
         if isinstance(inner := state.get(wrapper), dict):
-            state = inner
-    for prefix in ("module.", "model."):
-        if state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): t for name, t in state.items()}
+            state, prefix = inner, "model." if wrapper == "state_dict" else prefix
+    if state and all(name.startswith(prefix) for name in state):
+        return {name.removeprefix(prefix): t for name, t in state.items()}
     return state
 
 
