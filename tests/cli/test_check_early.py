@@ -86,6 +86,11 @@ def check(tmp_path, monkeypatch):
         ),
         ("", ("--targets", "0.5 0.9999"), "100.0% of the encoder's params cannot be"),
         (
+            "distill: {precision: int8}",
+            (),
+            "prune.yaml: distill: precision is of the fine-tuning, stage 14",
+        ),
+        (
             "",
             ("--asr_args", "--max_epoch 3 --optim_conf lr=2e-3"),
             "--asr_args: lr: 2e-3 is a text to YAML, not a number -> write 0.002",
@@ -277,5 +282,15 @@ def test_fault_of_a_training_config_is_named(dense_config, old, new, options, me
 def test_other_training_configs_are_taken(dense_config):
     greedy = ("--inference_config", CONF / "decode_greedy.yaml")
     dense_config("ctc_weight: 0.5", "ctc_weight: 1.0", *greedy)
+    args = "--model_conf ctc_weight=0.5 --bpemodel=@x --grad_clip=1e-1"
+    dense_config(
+        "ctc_weight: 0.5", "ctc_weight: 1.0", "--asr_args", args,
+        *("--inference_config", CONF / "decode.yaml"),
+    )  # fmt: skip
+    dense_config(
+        "- acc", "- cer_ctc",
+        *("--asr_args", "--best_model_criterion valid,acc,max"),
+        *("--inference_asr_model", "valid.acc.ave.pth"),
+    )  # fmt: skip
     kept = ("--inference_asr_model", "valid.acc.ave_4best.pth")
     dense_config("batch_type: numel", "batch_type: folded", *kept)

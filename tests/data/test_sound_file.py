@@ -99,6 +99,16 @@ def test_wav_with_something_behind_its_samples_is_whole(written):
     assert len(read_sound(content, "tagged")[0]) == 16000 * SECONDS
 
 
+def test_wav_of_a_sloppy_header_is_whole(written):
+    """Where only the length of the samples is right."""
+    content = bytearray(written("WAV", "PCM_16"))
+    content[4:8] = struct.pack("<I", len(content) + 1000)  # of the file
+    rate = content.index(b"fmt ") + 16
+    content[rate : rate + 4] = struct.pack("<I", 176400)  # bytes of a second
+    cut_behind = bytes(content) + b"LIST\xff\0\0\0abcd"
+    assert len(read_sound(cut_behind, "sloppy")[0]) == 16000 * SECONDS
+
+
 def write_floats(path, samples):
     soundfile.write(path, np.asarray(samples, np.float32), 16000, subtype="FLOAT")
     return str(path)

@@ -143,6 +143,12 @@ def test_command_runs_once_for_all_its_segments_and_gets_no_input(
     cli(FORMAT, "--in", folder, "--out", tmp_path / "out", "--nj", 2)
     assert calls.read_text() == "x\n"
     samples = read_table(tmp_path / "out" / "utt2num_samples")
+    failing = f"q {folder}/r.wav\nr echo x >> {calls}; exit 3 |\n"
+    (folder / "wav.scp").write_text(failing)
+    calls.unlink()
+    with pytest.raises(InputError, match="249 of 250 utterances cannot be read"):
+        cli(FORMAT, "--in", folder, "--out", tmp_path / "failing", "--nj", 2)
+    assert calls.read_text() == "x\n"  # one that fails runs once, too
     assert [*samples] == names
     assert samples["u100"] == "16000" and samples["u249"] == "8000"
 
@@ -170,6 +176,9 @@ def test_other_audio_of_the_same_length_is_seen(cli, make_dir, tmp_path, tone):
         cli(FORMAT, "--in", folder, "--out", tmp_path / "org")
         cli(FILTER, "--in", tmp_path / "org", "--out", tmp_path / "kept")
         seen.append(audio_digest(tmp_path / "kept" / "wav.scp"))
+        # Earlier code knows a set by what it was made of: its trainings resume.
+        marks = [tmp_path / name / ".made_of" for name in ("org", "kept")]
+        assert marks[0].read_text() == marks[1].read_text()
     assert seen[0] != seen[1]
 
 
@@ -302,6 +311,9 @@ def test_kaldis_perturbed_set_is_refused_by_its_ids(cli, make_dir, tmp_path, ton
     audio = {name: (tone(1.0, 16000), 16000) for name in ("sp0.9-a", "sp1.1-a", "a")}
     with pytest.raises(InputError, match="sp0.9-a is perturbed already"):
         cli(SPEED, "--in", make_dir("in", audio), "--out", tmp_path / "sp")
+    audio = {"sp1-001": (tone(1.0, 16000), 16000)}  # of speaker 1
+    cli(SPEED, "--in", make_dir("other", audio), "--out", tmp_path / "sp")
+    assert len(read_table(tmp_path / "sp" / "text")) == 3
 
 
 @pytest.fixture
