@@ -49,9 +49,8 @@ def read_sound(
         with soundfile.SoundFile(_opened(source)) as f:
             if f.format == "MP3" and not _tells_its_length(source):
                 samples, rate = _read_to_the_end(source)
-                return samples[
-                    slice(*stretch(name, len(samples), rate, start, end))
-                ], rate
+                first, last = stretch(name, len(samples), rate, start, end)
+                return samples[first:last], rate
             if _is_cut_off(f, source):
                 raise InputError(name, "ends before its length says", MEND)
             first, last = stretch(name, len(f), f.samplerate, start, end)
@@ -61,6 +60,8 @@ def read_sound(
             if len(samples) < last - first:
                 raise InputError(name, "ends before its length says", MEND)
             return samples, f.samplerate
+    except InputError:
+        raise
     except (soundfile.LibsndfileError, OSError, ValueError, MemoryError) as e:
         raise InputError(
             name, f"cannot be read as audio ({str(e).rstrip('.')})", MEND

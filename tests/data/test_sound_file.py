@@ -63,7 +63,7 @@ def test_whole_file_is_read_and_one_cut_off_is_named(
     samples, fs = read(whole)
     assert len(samples) == fs * SECONDS
     for share in (0.3, 0.6, 0.9, 0.98):
-        with pytest.raises(InputError, match="my file: (ends before|cannot be read)"):
+        with pytest.raises(InputError, match="^my file: (ends before|cannot be read)"):
             read(whole[: int(len(whole) * share)])
 
 
@@ -81,7 +81,7 @@ def test_mp3_without_a_header_is_read_to_its_end(written, tmp_path, mode, tag):
         assert 0 <= len(samples) - fs * SECONDS < 0.2 * fs
         part, _ = load_source(value, 2.5, 3.0)
         np.testing.assert_array_equal(part, samples[int(2.5 * fs) : 3 * fs])
-    with pytest.raises(InputError, match="but a segment goes from 5.0 s to 9.0 s"):
+    with pytest.raises(InputError, match=r"^\S+mp3: lasts 6.* from 5.0 s to 9.0 s"):
         load_source(str(path), 5.0, 9.0)
 
 
