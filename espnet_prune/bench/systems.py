@@ -113,7 +113,9 @@ def compact_encoder(
 
     def terms(frames: int):
         return count_terms(
-            layout, names, about.work(encoder_clocks(frames, size.features))
+            layout,
+            names,
+            about.work(encoder_clocks(dense.embed, frames, size.features)),
         )
 
     own = layout.whole()

@@ -31,7 +31,7 @@ from espnet_prune.config.rungs import FINETUNED, PRUNED
 from espnet_prune.export import deployment
 from espnet_prune.export.recognizer import Recognizer
 from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
-from espnet_prune.families.espnet.graph import MIN_FRAMES
+from espnet_prune.families.espnet.layers import shortest
 from espnet_prune.serving.int8 import write_int8
 from espnet_prune.serving.load import refuse_gates, runs
 from espnet_prune.serving.onnx import Runner, difference, write_onnx
@@ -133,12 +133,13 @@ def write_models(
         InputError: outputs differ.
     """
     graph = Recognizer(model).eval()
-    shortest = MIN_FRAMES * graph.features.hop + len(graph.features.basis)
+    frames = shortest(model.encoder.embed)
+    least = frames * graph.features.hop + len(graph.features.basis)
     audio = [0.1 * torch.randn(n, round(s * rate)) for s in SECONDS for n in (1, 2)]
     exact, rough = folder / "model.onnx", folder / "model.int8.onnx"
     outputs = ["log_probs", "features"]
     example, names = torch.randn(2, rate), ("speech", "samples")
-    write_onnx(graph, example, exact, names, outputs, shortest, metadata)
+    write_onnx(graph, example, exact, names, outputs, least, metadata)
     found = differences(Runner(exact), model, audio)
     if not all(by < TOLERANCE for by in found):
         raise InputError(

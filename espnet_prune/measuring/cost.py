@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.families.espnet.checkpoint import sampling_rate
-from espnet_prune.families.espnet.layers import halved
+from espnet_prune.families.espnet.layers import shrunk
 
 
 def count_params(model: ESPnetASRModel) -> dict[str, int]:
@@ -123,7 +123,7 @@ def rest_cost(model: ESPnetASRModel, frames: int, tokens: int) -> dict[str, floa
         ``params`` and ``macs``.
     """
     model.eval()
-    time = halved(halved(frames))
+    time = shrunk(frames, model.encoder.embed)[-1]
     encoded = torch.zeros(1, time, model.encoder.output_size())
     counter = FlopCounterMode(display=False)
     with counter:

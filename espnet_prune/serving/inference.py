@@ -22,7 +22,8 @@ from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import atomic_path, fingerprint
 from espnet_prune.config.run_options import PRECISIONS
 from espnet_prune.families.espnet import attention, compact, graph
-from espnet_prune.families.espnet.graph import MIN_FRAMES, EncoderGraph
+from espnet_prune.families.espnet.graph import EncoderGraph
+from espnet_prune.families.espnet.layers import shortest
 from espnet_prune.serving import int8, onnx
 from espnet_prune.serving.int8 import write_int8
 from espnet_prune.serving.onnx import Runner, difference, write_onnx
@@ -93,6 +94,7 @@ class RuntimeEncoder(AbsEncoder):
     ):
         super().__init__()
         self.size, self.precision = encoder.output_size(), precision
+        self.least = shortest(encoder.embed)
         self.run = Runner(graph_file(encoder, features, precision), arena)
 
     def output_size(self) -> int:
@@ -112,12 +114,12 @@ class RuntimeEncoder(AbsEncoder):
         """
         outputs = []
         for x, frames in zip(xs_pad, ilens.tolist(), strict=True):
-            if frames < MIN_FRAMES:
+            if frames < self.least:
                 raise TooShortUttError(
                     f"has {frames} frames and is too short for subsampling "
-                    f"(it needs at least {MIN_FRAMES} frames)",
+                    f"(it needs at least {self.least} frames)",
                     frames,
-                    MIN_FRAMES,
+                    self.least,
                 )
             x = x[None, :frames].float()
             # What is not finite must not be heard as silence by a ReLU or a rounding.
@@ -214,7 +216,8 @@ def write_graph(encoder: AbsEncoder, features: int, precision: str, path: Path) 
             example = torch.randn(2, 100, features)
             names = "features", "frames"
             module = EncoderGraph(encoder).eval()
-            write_onnx(module, example, file, names, ["encoded"], MIN_FRAMES)
+            least = shortest(encoder.embed)
+            write_onnx(module, example, file, names, ["encoded"], least)
         check_graph(file, encoder, features, precision)
 
 
@@ -230,7 +233,7 @@ def check_graph(file: Path, encoder: AbsEncoder, features: int, precision: str) 
     run, was_training = Runner(file, arena=False), encoder.training
     encoder.eval()
     draw = torch.Generator().manual_seed(0)
-    for frames in (MIN_FRAMES, 50, 333):
+    for frames in (shortest(encoder.embed), 50, 333):
         x = torch.randn(1, frames, features, generator=draw)
         expected = encoder(x, torch.tensor([frames]))[0]
         if not (by := difference(run(x)[0], expected)) < TOLERANCES[precision]:

@@ -22,7 +22,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from espnet_prune.families.espnet.attention import SizedAttention, sizes_of
 
 RELATIVE = (RelPositionalEncoding, LegacyRelPositionalEncoding)
-MIN_FRAMES = 7  # fewer leave no frame after the subsampling
 
 
 class EncoderGraph(nn.Module):

@@ -10,24 +10,56 @@ from torch import nn
 from espnet_prune.families.parts import Description, Key, outer
 from espnet_prune.pruning.structure import Slot, Structure
 
-
-def halved(length: int) -> int:
-    """Return the length after a convolution of width 3, stride 2, without padding."""
-    return (length - 1) // 2
+POSITIONS = ("first", "second", "third")  # of a convolution in the subsampling
 
 
-def encoder_clocks(frames: int, features: int) -> dict[str, float]:
+def convolutions(embed: nn.Module) -> list[tuple[str, nn.Conv2d]]:
+    """List the convolutions of a subsampling, with their names in it.
+
+    Args:
+        embed: one of ESPnet's ``Conv2dSubsampling`` layers, or a compact one.
+    """
+    return [
+        (name, layer)
+        for name, layer in embed.named_modules()
+        if isinstance(layer, nn.Conv2d)
+    ]
+
+
+def projection(embed: nn.Module) -> str:
+    """Name the linear layer behind the convolutions of a subsampling."""
+    return "out" if isinstance(embed.out, nn.Linear) else "out.0"
+
+
+def shrunk(length: int, embed: nn.Module) -> list[int]:
+    """Give a length, of frames or of features, after each convolution."""
+    lengths = []
+    for _, layer in convolutions(embed):
+        length = (length - layer.kernel_size[0]) // layer.stride[0] + 1
+        lengths.append(length)
+    return lengths
+
+
+def shortest(embed: nn.Module) -> int:
+    """Compute how many feature frames leave one frame after the subsampling."""
+    frames = 1
+    for _, layer in reversed(convolutions(embed)):
+        frames = (frames - 1) * layer.stride[0] + layer.kernel_size[0]
+    return frames
+
+
+def encoder_clocks(embed: nn.Module, frames: int, features: int) -> dict[str, float]:
     """Count how often the tensors of an encoder are applied, by clock.
 
     Args:
+        embed: its subsampling.
         frames: feature frames of an utterance.
         features: of each frame.
     """
-    time, rows = halved(halved(frames)), halved(frames)
-    bands, offsets = halved(halved(features)), 2 * time - 1
-    return {
-        "first": rows * halved(features),
-        "second": time * bands,
+    rows, bands = shrunk(frames, embed), shrunk(features, embed)
+    filters = {POSITIONS[i]: n * bands[i] for i, n in enumerate(rows)}
+    time, offsets = rows[-1], 2 * rows[-1] - 1
+    return filters | {
         "time": time,
         "offsets": offsets,
         "v": time * time,
@@ -108,32 +140,32 @@ def convolution(
 
 
 def subsampling(model: nn.Module, into: Description, at: str) -> None:
-    """Describe two 3x3 convolutions of stride 2 and the linear layer behind them.
+    """Describe 3x3 or 5x5 convolutions with strides and the linear layer behind them.
 
-    A channel is gated where it is consumed: by the second convolution, and by the
-    columns that the linear layer has for it, one per frequency band.
+    A channel is gated where it is consumed: by the next convolution, and by the columns
+    that the linear layer has for it, one per frequency band.
 
     Args:
         model, into, at: as for :func:`~espnet_prune.families.parts.feed_forward`.
     """
-    layer = model.get_submodule(at)
-    second, out = Slot(f"{at}.conv.2.weight", 1), Slot(f"{at}.out.0.weight", 1)
-    for name, conv, consumer, position in (
-        ("first", "conv.0", second, 0),
-        ("second", "conv.2", out, 1),
-    ):
+    embed = model.get_submodule(at)
+    linear, layers = f"{at}.{projection(embed)}", convolutions(embed)
+    consumers = [f"{at}.{name}" for name, _ in layers[1:]] + [linear]
+    for i, (name, layer) in enumerate(layers):
+        consumer = Slot(f"{consumers[i]}.weight", 1)
+        made = Slot(f"{at}.{name}.weight"), Slot(f"{at}.{name}.bias")
         into.structures.append(
             Structure(
-                f"{at}.{conv}",
-                layer.get_submodule(conv).out_channels,
+                f"{at}.{name}",
+                layer.out_channels,
                 "subsampling",
-                f"subsampling.{name}",
+                f"subsampling.{POSITIONS[i]}",
                 gated=(consumer,),
-                cut=(Slot(f"{at}.{conv}.weight"), Slot(f"{at}.{conv}.bias"), consumer),
+                cut=(*made, consumer),
                 least=1,
-                key=("subsampling", position),
+                key=("subsampling", i),
             )
         )
-        into.times[f"{at}.{conv}.weight"] = name
-    into.writes += [Slot(f"{at}.out.0.weight"), Slot(f"{at}.out.0.bias")]
-    into.times[f"{at}.out.0.weight"] = "time"
+        into.times[f"{at}.{name}.weight"] = POSITIONS[i]
+    into.writes += [Slot(f"{linear}.weight"), Slot(f"{linear}.bias")]
+    into.times[f"{linear}.weight"] = "time"

@@ -9,9 +9,9 @@ from espnet_prune.config.sections import GateOptions
 from espnet_prune.families.described import Described
 from espnet_prune.families.espnet import decoder as decoders
 from espnet_prune.families.espnet.layers import (
+    convolutions,
     decoder_clocks,
     encoder_clocks,
-    halved,
 )
 from espnet_prune.families.registry import Kind
 from espnet_prune.pruning.cost import REST, Terms, price_terms
@@ -19,6 +19,7 @@ from espnet_prune.pruning.cost import REST, Terms, price_terms
 ENCODER, DECODER = "encoder.", "decoder."
 # Things with a price in seconds of which an encoder always has one, and their groups:
 # what its subsampling takes however narrow it is, and the norm of its output.
+FILTERS = ("subsampling.filter", "subsampling.second_filter")
 STAYING = {"subsampling.module": "subsampling", "norm.module": REST}
 
 
@@ -36,30 +37,46 @@ class Lengths:
     features: int
     tokens: int = 0
 
-    def clocks(self) -> dict[str, float]:
-        """Count how often tensors are applied, by clock."""
-        memory = halved(halved(self.frames))
-        encoder = encoder_clocks(self.frames, self.features)
-        return encoder | decoder_clocks(memory, self.tokens)
+    def clocks(self, embed: nn.Module) -> dict[str, float]:
+        """Count how often tensors are applied, by clock.
+
+        Args:
+            embed: the subsampling of the encoder.
+        """
+        encoder = encoder_clocks(embed, self.frames, self.features)
+        return encoder | decoder_clocks(encoder["time"], self.tokens)
 
 
+@dataclass(frozen=True)
 class DescribedASR(Described):
-    """An ASR model that has been prepared for gates."""
+    """An ASR model that has been prepared for gates.
+
+    Args:
+        embed: the subsampling of its encoder.
+    """
+
+    embed: nn.Module
+
+    @property
+    def products(self) -> dict[str, tuple[str, str]]:
+        """Pair the convolutions of which one reads the other, by thing with a price."""
+        names = [f"{ENCODER}embed.{name}" for name, _ in convolutions(self.embed)]
+        pairs = zip(names, names[1:], strict=False)
+        return dict(zip(FILTERS, pairs, strict=False))
 
     @property
     def things(self) -> tuple[str, ...]:
         """Name the things with a price of which no structure is made."""
-        return "subsampling.filter", *STAYING
+        return *self.products, *STAYING
 
     def terms(
         self, lengths: Lengths, prices: Mapping[str, float] | None = None
     ) -> dict[str, Terms]:
         """Give the cost in parameters, in MACs and, with prices, in seconds."""
-        found = self.counts(lengths.clocks())
+        found = self.counts(lengths.clocks(self.embed))
         if prices is not None:
-            first, second = f"{ENCODER}embed.conv.0", f"{ENCODER}embed.conv.2"
-            products = {"subsampling.filter": (first, second)}
-            found["latency"] = price_terms(self.layout, prices, products, STAYING)
+            staying = self.products, STAYING
+            found["latency"] = price_terms(self.layout, prices, *staying)
         return found
 
 
@@ -89,4 +106,5 @@ def describe(
     if decoder:  # embeddings, output layer and last norm are beyond what is pruned
         inside = f"{DECODER}decoders."
         parameters = [n for n in parameters if n.startswith((ENCODER, inside))]
-    return DescribedASR(about, about.layout(model), tuple(parameters))
+    layout = about.layout(model)
+    return DescribedASR(about, layout, tuple(parameters), model.encoder.embed)

@@ -71,9 +71,13 @@ SIZES = {"output_size", "attention_heads", "linear_units", "num_blocks"}
 # attention of other types.
 POSITIONS = {"rel_pos_type", "max_pos_emb_len", "qk_norm", "use_flash_attn"}
 RATES = {"dropout_rate", "positional_dropout_rate", "attention_dropout_rate"}
+SUBSAMPLING = ("conv2d", "conv2d1", "conv2d2", "conv2d6", "conv2d8")
 # What is needed of every encoder.
 COMMON: dict[str, tuple[Any, str]] = {
-    "input_layer": ("conv2d", "only the 4-fold convolutional subsampling is prunable"),
+    "input_layer": (
+        SUBSAMPLING,
+        "only two-dimensional convolutions in the subsampling are prunable",
+    ),
     "positionwise_layer_type": ("linear", "convolutional FFNs are not prunable"),
     "interctc_layer_idx": ([], "intermediate CTC is not supported"),
     "interctc_use_conditioning": (False, "intermediate CTC is not supported"),
