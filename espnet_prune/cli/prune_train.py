@@ -16,7 +16,7 @@ import torch
 from espnet2.tasks.asr import ASRTask
 
 from espnet_prune.base.errors import InputError, run_main
-from espnet_prune.base.files import atomic_path
+from espnet_prune.base.files import atomic_path, read_yaml
 from espnet_prune.config.methods import METHODS
 from espnet_prune.config.rungs import FINETUNED
 from espnet_prune.export.compact_dir import model_state
@@ -24,6 +24,7 @@ from espnet_prune.families.espnet.checkpoint import load_model, plain_file, read
 from espnet_prune.families.registry import find_kind
 from espnet_prune.pruning.scores import scores_of, settle
 from espnet_prune.running.nodes import Node
+from espnet_prune.training.configs import before_encoder
 from espnet_prune.training.origin import (
     STUDENT,
     averaged_name,
@@ -75,8 +76,12 @@ def train(args: argparse.Namespace, training_options: list[str], weights: str) -
     command += ["--teacher_config", str(args.teacher_config)]
     command += ["--teacher_model", str(args.teacher_model)]
     pruning = args.compact is None
-    if pruning and args.previous is None and METHODS[args.method].gated:
-        command += ["--init_param", weights]
+    if pruning and args.previous is None:
+        start = [weights]
+        if not METHODS[args.method].gated:  # all but what is frozen starts from nothing
+            there = read_yaml(args.teacher_config)
+            start = [f"{weights}:{part}:{part}" for part in before_encoder(there)]
+        command += ["--init_param", *start] if start else []
     command += [*going_on(args.previous), *training_options]
     node, plan = Node(training_options, args.output_dir), partial(student_config, args)
     settle = partial(settled, PruneASRTask, args.output_dir, command, plan)

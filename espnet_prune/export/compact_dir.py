@@ -17,6 +17,7 @@ from espnet_prune.config.rungs import PRUNED
 from espnet_prune.export.agreement import check_agreement
 from espnet_prune.export.place import place
 from espnet_prune.families.espnet.checkpoint import (
+    encoder_features,
     load_model,
     read_state,
     rename_resource,
@@ -127,7 +128,7 @@ def verify(student: ESPnetASRModel, compact: ESPnetASRModel) -> float:
     """Compare student and compact model on a padded batch of several lengths, by
     :func:`check_agreement`."""
     generator = torch.Generator().manual_seed(0)
-    features = compact.frontend.output_size()
+    features = encoder_features(compact)
     x = torch.randn(4, 400, features, generator=generator, dtype=torch.double)
     lengths = torch.tensor([400, 301, 57, 8])
     pairs = [_outputs(student, compact, "encoder", x, lengths)]

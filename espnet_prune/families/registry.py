@@ -77,6 +77,12 @@ KINDS = {
             frozenset({"subsampling", "attention", "ffn", "cgmlp"}),
             _OF_ESPNET,
         ),
+        Kind(
+            "branchformer",
+            rules.BRANCHFORMER,
+            frozenset({"subsampling", "attention", "cgmlp"}),
+            _OF_ESPNET,
+        ),
     )
 }
 # HuBERT, WavLM, wav2vec 2.0: described in families/ssl, as transformers has them.

@@ -11,8 +11,7 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from espnet_prune.base.errors import InputError
-from espnet_prune.families.espnet.checkpoint import sampling_rate
+from espnet_prune.families.espnet.checkpoint import encoder_features, sampling_rate
 from espnet_prune.families.espnet.layers import shrunk
 
 
@@ -58,15 +57,13 @@ def count_macs(
     Raises:
         InputError: the model has no frontend, so audio has no length in frames.
     """
-    if model.frontend is None:
-        raise InputError("frontend", "the model takes features instead of audio")
+    n_features = encoder_features(model)
     model.eval()
     device = next(model.parameters()).device
     n_samples = round(seconds * sampling_rate(args))
     audio = torch.randn(1, n_samples, device=device)  # (batch, sample)
     lengths = torch.tensor([n_samples], device=device)
     n_frames = model.frontend(audio, lengths)[1]
-    n_features = model.frontend.output_size()
     features = torch.randn(1, int(n_frames), n_features, device=device)
 
     embed, whole = _macs(model.encoder, features)

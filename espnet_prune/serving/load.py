@@ -10,7 +10,12 @@ from espnet2.bin.asr_inference import Speech2Text
 
 from espnet_prune.base.device import find_device
 from espnet_prune.base.errors import InputError, OptionError
-from espnet_prune.families.espnet.checkpoint import load_model, plain_file, read_state
+from espnet_prune.families.espnet.checkpoint import (
+    encoder_features,
+    load_model,
+    plain_file,
+    read_state,
+)
 from espnet_prune.families.registry import find_kind, require
 from espnet_prune.serving.decoders import decoder_for
 from espnet_prune.serving.inference import (
@@ -94,7 +99,7 @@ def set_precision(
     if precision == "bf16":
         model.encoder = AutocastEncoder(encoder)
     elif weight.device.type == "cpu" and runs(vars(args), precision, config):
-        features = args.input_size or model.frontend.output_size()
+        features = encoder_features(model, args.input_size)
         model.encoder = RuntimeEncoder(encoder, features, precision)
 
 

@@ -51,14 +51,20 @@ def model_config(teacher: dict[str, Any], source: str | Path) -> dict[str, Any]:
             logging.info(f"{source}: {name} {config[name]} is not here: left out")
             config[name] = None
     config["init"] = None  # the weights are the teacher's; gates have their own start
+    if parts := before_encoder(config):  # the teacher's encoder sees what they make
+        config["freeze_param"] = parts
     return config
+
+
+def before_encoder(config: dict[str, Any]) -> list[str]:
+    """List the parts before the encoder of a model that have weights."""
+    parts = "frontend", "preencoder"
+    return [part for part in parts if config.get(part) not in (None, "default")]
 
 
 def frames_of(model: ESPnetASRModel, args: argparse.Namespace, seconds: float) -> int:
     """Count the feature frames that the model's frontend makes of that much audio."""
     samples = round(sampling_rate(args) * seconds)
-    if model.frontend is None:
-        raise InputError("teacher", "has no frontend: its input is features")
     with torch.no_grad():
         speech = torch.zeros(1, samples)
         _, lengths = model.frontend(speech, torch.tensor([samples]))

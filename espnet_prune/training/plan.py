@@ -24,7 +24,7 @@ from espnet_prune.config.sections import (
     GateOptions,
     SparsityOptions,
 )
-from espnet_prune.families.espnet.checkpoint import load_model
+from espnet_prune.families.espnet.checkpoint import encoder_features, load_model
 from espnet_prune.families.espnet.compact import architecture_of
 from espnet_prune.families.espnet.model import DescribedASR, Lengths, describe
 from espnet_prune.families.espnet.small import small_encoder
@@ -78,8 +78,9 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
     model, model_args = load_model(source, args.teacher_model)
     if decoder and model.decoder is None:
         raise InputError(source, "has no decoder", "leave out prune_decoder")
+    features = encoder_features(model)
     frames = frames_of(model, model_args, options.macs_seconds)
-    lengths = Lengths(frames, model.frontend.output_size(), options.macs_tokens)
+    lengths = Lengths(frames, features, options.macs_tokens)
     rest, prices = {}, None
     if options.denominator == "model":
         rest = rest_cost(model, lengths.frames, lengths.tokens)
@@ -125,10 +126,9 @@ def check_target(
         InputError: targets contradict each other, or cannot be met; or ESPnet has no
             encoder of such options.
     """
-    stock = config["encoder"] == kind.name and config.get("frontend") in (
-        None,
-        "default",
-    )
+    plain = config.get("frontend") in (None, "default")
+    plain &= config.get("preencoder") is None
+    stock = config["encoder"] == kind.name and plain
     whole_encoder = options.denominator == "encoder" and "latency" not in options.kinds
     if not (stock and whole_encoder and METHODS[args.method].gated):
         return

@@ -13,15 +13,21 @@ from espnet_prune.pruning.projection import project
 from tests.fixtures.gated import CASES
 from tests.fixtures.runs import RECIPE
 
+OTHERS = {  # case -> its gates
+    "conformer": {"model_dim": True},
+    "conformer_by_8": {},
+    "transformer": {},
+    "e_branchformer": {},
+    "branchformer": {},
+}
 
-@pytest.mark.parametrize(
-    ("name", "gates"),
-    [("conformer", {"model_dim": True}), ("transformer", {}), ("e_branchformer", {})],
-)
+
+@pytest.mark.parametrize("name", OTHERS)
 def test_what_espnet_loads_computes_what_the_gated_model_did(
-    name, gates, make_dense, data_options, tmp_path
+    name, make_dense, data_options, tmp_path
 ):
-    dense = make_dense(encoder=name, encoder_conf=CASES[name].conf)
+    case, gates = CASES[name], OTHERS[name]
+    dense = make_dense(encoder=case.ours.kind.name, encoder_conf=case.conf)
     sparsity = {"macs_seconds": 1.0, "macs_tokens": 5, "denominator": "model"}
     recipe = RECIPE | {"gates": gates, "sparsity": sparsity, "prune_decoder": True}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))

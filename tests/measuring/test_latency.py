@@ -108,12 +108,13 @@ def test_target_in_latency_is_met_and_felt_on_the_clock(encoder, model_dim):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-@pytest.mark.parametrize("name", ["conformer", "transformer", "e_branchformer"])
+@pytest.mark.parametrize("name", [*KINDS, "conformer_by_8"])
 def test_drawn_encoders_are_what_is_counted(name, precision, monkeypatch):
     monkeypatch.setattr(drawn_encoders, "ENCODERS", 3)
     monkeypatch.setattr(latency, "ROUNDS", 2)
     stock = CASES[name].make(0, torch.float).stock.eval()
-    subject = ASREncoders(stock, KINDS[name], Lengths(50, 20), precision)
+    kind = CASES[name].ours.kind
+    subject = ASREncoders(stock, kind, Lengths(50, 20), precision)
     table = latency_table(subject)
     counts = [point["counts"] for point in table["points"]]
     assert len(counts) == 3 and counts[0] != counts[1]
@@ -122,7 +123,11 @@ def test_drawn_encoders_are_what_is_counted(name, precision, monkeypatch):
         assert count["subsampling.module"] == 1
         pairs = count["subsampling.first"] * count["subsampling.second"]
         assert count["subsampling.filter"] == pairs > 0
-        assert (count["ffn.unit"] > 0) == (count["ffn.module"] > 0)
+        if name == "conformer_by_8":
+            pairs = count["subsampling.second"] * count["subsampling.third"]
+            assert count["subsampling.second_filter"] == pairs > 0
+        if "ffn" in kind.groups:
+            assert (count["ffn.unit"] > 0) == (count["ffn.module"] > 0)
     assert table["prices"].keys() == counts[0].keys()
 
 

@@ -77,7 +77,7 @@ def test_student_is_the_teachers_model_trained_by_the_recipe(student, teacher):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"encoder": "branchformer"}, "'branchformer' cannot be pruned"),
+        ({"encoder": "longformer"}, "'longformer' cannot be pruned"),
         ({"model": "pit_espnet"}, "'pit_espnet' cannot be pruned"),
         ({"token_list": "tokens.txt"}, "no token list"),
         ({"decoder": "transducer"}, "a transducer decoder"),

@@ -74,6 +74,23 @@ def load_model(
     return model.eval(), args
 
 
+def encoder_features(model: "ESPnetASRModel", given: int | None = None) -> int:
+    """Tell how many numbers a frame has that enters the encoder.
+
+    Args:
+        model: an ASR model.
+        given: those of a frame of its input, where that is features.
+
+    Raises:
+        InputError: the model takes features, and nobody knows how many.
+    """
+    if model.frontend is None and not given:
+        raise InputError("frontend", "the model takes features instead of audio")
+    if model.preencoder is not None:
+        return model.preencoder.output_size()
+    return given or model.frontend.output_size()
+
+
 def sampling_rate(args: argparse.Namespace) -> int:
     """Read the rate that a frontend expects, in Hz (ESPnet's default: 16000)."""
     fs = (args.frontend_conf or {}).get("fs", 16000)

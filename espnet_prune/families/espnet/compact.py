@@ -166,11 +166,13 @@ def reshape(module: nn.Module, layout: Layout, own: Tensor) -> None:
             else:
                 sized = SizedAttention(attention, heads, qk, v)
                 _replace(module, structure.name, sized)
-    for name, part in list(module.named_modules()):
+    there = dict(module.named_modules())
+    for name, part in there.items():
         if name.endswith("merge_proj") and f"{name}.weight" not in left:
             _replace(module, name, Constant(part.bias))
             fusion = f"{name.removesuffix('merge_proj')}depthwise_conv_fusion"
-            _replace(module, fusion, nn.Identity())
+            if fusion in there:
+                _replace(module, fusion, nn.Identity())
 
 
 def read_sizes(

@@ -29,16 +29,20 @@ def describe(
         def key(name: str, i: int = i) -> parts.Key:
             return "blocks", i, name
 
-        names = ("feed_forward_macaron", "self_attn", "conv_module", "feed_forward")
-        macaron, attention, convolution, ffn = (at + name for name in names)
-        parts.feed_forward(model, into, macaron, f"{at}norm_ff_macaron", key("ffn1"))
+        names = ("self_attn", "conv_module", "feed_forward")
+        submodules = [at + name for name in names]
+        attention, convolution, ffn = submodules
+        if encoder.encoders[i].feed_forward_macaron is not None:
+            macaron = f"{at}feed_forward_macaron"
+            norm = f"{at}norm_ff_macaron"
+            parts.feed_forward(model, into, macaron, norm, key("ffn1"))
+            submodules = [macaron, *submodules]
         heads = key("heads"), key("qk_dim"), key("v_dim")
-        more = layers.relative(encoder.encoders[i].self_attn)
+        more = layers.positional(encoder.encoders[i].self_attn)
         parts.attention(model, into, attention, f"{at}norm_mha", heads, **more)
         layers.convolution(model, into, convolution, f"{at}norm_conv", key("conv"))
         parts.feed_forward(model, into, ffn, f"{at}norm_ff", key("ffn2"))
         finals.append(f"{at}norm_final")
-        submodules = [macaron, attention, convolution, ffn]
         parts.whole_block(into, at[:-1], submodules, finals[-1])
     if options.model_dim:
         parts.model_dim(model, into, [*finals, f"{prefix}after_norm"])

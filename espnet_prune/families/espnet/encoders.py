@@ -8,6 +8,7 @@ even when the caller loads with ``strict=False``.
 from typing import Any
 
 from espnet2.asr.decoder.transformer_decoder import TransformerDecoder
+from espnet2.asr.encoder.branchformer_encoder import BranchformerEncoder
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
@@ -84,12 +85,19 @@ class PrunableEBranchformerEncoder(_CompactEncoder, EBranchformerEncoder):
     kind = KINDS["e_branchformer"]
 
 
+class PrunableBranchformerEncoder(_CompactEncoder, BranchformerEncoder):
+    """Branchformer, registered with ESPnet as ``prunable_branchformer``."""
+
+    kind = KINDS["branchformer"]
+
+
 ENCODERS = {
     encoder.kind.compact: encoder
     for encoder in (
         PrunableConformerEncoder,
         PrunableTransformerEncoder,
         PrunableEBranchformerEncoder,
+        PrunableBranchformerEncoder,
     )
 }
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from espnet.nets.pytorch_backend.transformer.attention import (
     LegacyRelPositionMultiHeadedAttention,
+    RelPositionMultiHeadedAttention,
 )
 from torch import nn
 
@@ -13,16 +14,17 @@ from espnet_prune.pruning.structure import Slot, Structure
 POSITIONS = ("first", "second", "third")  # of a convolution in the subsampling
 
 
-def convolutions(embed: nn.Module) -> list[tuple[str, nn.Conv2d]]:
+def convolutions(embed: nn.Module) -> list[tuple[str, nn.Conv1d | nn.Conv2d]]:
     """List the convolutions of a subsampling, with their names in it.
 
     Args:
-        embed: one of ESPnet's ``Conv2dSubsampling`` layers, or a compact one.
+        embed: one of ESPnet's ``Conv1dSubsampling`` or ``Conv2dSubsampling`` layers, or
+            a compact one.
     """
     return [
-        (name, layer)
-        for name, layer in embed.named_modules()
-        if isinstance(layer, nn.Conv2d)
+        (f"conv.{name}", layer)
+        for name, layer in embed.conv.named_children()
+        if isinstance(layer, nn.Conv1d | nn.Conv2d)
     ]
 
 
@@ -57,6 +59,8 @@ def encoder_clocks(embed: nn.Module, frames: int, features: int) -> dict[str, fl
         features: of each frame.
     """
     rows, bands = shrunk(frames, embed), shrunk(features, embed)
+    if isinstance(embed.conv[0], nn.Conv1d):  # features are its channels
+        bands = [1] * len(rows)
     filters = {POSITIONS[i]: n * bands[i] for i, n in enumerate(rows)}
     time, offsets = rows[-1], 2 * rows[-1] - 1
     return filters | {
@@ -83,17 +87,20 @@ def decoder_clocks(memory: int, tokens: int) -> dict[str, float]:
     }
 
 
-def relative(layer: nn.Module) -> dict[str, Any]:
-    """Return the options of :func:`families.parts.attention` for relative positions.
+def positional(layer: nn.Module) -> dict[str, Any]:
+    """Return the options of :func:`families.parts.attention` for the positions it sees.
 
-    ESPnet's legacy ones are as many as frames, the latest nearly twice as many.
+    ESPnet's legacy relative ones are as many as frames, the latest nearly twice as
+    many; absolute ones are added to the input long before.
 
     Args:
         layer: ESPnet's attention.
     """
-    if not isinstance(layer, LegacyRelPositionMultiHeadedAttention):
+    if isinstance(layer, RelPositionMultiHeadedAttention):
         return {}
-    return {"positions": "time", "clocks": ("time", "time", "legacy_qk", "v")}
+    if isinstance(layer, LegacyRelPositionMultiHeadedAttention):
+        return {"positions": "time", "clocks": ("time", "time", "legacy_qk", "v")}
+    return {"clocks": ("time", "time", "v", "v")}
 
 
 def convolution(
@@ -140,10 +147,10 @@ def convolution(
 
 
 def subsampling(model: nn.Module, into: Description, at: str) -> None:
-    """Describe 3x3 or 5x5 convolutions with strides and the linear layer behind them.
+    """Describe convolutions with strides and the linear layer behind them.
 
     A channel is gated where it is consumed: by the next convolution, and by the columns
-    that the linear layer has for it, one per frequency band.
+    that the linear layer has for it, one per frequency band if there are any.
 
     Args:
         model, into, at: as for :func:`~espnet_prune.families.parts.feed_forward`.

@@ -36,7 +36,10 @@ def check_student(config: dict[str, Any], source: str | Path) -> Kind:
         raise InputError(source, str(e)) from e
     if config.get("model") not in (None, "espnet"):
         raise InputError(source, f"model {config['model']!r} cannot be pruned")
-    unsupported = ("preencoder", "postencoder", "joint_net_conf")
+    if config.get("preencoder") not in (None, "linear"):
+        what = f"a model with preencoder {config['preencoder']!r} cannot be pruned"
+        raise InputError(source, what, "use one with a linear preencoder, or none")
+    unsupported = ("postencoder", "joint_net_conf")
     given = [k for k in unsupported if config.get(k) is not None]
     if config.get("decoder") == "transducer" or given:
         raise InputError(

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from espnet_prune.base.errors import OptionError
@@ -18,15 +18,12 @@ class Rules:
             usual one first; and why.
         free: options that may have any value.
         left_out: regularisers of ESPnet's training that a student does without.
-        defaults: those of ESPnet's constructor where they differ from ``required``: a
-            config that does not mention the option means these.
     """
 
     section: str
     required: dict[str, tuple[Any, str]]
     free: frozenset[str]
     left_out: frozenset[str] = frozenset()
-    defaults: dict[str, Any] = field(default_factory=dict)
 
     def check(self, options: Mapping[str, Any]) -> None:
         """Refuse by name what cannot be pruned as it is described.
@@ -36,7 +33,7 @@ class Rules:
         """
         for name, (value, why) in self.required.items():
             values = value if isinstance(value, tuple) else (value,)
-            given = options.get(name, self.defaults.get(name, values[0]))
+            given = options.get(name, values[0])
             if given not in values and (given or values[0]):  # None is no list either
                 raise OptionError(
                     f"{self.section}: {name}={given!r} is not supported ({why}); "
@@ -67,17 +64,22 @@ class Rules:
 
 
 SIZES = {"output_size", "attention_heads", "linear_units", "num_blocks"}
-# Free options of relative positions; what qk_norm and flash attention do belongs to
-# attention of other types.
-POSITIONS = {"rel_pos_type", "max_pos_emb_len", "qk_norm", "use_flash_attn"}
+POSITIONS = {"rel_pos_type", "max_pos_emb_len"}  # free options of relative ones
 RATES = {"dropout_rate", "positional_dropout_rate", "attention_dropout_rate"}
-SUBSAMPLING = ("conv2d", "conv2d1", "conv2d2", "conv2d6", "conv2d8")
+Required = dict[str, tuple[Any, str]]
+
+
+def subsampling(*more: str) -> Required:
+    """Name the subsampling layers of ESPnet that an encoder may have."""
+    layers = ("conv2d", "conv2d1", "conv2d2", "conv2d6", "conv2d8", *more)
+    return {"input_layer": (layers, "only convolutions are prunable")}
+
+
 # What is needed of every encoder.
-COMMON: dict[str, tuple[Any, str]] = {
-    "input_layer": (
-        SUBSAMPLING,
-        "only two-dimensional convolutions in the subsampling are prunable",
-    ),
+COMMON: Required = {
+    "qk_norm": (False, "norms of queries and keys are not prunable"),
+}
+INTERMEDIATE = {
     "positionwise_layer_type": ("linear", "convolutional FFNs are not prunable"),
     "interctc_layer_idx": ([], "intermediate CTC is not supported"),
     "interctc_use_conditioning": (False, "intermediate CTC is not supported"),
@@ -86,78 +88,85 @@ BEFORE = {
     "normalize_before": (True, "post-norm blocks are not prunable"),
     "concat_after": (False, "the concatenating attention output is not prunable"),
 }
-ATTENTION = ("rel_selfattn", "legacy_rel_selfattn")
+ATTENTION = (
+    ("rel_selfattn", "legacy_rel_selfattn", "selfattn"),
+    "attention of other types is not prunable",
+)
 RELATIVE = {
     "pos_enc_layer_type": (
-        ("rel_pos", "legacy_rel_pos"),
-        "only relative positions are prunable",
+        ("rel_pos", "legacy_rel_pos", "abs_pos"),
+        "positions of other types are not supported",
     ),
     "zero_triu": (False, "masked relative positions are not prunable"),
 }
+BRANCHES = {
+    "attention_layer_type": ATTENTION,
+    "use_linear_after_conv": (False, "a linear layer inside of it is not prunable"),
+}
+OF_BRANCHES = {"cgmlp_linear_units", "cgmlp_conv_kernel", "gate_activation"}
+OF_ALL = SIZES | RATES | {"padding_idx", "use_flash_attn"}
 CONFORMER = Rules(
     "encoder_conf",
     COMMON
+    | subsampling()
+    | INTERMEDIATE
     | BEFORE
     | RELATIVE
     | {
-        "macaron_style": (True, "a block needs both half FFNs"),
-        "selfattention_layer_type": (ATTENTION, "only relative attention is prunable"),
+        "selfattention_layer_type": ATTENTION,
         "use_cnn_module": (True, "a block needs its convolution module"),
         "ctc_trim": (False, "trimming by CTC is not supported"),
     },
     frozenset(
-        SIZES
-        | RATES
-        | {
-            "activation_type",
-            "cnn_module_kernel",
-            "positionwise_conv_kernel_size",
-            "padding_idx",
-        }
+        OF_ALL
         | POSITIONS
+        | {"activation_type", "cnn_module_kernel", "positionwise_conv_kernel_size"}
+        | {"macaron_style"}
     ),
     left_out=frozenset({"stochastic_depth_rate", "layer_drop_rate"}),
-    defaults={"macaron_style": False},
 )
 TRANSFORMER = Rules(
     "encoder_conf",
     COMMON
+    | subsampling("conv1d2")
+    | INTERMEDIATE
     | BEFORE
-    | {
-        "pos_enc_layer_type": ("abs_pos", "only absolute positions are prunable"),
-        "qk_norm": (False, "norms of queries and keys are not prunable"),
-    },
-    frozenset(
-        SIZES
-        | RATES
-        | {"positionwise_conv_kernel_size", "padding_idx", "use_flash_attn"}
-    ),
+    | {"pos_enc_layer_type": ("abs_pos", "only absolute positions are prunable")},
+    frozenset(OF_ALL | {"positionwise_conv_kernel_size"}),
     left_out=frozenset({"layer_drop_rate"}),
 )
 E_BRANCHFORMER = Rules(
     "encoder_conf",
     COMMON
+    | subsampling("conv1d1", "conv1d2", "conv1d3")
+    | INTERMEDIATE
     | RELATIVE
-    | {
-        "attention_layer_type": (ATTENTION, "only relative attention is prunable"),
-        "use_linear_after_conv": (False, "a linear layer inside of it is not prunable"),
-    },
+    | BRANCHES,
     frozenset(
-        SIZES
-        | RATES
-        | {
-            "cgmlp_linear_units",
-            "cgmlp_conv_kernel",
-            "gate_activation",
-            "use_ffn",
-            "macaron_ffn",
-            "ffn_activation_type",
-            "merge_conv_kernel",
-            "padding_idx",
-        }
+        OF_ALL
         | POSITIONS
+        | OF_BRANCHES
+        | {"use_ffn", "macaron_ffn", "ffn_activation_type", "merge_conv_kernel"}
     ),
     left_out=frozenset({"layer_drop_rate", "gradient_checkpoint_layers"}),
+)
+BRANCHFORMER = Rules(
+    "encoder_conf",
+    COMMON
+    | subsampling()
+    | RELATIVE
+    | BRANCHES
+    | {
+        "use_attn": (True, "a block needs both branches"),
+        "use_cgmlp": (True, "a block needs both branches"),
+        "merge_method": ("concat", "only branches side by side are prunable"),
+    },
+    frozenset(
+        OF_ALL - {"linear_units"}
+        | {"rel_pos_type", "cgmlp_weight", "attn_branch_drop_rate"}
+        | OF_BRANCHES
+    ),
+    left_out=frozenset({"stochastic_depth_rate"}),
 )
 DECODER = Rules(
     "decoder_conf",

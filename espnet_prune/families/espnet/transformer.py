@@ -23,9 +23,9 @@ def describe(
     for i in range(len(encoder.encoders)):
         at, key = f"{prefix}encoders.{i}", ("blocks", i)
         heads = tuple((*key, name) for name in ("heads", "qk_dim", "v_dim"))
-        clocks = ("time", "time", "v", "v")
+        more = layers.positional(encoder.encoders[i].self_attn)
         attention, ffn = f"{at}.self_attn", f"{at}.feed_forward"
-        parts.attention(model, into, attention, f"{at}.norm1", heads, clocks=clocks)
+        parts.attention(model, into, attention, f"{at}.norm1", heads, **more)
         parts.feed_forward(model, into, ffn, f"{at}.norm2", (*key, "ffn2"))
         parts.whole_block(into, at, [attention, ffn])
     return into
