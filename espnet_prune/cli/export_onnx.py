@@ -31,7 +31,7 @@ from espnet_prune.config.rungs import FINETUNED, PRUNED
 from espnet_prune.export import deployment
 from espnet_prune.export.recognizer import Recognizer
 from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
-from espnet_prune.families.espnet.layers import shortest
+from espnet_prune.families.espnet.layers import content, shortest
 from espnet_prune.serving.int8 import write_int8
 from espnet_prune.serving.load import refuse_gates, runs
 from espnet_prune.serving.onnx import Runner, difference, write_onnx
@@ -67,7 +67,7 @@ def differences(
             wanted, frames = model._extract_feats(speech, lengths)
             if model.normalize is not None:
                 wanted, frames = model.normalize(wanted, frames)
-            encoded, *_ = model.encoder(torch.from_numpy(features), frames)
+            encoded = content(model.encoder(torch.from_numpy(features), frames)[0])
             expected = model.ctc.log_softmax(encoded)
         found.append((difference(features, wanted), difference(log_probs, expected)))
     by_features, by_log_probs = zip(*found, strict=True)

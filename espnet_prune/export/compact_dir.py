@@ -23,6 +23,7 @@ from espnet_prune.families.espnet.checkpoint import (
     rename_resource,
     resources,
 )
+from espnet_prune.families.espnet.layers import content
 from espnet_prune.training.configs import model_defaults
 from espnet_prune.training.plan import PROJECTION
 from espnet_prune.training.student import OWN_OPTIONS
@@ -156,4 +157,4 @@ def _outputs(
         replaced = {k.removeprefix(f"{part}."): gated[k] for k in inside}
     expected = functional_call(own, replaced, inputs)[0]
     actual = copy.deepcopy(getattr(compact, part)).double().eval()(*inputs)[0]
-    return expected, actual
+    return content(expected), content(actual)

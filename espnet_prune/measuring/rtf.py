@@ -20,6 +20,7 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.bin.asr_inference import Speech2Text
 
+from espnet_prune.families.espnet.layers import content
 from espnet_prune.measuring.clock import turn
 from espnet_prune.serving.greedy import GreedyDecoder
 
@@ -38,8 +39,7 @@ def _frontend(model: ESPnetASRModel, audio: torch.Tensor) -> object:
 
 
 def _encode(model: ESPnetASRModel, audio: torch.Tensor) -> torch.Tensor:
-    out = model.encode(*_batch(audio))[0]
-    return out[0] if isinstance(out, tuple) else out  # a tuple with intermediate CTC
+    return content(model.encode(*_batch(audio))[0])
 
 
 def columns(speech2text: Speech2Text, search: bool = True) -> dict[str, Task]:

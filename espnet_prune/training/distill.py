@@ -14,6 +14,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import Tensor, nn
 
 from espnet_prune.config.sections import DistillOptions
+from espnet_prune.families.espnet.layers import content
 
 
 @dataclass
@@ -39,7 +40,7 @@ def record(model: ESPnetASRModel) -> Iterator[Record]:
     spread = getattr(model.encoder, "spread", nn.Identity())
 
     def on_encoder(_module, args, output):
-        rec.features, rec.encoded = args[:2], output[:2]
+        rec.features, rec.encoded = args[:2], (content(output[0]), output[1])
 
     def on_decoder(_module, args, output):
         rec.decoder_input, rec.decoder_logits = args[2:4], output[0]
@@ -72,9 +73,9 @@ def run_teacher(
         student: what passed through the student.
     """
     with record(teacher) as rec:
-        encoded, lengths, _ = teacher.encoder(*student.features)
+        teacher.encoder(*student.features)
     if decoder is not None and student.decoder_input is not None:
-        rec.decoder_logits, _ = decoder(encoded, lengths, *student.decoder_input)
+        rec.decoder_logits, _ = decoder(*rec.encoded, *student.decoder_input)
     return rec
 
 
@@ -189,8 +190,3 @@ def divergence(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 def length_mask(lengths: Tensor, size: int) -> Tensor:
     """Turn (batch,) lengths into (batch, size), True within the length."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]
-
-
-def content(x: Tensor | tuple[Tensor, Tensor]) -> Tensor:
-    """Take what a block gives on, without the positions that travel beside it."""
-    return x[0] if isinstance(x, tuple) else x

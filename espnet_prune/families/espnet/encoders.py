@@ -61,9 +61,9 @@ class _CompactEncoder(StrictLoading):
     def forward(self, *args: Any, **options: Any) -> tuple[Any, Tensor, Any]:
         """Encode as the stock encoder does; channels that are gone are 0."""
         out, lengths, states = super().forward(*args, **options)
-        if isinstance(out, tuple):
-            hidden = [self.spread(x) for x in out[1]]
-            return (self.spread(out[0]), hidden), lengths, states
+        if isinstance(out, tuple):  # with intermediate CTC: block, what it sees
+            between = [(i, self.spread(x)) for i, x in out[1]]
+            return (self.spread(out[0]), between), lengths, states
         return self.spread(out), lengths, states
 
 

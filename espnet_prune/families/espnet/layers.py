@@ -6,12 +6,22 @@ from espnet.nets.pytorch_backend.transformer.attention import (
     LegacyRelPositionMultiHeadedAttention,
     RelPositionMultiHeadedAttention,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from espnet_prune.families.parts import Description, Key, outer
 from espnet_prune.pruning.structure import Slot, Structure
 
 POSITIONS = ("first", "second", "third")  # of a convolution in the subsampling
+
+
+def content(x: Tensor | tuple[Tensor, Any]) -> Tensor:
+    """Take what a block or an encoder gives on, without what travels beside it.
+
+    Args:
+        x: (batch, time, channel), alone or before positions (of a block) or the outputs
+            of intermediate CTC (of an encoder).
+    """
+    return x[0] if isinstance(x, tuple) else x
 
 
 def convolutions(embed: nn.Module) -> list[tuple[str, nn.Conv1d | nn.Conv2d]]:

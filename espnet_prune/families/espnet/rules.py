@@ -81,8 +81,7 @@ COMMON: Required = {
 }
 INTERMEDIATE = {
     "positionwise_layer_type": ("linear", "convolutional FFNs are not prunable"),
-    "interctc_layer_idx": ([], "intermediate CTC is not supported"),
-    "interctc_use_conditioning": (False, "intermediate CTC is not supported"),
+    "interctc_use_conditioning": (False, "self-conditioned CTC is not supported"),
 }
 BEFORE = {
     "normalize_before": (True, "post-norm blocks are not prunable"),
@@ -121,7 +120,7 @@ CONFORMER = Rules(
         OF_ALL
         | POSITIONS
         | {"activation_type", "cnn_module_kernel", "positionwise_conv_kernel_size"}
-        | {"macaron_style"}
+        | {"macaron_style", "interctc_layer_idx"}
     ),
     left_out=frozenset({"stochastic_depth_rate", "layer_drop_rate"}),
 )
@@ -132,7 +131,7 @@ TRANSFORMER = Rules(
     | INTERMEDIATE
     | BEFORE
     | {"pos_enc_layer_type": ("abs_pos", "only absolute positions are prunable")},
-    frozenset(OF_ALL | {"positionwise_conv_kernel_size"}),
+    frozenset(OF_ALL | {"positionwise_conv_kernel_size", "interctc_layer_idx"}),
     left_out=frozenset({"layer_drop_rate"}),
 )
 E_BRANCHFORMER = Rules(
@@ -147,6 +146,7 @@ E_BRANCHFORMER = Rules(
         | POSITIONS
         | OF_BRANCHES
         | {"use_ffn", "macaron_ffn", "ffn_activation_type", "merge_conv_kernel"}
+        | {"interctc_layer_idx"}
     ),
     left_out=frozenset({"layer_drop_rate", "gradient_checkpoint_layers"}),
 )
