@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from espnet_prune.base.errors import InputError
+from espnet_prune.families.described import check_finite
 
 if TYPE_CHECKING:
     from espnet2.asr.espnet_model import ESPnetASRModel
@@ -71,6 +72,7 @@ def load_model(
             f"does not fit {config}: {str(e).splitlines()[-1].strip()}",
             "config and checkpoint must come from the same experiment",
         ) from e
+    check_finite(model.state_dict(), checkpoint)
     return model.eval(), args
 
 
