@@ -16,10 +16,12 @@ from types import ModuleType
 # in each process that the program spawns, too.
 from espnet_prune.base.errors import InputError, run_main
 
-# ESPnet programs that ours do better: they check what they load, and can prune.
+# ESPnet programs that ours do better: they check what they load, prune, and know what
+# is compact.
 OURS = {
     "espnet2.bin.asr_train": "espnet_prune.cli.drop_in_train",
     "espnet2.bin.asr_inference": "espnet_prune.cli.asr_inference",
+    "espnet2.bin.pack": "espnet_prune.cli.drop_in_pack",
 }
 
 
