@@ -87,11 +87,16 @@ def check(args: argparse.Namespace) -> None:
     if args.prune_config is not None:
         check_pruning(args, config)
     if args.teacher_model is not None:
-        check_teacher(args)
+        check_teacher(args.config, args.teacher_model, args.fs)
 
 
-def check_teacher(args: argparse.Namespace) -> None:
-    """Load a teacher, and what makes its tokens: whatever its files lack shows."""
+def check_teacher(config: Path, weights: Path, fs: int | None = None) -> None:
+    """Load a teacher, and what makes its tokens: whatever its files lack shows.
+
+    Args:
+        config, weights: of the teacher.
+        fs: rate of the audio to come, in Hz.
+    """
     import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 
     # isort: split
@@ -99,10 +104,10 @@ def check_teacher(args: argparse.Namespace) -> None:
 
     from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
 
-    _, told = load_model(args.config, args.teacher_model)
+    _, told = load_model(config, weights)
     rate = sampling_rate(told)
-    if args.fs not in (None, rate):
-        what = f"{args.fs} Hz, but the model of {args.config} hears {rate} Hz"
+    if fs not in (None, rate):
+        what = f"{fs} Hz, but the model of {config} hears {rate} Hz"
         raise InputError("--fs", what, f"give --fs {rate}")
     told.noise_scp = told.rir_scp = None  # see model_config
     try:
@@ -112,7 +117,7 @@ def check_teacher(args: argparse.Namespace) -> None:
     except Exception as e:  # of any package that makes tokens
         reason = ": ".join([type(e).__name__, *str(e).strip().splitlines()[:1]])
         what = f"its token_type {told.token_type} cannot be used here ({reason})"
-        raise InputError(args.config, what, "install what it needs") from e
+        raise InputError(config, what, "install what it needs") from e
 
 
 def with_options(config: dict[str, Any], options: Sequence[str]) -> dict[str, Any]:
@@ -147,11 +152,9 @@ def check_hardware(args: argparse.Namespace) -> None:
 
 def check_finetuning(args: argparse.Namespace) -> None:
     """Refuse options of stage 14 that there are not, or of wrong values."""
-    from espnet_prune.training.recipe import read_recipe  # takes seconds
-
     for method in args.methods:
         given = args.finetune_config, args.finetune_args, method
-        read_recipe(training_options("--finetune_args", *given, compact=COMPACT))
+        check_stage(training_options("--finetune_args", *given, compact=COMPACT))
 
 
 def check_pruning(args: argparse.Namespace, config: dict[str, Any] | None) -> None:
@@ -161,20 +164,37 @@ def check_pruning(args: argparse.Namespace, config: dict[str, Any] | None) -> No
         args: the command line.
         config: of the dense model; None before it is fetched.
     """
+    for method, target in itertools.product(args.methods, args.targets or [None]):
+        given = args.prune_config, args.prune_args, method, args.target_kind
+        stage = training_options("--prune_args", *given, target and float(target))
+        check_stage(stage, config, args.config)
+
+
+def check_stage(
+    stage: argparse.Namespace,
+    config: dict[str, Any] | None = None,
+    source: Path | None = None,
+) -> None:
+    """Refuse what a student's training would, a pruning or a fine-tuning.
+
+    Args:
+        stage: options of the training.
+        config: of the model to prune; None before it is fetched.
+        source: where that was read.
+    """
     import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 
     # isort: split
     from espnet_prune.training.plan import check_target
     from espnet_prune.training.recipe import check_model, read_recipe, settle_options
 
-    for method, target in itertools.product(args.methods, args.targets or [None]):
-        given = args.prune_config, args.prune_args, method, args.target_kind
-        stage = training_options("--prune_args", *given, target and float(target))
-        recipe = read_recipe(stage)
-        options = settle_options(stage, recipe)
-        if config is not None:
-            kind = check_model(config, args.config, stage, recipe)
-            check_target(config, args.config, kind, stage, recipe, options)
+    recipe = read_recipe(stage)
+    if stage.compact is not None:
+        return
+    options = settle_options(stage, recipe)
+    if config is not None:
+        kind = check_model(config, source, stage, recipe)
+        check_target(config, source, kind, stage, recipe, options)
 
 
 def training_options(

@@ -31,6 +31,12 @@ def program(arguments: list[str]) -> ModuleType:
     Raises:
         InputError: none is named, or it cannot be run.
     """
+    if arguments and arguments[0].endswith(".py"):
+        raise InputError(
+            arguments[0],
+            "is a script, and only modules are run here",
+            "leave out --use_lightning true, for which asr.sh runs scripts",
+        )
     if arguments[:1] != ["-m"] or len(arguments) < 2:
         raise InputError(
             " ".join(["python3 -m espnet_prune", *arguments[:1]]),
