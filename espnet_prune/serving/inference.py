@@ -28,7 +28,10 @@ from espnet_prune.serving import int8, onnx
 from espnet_prune.serving.int8 import write_int8
 from espnet_prune.serving.onnx import Runner, difference, write_onnx
 
-PRUNING_RUN = "is a pruning run", "export it first: stage 13"
+PRUNING_RUN = (
+    "is a pruning run",
+    "export it first: stage 13 of run.sh, or python3 -m espnet_prune.cli.export",
+)
 # How far outputs for noise may be off, relative to the largest.
 TOLERANCES = {"fp32": 1e-3, "int8": 0.3}
 

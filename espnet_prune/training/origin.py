@@ -72,8 +72,8 @@ def refuse_another_run(options: argparse.Namespace) -> None:
         raise InputError(
             output_dir,
             f"holds a training of other options, data or weights{named}",
-            "move it away, or give another --tag (and what it then needs: see "
-            "docs/troubleshooting.md)",
+            "move it away, or train in another: by --tag of run.sh (and what it then "
+            "needs: see docs/troubleshooting.md) or --asr_exp of asr.sh",
         )
     write_json(origin, now)
 
@@ -89,7 +89,7 @@ def refuse_other_length(options: argparse.Namespace) -> None:
         f"--max_epoch {options.max_epoch}",
         f"{options.output_dir} was begun for {planned} epochs, over which its target "
         "rises",
-        f"give --max_epoch {planned}, or prune anew under another --tag",
+        f"give --max_epoch {planned}, or prune anew in another directory",
     )
 
 

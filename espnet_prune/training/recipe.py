@@ -94,7 +94,9 @@ def read_recipe(args: argparse.Namespace) -> dict[str, Any]:
     for section in GIVEN:
         if given := getattr(args, section):
             if args.compact is not None and section in ("gates", "sparsity"):
-                raise InputError(f"--{section}", "belongs to the pruning, stage 12")
+                raise InputError(
+                    f"--{section}", "belongs to the pruning", "leave it out"
+                )
             recipe[section] = (recipe.get(section) or {}) | given
     if not METHODS[args.method].taught:
         untaught = {"layer_weight": 0.0, "output_weight": 0.0}
@@ -103,7 +105,7 @@ def read_recipe(args: argparse.Namespace) -> dict[str, Any]:
         distill = make_options(DistillOptions, "distill", recipe.get("distill"))
         if args.compact is None and distill.precision != "fp32":
             raise OptionError(
-                "distill: precision is of the fine-tuning, stage 14; leave it out here"
+                "distill: precision is of the fine-tuning; leave it out of the pruning"
             )
         optimizer_options(recipe.get("optim_conf") or {})
     return recipe
@@ -117,7 +119,7 @@ def refuse_planned(given: dict[str, Any] | None, section: str, where: object) ->
     """
     for name in PLANNED:
         if section == "sparsity" and name in (given or {}):
-            mend = "leave it out: --method and --targets settle it"
+            mend = "leave it out: the method and the target before settle it"
             raise InputError(where, f"{section}: {name} is the plan's", mend)
 
 

@@ -88,7 +88,7 @@ def check(tmp_path, monkeypatch):
         (
             "distill: {precision: int8}",
             (),
-            "prune.yaml: distill: precision is of the fine-tuning, stage 14",
+            "prune.yaml: distill: precision is of the fine-tuning; leave it out",
         ),
         (
             "",

@@ -44,7 +44,7 @@ def test_pruning_takes_the_epochs_that_it_was_planned_for(begun, tmp_path, epoch
         begun("--max_epoch", str(epochs))
     assert str(refused.value) == (
         f"--max_epoch {epochs}: {run} was begun for 2 epochs, over which its target "
-        "rises -> give --max_epoch 2, or prune anew under another --tag"
+        "rises -> give --max_epoch 2, or prune anew in another directory"
     )
     with pytest.raises(InputError, match="of other options.*max_epoch, seed"):
         begun("--max_epoch", "9", "--seed", "7")
