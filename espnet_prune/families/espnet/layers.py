@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from espnet.nets.pytorch_backend.transformer.attention import (
-    LegacyRelPositionMultiHeadedAttention,
-)
 from torch import nn
 
+from espnet_prune.families.espnet.names import linear_of
+from espnet_prune.families.espnet.nets import LegacyRelPositionMultiHeadedAttention
 from espnet_prune.families.parts import Description, Key, outer
 from espnet_prune.pruning.structure import Slot, Structure
 
@@ -117,7 +116,8 @@ def subsampling(model: nn.Module, into: Description, at: str) -> None:
         model, into, at: as for :func:`~espnet_prune.families.parts.feed_forward`.
     """
     layer = model.get_submodule(at)
-    second, out = Slot(f"{at}.conv.2.weight", 1), Slot(f"{at}.out.0.weight", 1)
+    linear = f"{at}.{linear_of(layer)}"
+    second, out = Slot(f"{at}.conv.2.weight", 1), Slot(f"{linear}.weight", 1)
     for name, conv, consumer, position in (
         ("first", "conv.0", second, 0),
         ("second", "conv.2", out, 1),
@@ -135,5 +135,5 @@ def subsampling(model: nn.Module, into: Description, at: str) -> None:
             )
         )
         into.times[f"{at}.{conv}.weight"] = name
-    into.writes += [Slot(f"{at}.out.0.weight"), Slot(f"{at}.out.0.bias")]
-    into.times[f"{at}.out.0.weight"] = "time"
+    into.writes += [Slot(f"{linear}.weight"), Slot(f"{linear}.bias")]
+    into.times[f"{linear}.weight"] = "time"
