@@ -17,7 +17,8 @@ class Rules:
         required: option -> the value that it must have here, or a tuple of them, the
             usual one first; and why.
         free: options that may have any value.
-        left_out: regularisers of ESPnet's training that a student does without.
+        left_out: options of ESPnet's training that a student does without:
+            regularisers, and a kernel that ESPnet 202511 has not.
         defaults: those of ESPnet's constructor where they differ from ``required``: a
             config that does not mention the option means these.
     """
@@ -59,7 +60,7 @@ class Rules:
                 )
 
     def student(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a student's options, without the regularisers that are left out."""
+        """Return a student's options, without those that are left out."""
         for name in self.left_out:
             if options.get(name):
                 logging.warning(f"{name} of the teacher's training is left out")
@@ -112,7 +113,7 @@ CONFORMER = Rules(
         }
         | POSITIONS
     ),
-    left_out=frozenset({"stochastic_depth_rate", "layer_drop_rate"}),
+    left_out=frozenset({"stochastic_depth_rate", "layer_drop_rate", "use_sdpa"}),
     defaults={"macaron_style": False},
 )
 TRANSFORMER = Rules(
@@ -128,7 +129,7 @@ TRANSFORMER = Rules(
         | RATES
         | {"positionwise_conv_kernel_size", "padding_idx", "use_flash_attn"}
     ),
-    left_out=frozenset({"layer_drop_rate"}),
+    left_out=frozenset({"layer_drop_rate", "use_sdpa"}),
 )
 E_BRANCHFORMER = Rules(
     "encoder_conf",
@@ -153,7 +154,7 @@ E_BRANCHFORMER = Rules(
         }
         | POSITIONS
     ),
-    left_out=frozenset({"layer_drop_rate", "gradient_checkpoint_layers"}),
+    left_out=frozenset({"layer_drop_rate", "gradient_checkpoint_layers", "use_sdpa"}),
 )
 DECODER = Rules(
     "decoder_conf",
@@ -173,6 +174,7 @@ DECODER = Rules(
             "self_attention_dropout_rate",
             "src_attention_dropout_rate",
             "use_flash_attn",
+            "use_sdpa",
         }
     ),
     left_out=frozenset({"layer_drop_rate", "gradient_checkpoint_layers"}),
