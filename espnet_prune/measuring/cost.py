@@ -9,6 +9,7 @@ import copy
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_prune.families.espnet.checkpoint import encoder_features, sampling_rate
@@ -100,8 +101,9 @@ def _macs(encoder: torch.nn.Module, x: torch.Tensor) -> tuple[float, float]:
     counter = FlopCounterMode(display=False)
     # ESPnet's attention keeps its weights: with their graph, no model can be copied.
     encoder = copy.deepcopy(encoder)
-    # The counter's hooks want gradients where a layer's output is a parameter.
-    with counter, torch.enable_grad():
+    # The counter knows attention as the products that it is made of, and its hooks want
+    # gradients where a layer's output is a parameter.
+    with counter, sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
         encoder(x.requires_grad_(), torch.tensor([x.shape[1]], device=x.device))
     embed = counter.get_flop_counts().get(f"{type(encoder).__name__}.embed", {})
     return sum(embed.values()) / 2, counter.get_total_flops() / 2
@@ -123,7 +125,7 @@ def rest_cost(model: ESPnetASRModel, frames: int, tokens: int) -> dict[str, floa
     time = shrunk(frames, model.encoder.embed)[-1]
     encoded = torch.zeros(1, time, model.encoder.output_size())
     counter = FlopCounterMode(display=False)
-    with counter:
+    with counter, sdpa_kernel(SDPBackend.MATH):
         if model.ctc is not None:
             model.ctc.ctc_lo(encoded)
         if model.decoder is not None:

@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -24,6 +23,7 @@ from espnet_prune.config.run_options import PRECISIONS
 from espnet_prune.families.espnet import attention, compact, graph
 from espnet_prune.families.espnet.graph import EncoderGraph
 from espnet_prune.families.espnet.layers import content, shortest
+from espnet_prune.families.espnet.nets import TooShortUttError
 from espnet_prune.serving import int8, onnx
 from espnet_prune.serving.int8 import write_int8
 from espnet_prune.serving.onnx import Runner, difference, write_onnx
@@ -82,7 +82,7 @@ class RuntimeEncoder(AbsEncoder):
 
     It has no parameters: it cannot be trained, saved or moved to another device.
     Utterances of a batch are encoded one by one: padding reaches none of them, while
-    ESPnet lets it reach the last frames through the convolutions.
+    ESPnet 202511 lets it reach the last frames through the convolutions.
 
     Args:
         encoder: ESPnet's, of a kind that can be pruned, or the compact one made of it.
