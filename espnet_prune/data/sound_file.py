@@ -24,6 +24,7 @@ _SHORT = re.compile(
 _STREAMED = 0x40000000  # from here on a length says: written before it was known
 _PADDING = 64  # bytes by which sloppy headers are off
 _OGG_PAGE = 65307  # bytes, at most
+_RUN_UP = 32 * 1152  # samples: a frame of MP3 is made of those before it, too
 BLOCK = 1 << 16  # samples: what is in memory of a recording of hours
 
 Source = str | IO[bytes]  # a path, or a file without a name
@@ -70,7 +71,9 @@ def read_blocks(
                 raise InputError(name, "ends before its length says", MEND)
             first, last = stretch(name, len(f), f.samplerate, start, end)
             if first:  # some codecs cannot seek
-                f.seek(first)
+                before = min(first, _RUN_UP) if f.format == "MP3" else 0
+                f.seek(first - before)
+                f.read(before)
             for at in range(first, max(last, first + 1), BLOCK):
                 wanted = min(BLOCK, last - at)
                 samples = f.read(wanted, dtype="float32", always_2d=True)

@@ -77,6 +77,15 @@ def test_whole_file_is_read_and_one_cut_off_is_named(
             read(whole[: int(len(whole) * share)], piped)
 
 
+def test_segment_of_an_mp3_is_the_same_as_in_the_whole(written, read, tmp_path):
+    """Its frames want those before them, which libsndfile does not decode again."""
+    whole, fs = read(written("MP3", "MPEG_LAYER_III", bitrate_mode="VARIABLE"), False)
+    for start in (0.5, 2.5, 3.9):
+        blocks = [b for b, _ in source_blocks(str(tmp_path / "sound"), start)]
+        expected = whole[round(start * fs) :]
+        np.testing.assert_allclose(np.concatenate(blocks), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("mode", ["VARIABLE", "CONSTANT"])
 @pytest.mark.parametrize("tag", [b"", b"ID3\4\0\0\0\0\1\0" + bytes(128)])
 def test_mp3_without_a_header_is_read_to_its_end(written, tmp_path, mode, tag):
