@@ -8,7 +8,7 @@ from pathlib import Path
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import MADE_OF, atomic_dir
 from espnet_prune.base.table import read_table, write_table
-from espnet_prune.data.audio import AUDIO_DIGEST, load_source
+from espnet_prune.data.audio import AUDIO_DIGEST, rate_of
 from espnet_prune.data.kaldi_dir import (
     DataDir,
     read_data_dir,
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     data = read_data_dir(source)
     samples = _read_samples(source, data)
     # Stage 3 gave all files one rate, so that the first one's is everyone's.
-    _, fs = load_source(next(iter(data.wav.values())))
+    fs = rate_of(next(iter(data.wav.values())))
     kept, dropped = [], {"too short": 0, "too long": 0, "without words": 0}
     for utterance, words in data.text.items():
         if samples[utterance] < args.min_seconds * fs:
