@@ -83,7 +83,7 @@ def check(args: argparse.Namespace) -> None:
         if "int8" in args.precisions:
             require(find_kind(config.get("encoder")), "runtime", "--precisions int8")
     if args.finetune_config is not None:
-        check_finetuning(args)
+        check_finetuning(args, config)
     if args.prune_config is not None:
         check_pruning(args, config)
     if args.teacher_model is not None:
@@ -145,13 +145,21 @@ def check_hardware(args: argparse.Namespace) -> None:
         check_precision(precision, device)
 
 
-def check_finetuning(args: argparse.Namespace) -> None:
-    """Refuse options of stage 14 that there are not, or of wrong values."""
-    from espnet_prune.training.recipe import read_recipe  # takes seconds
+def check_finetuning(args: argparse.Namespace, config: dict[str, Any] | None) -> None:
+    """Refuse options of stage 14 that there are not, or that the encoder cannot do.
+
+    Args:
+        args: the command line.
+        config: of the dense model; None before it is fetched.
+    """
+    from espnet_prune.training.recipe import read_recipe, require_all  # takes seconds
 
     for method in args.methods:
         given = args.finetune_config, args.finetune_args, method
-        read_recipe(training_options("--finetune_args", *given, compact=COMPACT))
+        stage = training_options("--finetune_args", *given, compact=COMPACT)
+        recipe = read_recipe(stage)
+        if config is not None:
+            require_all(find_kind(config.get("encoder")), stage, recipe)
 
 
 def check_pruning(args: argparse.Namespace, config: dict[str, Any] | None) -> None:

@@ -29,7 +29,7 @@ from espnet_prune.families.espnet.graph import EncoderGraph
 from espnet_prune.serving.greedy import GreedyDecoder, collapse
 from espnet_prune.serving.onnx import Runner, runtime
 from tests.fixtures.encoders import NEEDED, SIZES
-from tests.fixtures.gated import CASES, drawn_sizes, drawn_values
+from tests.fixtures.gated import CASES, RUN, drawn_sizes, drawn_values
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_normalisation_is_espnets(kind, means, variances, tmp_path):
 
 
 @given(
-    case=st.sampled_from([c for c in CASES if "decoder" not in c]),
+    case=st.sampled_from(RUN),
     data=st.data(),
     seed=st.integers(0, 99),
     lengths=st.sampled_from([(7,), (60,), (31, 31)]),
