@@ -115,7 +115,7 @@ def compact_encoder(
         return count_terms(
             layout,
             names,
-            about.work(encoder_clocks(dense.embed, frames, size.features)),
+            about.work(encoder_clocks(dense, frames, size.features)),
         )
 
     own = layout.whole()

@@ -83,7 +83,7 @@ def check(args: argparse.Namespace) -> None:
         if "int8" in args.precisions:
             require(find_kind(config.get("encoder")), "runtime", "--precisions int8")
     if args.finetune_config is not None:
-        check_finetuning(args)
+        check_finetuning(args, config)
     if args.prune_config is not None:
         check_pruning(args, config)
     if args.teacher_model is not None:
@@ -150,11 +150,17 @@ def check_hardware(args: argparse.Namespace) -> None:
         check_precision(precision, device)
 
 
-def check_finetuning(args: argparse.Namespace) -> None:
-    """Refuse options of stage 14 that there are not, or of wrong values."""
+def check_finetuning(args: argparse.Namespace, config: dict[str, Any] | None) -> None:
+    """Refuse options of stage 14 that there are not, or that the encoder cannot do.
+
+    Args:
+        args: the command line.
+        config: of the dense model; None before it is fetched.
+    """
     for method in args.methods:
         given = args.finetune_config, args.finetune_args, method
-        check_stage(training_options("--finetune_args", *given, compact=COMPACT))
+        stage = training_options("--finetune_args", *given, compact=COMPACT)
+        check_stage(stage, config, args.config)
 
 
 def check_pruning(args: argparse.Namespace, config: dict[str, Any] | None) -> None:
@@ -186,10 +192,17 @@ def check_stage(
 
     # isort: split
     from espnet_prune.training.plan import check_target
-    from espnet_prune.training.recipe import check_model, read_recipe, settle_options
+    from espnet_prune.training.recipe import (
+        check_model,
+        read_recipe,
+        require_all,
+        settle_options,
+    )
 
     recipe = read_recipe(stage)
     if stage.compact is not None:
+        if config is not None:
+            require_all(find_kind(config.get("encoder")), stage, recipe)
         return
     options = settle_options(stage, recipe)
     if config is not None:

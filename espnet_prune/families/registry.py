@@ -18,7 +18,7 @@ PREFIX = "prunable_"  # of all names of encoders and decoders that are ours
 # What only some kinds can do -> how a refusal puts it, and the mend.
 CAPABILITIES = {
     "model_dim": ("its model dimension cannot be pruned", "gates: model_dim: false"),
-    "runtime": ("onnxruntime does not run it", "leave int8 out"),
+    "runtime": ("onnxruntime does not run it", "leave out int8 and latency"),
     "small": ("there is no small one to train from scratch", "another --method"),
     "untaught": ("without labels it follows the dense one", "another --method"),
     "decoder": ("it has no decoder to be pruned", "prune_decoder: false"),
@@ -82,6 +82,18 @@ KINDS = {
             rules.BRANCHFORMER,
             frozenset({"subsampling", "attention", "cgmlp"}),
             _OF_ESPNET,
+        ),
+        Kind(
+            "contextual_block_conformer",
+            rules.CONTEXTUAL_BLOCK_CONFORMER,
+            frozenset({"subsampling", "attention", "ffn", "convolution"}),
+            _OF_ESPNET - {"runtime"},
+        ),
+        Kind(
+            "contextual_block_transformer",
+            rules.CONTEXTUAL_BLOCK_TRANSFORMER,
+            frozenset({"subsampling", "attention", "ffn"}),
+            _OF_ESPNET - {"runtime"},
         ),
     )
 }

@@ -14,6 +14,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import Tensor, nn
 
 from espnet_prune.config.sections import DistillOptions
+from espnet_prune.families.espnet.chunks import in_time
 from espnet_prune.families.espnet.layers import content
 
 
@@ -47,7 +48,7 @@ def record(model: ESPnetASRModel) -> Iterator[Record]:
 
     def on_block(index):
         def hook(_module, _args, output):
-            rec.hidden[index] = spread(content(output[0]))
+            rec.hidden[index] = spread(in_time(model.encoder, content(output[0])))
 
         return hook
 
@@ -92,7 +93,7 @@ def layer_loss(
         student, teacher: what passed through both.
         projection: applied to the student's blocks, (..., channel) -> (..., channel).
     """
-    mask = length_mask(student.encoded[1], student.encoded[0].shape[1])
+    mask = length_mask(student.encoded[1], student.hidden[0].shape[1])
     total = student.encoded[0].new_zeros((), dtype=torch.float32)
     for own, other in groups(options, len(student.hidden), len(teacher.hidden)):
         hidden = mean_of(student.hidden, own)[mask]

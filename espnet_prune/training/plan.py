@@ -27,6 +27,7 @@ from espnet_prune.config.sections import (
 from espnet_prune.families.espnet.checkpoint import encoder_features, load_model
 from espnet_prune.families.espnet.compact import architecture_of
 from espnet_prune.families.espnet.model import DescribedASR, Lengths, describe
+from espnet_prune.families.espnet.prunable import check_student
 from espnet_prune.families.espnet.small import small_encoder
 from espnet_prune.families.registry import Kind
 from espnet_prune.measuring.cost import rest_cost
@@ -46,6 +47,7 @@ from espnet_prune.training.recipe import (
     check_model,
     read_recipe,
     refusing,
+    require_all,
     settle_method,
     settle_options,
     source_of,
@@ -191,7 +193,9 @@ def _finetuning(args: argparse.Namespace, recipe: dict[str, Any]) -> dict[str, A
     if model.decoder is None:  # no accuracy to choose the best epochs by
         recipe["best_model_criterion"] = [["valid", "loss", "min"]]
     size = None if METHODS[args.method].gated else teacher_size(args)
-    student = finetuning_config(read_yaml(source), source, recipe, size)
+    config = read_yaml(source)
+    require_all(check_student(config, source), args, recipe)
+    student = finetuning_config(config, source, recipe, size)
     start, learned = [weights], args.compact / PROJECTION
     distill = make_options(DistillOptions, "distill", recipe.get("distill"))
     if learned.exists() and projects(distill, model.encoder, size):

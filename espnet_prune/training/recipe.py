@@ -260,15 +260,17 @@ def require_all(kind: Kind, args: argparse.Namespace, recipe: dict[str, Any]) ->
         InputError: names the method or the recipe, and the mend.
     """
     method, sparsity = METHODS[args.method], recipe.get("sparsity") or {}
+    distill, kinds = recipe.get("distill") or {}, str(sparsity.get("kind")).split("+")
     plain = SparsityOptions()
     in_plain = {n: getattr(plain, n) for n in ("denominator", "macs_tokens")}
     asked = {
         "untaught": not method.taught,
         "small": not method.gated,
-        "outputs": (recipe.get("distill") or {}).get("output_weight", 0) > 0,
+        "outputs": distill.get("output_weight", 0) > 0,
         "beyond": any(sparsity.get(n, value) != value for n, value in in_plain.items()),
         MODEL_DIM: (recipe.get("gates") or {}).get(MODEL_DIM),
         "decoder": recipe.get("prune_decoder"),
+        "runtime": {"latency", "int8"} & {*kinds, distill.get("precision")},
     }
     for capability in filter(asked.get, asked):
         by_method = capability in ("untaught", "small")

@@ -165,21 +165,67 @@ def test_tokenizer_that_needs_more_is_named(teacher, options):
         teacher(options)
 
 
+@pytest.fixture
+def of_kind(check, tmp_path):
+    """Run the check on a training config of an encoder in ESPnet's usual sizes."""
+
+    def run(encoder, lines, *options):
+        config = tmp_path / "train.yaml"
+        config.write_text(f"encoder: {encoder}\ndecoder: transformer\n")
+        check(lines, "--config", config, *options)
+
+    return run
+
+
+STREAMING = "contextual_block_transformer"
+NO_RUNTIME = "onnxruntime does not run it -> leave out int8 and latency"
+
+
 @pytest.mark.parametrize(
-    ("lines", "options", "message"),
+    ("encoder", "lines", "options", "message"),
     [
-        ("gates: {model_dim: true}", (), "prune.yaml: .*model dimension cannot be"),
-        ("sparsity: {groups: {convolution: 0.1}}", (), r"\['convolution'\] are not"),
-        ("", ("--methods", "l0 small"), "--method small: .*no small one to train"),
+        (
+            "transformer",
+            "gates: {model_dim: true}",
+            (),
+            "prune.yaml: .*model dimension cannot be",
+        ),
+        (
+            "transformer",
+            "sparsity: {groups: {convolution: 0.1}}",
+            (),
+            r"\['convolution'\] are not",
+        ),
+        (
+            "transformer",
+            "",
+            ("--methods", "l0 small"),
+            "--method small: .*no small one to train",
+        ),
+        (STREAMING, "", ("--target_kind", "params+latency"), f"yaml: .*{NO_RUNTIME}"),
+        (STREAMING, "sparsity: {kind: latency}", (), NO_RUNTIME),
+        (
+            STREAMING,
+            "",
+            ("--finetune_args", "--distill precision=int8"),
+            f"--distill: .*{NO_RUNTIME}",
+        ),
+        (STREAMING, "", ("--precisions", "int8"), f"--precisions int8: .*{NO_RUNTIME}"),
     ],
 )
 def test_what_this_kind_of_encoder_cannot_do_is_named(
-    check, tmp_path, lines, options, message
+    of_kind, encoder, lines, options, message
 ):
-    config = tmp_path / "train.yaml"
-    config.write_text("encoder: transformer\ndecoder: transformer\n")
     with pytest.raises(InputError, match=message):
-        check(lines, "--config", config, *options)
+        of_kind(encoder, lines, *options)
+
+
+def test_what_a_streaming_encoder_can_do_passes(of_kind):
+    lines = "prune_decoder: true\nsparsity: {denominator: model}"
+    of_kind("contextual_block_conformer", lines, "--target_kind", "params+macs")
+    of_kind(STREAMING, "", "--targets", "0.5 0.9", "--target_kind", "macs")
+    with pytest.raises(InputError, match="100.0% of the encoder's macs cannot be"):
+        of_kind(STREAMING, "", "--targets", "0.9999", "--target_kind", "macs")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ FLOORS = {
     "transformer": (122, 115, 104),
     "e_branchformer": (55, 50, 47),
     "branchformer": (10, 3, 3),
+    "contextual_block_conformer": (2, 2, 2),
+    "contextual_block_transformer": (6, 6, 6),
 }
 
 

@@ -73,7 +73,7 @@ def test_what_a_student_does_without_is_left_out_and_said(caplog):
             {"encoder": "rnn"},
             "encoder 'rnn' cannot be pruned -> use .*'e_branchformer'",
         ),
-        ({"encoder": "contextual_block_conformer"}, "'contextual_block_conformer'"),
+        ({"encoder": "multiconv_conformer"}, "'multiconv_conformer' cannot be pruned"),
         ({"encoder": None}, "encoder None cannot be pruned"),
         ({"encoder_conf": {"use_cnn_module": False}}, "use_cnn_module=False is not"),
         ({"model": "maskctc"}, "model 'maskctc' cannot be pruned"),

@@ -34,7 +34,7 @@ from espnet_prune.serving.inference import RuntimeEncoder
 from espnet_prune.training.plan import make_budget
 from tests.families.test_speech_encoders import CASES as SPEECH
 from tests.fixtures.encoders import NEEDED, NO_DROPOUT
-from tests.fixtures.gated import CASES
+from tests.fixtures.gated import CASES, RUN
 
 CONFORMER = KINDS["conformer"]
 LENGTHS, SHORT = Lengths(600, 40), Lengths(100, 40)
@@ -108,7 +108,7 @@ def test_target_in_latency_is_met_and_felt_on_the_clock(encoder, model_dim):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-@pytest.mark.parametrize("name", [*KINDS, "conformer_by_8"])
+@pytest.mark.parametrize("name", [n for n in RUN if n in (*KINDS, "conformer_by_8")])
 def test_drawn_encoders_are_what_is_counted(name, precision, monkeypatch):
     monkeypatch.setattr(drawn_encoders, "ENCODERS", 3)
     monkeypatch.setattr(latency, "ROUNDS", 2)

@@ -13,7 +13,7 @@ from espnet_prune.training.distill import (
     record,
     run_teacher,
 )
-from tests.fixtures.encoders import NEEDED, SIZES
+from tests.fixtures.encoders import NEEDED, NO_DROPOUT, SIZES
 
 LENGTHS = torch.tensor([5, 3])
 
@@ -180,6 +180,32 @@ def test_blocks_of_a_narrow_encoder_are_compared_where_their_channels_were(
     gone = [i for i in range(16) if i not in dims]
     assert first[..., dims].all() and not first[..., gone].any()
     assert layer_loss(seen, told).isfinite()
+
+
+@pytest.mark.parametrize("size", [4, 40])
+def test_blocks_of_a_streaming_encoder_are_compared_frame_by_frame(
+    make_model, shake, speech_batch, size
+):
+    """In several chunks, or in one: each real frame counts once, no context does."""
+    conf = SIZES | NO_DROPOUT | {"block_size": size, "hop_size": 2, "look_ahead": 1}
+    options = {"encoder": "contextual_block_conformer", "encoder_conf": conf}
+    student, teacher = (shake(make_model(**options)).train() for _ in range(2))
+    seen, told = taught(student, teacher.eval(), speech_batch())
+    for model, rec in ((student, seen), (teacher, told)):
+        encoded, lengths = rec.encoded
+        assert lengths.tolist() == [15, 12, 10]
+        for hidden in rec.hidden.values():
+            assert hidden.shape[2] == 16 and 15 <= hidden.shape[1] < 17
+        last = model.encoder.after_norm(rec.hidden[1])[:, :15]
+        torch.testing.assert_close(last, encoded)
+    loss = layer_loss(seen, told)
+    loss.backward()
+    for hidden in told.hidden.values():
+        for utterance, frames in zip(hidden, lengths, strict=True):
+            utterance[frames:] = torch.nan
+    assert layer_loss(seen, told).item() == pytest.approx(loss.item())
+    missing = [n for n, p in student.encoder.named_parameters() if p.grad is None]
+    assert missing == ["after_norm.weight", "after_norm.bias"]
 
 
 def test_means_are_of_all_blocks_since_the_last_compared():

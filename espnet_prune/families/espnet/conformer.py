@@ -32,16 +32,21 @@ def describe(
         names = ("self_attn", "conv_module", "feed_forward")
         submodules = [at + name for name in names]
         attention, convolution, ffn = submodules
-        if encoder.encoders[i].feed_forward_macaron is not None:
+        block = encoder.encoders[i]
+        # A streaming one's are called as a Transformer's.
+        norms = (
+            ("norm1", "norm2") if hasattr(block, "norm1") else ("norm_mha", "norm_ff")
+        )
+        if block.feed_forward_macaron is not None:
             macaron = f"{at}feed_forward_macaron"
             norm = f"{at}norm_ff_macaron"
             parts.feed_forward(model, into, macaron, norm, key("ffn1"))
             submodules = [macaron, *submodules]
         heads = key("heads"), key("qk_dim"), key("v_dim")
-        more = layers.positional(encoder.encoders[i].self_attn)
-        parts.attention(model, into, attention, f"{at}norm_mha", heads, **more)
+        more = layers.positional(block.self_attn)
+        parts.attention(model, into, attention, at + norms[0], heads, **more)
         layers.convolution(model, into, convolution, f"{at}norm_conv", key("conv"))
-        parts.feed_forward(model, into, ffn, f"{at}norm_ff", key("ffn2"))
+        parts.feed_forward(model, into, ffn, at + norms[1], key("ffn2"))
         finals.append(f"{at}norm_final")
         parts.whole_block(into, at[:-1], submodules, finals[-1])
     if options.model_dim:

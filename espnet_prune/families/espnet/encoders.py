@@ -10,6 +10,12 @@ from typing import Any
 from espnet2.asr.decoder.transformer_decoder import TransformerDecoder
 from espnet2.asr.encoder.branchformer_encoder import BranchformerEncoder
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+from espnet2.asr.encoder.contextual_block_conformer_encoder import (
+    ContextualBlockConformerEncoder,
+)
+from espnet2.asr.encoder.contextual_block_transformer_encoder import (
+    ContextualBlockTransformerEncoder,
+)
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 from torch import Tensor, nn
@@ -94,6 +100,22 @@ class PrunableBranchformerEncoder(_CompactEncoder, BranchformerEncoder):
     kind = KINDS["branchformer"]
 
 
+class PrunableContextualBlockConformerEncoder(
+    _CompactEncoder, ContextualBlockConformerEncoder
+):
+    """Streaming Conformer, known as ``prunable_contextual_block_conformer``."""
+
+    kind = KINDS["contextual_block_conformer"]
+
+
+class PrunableContextualBlockTransformerEncoder(
+    _CompactEncoder, ContextualBlockTransformerEncoder
+):
+    """Streaming Transformer, known as ``prunable_contextual_block_transformer``."""
+
+    kind = KINDS["contextual_block_transformer"]
+
+
 ENCODERS = {
     encoder.kind.compact: encoder
     for encoder in (
@@ -101,6 +123,8 @@ ENCODERS = {
         PrunableTransformerEncoder,
         PrunableEBranchformerEncoder,
         PrunableBranchformerEncoder,
+        PrunableContextualBlockConformerEncoder,
+        PrunableContextualBlockTransformerEncoder,
     )
 }
 

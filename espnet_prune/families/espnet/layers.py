@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from espnet_prune.families.espnet.chunks import chunks_of
 from espnet_prune.families.espnet.names import linear_of
 from espnet_prune.families.espnet.nets import (
     LegacyRelPositionMultiHeadedAttention,
@@ -56,23 +57,26 @@ def shortest(embed: nn.Module) -> int:
     return frames
 
 
-def encoder_clocks(embed: nn.Module, frames: int, features: int) -> dict[str, float]:
+def encoder_clocks(encoder: nn.Module, frames: int, features: int) -> dict[str, float]:
     """Count how often the tensors of an encoder are applied, by clock.
 
     Args:
-        embed: its subsampling.
+        encoder: ESPnet's, or a compact one.
         frames: feature frames of an utterance.
         features: of each frame.
     """
+    embed = encoder.embed
     rows, bands = shrunk(frames, embed), shrunk(features, embed)
     if isinstance(embed.conv[0], nn.Conv1d):  # features are its channels
         bands = [1] * len(rows)
     filters = {POSITIONS[i]: n * bands[i] for i, n in enumerate(rows)}
-    time, offsets = rows[-1], 2 * rows[-1] - 1
+    chunks, time = chunks_of(encoder, rows[-1])
+    offsets = 2 * time - 1
     return filters | {
-        "time": time,
+        "subsampled": rows[-1],
+        "time": chunks * time,
         "offsets": offsets,
-        "v": time * time,
+        "v": chunks * time * time,
         "qk": time * (time + offsets),
         "legacy_qk": time * 2 * time,
     }
@@ -181,4 +185,4 @@ def subsampling(model: nn.Module, into: Description, at: str) -> None:
         )
         into.times[f"{at}.{name}.weight"] = POSITIONS[i]
     into.writes += [Slot(f"{linear}.weight"), Slot(f"{linear}.bias")]
-    into.times[f"{linear}.weight"] = "time"
+    into.times[f"{linear}.weight"] = "subsampled"

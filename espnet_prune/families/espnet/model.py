@@ -37,14 +37,14 @@ class Lengths:
     features: int
     tokens: int = 0
 
-    def clocks(self, embed: nn.Module) -> dict[str, float]:
+    def clocks(self, encoder: nn.Module) -> dict[str, float]:
         """Count how often tensors are applied, by clock.
 
         Args:
-            embed: the subsampling of the encoder.
+            encoder: ESPnet's.
         """
-        encoder = encoder_clocks(embed, self.frames, self.features)
-        return encoder | decoder_clocks(encoder["time"], self.tokens)
+        clocks = encoder_clocks(encoder, self.frames, self.features)
+        return clocks | decoder_clocks(clocks["subsampled"], self.tokens)
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,16 @@ class DescribedASR(Described):
     """An ASR model that has been prepared for gates.
 
     Args:
-        embed: the subsampling of its encoder.
+        encoder: its encoder.
     """
 
-    embed: nn.Module
+    encoder: nn.Module
 
     @property
     def products(self) -> dict[str, tuple[str, str]]:
         """Pair the convolutions of which one reads the other, by thing with a price."""
-        names = [f"{ENCODER}embed.{name}" for name, _ in convolutions(self.embed)]
+        layers = convolutions(self.encoder.embed)
+        names = [f"{ENCODER}embed.{name}" for name, _ in layers]
         pairs = zip(names, names[1:], strict=False)
         return dict(zip(FILTERS, pairs, strict=False))
 
@@ -73,7 +74,7 @@ class DescribedASR(Described):
         self, lengths: Lengths, prices: Mapping[str, float] | None = None
     ) -> dict[str, Terms]:
         """Give the cost in parameters, in MACs and, with prices, in seconds."""
-        found = self.counts(lengths.clocks(self.embed))
+        found = self.counts(lengths.clocks(self.encoder))
         if prices is not None:
             staying = self.products, STAYING
             found["latency"] = price_terms(self.layout, prices, *staying)
@@ -107,4 +108,4 @@ def describe(
         inside = f"{DECODER}decoders."
         parameters = [n for n in parameters if n.startswith((ENCODER, inside))]
     layout = about.layout(model)
-    return DescribedASR(about, layout, tuple(parameters), model.encoder.embed)
+    return DescribedASR(about, layout, tuple(parameters), model.encoder)

@@ -169,6 +169,28 @@ BRANCHFORMER = Rules(
     ),
     left_out=frozenset({"stochastic_depth_rate", "use_sdpa"}),
 )
+# Of a streaming encoder.
+STREAMING: Required = {
+    "input_layer": (("conv2d", "conv2d6", "conv2d8"), "only convolutions are prunable"),
+    "positionwise_layer_type": INTERMEDIATE["positionwise_layer_type"],
+    "init_average": (True, "ESPnet cannot compute the largest values"),
+}
+OF_STREAMING = OF_ALL - {"use_flash_attn"} | {
+    "positionwise_conv_kernel_size", "block_size", "hop_size", "look_ahead",
+    "ctx_pos_enc",
+}  # fmt: skip
+CONTEXTUAL_BLOCK_CONFORMER = Rules(
+    "encoder_conf",
+    BEFORE | STREAMING | {"use_cnn_module": CONFORMER.required["use_cnn_module"]},
+    frozenset(
+        OF_STREAMING
+        | {"activation_type", "cnn_module_kernel", "macaron_style"}
+        | {"selfattention_layer_type"}  # which changes nothing
+    ),
+)
+CONTEXTUAL_BLOCK_TRANSFORMER = Rules(
+    "encoder_conf", BEFORE | STREAMING, frozenset(OF_STREAMING)
+)
 DECODER = Rules(
     "decoder_conf",
     BEFORE

@@ -92,7 +92,7 @@ def cost_by_sizes(encoder_conf: dict[str, Any], features: int, frames: int) -> C
     layout = about.layout(one)
     names = [name for name, _ in one.named_parameters()]
     terms = count_terms(
-        layout, names, about.work(encoder_clocks(one.embed, frames, features))
+        layout, names, about.work(encoder_clocks(one, frames, features))
     )
     whole = layout.sums(layout.whole())
     ffn = [i for i, s in enumerate(layout.structures) if s.thing == "ffn.unit"]
