@@ -18,6 +18,7 @@ from espnet_prune.families.espnet.checkpoint import (
     rename_resource,
     resources,
 )
+from espnet_prune.families.espnet.tasks import task_of
 
 # What a config names, under its name in the archive.
 NAMES = {
@@ -45,6 +46,7 @@ def pack(compact: Path, weights: str, card: str, out: Path) -> None:
     config = compact / "config.yaml"
     load_model(config, compact / weights)
     values = read_yaml(config)
+    task = task_of(values)
     with tempfile.TemporaryDirectory() as folder:
         stage = Path(folder)
         for option, path in resources(values).items():
@@ -64,13 +66,13 @@ def pack(compact: Path, weights: str, card: str, out: Path) -> None:
             try:
                 with contextlib.chdir(stage), quiet:
                     pack_funcs.pack(
-                        {"asr_model_file": "model.pth"},
-                        {"asr_train_config": "config.yaml"},
+                        {task.weights_option: "model.pth"},
+                        {task.config_option: "config.yaml"},
                         archive,
                         others,
                     )
                 files = pack_funcs.unpack(archive, stage / "again", use_cache=False)
-                load_model(files["asr_train_config"], files["asr_model_file"])
+                load_model(files[task.config_option], files[task.weights_option])
                 archive.replace(temporary)
             finally:
                 archive.unlink(missing_ok=True)

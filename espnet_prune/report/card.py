@@ -9,6 +9,7 @@ from espnet_prune import __version__
 from espnet_prune.base.files import read_yaml
 from espnet_prune.config.methods import METHODS
 from espnet_prune.families.espnet.checkpoint import sampling_rate
+from espnet_prune.families.espnet.tasks import task_of
 from espnet_prune.report.caveats import caveats
 from espnet_prune.report.tables import channels_sentence, main_table, pruning_sentence
 
@@ -38,7 +39,7 @@ In an environment with ESPnet {espnet} and `espnet_prune`:
 ```python
 import espnet_prune  # lets ESPnet build the compact encoder
 import soundfile
-from espnet2.bin.asr_inference import Speech2Text
+from espnet2.bin.{task}_inference import Speech2Text
 from espnet_prune.serving.load import set_precision
 
 # The path of the zip, or the name of the repository on Hugging Face.
@@ -78,4 +79,5 @@ def card(compact: Path, report: dict[str, Any], license: str, note: str) -> str:
         table=main_table(report["rows"]).markdown(),
         machine=machine,
         rate=sampling_rate(argparse.Namespace(**config)),
+        task=task_of(config).name,
     )

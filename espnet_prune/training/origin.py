@@ -217,11 +217,11 @@ def described(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, st
             held = [*Path(folder).glob("*.safetensors"), *Path(folder).glob("*.bin")]
             files += map(str, sorted([*held, Path(folder, "config.json")]))
     files += [*options.train_shape_file, *options.valid_shape_file]
-    for path, name, _ in (
+    for path, _, form in (
         *options.train_data_path_and_name_and_type,
         *options.valid_data_path_and_name_and_type,
     ):
-        files += [str(path)] if name == "text" else []
+        files += [str(path)] if form == "text" else []
         # What the audio is, or was made of, is noted beside it: no need to read it.
         notes = AUDIO_DIGEST, MADE_OF
         folders = [*Path(path).parents][:2]

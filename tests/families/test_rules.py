@@ -71,6 +71,7 @@ def test_regularisers_of_the_teacher_are_left_out_and_said(caplog):
             "encoder 'rnn' cannot be pruned -> use .*'e_branchformer'",
         ),
         ({"encoder": "contextual_block_conformer"}, "'contextual_block_conformer'"),
+        ({"encoder": "e_branchformer_ctc"}, "'e_branchformer_ctc' cannot be pruned"),
         ({"encoder": None}, "encoder None cannot be pruned"),
         ({"encoder_conf": {"use_cnn_module": False}}, "use_cnn_module=False is not"),
         ({"model": "maskctc"}, "model 'maskctc' cannot be pruned"),
