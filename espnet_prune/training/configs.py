@@ -12,6 +12,7 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet_prune.base.errors import InputError
 from espnet_prune.families.espnet.checkpoint import sampling_rate
 from espnet_prune.families.espnet.prunable import check_gates, check_student
+from espnet_prune.families.espnet.rules import DECODER
 from espnet_prune.families.espnet.small import small_training
 from espnet_prune.families.espnet.tasks import Task, task_of
 from espnet_prune.training.recipe import OWN_KEYS
@@ -89,6 +90,8 @@ def pruning_config(
     config = model_config(teacher, source)
     decoder = bool(recipe.get("prune_decoder"))
     check_gates(config, source, decoder)
+    if decoder:
+        config["decoder_conf"] = DECODER.student(config.get("decoder_conf") or {})
     config["model"] = "prune"
     config["model_conf"] |= {
         "encoder_kind": config["encoder"],
