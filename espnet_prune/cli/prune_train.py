@@ -29,6 +29,7 @@ from espnet_prune.training.origin import (
     STUDENT,
     averaged_name,
     going_on,
+    refuse_missing_texts,
     refuse_wrong_rate,
     settled,
 )
@@ -99,14 +100,15 @@ def train(args: argparse.Namespace, training_options: list[str], weights: str) -
 
 
 def refuse_untaken(options: argparse.Namespace, student: dict[str, Any]) -> None:
-    """Refuse ESPnet options that change what the student's plan was made from, and
-    audio of another rate.
+    """Refuse ESPnet options that change what the student's plan was made from, audio
+    of another rate, and data that lack a text.
 
     Raises:
         InputError: it was given as ``--model_conf``, or ``--encoder_conf`` has what
-            cannot be pruned; or the rate is not the frontend's.
+            cannot be pruned; or the data are not those of the model.
     """
     refuse_wrong_rate(options)
+    refuse_missing_texts(options, task_of(student))
     with refusing("--encoder_conf"):
         find_kind(student["encoder"]).rules.check(options.encoder_conf)
     for name in OWN_OPTIONS:

@@ -25,6 +25,7 @@ from espnet_prune.base.files import (
 )
 from espnet_prune.data.audio import AUDIO_DIGEST, check_rate
 from espnet_prune.families.espnet.checkpoint import read_state, sampling_rate
+from espnet_prune.families.espnet.tasks import Task
 from espnet_prune.measuring.latency import settle_table
 from espnet_prune.training.resume import COUNTERS
 
@@ -178,6 +179,20 @@ def refuse_wrong_rate(options: argparse.Namespace) -> None:
         if name == "speech" and kind in ("sound", "kaldi_ark"):
             for table in pieces(path)[:1]:
                 check_rate(table, sampling_rate(options), "the model")
+
+
+def refuse_missing_texts(options: argparse.Namespace, task: Task) -> None:
+    """Refuse data without a text that a training of a task learns from.
+
+    Raises:
+        InputError: names the texts.
+    """
+    for part in ("train", "valid"):
+        option = f"{part}_data_path_and_name_and_type"
+        given = {name for _, name, _ in getattr(options, option)}
+        if missing := [name for name in task.texts if name not in given]:
+            what = f"gives no {' and no '.join(missing)}, which {task.name} learns from"
+            raise InputError(f"--{option}", what, f"add FILE,{missing[0]},text")
 
 
 def refuse_multiple_iterator(options: argparse.Namespace) -> None:

@@ -23,9 +23,11 @@ class Task:
 
     Args:
         name: as in ``espnet2.tasks.NAME``.
+        texts: names of the texts that a training learns from.
     """
 
     name: str
+    texts: tuple[str, ...] = ("text",)
 
     @property
     def module(self) -> str:
@@ -54,7 +56,9 @@ class Task:
         return f"{self.name}_model_file"
 
 
-ASR, S2T = TASKS = Task("asr"), Task("s2t")
+ASR = Task("asr")
+S2T = Task("s2t", ("text", "text_prev", "text_ctc"))
+TASKS = ASR, S2T
 
 
 def task_of(config: Mapping[str, Any]) -> Task:
