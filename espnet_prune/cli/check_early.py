@@ -18,6 +18,7 @@ from typing import Any
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import read_yaml
 from espnet_prune.config.methods import REFERENCE
+from espnet_prune.families.espnet.tasks import require_asr, task_of
 from espnet_prune.families.registry import find_kind, require
 
 COMPACT = Path("the one that the export will make")
@@ -76,6 +77,8 @@ def check(args: argparse.Namespace) -> None:
         from espnet_prune.training.dense_config import check_dense, check_search
 
         config = with_options(read_yaml(args.config), args.asr_args or [])
+        mend = "prune it by espnet_prune.cli.prune_train and export: see docs/owsm.md"
+        require_asr(task_of(config), args.config, mend)
         if args.asr_args is not None:
             check_dense(args.config, config, args.inference_asr_model)
         if args.inference_config is not None:

@@ -32,6 +32,7 @@ from espnet_prune.export import deployment
 from espnet_prune.export.recognizer import Recognizer
 from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
 from espnet_prune.families.espnet.layers import content, shortest
+from espnet_prune.families.espnet.tasks import require_asr, task_of
 from espnet_prune.serving.int8 import write_int8
 from espnet_prune.serving.load import refuse_gates, runs
 from espnet_prune.serving.onnx import Runner, difference, write_onnx
@@ -103,6 +104,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(out, "is no folder of this program", "give another --out")
     model, train_args = load_model(config, weights)
     refuse_gates(vars(train_args), config)
+    require_asr(task_of(vars(train_args)), config, "load it: espnet_prune.load")
     runs(vars(train_args), "int8", config)
     logging.info(f"exporting {weights} (takes a minute)")
     with atomic_dir(out) as folder:

@@ -22,6 +22,7 @@ from espnet_prune.families.espnet.checkpoint import (
     rename_resource,
     resources,
 )
+from espnet_prune.families.espnet.tasks import task_of
 
 # What a config names, under its name in the archive.
 NAMES = {
@@ -62,8 +63,9 @@ def pack(
         raise InputError(out, "does not end in .zip")
     load_model(config, weights)
     values = read_yaml(config)
-    configs = {"asr_train_config": "config.yaml"}
-    files = {"asr_model_file": "model.pth"}
+    task = task_of(values)
+    configs = {task.config_option: "config.yaml"}
+    files = {task.weights_option: "model.pth"}
     with tempfile.TemporaryDirectory() as folder:
         stage = Path(folder)
         for path in beside:
@@ -92,7 +94,7 @@ def pack(
                 with contextlib.chdir(stage), quiet:
                     pack_funcs.pack(files, configs, archive, others)
                 files = pack_funcs.unpack(archive, stage / "again", use_cache=False)
-                load_model(files["asr_train_config"], files["asr_model_file"])
+                load_model(files[task.config_option], files[task.weights_option])
                 archive.replace(temporary)
             finally:
                 archive.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Count parameters and multiply-accumulates of a loaded ESPnet ASR model.
+"""Count parameters and multiply-accumulates of a loaded ESPnet model.
 
 Counting, not formula: this is the check on the costs by formula, and it holds
 for any ESPnet encoder with ``embed`` and ``encoders``, the stock Conformer included.
@@ -8,7 +8,7 @@ import argparse
 import copy
 
 import torch
-from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -16,7 +16,7 @@ from espnet_prune.families.espnet.checkpoint import encoder_features, sampling_r
 from espnet_prune.families.espnet.layers import shrunk
 
 
-def count_params(model: ESPnetASRModel) -> dict[str, int]:
+def count_params(model: AbsESPnetModel) -> dict[str, int]:
     """Count every parameter once, trainable or not; buffers do not count.
 
     Returns:
@@ -40,7 +40,7 @@ def count_params(model: ESPnetASRModel) -> dict[str, int]:
 
 @torch.no_grad()
 def count_macs(
-    model: ESPnetASRModel, args: argparse.Namespace, seconds: float = 10.0
+    model: AbsESPnetModel, args: argparse.Namespace, seconds: float = 10.0
 ) -> dict[str, int]:
     """Count MACs of the encoder for one utterance of ``seconds``, per second of audio.
 
@@ -49,7 +49,7 @@ def count_macs(
     grows with the square of the length, so the figure belongs to its ``seconds``.
 
     Args:
-        model: as ``ASRTask.build_model_from_file`` returns it.
+        model: as ``build_model_from_file`` of an ESPnet task returns it.
         args: its second result, the training configuration.
 
     Returns:
@@ -110,7 +110,7 @@ def _macs(encoder: torch.nn.Module, x: torch.Tensor) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def rest_cost(model: ESPnetASRModel, frames: int, tokens: int) -> dict[str, float]:
+def rest_cost(model: AbsESPnetModel, frames: int, tokens: int) -> dict[str, float]:
     """Count the cost of a model beyond its encoder, for targets that count all of it.
 
     Args:

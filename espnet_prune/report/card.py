@@ -2,14 +2,15 @@
 
 import argparse
 import json
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from espnet_prune import __version__
-from espnet_prune.base.espnet_version import VERSION
 from espnet_prune.base.files import read_yaml
 from espnet_prune.config.methods import METHODS
 from espnet_prune.families.espnet.checkpoint import sampling_rate
+from espnet_prune.families.espnet.tasks import task_of
 from espnet_prune.report.caveats import caveats
 from espnet_prune.report.tables import channels_sentence, main_table, pruning_sentence
 
@@ -44,7 +45,7 @@ In an environment with ESPnet {espnet} and `espnet_prune`:
 ```python
 import espnet_prune  # lets ESPnet build the compact encoder
 import soundfile
-from espnet2.bin.asr_inference import Speech2Text
+from espnet2.bin.{task}_inference import Speech2Text
 from espnet_prune.serving.load import set_precision
 
 # The path of the zip, or the name of the repository on Hugging Face.
@@ -97,6 +98,11 @@ def plain_card(
         pruned = PRUNED.format(pruned=pruned)
     name = archive.removesuffix(".zip")
     head = HEAD.format(license=license, name=name, version=__version__, about=about)
-    rate = sampling_rate(argparse.Namespace(**read_yaml(config)))
-    use = USE.format(espnet=VERSION, archive=archive, rate=rate)
+    values = read_yaml(config)
+    use = USE.format(
+        espnet=metadata.version("espnet"),
+        archive=archive,
+        rate=sampling_rate(argparse.Namespace(**values)),
+        task=task_of(values).name,
+    )
     return head + pruned + results + use

@@ -92,6 +92,8 @@ class RuntimeEncoder(AbsEncoder):
         arena: whether the memory of a call is kept for the next.
     """
 
+    interctc_use_conditioning = False  # ESPnet's S2T model asks
+
     def __init__(
         self, encoder: AbsEncoder, features: int, precision: str, arena: bool = True
     ):
@@ -144,6 +146,8 @@ class AutocastEncoder(AbsEncoder):
     def __init__(self, encoder: AbsEncoder):
         super().__init__()
         self.encoder = encoder
+        conditioned = getattr(encoder, "interctc_use_conditioning", False)
+        self.interctc_use_conditioning = conditioned  # ESPnet's models ask
 
     def output_size(self) -> int:
         return self.encoder.output_size()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor, nn
 
 from espnet_prune.config.sections import DistillOptions
@@ -30,7 +30,7 @@ class Record:
 
 
 @contextmanager
-def record(model: ESPnetASRModel) -> Iterator[Record]:
+def record(model: AbsESPnetModel) -> Iterator[Record]:
     """Record what passes through encoder and decoder while the context is open.
 
     ESPnet's model keeps these tensors to itself; hooks get at them without a copy of
@@ -64,7 +64,7 @@ def record(model: ESPnetASRModel) -> Iterator[Record]:
 
 @torch.no_grad()
 def run_teacher(
-    teacher: ESPnetASRModel, decoder: nn.Module | None, student: Record
+    teacher: AbsESPnetModel, decoder: nn.Module | None, student: Record
 ) -> Record:
     """Run the teacher once on the very features (augmented) that the student saw.
 
@@ -151,8 +151,8 @@ def identity_projection(student_size: int, teacher_size: int) -> nn.Linear:
 
 
 def output_loss(
-    student: ESPnetASRModel,
-    teacher: ESPnetASRModel,
+    student: AbsESPnetModel,
+    teacher: AbsESPnetModel,
     student_record: Record,
     teacher_record: Record,
     options: DistillOptions,
@@ -171,7 +171,10 @@ def output_loss(
         total = total + ctc_weight * divergence(s, t, mask)
     if student_record.decoder_logits is not None:
         s, t = student_record.decoder_logits, teacher_record.decoder_logits
-        mask = length_mask(student_record.decoder_input[1], s.shape[1])
+        ids, lengths = student_record.decoder_input
+        mask = length_mask(lengths, s.shape[1])
+        # What stands before the start (OWSM's text_prev) nobody learns to predict.
+        mask = mask & ((ids == student.sos).cumsum(1) > 0)
         total = total + (1 - ctc_weight) * divergence(s, t, mask)
     return total
 

@@ -25,6 +25,7 @@ from espnet_prune.base.files import (
 )
 from espnet_prune.data.audio import AUDIO_DIGEST, check_rate
 from espnet_prune.families.espnet.checkpoint import read_state, sampling_rate
+from espnet_prune.families.espnet.tasks import Task
 from espnet_prune.measuring.latency import settle_table
 from espnet_prune.training.resume import COUNTERS
 
@@ -180,6 +181,20 @@ def refuse_wrong_rate(options: argparse.Namespace) -> None:
                 check_rate(table, sampling_rate(options), "the model")
 
 
+def refuse_missing_texts(options: argparse.Namespace, task: Task) -> None:
+    """Refuse data without a text that a training of a task learns from.
+
+    Raises:
+        InputError: names the texts.
+    """
+    for part in ("train", "valid"):
+        option = f"{part}_data_path_and_name_and_type"
+        given = {name for _, name, _ in getattr(options, option)}
+        if missing := [name for name in task.texts if name not in given]:
+            what = f"gives no {' and no '.join(missing)}, which {task.name} learns from"
+            raise InputError(f"--{option}", what, f"add FILE,{missing[0]},text")
+
+
 def refuse_multiple_iterator(options: argparse.Namespace) -> None:
     """Refuse split data for a student: it plans its run by the number of batches.
 
@@ -217,11 +232,11 @@ def described(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, st
             held = [*Path(folder).glob("*.safetensors"), *Path(folder).glob("*.bin")]
             files += map(str, sorted([*held, Path(folder, "config.json")]))
     files += [*options.train_shape_file, *options.valid_shape_file]
-    for path, name, _ in (
+    for path, _, form in (
         *options.train_data_path_and_name_and_type,
         *options.valid_data_path_and_name_and_type,
     ):
-        files += [str(path)] if name == "text" else []
+        files += [str(path)] if form == "text" else []
         # What the audio is, or was made of, is noted beside it: no need to read it.
         notes = AUDIO_DIGEST, MADE_OF
         folders = [*Path(path).parents][:2]

@@ -222,16 +222,13 @@ def check_model(
     args: argparse.Namespace,
     recipe: dict[str, Any],
 ) -> Kind:
-    """Refuse what a model cannot be pruned to, by its config alone.
+    """Return the kind of a model's encoder, by its config alone, if it can be pruned so.
 
     Args:
         config: the model's ``config.yaml``, or that of a training to come.
         source: where it was read, for messages.
         args: the command line.
         recipe: which :func:`settle_options` has completed.
-
-    Returns:
-        the kind of its encoder.
 
     Raises:
         InputError: the model cannot have gates, or not these.
@@ -261,13 +258,12 @@ def require_all(kind: Kind, args: argparse.Namespace, recipe: dict[str, Any]) ->
     """
     method, sparsity = METHODS[args.method], recipe.get("sparsity") or {}
     distill, kinds = recipe.get("distill") or {}, str(sparsity.get("kind")).split("+")
-    plain = SparsityOptions()
-    in_plain = {n: getattr(plain, n) for n in ("denominator", "macs_tokens")}
+    plain, sizes = vars(SparsityOptions()), ("denominator", "macs_tokens")
     asked = {
         "untaught": not method.taught,
         "small": not method.gated,
         "outputs": distill.get("output_weight", 0) > 0,
-        "beyond": any(sparsity.get(n, value) != value for n, value in in_plain.items()),
+        "beyond": any(sparsity.get(n, plain[n]) != plain[n] for n in sizes),
         MODEL_DIM: (recipe.get("gates") or {}).get(MODEL_DIM),
         "decoder": recipe.get("prune_decoder"),
         "runtime": {"latency", "int8"} & {*kinds, distill.get("precision")},

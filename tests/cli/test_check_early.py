@@ -340,3 +340,9 @@ def test_other_training_configs_are_taken(dense_config):
     )  # fmt: skip
     kept = ("--inference_asr_model", "valid.acc.ave_4best.pth")
     dense_config("batch_type: numel", "batch_type: folded", *kept)
+
+
+def test_a_teacher_of_s2t_is_refused_and_its_way_named(owsm):
+    """The data stages carry no text_prev and no text_ctc."""
+    with pytest.raises(InputError, match="task s2t .* -> prune it by .*docs/owsm.md"):
+        check_early.main(["--config", str(owsm / "config.yaml")])

@@ -11,6 +11,7 @@ import yaml
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import read_yaml
 from espnet_prune.cli import asr_inference, drop_in_train, run, verbs
+from espnet_prune.families.espnet.tasks import ASR
 from espnet_prune.training.recipe import OWN_KEYS
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -24,12 +25,10 @@ def decode(monkeypatch):
         program = ["asr_inference", "--asr_train_config", str(config)]
         monkeypatch.setattr("sys.argv", [*program, "--asr_model_file", str(model)])
         monkeypatch.setattr(asr_inference, "hand_logging_to_espnet", lambda: None)
+        built, espnet = [], ASR.inference
         monkeypatch.setattr(
-            asr_inference.espnet,
-            "main",
-            lambda cmd: built.append(asr_inference.espnet.Speech2Text(*cmd[1::2])),
+            espnet, "main", lambda cmd: built.append(espnet.Speech2Text(*cmd[1::2]))
         )
-        built = []
         asr_inference.main()
         return built[0].asr_model.state_dict()
 

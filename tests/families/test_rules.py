@@ -74,6 +74,7 @@ def test_what_a_student_does_without_is_left_out_and_said(caplog):
             "encoder 'rnn' cannot be pruned -> use .*'e_branchformer'",
         ),
         ({"encoder": "multiconv_conformer"}, "'multiconv_conformer' cannot be pruned"),
+        ({"encoder": "e_branchformer_ctc"}, "'e_branchformer_ctc' cannot be pruned"),
         ({"encoder": None}, "encoder None cannot be pruned"),
         ({"encoder_conf": {"use_cnn_module": False}}, "use_cnn_module=False is not"),
         ({"model": "maskctc"}, "model 'maskctc' cannot be pruned"),
