@@ -222,7 +222,7 @@ def check_model(
     args: argparse.Namespace,
     recipe: dict[str, Any],
 ) -> Kind:
-    """Return the kind of a model's encoder, by its config alone, if it can be pruned so.
+    """Return the kind of a model's encoder, by its config, if it can be pruned so.
 
     Args:
         config: the model's ``config.yaml``, or that of a training to come.
