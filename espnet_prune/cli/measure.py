@@ -28,6 +28,7 @@ import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 
 import torch
 from espnet2.bin.asr_inference import Speech2Text
+from espnet2.bin.asr_inference_streaming import Speech2TextStreaming
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import fingerprint, write_json
@@ -43,6 +44,7 @@ from espnet_prune.measuring.system import RESULT, System, quiet_date
 from espnet_prune.running.parallel import time_left
 from espnet_prune.serving.decoders import OWN, read_search
 from espnet_prune.serving.load import set_precision
+from espnet_prune.serving.streaming import PART
 
 logger = logging.getLogger("espnet_prune.measuring")
 
@@ -56,7 +58,9 @@ def read_inference_config(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     options = read_search(path)
-    known = {*inspect.signature(Speech2Text).parameters, *OWN}
+    known = {PART, *OWN}
+    for decoder in (Speech2Text, Speech2TextStreaming):
+        known |= inspect.signature(decoder).parameters.keys()
     return {name: value for name, value in options.items() if name in known}
 
 

@@ -6,12 +6,14 @@ from typing import Any
 
 from espnet2.bin.asr_inference import Speech2Text
 from espnet2.bin.asr_inference import get_parser as espnet_parser
+from espnet2.bin.asr_inference_streaming import get_parser as streaming_parser
 
 from espnet_prune.base.errors import InputError, OptionError
 from espnet_prune.base.files import read_yaml
 from espnet_prune.config.options import make_options
 from espnet_prune.serving.beam import BeamOptions, BeamSpeech2Text
 from espnet_prune.serving.greedy import GreedySpeech2Text
+from espnet_prune.serving.streaming import PART, StreamingSpeech2Text
 
 # Key of a config that asks for a decoder of the project's.
 OWN: dict[str, type[Speech2Text]] = {
@@ -20,8 +22,10 @@ OWN: dict[str, type[Speech2Text]] = {
 }
 
 
-def decoder_for(options: Mapping[str, Any]) -> type[Speech2Text]:
+def decoder_for(options: Mapping[str, Any]) -> type[Speech2Text | StreamingSpeech2Text]:
     """Choose the class that takes the options of a config."""
+    if PART in options:
+        return StreamingSpeech2Text
     asked = (cls for key, cls in OWN.items() if options.get(key, False) is not False)
     return next(asked, Speech2Text)
 
@@ -44,7 +48,8 @@ def read_search(source: Path) -> dict[str, Any]:
             if key == "ctc_beam":
                 check_beam(options[key], source)
             return options
-    known = {action.dest: action for action in espnet_parser()._actions}
+    parser = streaming_parser() if PART in options else espnet_parser()
+    known = {action.dest: action for action in parser._actions}
     if unknown := sorted(options.keys() - known.keys()):
         raise InputError(source, f"no option {unknown[0]!r} of ESPnet's search")
     for name, value in options.items():
@@ -67,6 +72,8 @@ def check_value(name: str, value: Any, kind: Any, source: Path) -> None:
             raise InputError(source, what)
         if name == "ctc_weight" and not 0 <= value <= 1:
             raise InputError(source, f"ctc_weight must be in [0, 1], not {value}")
+        if name == PART and value < 0:
+            raise InputError(source, f"{PART} must not be negative")
         if name in ("beam_size", "nbest") and value < 1:
             raise InputError(source, f"{name} must be at least 1, not {value}")
 
