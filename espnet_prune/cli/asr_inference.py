@@ -6,7 +6,7 @@ ESPnet would decode with random weights where a checkpoint misses some: those of
 models are checked. Others are ESPnet's, which reads more kinds of files than we do.
 There is one option more than ESPnet's, ``--precision`` of the encoder (fp32, bf16,
 int8); and ``--config`` may ask for a decoder of the project's (``ctc_greedy``,
-``ctc_beam``).
+``ctc_beam``), or for ESPnet's streaming one (``sim_chunk_length``).
 """
 
 import argparse
@@ -18,12 +18,15 @@ from espnet_prune.base.quiet import hand_logging_to_espnet  # before anything of
 
 # isort: split
 
+from espnet2.bin import asr_inference_streaming as espnet_streaming
+
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import read_yaml
 from espnet_prune.families.espnet.checkpoint import load_model, plain_file
 from espnet_prune.families.espnet.tasks import ASR, Task, task_of
 from espnet_prune.serving.decoders import OWN, decoder_for, read_search
 from espnet_prune.serving.load import refuse_gates, set_precision
+from espnet_prune.serving.streaming import PART
 from espnet_prune.training.registration import names_ours
 
 
@@ -69,21 +72,25 @@ def infer(
         args, rest: the command line, without and with ESPnet's own options.
         model: the file of weights.
     """
-    espnet = task.inference
     options: dict[str, Any] = {f"--{task.config_option}": args.model_config}
     options[f"--{task.weights_option}"] = model
     search = {} if args.config is None else read_search(args.config, task)
+    program, name = task.inference, "Speech2Text"
+    decoder = decoder_for(search, task)
     if search.keys() & OWN.keys():
-        espnet.Speech2Text = with_options(decoder_for(search, task), search)
+        decoder = with_options(decoder, search)
     else:
         options["--config"] = args.config
+    if PART in search:
+        program, name = espnet_streaming, "Speech2TextStreaming"
+        decoder = with_options(decoder, {PART: search[PART]})
+        rest = [*rest, f"--{PART}", "0"]  # the decoder makes the parts, not the program
     if args.precision != "fp32":
-        espnet.Speech2Text = in_precision(
-            args.precision, args.model_config, espnet.Speech2Text
-        )
+        decoder = in_precision(args.precision, args.model_config, decoder)
+    setattr(program, name, decoder)
     files = [str(x) for pair in options.items() if pair[1] for x in pair]
     hand_logging_to_espnet()
-    espnet.main([*files, *rest])
+    program.main([*files, *rest])
 
 
 def with_options(decoder: type, own: dict[str, Any]) -> type:

@@ -253,6 +253,10 @@ def test_what_fits_together_passes(check, lines, options):
             r"\['batch_seconds'\] do not go with",
         ),
         ("beam_size: 5\nbatch_seconds: 60\n", "no option 'batch_seconds' of ESPnet's"),
+        ("sim_chunk_length: 0\nstreaming: true\n", "no option 'streaming' of ESPnet's"),
+        ("sim_chunk_length: -1\n", "sim_chunk_length must not be negative"),
+        ("sim_chunk_length: 1e3\n", "sim_chunk_length must be of type int, not '1e3'"),
+        ("sim_chunk_length: 0\n", "its encoder, 'conformer', does not stream"),
     ],
 )
 def test_a_decoding_config_that_espnet_would_refuse_is_refused(
