@@ -158,10 +158,9 @@ while read -r _ name goal; do
 done <<<"${rungs}"
 decode_tag=decode_$(basename "${inference_config}" .yaml)
 fold() { # config options lengths: of ESPnet's default batches, unless it has its own
-    [[ "$(<"$1") $2" != *fold_length* ]] || return 0
-    if [[ $2 == *"batch_type folded"* ]] || ! grep -q "^batch_type: *[^ f]" "$1"; then
-        printf -- "--fold_length %s " "${@:3}"
-    fi
+    [[ "$(<"$1") $2" != *fold_length* ]] || return 1
+    [[ $2 == *"batch_type folded"* ]] || ! grep -q "^batch_type: *[^ f]" "$1" || return 1
+    printf -- "--fold_length %s " "${@:3}"
 }
 tag_in() { # precision
     echo "${decode_tag}$([ "$1" = fp32 ] || echo "_$1")"
@@ -214,6 +213,10 @@ if begin 1 "prepare ${corpus} as data/{${train_set},${valid_set},${test_sets// /
     for set in ${train_set} ${valid_set} ${test_sets}; do
         [ -d "data/${set}" ] || die "data/${set} is not what stage 1 made$(hint "data/${set}")"
     done
+fi
+if [ "${teacher_config}" != "${dense}/config.yaml" ] && runs 3; then
+    python3 -m espnet_prune.cli.check_early --config "${teacher_config}" \
+        --data "data/${train_set}" "data/${valid_set}"
 fi
 if [ -n "${speed_perturb}" ] && begin 2 "perturb the speed: ${speed_perturb}"; then
     need 1 "data/${train_set}"
@@ -283,7 +286,8 @@ if runs 12 || runs 13 || runs 14; then
         --made "${teacher_config}" "${teacher_model}" "${launch[@]}" -- "${data[@]}" \
         --train_shape_file "dump/raw/${sp_set}/utt2num_samples" \
         --valid_shape_file "dump/raw/${valid_set}/utt2num_samples" \
-        $(fold "${prune_config}" "${prune_args} ${finetune_args}" 80000) \
+        $(fold "${prune_config}" "${prune_args}" 80000 ||
+            fold "${finetune_config}" "${finetune_args}" 80000) \
         --teacher_config "${teacher_config}" --teacher_model "${teacher_model}"
 fi
 [ "${inference_model}" = pruned.pth ] && made_by=13 || made_by=14

@@ -16,12 +16,16 @@ if [ $# -eq 0 ] || [ "$1" = --quick ]; then
     log=$(python3 -m mkdocs build --strict 2>&1) || { echo "${log}" && exit 1; }
 fi
 echo "== tests"
+quick() { # most of them are about small things: a core each, two at a time
+    OMP_NUM_THREADS=1 python3 -m pytest -m "not slow" -n 2
+}
 if [ "${1:-}" = --quick ]; then
-    exec python3 -m pytest -m "not slow"
+    quick
+    exit
 fi
 # The fast tests first: they fail early.
 if [ $# -eq 0 ]; then
-    python3 -m pytest -m "not slow"
+    quick
     exec python3 -m pytest -m slow
 fi
 exec python3 -m pytest "$@"

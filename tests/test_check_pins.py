@@ -27,6 +27,9 @@ def check(tmp_path):
         f"pytest=={metadata.version('pytest')}  # a comment",
         "# only a comment\n\n",
         "pytest<9999",
+        'pytest==0.0.1; python_version < "3.2"',
+        'no-such-package==1.0; python_version >= "9.0"  # as a number, 3.2 < 3.11',
+        f'pytest=={metadata.version("pytest")}; python_version >= "3.2"',
     ],
 )
 def test_met_pin_is_silent(check, pin):
@@ -34,7 +37,16 @@ def test_met_pin_is_silent(check, pin):
     assert result.returncode == 0 and not result.stderr
 
 
-@pytest.mark.parametrize("pin", ["pytest==0.0.1", "pytest<1", "no-such-package==1.0"])
+@pytest.mark.parametrize(
+    "pin",
+    [
+        "pytest==0.0.1",
+        "pytest<1",
+        "no-such-package==1.0",
+        'pytest==0.0.1; python_version >= "3.2"',
+        'pytest<1; python_version < "3.100"',
+    ],
+)
 def test_unmet_pin_is_named(check, pin):
     result = check(f"pytest<9999\n{pin}\n")
     assert result.returncode == 1

@@ -16,13 +16,14 @@ from espnet_prune.base.espnet_version import check_espnet
 
 check_espnet()
 
-import nltk  # noqa: E402  (another version may not bring it)
-
 # For this process and for those that it starts.
 os.environ.setdefault("PYTHONWARNINGS", "ignore")
 warnings.simplefilter("ignore")
 
-nltk.download = lambda *_, **__: False
+with contextlib.suppress(ImportError):  # ESPnet 202511 brings it
+    import nltk
+
+    nltk.download = lambda *_, **__: False
 
 with (
     contextlib.redirect_stdout(io.StringIO()),

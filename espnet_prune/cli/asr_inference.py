@@ -1,5 +1,7 @@
 """Run ``espnet2.bin.asr_inference`` with the prunable encoder registered (stage 15).
 
+``s2t_inference`` beside it does the same with ESPnet's program for OWSM.
+
 ESPnet would decode with random weights where a checkpoint misses some: those of our
 models are checked. Others are ESPnet's, which reads more kinds of files than we do.
 There is one option more than ESPnet's, ``--precision`` of the encoder (fp32, bf16,
@@ -16,12 +18,12 @@ from espnet_prune.base.quiet import hand_logging_to_espnet  # before anything of
 
 # isort: split
 
-from espnet2.bin import asr_inference as espnet
 from espnet2.bin import asr_inference_streaming as espnet_streaming
 
-from espnet_prune.base.errors import run_main
+from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import read_yaml
 from espnet_prune.families.espnet.checkpoint import load_model, plain_file
+from espnet_prune.families.espnet.tasks import ASR, Task, task_of
 from espnet_prune.serving.decoders import OWN, decoder_for, read_search
 from espnet_prune.serving.load import refuse_gates, set_precision
 from espnet_prune.serving.streaming import PART
@@ -29,9 +31,15 @@ from espnet_prune.training.registration import names_ours
 
 
 def main() -> None:
+    run(ASR)
+
+
+def run(task: Task) -> None:
+    """Run the program of a task."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--asr_train_config", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--asr_model_file", type=Path, help=argparse.SUPPRESS)
+    hidden = {"type": Path, "help": argparse.SUPPRESS}
+    parser.add_argument(f"--{task.config_option}", dest="model_config", **hidden)
+    parser.add_argument(f"--{task.weights_option}", dest="weights", **hidden)
     parser.add_argument(
         "--precision", default="fp32", help="of the encoder: fp32, int8, bf16"
     )
@@ -39,28 +47,36 @@ def main() -> None:
     args, rest = parser.parse_known_args()
     if {"-h", "--help"} & {*rest}:  # ESPnet's follow
         sys.stdout.write(parser.format_help())
-    if args.asr_train_config:
-        config = read_yaml(args.asr_train_config)
-        refuse_gates(config, args.asr_train_config)
-        if args.asr_model_file and names_ours(config):
-            load_model(args.asr_train_config, args.asr_model_file)
-    if args.asr_model_file is None:
-        return infer(args, rest, None)
-    with plain_file(args.asr_model_file, lenient=True) as file:
-        infer(args, rest, file)
+    if args.model_config:
+        config = read_yaml(args.model_config)
+        refuse_gates(config, args.model_config)
+        if (wanted := task_of(config)) is not task:
+            what = f"is of ESPnet's task {wanted.name}, not {task.name}"
+            mend = f"use {wanted.name}_inference"
+            raise InputError(args.model_config, what, mend)
+        if args.weights and names_ours(config):
+            load_model(args.model_config, args.weights)
+    if args.weights is None:
+        return infer(task, args, rest, None)
+    with plain_file(args.weights, lenient=True) as file:
+        infer(task, args, rest, file)
 
 
-def infer(args: argparse.Namespace, rest: list[str], model: str | None) -> None:
+def infer(
+    task: Task, args: argparse.Namespace, rest: list[str], model: str | None
+) -> None:
     """Run ESPnet's program.
 
     Args:
+        task: whose program.
         args, rest: the command line, without and with ESPnet's own options.
         model: the file of weights.
     """
-    options: dict[str, Any] = {"--asr_train_config": args.asr_train_config}
-    options["--asr_model_file"] = model
-    search = {} if args.config is None else read_search(args.config)
-    program, name, decoder = espnet, "Speech2Text", decoder_for(search)
+    options: dict[str, Any] = {f"--{task.config_option}": args.model_config}
+    options[f"--{task.weights_option}"] = model
+    search = {} if args.config is None else read_search(args.config, task)
+    program, name = task.inference, "Speech2Text"
+    decoder = decoder_for(search, task)
     if search.keys() & OWN.keys():
         decoder = with_options(decoder, search)
     else:
@@ -70,7 +86,7 @@ def infer(args: argparse.Namespace, rest: list[str], model: str | None) -> None:
         decoder = with_options(decoder, {PART: search[PART]})
         rest = [*rest, f"--{PART}", "0"]  # the decoder makes the parts, not the program
     if args.precision != "fp32":
-        decoder = in_precision(args.precision, args.asr_train_config, decoder)
+        decoder = in_precision(args.precision, args.model_config, decoder)
     setattr(program, name, decoder)
     files = [str(x) for pair in options.items() if pair[1] for x in pair]
     hand_logging_to_espnet()

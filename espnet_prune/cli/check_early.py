@@ -18,6 +18,7 @@ from typing import Any
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import read_yaml
 from espnet_prune.config.methods import REFERENCE
+from espnet_prune.families.espnet.tasks import task_of
 from espnet_prune.families.registry import find_kind, require
 
 COMPACT = Path("the one that the export will make")
@@ -41,6 +42,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--asr_args", type=str.split, help="it is trained, with these")
     parser.add_argument("--inference_asr_model", help="file of it that is used")
     parser.add_argument("--teacher_model", type=Path, help="weights of --config")
+    parser.add_argument("--data", type=Path, nargs="+", default=[], help="of training")
     parser.add_argument("--fs", type=int, help="rate of the audio to come, in Hz")
     return parser
 
@@ -60,13 +62,6 @@ def check(args: argparse.Namespace) -> None:
     """
     if args.ngpu or args.decode_ngpu or args.precisions:
         check_hardware(args)
-    search: dict[str, Any] = {}
-    if args.inference_config is not None:
-        from espnet_prune.cli.decode import check_lm_files  # seconds
-        from espnet_prune.serving.decoders import read_search
-
-        search = read_search(args.inference_config)
-        check_lm_files(search, args.inference_config)
     if args.asr_args:
         from espnet_prune.training.espnet_options import check_options
 
@@ -79,7 +74,17 @@ def check(args: argparse.Namespace) -> None:
         if args.asr_args is not None:
             check_dense(args.config, config, args.inference_asr_model)
         if args.inference_config is not None:
+            from espnet_prune.cli.decode import check_lm_files  # seconds
+            from espnet_prune.serving.decoders import read_search
+
+            search = read_search(args.inference_config, task_of(config))
+            check_lm_files(search, args.inference_config)
             check_search(args.config, config, search)
+        for folder in filter(Path.is_dir, args.data):
+            for name in task_of(config).texts[1:]:  # text itself all stages need
+                if not (folder / name).is_file():
+                    what = f"does not exist, and {args.config} learns from it"
+                    raise InputError(folder / name, what, "make it: see docs/owsm.md")
         if "int8" in args.precisions:
             require(find_kind(config.get("encoder")), "runtime", "--precisions int8")
     if args.finetune_config is not None:
@@ -87,32 +92,36 @@ def check(args: argparse.Namespace) -> None:
     if args.prune_config is not None:
         check_pruning(args, config)
     if args.teacher_model is not None:
-        check_teacher(args)
+        check_teacher(args.config, args.teacher_model, args.fs)
 
 
-def check_teacher(args: argparse.Namespace) -> None:
-    """Load a teacher, and what makes its tokens: whatever its files lack shows."""
+def check_teacher(config: Path, weights: Path, fs: int | None = None) -> None:
+    """Load a teacher, and what makes its tokens: whatever its files lack shows.
+
+    Args:
+        config, weights: of the teacher.
+        fs: rate of the audio to come, in Hz.
+    """
     import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 
     # isort: split
-    from espnet2.tasks.asr import ASRTask
-
     from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
 
-    _, told = load_model(args.config, args.teacher_model)
+    _, told = load_model(config, weights)
     rate = sampling_rate(told)
-    if args.fs not in (None, rate):
-        what = f"{args.fs} Hz, but the model of {args.config} hears {rate} Hz"
+    if fs not in (None, rate):
+        what = f"{fs} Hz, but the model of {config} hears {rate} Hz"
         raise InputError("--fs", what, f"give --fs {rate}")
     told.noise_scp = told.rir_scp = None  # see model_config
     try:
-        tokens_of = ASRTask.build_preprocess_fn(told, train=False)
+        task = task_of(vars(told)).training
+        tokens_of = task.build_preprocess_fn(told, train=False)
         if tokens_of is not None:
             tokens_of("check", {"text": "A"})
     except Exception as e:  # of any package that makes tokens
         reason = ": ".join([type(e).__name__, *str(e).strip().splitlines()[:1]])
         what = f"its token_type {told.token_type} cannot be used here ({reason})"
-        raise InputError(args.config, what, "install what it needs") from e
+        raise InputError(config, what, "install what it needs") from e
 
 
 def with_options(config: dict[str, Any], options: Sequence[str]) -> dict[str, Any]:
@@ -152,14 +161,10 @@ def check_finetuning(args: argparse.Namespace, config: dict[str, Any] | None) ->
         args: the command line.
         config: of the dense model; None before it is fetched.
     """
-    from espnet_prune.training.recipe import read_recipe, require_all  # takes seconds
-
     for method in args.methods:
         given = args.finetune_config, args.finetune_args, method
         stage = training_options("--finetune_args", *given, compact=COMPACT)
-        recipe = read_recipe(stage)
-        if config is not None:
-            require_all(find_kind(config.get("encoder")), stage, recipe)
+        check_stage(stage, config, args.config)
 
 
 def check_pruning(args: argparse.Namespace, config: dict[str, Any] | None) -> None:
@@ -169,20 +174,44 @@ def check_pruning(args: argparse.Namespace, config: dict[str, Any] | None) -> No
         args: the command line.
         config: of the dense model; None before it is fetched.
     """
+    for method, target in itertools.product(args.methods, args.targets or [None]):
+        given = args.prune_config, args.prune_args, method, args.target_kind
+        stage = training_options("--prune_args", *given, target and float(target))
+        check_stage(stage, config, args.config)
+
+
+def check_stage(
+    stage: argparse.Namespace,
+    config: dict[str, Any] | None = None,
+    source: Path | None = None,
+) -> None:
+    """Refuse what a student's training would, a pruning or a fine-tuning.
+
+    Args:
+        stage: options of the training.
+        config: of the model to prune; None before it is fetched.
+        source: where that was read.
+    """
     import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 
     # isort: split
     from espnet_prune.training.plan import check_target
-    from espnet_prune.training.recipe import check_model, read_recipe, settle_options
+    from espnet_prune.training.recipe import (
+        check_model,
+        read_recipe,
+        require_all,
+        settle_options,
+    )
 
-    for method, target in itertools.product(args.methods, args.targets or [None]):
-        given = args.prune_config, args.prune_args, method, args.target_kind
-        stage = training_options("--prune_args", *given, target and float(target))
-        recipe = read_recipe(stage)
-        options = settle_options(stage, recipe)
+    recipe = read_recipe(stage)
+    if stage.compact is not None:
         if config is not None:
-            kind = check_model(config, args.config, stage, recipe)
-            check_target(config, args.config, kind, stage, recipe, options)
+            require_all(find_kind(config.get("encoder")), stage, recipe)
+        return
+    options = settle_options(stage, recipe)
+    if config is not None:
+        kind = check_model(config, source, stage, recipe)
+        check_target(config, source, kind, stage, recipe, options)
 
 
 def training_options(

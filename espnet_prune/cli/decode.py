@@ -28,10 +28,11 @@ from espnet_prune.config.run_options import PRECISIONS
 from espnet_prune.data.audio import audio_digest, check_rate
 from espnet_prune.data.kaldi_dir import audio_type
 from espnet_prune.families.espnet.checkpoint import read_state, resources, sampling_rate
+from espnet_prune.families.espnet.tasks import ASR, S2T, Task, task_of
 from espnet_prune.running.executor import add_arguments, from_arguments, split
 from espnet_prune.running.parallel import time_left
 from espnet_prune.running.shards import mark_of, run_shards
-from espnet_prune.serving.decoders import read_search
+from espnet_prune.serving.decoders import check_symbols, read_search
 from espnet_prune.serving.load import load
 from espnet_prune.serving.streaming import PART, check_streaming
 from espnet_prune.training.origin import refuse_missing_gpus
@@ -71,8 +72,10 @@ def main() -> None:
     check_rate(args.data / "wav.scp", sampling_rate(model), args.config)
     # The logs lie beside the output, so that they survive a failure.
     log_dir = args.out.parent / "log" / args.out.name
-    options = read_search(args.inference_config)
+    task = task_of(vars(model))
+    options = read_search(args.inference_config, task)
     check_lm(options, model, args.inference_config)
+    check_symbols(options, model.token_list, args.inference_config)
     if PART in options:
         check_streaming(args.config, vars(model), options[PART])
     named = [args.config, args.model, args.inference_config, args.data / "wav.scp"]
@@ -96,14 +99,14 @@ def main() -> None:
             job.mkdir(exist_ok=True)
             key_file = folder / f"keys.{n}.scp"
             key_file.write_text("".join(f"{key}\n" for key in part))
-            jobs.append((job, key_file, log_dir / f"asr_inference.{n}.log"))
+            jobs.append((job, key_file, log_dir / f"{task.name}_inference.{n}.log"))
         audio = f"{args.data}/wav.scp,speech,{audio_type(args.data)}"
         commands = [
-            [sys.executable, "-m", "espnet_prune.cli.asr_inference"]
+            [sys.executable, "-m", f"espnet_prune.cli.{task.name}_inference"]
             + ["--config", str(args.inference_config)]
             + ["--ngpu", str(args.ngpu)]
-            + ["--asr_train_config", str(args.config)]
-            + ["--asr_model_file", str(args.model)]
+            + [f"--{task.config_option}", str(args.config)]
+            + [f"--{task.weights_option}", str(args.model)]
             + ["--data_path_and_name_and_type", audio]
             + ["--key_file", str(key_file), "--output_dir", str(job)]
             + ["--num_workers", "0", "--precision", args.precision]
@@ -125,7 +128,7 @@ def main() -> None:
 
         done = [mark_of(job) for job, _, _ in jobs]
         run_shards(commands, logs, progress, executor, done, gpus=args.ngpu > 0)
-        merge([job for job, _, _ in jobs], folder, keys)
+        merge([job for job, _, _ in jobs], folder, keys, task)
         (folder / "model.sha256").write_text(fingerprint(args.model) + "\n")
     note_made_of(args.out, stamp)
     logging.info(f"{args.out}/text: {len(keys)} utterances")
@@ -176,8 +179,11 @@ def without_too_short(keys: list[str], samples: Path) -> list[str]:
     return kept
 
 
-def merge(jobs: list[Path], folder: Path, keys: list[str]) -> None:
+def merge(jobs: list[Path], folder: Path, keys: list[str], task: Task = ASR) -> None:
     """Join the shards' 1-best tables.
+
+    The ``text`` of S2T is that without its symbols of language, task and time, which
+    are in ``token``.
 
     An utterance too short to decode has no line in the shard's ``text``: it gets an
     empty hypothesis, so that the scorer counts its words as deleted.
@@ -185,7 +191,8 @@ def merge(jobs: list[Path], folder: Path, keys: list[str]) -> None:
     for table in TABLES:
         found: dict[str, str] = {}
         for job in jobs:
-            path = job / "1best_recog" / table
+            plain = task is S2T and table == "text"
+            path = job / "1best_recog" / ("text_nospecial" if plain else table)
             if path.exists():
                 found |= read_table(path, forgive=True)
         missing = [key for key in keys if key not in found]

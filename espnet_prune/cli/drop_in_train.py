@@ -8,6 +8,7 @@ that directory (``conf/finetune_asr_sh.yaml``). Every other config trains as in 
 import argparse
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import read_yaml, write_yaml
 from espnet_prune.cli import asr_train, check_early, prune_train
 from espnet_prune.training.configs import model_config
-from espnet_prune.training.recipe import OWN_KEYS, add_changes
+from espnet_prune.training.espnet_options import OneLineParser, check_keys
+from espnet_prune.training.recipe import OWN_KEYS, settle_method
 from espnet_prune.training.registration import names_ours
 from espnet_prune.training.task import DenseASRTask
 
@@ -73,11 +75,17 @@ def main() -> None:
     source = recipe["teacher_config"]
     teacher = model_config(read_yaml(source), source)
     check_tokens(args.token_list, teacher, source)
-    check_recipe(args.config, source, recipe)
+    options = command(args, recipe) + rest
+    parser = prune_train.get_parser()
+    parser.error = OneLineParser(prog="--asr_args").error
+    stage, of_espnet = parser.parse_known_args(options)
     if args.collect_stats:
-        collect_stats(args.output_dir, teacher, rest)
+        refuse_lightning(args.output_dir.parent.parent)
+    check(stage, recipe, teacher)
+    if args.collect_stats:
+        collect_stats(args.output_dir, teacher, of_espnet)
         return
-    prune_train.main(command(args, recipe) + rest)
+    prune_train.main(options)
 
 
 def check_tokens(given: Path | None, teacher: dict[str, Any], source: str) -> None:
@@ -98,20 +106,46 @@ def check_tokens(given: Path | None, teacher: dict[str, Any], source: str) -> No
         )
 
 
-def check_recipe(path: Path, teacher: str, recipe: dict[str, Any]) -> None:
-    """Refuse before stage 10 what stage 11 would: hours may lie between them."""
-    kind = "prune" if recipe.get("compact") is None else "finetune"
-    check_early.main(["--config", teacher, f"--{kind}_config", str(path)])
+def refuse_lightning(stats: Path) -> None:
+    """Refuse asr.sh's other trainer before stage 10, whose statistics it would use.
+
+    Args:
+        stats: directory of stage 10, in which asr.sh has left its own command line.
+    """
+    script = stats / "run.sh"
+    said = script.read_text(encoding="utf-8") if script.is_file() else ""
+    if re.search(r"--use[-_]lightning '?true", said):
+        raise InputError(
+            "--use_lightning true",
+            "a student is trained by ESPnet's own trainer alone",
+            "leave it out",
+        )
+
+
+def check(
+    stage: argparse.Namespace, recipe: dict[str, Any], teacher: dict[str, Any]
+) -> None:
+    """Refuse before stage 10 what stage 11 would: hours may lie between them.
+
+    Args:
+        stage: options of the training, as :mod:`prune_train` reads them.
+        recipe: the config that asr.sh was given.
+        teacher: config of the teacher.
+    """
+    settle_method(stage)
+    check_keys(stage.recipe, recipe.keys() - {*OWN_KEYS})
+    check_early.check_stage(stage, teacher, stage.teacher_config)
+    check_early.check_teacher(stage.teacher_config, stage.teacher_model)
 
 
 def collect_stats(folder: Path, teacher: dict[str, Any], rest: list[str]) -> None:
     """Collect ESPnet's statistics, of the teacher's features.
 
-    Changes of the recipe, as ``--sparsity target=0.75``, are of stage 11 alone.
+    Args:
+        folder: where they go.
+        teacher: config of the teacher.
+        rest: options of ESPnet's; changes of the recipe are of stage 11 alone.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    add_changes(parser)
-    rest = parser.parse_known_args(rest)[1]
     config = folder / "teacher.yaml"
     write_yaml(config, teacher)
     options = ["--collect_stats", "true", "--output_dir", str(folder)]

@@ -31,7 +31,8 @@ from espnet_prune.config.rungs import FINETUNED, PRUNED
 from espnet_prune.export import deployment
 from espnet_prune.export.recognizer import Recognizer
 from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
-from espnet_prune.families.espnet.layers import shortest
+from espnet_prune.families.espnet.layers import content, shortest
+from espnet_prune.families.espnet.tasks import require_asr, task_of
 from espnet_prune.serving.int8 import write_int8
 from espnet_prune.serving.load import refuse_gates, runs
 from espnet_prune.serving.onnx import Runner, difference, write_onnx
@@ -67,7 +68,7 @@ def differences(
             wanted, frames = model._extract_feats(speech, lengths)
             if model.normalize is not None:
                 wanted, frames = model.normalize(wanted, frames)
-            encoded, *_ = model.encoder(torch.from_numpy(features), frames)
+            encoded = content(model.encoder(torch.from_numpy(features), frames)[0])
             expected = model.ctc.log_softmax(encoded)
         found.append((difference(features, wanted), difference(log_probs, expected)))
     by_features, by_log_probs = zip(*found, strict=True)
@@ -103,6 +104,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(out, "is no folder of this program", "give another --out")
     model, train_args = load_model(config, weights)
     refuse_gates(vars(train_args), config)
+    require_asr(task_of(vars(train_args)), config, "load it: espnet_prune.load")
     runs(vars(train_args), "int8", config)
     logging.info(f"exporting {weights} (takes a minute)")
     with atomic_dir(out) as folder:

@@ -13,8 +13,9 @@ import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import atomic_path, fingerprint
 from espnet_prune.families.espnet.checkpoint import load_model
+from espnet_prune.families.espnet.tasks import TASKS
 
-KEYS = {"asr_train_config": "config.yaml", "asr_model_file": "model.pth"}
+NAMES = "config.yaml", "model.pth"
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -24,11 +25,14 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def fetch(tag: str, folder: Path) -> dict[str, str]:
+def fetch(tag: str, folder: Path) -> tuple[str, str]:
     """Download and unpack a model under a folder; what is there is not fetched again.
 
+    Returns:
+        its config and its weights.
+
     Raises:
-        InputError: it cannot be had, or is no ASR model.
+        InputError: it cannot be had, or is of a task that cannot be pruned.
     """
     from espnet_model_zoo.downloader import ModelDownloader
 
@@ -49,22 +53,23 @@ def fetch(tag: str, folder: Path) -> dict[str, str]:
             "check the tag and the network; or download the model where there is one, "
             "and give its zip as --teacher_tag",
         ) from e
-    if not KEYS.keys() <= files.keys():
-        raise InputError(
-            f"--teacher_tag {tag}",
-            f"holds {sorted(files)}, no ASR model",
-            "give one of the task asr",
-        )
-    return files
+    for task in TASKS:
+        if {task.config_option, task.weights_option} <= files.keys():
+            return files[task.config_option], files[task.weights_option]
+    raise InputError(
+        f"--teacher_tag {tag}",
+        f"holds {sorted(files)}, no ASR model",
+        f"give one of the tasks {' and '.join(task.name for task in TASKS)}",
+    )
 
 
 def main() -> None:
     args = get_parser().parse_args()
     files = fetch(args.tag, args.out / "zoo")
-    load_model(*(files[key] for key in KEYS))
-    for key, name in KEYS.items():
+    load_model(*files)
+    for file, name in zip(files, NAMES, strict=True):
         with atomic_path(args.out / name) as temporary:
-            temporary.symlink_to(Path(files[key]).resolve())
+            temporary.symlink_to(Path(file).resolve())
     logging.info(f"{args.out}: {args.tag}")
 
 

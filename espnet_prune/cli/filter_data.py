@@ -8,7 +8,7 @@ from pathlib import Path
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import MADE_OF, atomic_dir
 from espnet_prune.base.table import read_table, write_table
-from espnet_prune.data.audio import AUDIO_DIGEST, load_source
+from espnet_prune.data.audio import AUDIO_DIGEST, rate_of
 from espnet_prune.data.kaldi_dir import (
     DataDir,
     read_data_dir,
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     data = read_data_dir(source)
     samples = _read_samples(source, data)
     # Stage 3 gave all files one rate, so that the first one's is everyone's.
-    _, fs = load_source(next(iter(data.wav.values())))
+    fs = rate_of(next(iter(data.wav.values())))
     kept, dropped = [], {"too short": 0, "too long": 0, "without words": 0}
     for utterance, words in data.text.items():
         if samples[utterance] < args.min_seconds * fs:
@@ -60,14 +60,8 @@ def main(argv: list[str] | None = None) -> None:
     if share > _WARN_SHARE:
         logging.warning("%s: %.0f %% of the utterances dropped", out, 100 * share)
     with atomic_dir(out) as temporary:
-        write_tables(
-            temporary,
-            DataDir(
-                wav={u: data.wav[u] for u in kept},
-                text={u: data.text[u] for u in kept},
-                speakers={u: data.speakers[u] for u in kept},
-            ),
-        )
+        wav = {u: data.wav[u] for u in kept}
+        write_tables(temporary, data.part(kept, wav))
         write_table(temporary / "utt2num_samples", {u: samples[u] for u in kept})
         for name in ("feats_type", "audio_format", AUDIO_DIGEST, MADE_OF):
             if (source / name).exists():

@@ -27,15 +27,15 @@ import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 # isort: split
 
 import torch
-from espnet2.bin.asr_inference import Speech2Text
 from espnet2.bin.asr_inference_streaming import Speech2TextStreaming
 
 from espnet_prune.base.errors import InputError, run_main
-from espnet_prune.base.files import fingerprint, write_json
+from espnet_prune.base.files import fingerprint, read_yaml, write_json
 from espnet_prune.base.table import read_table
 from espnet_prune.config.sections import SparsityOptions
 from espnet_prune.data.audio import load_source
 from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
+from espnet_prune.families.espnet.tasks import Task, decoded_with, task_of
 from espnet_prune.measuring.allocator import keep_freed_memory
 from espnet_prune.measuring.cost import count_macs, count_params
 from espnet_prune.measuring.machine import describe, pin_threads
@@ -53,13 +53,12 @@ logger = logging.getLogger("espnet_prune.measuring")
 MIN_SECONDS = 0.3
 
 
-def read_inference_config(path: Path | None) -> dict[str, Any]:
+def read_inference_config(path: Path | None, task: Task) -> dict[str, Any]:
     """Read the options of a decoder; drop those of ESPnet's command line alone."""
     if path is None:
         return {}
-    options = read_search(path)
-    known = {PART, *OWN}
-    for decoder in (Speech2Text, Speech2TextStreaming):
+    options, known = read_search(path, task), {PART, *OWN}
+    for decoder in (task.inference.Speech2Text, Speech2TextStreaming):
         known |= inspect.signature(decoder).parameters.keys()
     return {name: value for name, value in options.items() if name in known}
 
@@ -136,10 +135,11 @@ def main(argv: list[str] | None = None) -> None:
         args.macs_seconds = length_of_targets(systems)
     pin_threads(args.threads)
     keep_freed_memory()
-    inference = read_inference_config(args.inference_config)
+    task = task_of(read_yaml(systems[0].config))
+    inference = read_inference_config(args.inference_config, task)
     search = not inference.get("ctc_greedy")
     loaded = {system.name: system.load(inference) for system in systems}
-    train_args = {name: s.asr_train_args for name, s in loaded.items()}
+    train_args = {name: decoded_with(s)[1] for name, s in loaded.items()}
     timed = {name: columns(s, search) for name, s in loaded.items()}
     asked = args.precisions.split()
     if "bf16" in asked:
@@ -151,9 +151,8 @@ def main(argv: list[str] | None = None) -> None:
             set_precision(more, precision, system.config)
             timed[f"{system.name} {precision}"] = columns(more, search)
         own = system.load(inference, own=True)
-        if type(own.asr_model.encoder) is not type(
-            loaded[system.name].asr_model.encoder
-        ):
+        both = (decoded_with(s)[0].encoder for s in (own, loaded[system.name]))
+        if len({*map(type, both)}) > 1:
             timed[system.by_espnet] = columns(own, search)
     rates = {sampling_rate(a) for a in train_args.values()}
     audio = read_audio(args.data / "wav.scp", args.utts, rates)

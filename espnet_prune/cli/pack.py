@@ -29,8 +29,6 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = get_parser().parse_args()
-    if args.out.suffix != ".zip":
-        raise InputError("--out", f"{args.out} does not end in .zip")
     found = collect(
         args.corpus,
         args.dense,
@@ -45,9 +43,7 @@ def main() -> None:
     for name in found.missing:
         logging.warning(f"not on the card: {name}")
     text = card(args.compact, found.report, args.license, args.note)
-    pack(args.compact, args.model, text, args.out)
-    size = args.out.stat().st_size / 1e6
-    logging.info(f"{args.out}: {size:.1f} MB; loads strictly")
+    pack(args.compact / "config.yaml", args.compact / args.model, text, args.out)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from espnet_prune.base.quiet import hand_logging_to_espnet  # before anything of
 # isort: split
 
 import torch
-from espnet2.tasks.asr import ASRTask
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import atomic_path, read_yaml
@@ -21,6 +20,7 @@ from espnet_prune.config.methods import METHODS
 from espnet_prune.config.rungs import FINETUNED
 from espnet_prune.export.compact_dir import model_state
 from espnet_prune.families.espnet.checkpoint import load_model, plain_file, read_state
+from espnet_prune.families.espnet.tasks import task_of
 from espnet_prune.families.registry import find_kind
 from espnet_prune.pruning.scores import scores_of, settle
 from espnet_prune.running.nodes import Node
@@ -29,13 +29,15 @@ from espnet_prune.training.origin import (
     STUDENT,
     averaged_name,
     going_on,
+    refuse_missing_texts,
     refuse_wrong_rate,
     settled,
+    with_texts,
 )
 from espnet_prune.training.plan import CONFIG, student_config
 from espnet_prune.training.recipe import add_options, refusing, settle_method
 from espnet_prune.training.student import OWN_OPTIONS
-from espnet_prune.training.task import PruneASRTask
+from espnet_prune.training.task import PRUNE_TASKS, PruneTask
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -75,23 +77,25 @@ def train(args: argparse.Namespace, training_options: list[str], weights: str) -
     command = ["--output_dir", str(args.output_dir)]
     command += ["--teacher_config", str(args.teacher_config)]
     command += ["--teacher_model", str(args.teacher_model)]
-    pruning = args.compact is None
+    pruning, teacher = args.compact is None, read_yaml(args.teacher_config)
+    task = task_of(teacher)
+    training = PRUNE_TASKS[task.name]
     if pruning and args.previous is None:
         start = [weights]
         if not METHODS[args.method].gated:  # all but what is frozen starts from nothing
-            there = read_yaml(args.teacher_config)
-            start = [f"{weights}:{part}:{part}" for part in before_encoder(there)]
+            start = [f"{weights}:{part}:{part}" for part in before_encoder(teacher)]
         command += ["--init_param", *start] if start else []
+    training_options = with_texts(training_options, task)
     command += [*going_on(args.previous), *training_options]
     node, plan = Node(training_options, args.output_dir), partial(student_config, args)
-    settle = partial(settled, PruneASRTask, args.output_dir, command, plan)
+    settle = partial(settled, training, args.output_dir, command, plan)
     options = node.first(partial(settle, refuse_untaken))
     command += ["--config", str(args.output_dir / STUDENT)]
     if pruning and not METHODS[args.method].trained:
-        node.first(lambda: prune_at_once(args, command))
+        node.first(lambda: prune_at_once(training, args, command))
         return
     hand_logging_to_espnet()
-    PruneASRTask.main(cmd=command)
+    training.main(cmd=command)
     if not pruning and node.is_first:
         finish(
             args.output_dir / averaged_name(options.best_model_criterion), args.compact
@@ -99,14 +103,15 @@ def train(args: argparse.Namespace, training_options: list[str], weights: str) -
 
 
 def refuse_untaken(options: argparse.Namespace, student: dict[str, Any]) -> None:
-    """Refuse ESPnet options that change what the student's plan was made from, and
-    audio of another rate.
+    """Refuse ESPnet options that change what the student's plan was made from, audio
+    of another rate, and data that lack a text.
 
     Raises:
         InputError: it was given as ``--model_conf``, or ``--encoder_conf`` has what
-            cannot be pruned; or the rate is not the frontend's.
+            cannot be pruned; or the data are not those of the model.
     """
     refuse_wrong_rate(options)
+    refuse_missing_texts(options, task_of(student))
     with refusing("--encoder_conf"):
         find_kind(student["encoder"]).rules.check(options.encoder_conf)
     for name in OWN_OPTIONS:
@@ -118,13 +123,15 @@ def refuse_untaken(options: argparse.Namespace, student: dict[str, Any]) -> None
             )
 
 
-def prune_at_once(args: argparse.Namespace, command: list[str]) -> None:
+def prune_at_once(
+    task: type[PruneTask], args: argparse.Namespace, command: list[str]
+) -> None:
     """Write what a pruning run leaves, from scores instead of a training."""
     alone = ["--multiprocessing_distributed", "false", "--dist_launcher", "none"]
     alone += ["--dist_world_size", "1"]  # the other nodes of the training have no part
-    PruneASRTask.main(cmd=[*command, *alone, "--dry_run", "true"])  # writes config.yaml
+    task.main(cmd=[*command, *alone, "--dry_run", "true"])  # writes config.yaml
     config = args.output_dir / "config.yaml"
-    model, train_args = ASRTask.build_model_from_file(config, None, "cpu")
+    model, train_args = task.build_model_from_file(config, None, "cpu")
     weights = read_state(args.teacher_model)
     model.load_state_dict(model.state_dict() | weights, strict=True)
     budget = model.sparsity.budget

@@ -16,10 +16,13 @@ from types import ModuleType
 # in each process that the program spawns, too.
 from espnet_prune.base.errors import InputError, run_main
 
-# ESPnet programs that ours do better: they check what they load, and can prune.
+# ESPnet programs that ours do better: they check what they load, prune, and know what
+# is compact.
 OURS = {
     "espnet2.bin.asr_train": "espnet_prune.cli.drop_in_train",
     "espnet2.bin.asr_inference": "espnet_prune.cli.asr_inference",
+    "espnet2.bin.pack": "espnet_prune.cli.drop_in_pack",
+    "espnet2.bin.s2t_inference": "espnet_prune.cli.s2t_inference",
 }
 
 
@@ -29,6 +32,12 @@ def program(arguments: list[str]) -> ModuleType:
     Raises:
         InputError: none is named, or it cannot be run.
     """
+    if arguments and arguments[0].endswith(".py"):
+        raise InputError(
+            arguments[0],
+            "is a script, and only modules are run here",
+            "leave out --use_lightning true, for which asr.sh runs scripts",
+        )
     if arguments[:1] != ["-m"] or len(arguments) < 2:
         raise InputError(
             " ".join(["python3 -m espnet_prune", *arguments[:1]]),

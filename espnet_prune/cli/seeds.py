@@ -82,6 +82,7 @@ def summary(runs: list[dict[Key, dict[str, Any]]]) -> Table:
 
         def versus(other: str, own: list = own) -> list[str]:
             tests = [row["vs"][other] for row in own if other in row["vs"]]
+            tests = [test for test in tests if test["delta_wer"] is not None]
             if not tests:
                 return [DASH, DASH]
             judged = [test["p_value"] for test in tests if test["p_value"] is not None]

@@ -3,10 +3,12 @@
 import hashlib
 import logging
 import subprocess
+import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import kaldiio
 import numpy as np
@@ -15,39 +17,46 @@ import soxr
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import fingerprint
 from espnet_prune.base.table import read_table
-from espnet_prune.data.sound_file import MEND, read_sound, stretch
+from espnet_prune.data.sound_file import BLOCK, MEND, read_blocks, stretch
 
 AUDIO_DIGEST = "audio.sha256"  # in a formatted set: a digest of all its samples
 # Beyond full scale: an instant is clipped, more is scaled, and far more is a mistake.
 _INSTANT = 1e-3  # of the samples
 _MOST = 8.0
+# Mono samples: what is longer is read a second time, and never in memory as a whole.
+_SHORT = 1 << 22
+
+Run = Callable[[str], IO[bytes]]  # a command, as run_pipe does
 
 
 @dataclass(frozen=True)
 class Audio:
-    """Mono samples and what they were made from.
+    """Mono audio, and what it was made from.
 
     Attributes:
-        samples: float32 (time,), nominally in [-1, 1].
+        blocks: called, it gives the samples from the first on, float32 (time,) each,
+            nominally in [-1, 1].
         source_fs: the file's own rate in Hz.
         channels: the file's own number of channels.
         scaled: whether the samples went beyond full scale, for more than an instant,
             and were scaled to it.
     """
 
-    samples: np.ndarray
+    blocks: Callable[[], Iterator[np.ndarray]]
     source_fs: int
     channels: int
-    scaled: bool = False
+    scaled: bool
+
+    @property
+    def samples(self) -> np.ndarray:
+        """Read all samples, float32 (time,)."""
+        return np.concatenate([*self.blocks()])
 
 
-def load_source(
-    value: str,
-    start: float = 0.0,
-    end: float | None = None,
-    run: Callable[[str], bytes] | None = None,
-) -> tuple[np.ndarray, int]:
-    """Read a ``wav.scp`` value, or a stretch of it.
+def source_blocks(
+    value: str, start: float = 0.0, end: float | None = None, run: Run | None = None
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Read a ``wav.scp`` value, or a stretch of it, block by block.
 
     Args:
         value: a path, ``command |`` (run by the shell, as Kaldi does: the data
@@ -55,8 +64,8 @@ def load_source(
         start, end: the stretch, in seconds; an ``end`` of None is the recording's end.
         run: instead of :func:`run_pipe`, as one that remembers what it ran last.
 
-    Returns:
-        The samples, float32 (time, channels), and their rate in Hz.
+    Yields:
+        The next samples, float32 (time, channels), and their rate in Hz; once at least.
 
     Raises:
         InputError: the audio is missing, corrupt, cut off, empty, not finite or far
@@ -64,21 +73,39 @@ def load_source(
     """
     file = file_of(value)
     if file is None:
-        samples, fs = read_sound((run or run_pipe)(value), value, start, end)
+        blocks = read_blocks((run or run_pipe)(value), value, start, end)
     elif file != value:
-        samples, fs = _read_ark(value)
-        samples = samples[slice(*stretch(value, len(samples), fs, start, end))]
+        blocks = _ark_blocks(value, start, end)
     else:
-        samples, fs = read_sound(value, value, start, end)
-    if not np.isfinite(samples).all():
-        raise InputError(value, "holds samples that are not finite", MEND)
-    if (peak := float(np.abs(samples).max(initial=0))) > _MOST:
-        raise InputError(
-            value,
-            f"holds samples of up to {peak:.4g}, where 1 is full scale",
-            "divide them, by 32768 if that was the scale, or " + MEND,
-        )
-    return samples, fs
+        blocks = read_blocks(value, value, start, end)
+    for samples, fs in blocks:
+        if not np.isfinite(samples).all():
+            raise InputError(value, "holds samples that are not finite", MEND)
+        if (peak := float(np.abs(samples).max(initial=0))) > _MOST:
+            raise InputError(
+                value,
+                f"holds samples of up to {peak:.4g}, where 1 is full scale",
+                "divide them, by 32768 if that was the scale, or " + MEND,
+            )
+        yield samples, fs
+
+
+def load_source(value: str) -> tuple[np.ndarray, int]:
+    """Read the whole of a ``wav.scp`` value.
+
+    Returns, raises: as :func:`source_blocks` yields and does.
+    """
+    blocks, rates = zip(*source_blocks(value), strict=True)
+    return np.concatenate(blocks), rates[0]
+
+
+def rate_of(value: str) -> int:
+    """Tell the rate, in Hz, of a ``wav.scp`` value.
+
+    Raises:
+        InputError: as :func:`source_blocks` does.
+    """
+    return next(source_blocks(value))[1]
 
 
 def file_of(value: str) -> str | None:
@@ -131,8 +158,7 @@ def check_rate(scp: Path, fs: int, model: object) -> None:
         InputError: the rates differ.
     """
     first = next(iter(read_table(scp, "run stages 1-4").values()))
-    _, rate = load_source(first)
-    if rate != fs:
+    if (rate := rate_of(first)) != fs:
         raise InputError(
             scp,
             f"holds audio of {rate} Hz, but {model} hears {fs} Hz",
@@ -146,36 +172,67 @@ def load_utterance(
     start: float = 0.0,
     end: float | None = None,
     speed: float = 1.0,
-    run: Callable[[str], bytes] | None = None,
+    run: Run | None = None,
 ) -> Audio:
-    """Read an utterance as mono at the wanted rate.
+    """Look through an utterance, for it to be read as mono at the wanted rate.
 
     Args:
-        value, start, end, run: as for :func:`load_source`.
+        value, start, end, run: as for :func:`source_blocks`.
         fs: the wanted rate in Hz.
         speed: playback speed; 0.9 is slower and lower, as sox's ``speed`` makes it.
 
     Raises:
-        InputError: as :func:`load_source` does.
+        InputError: as :func:`source_blocks` does.
     """
-    samples, source_fs = load_source(value, start, end, run)
-    mono = samples.mean(axis=1, dtype=np.float32)
-    if scaled := len(mono) > 0 and (abs(mono) > 1).mean() > _INSTANT:
-        mono /= abs(mono).max()
-    if source_fs * speed != fs:
-        mono = soxr.resample(mono, source_fs * speed, fs, quality="HQ")
-    return Audio(mono, source_fs, samples.shape[1], bool(scaled))
+    given = (run or run_pipe)(value) if file_of(value) is None else None
+
+    def read() -> Iterator[tuple[np.ndarray, int, int]]:
+        for samples, rate in source_blocks(value, start, end, lambda _: given):
+            mono = samples.mean(axis=1, dtype=np.float32)
+            yield mono, rate, samples.shape[1]
+
+    kept, total, beyond, peak = [], 0, 0, np.float32(0)
+    for mono, *of_file in read():
+        source_fs, channels = of_file
+        total += len(mono)
+        beyond += int((abs(mono) > 1).sum())
+        peak = max(peak, abs(mono).max(initial=0))
+        if total <= _SHORT:
+            kept.append(mono)
+    scale = peak if total and beyond / total > _INSTANT else None
+
+    def blocks() -> Iterator[np.ndarray]:
+        found = kept if total <= _SHORT else (mono for mono, *_ in read())
+        if scale is not None:
+            found = (mono / scale for mono in found)
+        if source_fs * speed == fs:
+            yield from found
+            return
+        # The same numbers as of the whole at once.
+        stream = soxr.ResampleStream(source_fs * speed, fs, 1, "float32", "HQ")
+        for mono in found:
+            yield stream.resample_chunk(mono)
+        yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+
+    return Audio(blocks, source_fs, channels, scale is not None)
 
 
-def run_pipe(value: str) -> bytes:
-    """Run the command of a ``wav.scp`` value, and return what it writes.
+def run_pipe(value: str) -> IO[bytes]:
+    """Run the command of a ``wav.scp`` value, and return a file of what it writes.
+
+    The file, in the folder ``TMPDIR``, has no name: it ends with the process.
 
     Raises:
         InputError: the command fails.
     """
+    output = tempfile.TemporaryFile()
     # Without an end of its input, one that reads it would wait for ever.
     done = subprocess.run(
-        value[:-1], shell=True, stdin=subprocess.DEVNULL, capture_output=True
+        value[:-1],
+        shell=True,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.PIPE,
     )
     if done.returncode:
         reason = done.stderr.decode(errors="replace").strip().split("\n")[-1]
@@ -184,10 +241,12 @@ def run_pipe(value: str) -> bytes:
             f"the command ended with status {done.returncode} ({reason})",
             "run it by hand: is the program installed, and its input there?",
         )
-    return done.stdout
+    return output
 
 
-def _read_ark(value: str) -> tuple[np.ndarray, int]:
+def _ark_blocks(
+    value: str, start: float, end: float | None
+) -> Iterator[tuple[np.ndarray, int]]:
     try:
         loaded = kaldiio.load_mat(value)
     except Exception as e:  # kaldiio lets whatever it stumbles on through
@@ -197,6 +256,9 @@ def _read_ark(value: str) -> tuple[np.ndarray, int]:
             value, "holds features, not audio", "give an archive of wave files"
         )
     fs, samples = loaded if isinstance(loaded[0], int) else loaded[::-1]
-    if np.issubdtype(samples.dtype, np.integer):
-        samples = samples / -float(np.iinfo(samples.dtype).min)
-    return np.atleast_2d(samples.T).T.astype(np.float32), fs
+    first, last = stretch(value, len(samples), fs, start, end)
+    for at in range(first, max(last, first + 1), BLOCK):
+        block = samples[at : min(at + BLOCK, last)]
+        if np.issubdtype(block.dtype, np.integer):
+            block = block / -float(np.iinfo(block.dtype).min)
+        yield np.atleast_2d(block.T).T.astype(np.float32), fs

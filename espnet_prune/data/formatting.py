@@ -1,16 +1,16 @@
 """Write utterances as mono FLAC files, part by part of a set."""
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import soundfile
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import write_json
-from espnet_prune.data.audio import file_of, load_utterance, run_pipe
+from espnet_prune.data.audio import Run, file_of, load_utterance, run_pipe
 from espnet_prune.data.kaldi_dir import Segment
 
 
@@ -47,25 +47,31 @@ class Part:
     result: Path
 
 
-def format_utterance(job: Job, run: Callable[[str], bytes] = run_pipe) -> Formatted:
+def format_utterance(job: Job, run: Run = run_pipe) -> Formatted:
     """Write one utterance's FLAC file; what is wrong with its audio comes back.
 
     Raises:
         InputError: the file cannot be written.
     """
+    segment, digest, count = job.segment, hashlib.sha256(), 0
     try:
-        segment = job.segment
         audio = load_utterance(
             job.value, job.fs, segment.start, segment.end, job.speed, run
         )
-        if len(audio.samples) == 0:
+        with soundfile.SoundFile(
+            job.path, "w", job.fs, 1, "PCM_16", format="FLAC"
+        ) as file:
+            for samples in audio.blocks():
+                # Resampling overshoots a little at full scale; 16 bits would wrap.
+                samples = np.clip(samples, -1.0, 1.0)
+                file.write(samples)
+                digest.update(samples)
+                count += len(samples)
+        if count == 0:
             raise InputError(job.value, f"leaves no sample for {job.utterance}")
     except InputError as e:
+        Path(job.path).unlink(missing_ok=True)
         return Formatted(job.utterance, error=str(e))
-    # Resampling overshoots a little at full scale; 16 bits would wrap around there.
-    samples = np.clip(audio.samples, -1.0, 1.0)
-    try:
-        soundfile.write(job.path, samples, job.fs, subtype="PCM_16", format="FLAC")
     except (soundfile.LibsndfileError, OSError) as e:
         what = f"cannot be written ({str(e).rstrip('.')})"
         raise InputError(
@@ -73,19 +79,19 @@ def format_utterance(job: Job, run: Callable[[str], bytes] = run_pipe) -> Format
         ) from e
     return Formatted(
         job.utterance,
-        len(samples),
+        count,
         audio.source_fs,
         audio.channels,
         audio.scaled,
-        hashlib.sha256(samples).hexdigest(),
+        digest.hexdigest(),
     )
 
 
-def once(run: Callable[[str], bytes]) -> Callable[[str], bytes]:
+def once(run: Run) -> Run:
     """Remember what the last command gave, or why it failed: it has many segments."""
-    last: dict[str, bytes | InputError] = {}
+    last: dict[str, IO[bytes] | InputError] = {}
 
-    def again(command: str) -> bytes:
+    def again(command: str) -> IO[bytes]:
         if command not in last:
             last.clear()
             try:

@@ -1,10 +1,13 @@
-"""Read a sound file whole, or say that it is not: what decodes is its length."""
+"""Read a sound file to its end, or say that it has none: what decodes is its length."""
 
-import io
 import os
 import re
+import shutil
+import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
+from typing import IO
 
 import numpy as np
 import soundfile
@@ -21,45 +24,62 @@ _SHORT = re.compile(
 _STREAMED = 0x40000000  # from here on a length says: written before it was known
 _PADDING = 64  # bytes by which sloppy headers are off
 _OGG_PAGE = 65307  # bytes, at most
-_BLOCK = 1 << 16  # samples
+_RUN_UP = 32 * 1152  # samples: a frame of MP3 is made of those before it, too
+BLOCK = 1 << 16  # samples: what is in memory of a recording of hours
 
-Source = str | bytes  # a path, or what the file holds
+Source = str | IO[bytes]  # a path, or a file without a name
 
 
-def read_sound(
+class _Stream(soundfile.SoundFile):
+    """The file is read on and on.
+
+    Otherwise soundfile seeks, after each block, to where it is, and what follows of an
+    MP3 is damaged.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+def read_blocks(
     source: Source, name: str, start: float = 0.0, end: float | None = None
-) -> tuple[np.ndarray, int]:
-    """Read a file, or a stretch of it, by libsndfile.
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Read a file, or a stretch of it, by libsndfile, block by block.
 
     Args:
         source: the file.
         name: what to call it in messages.
         start, end: the stretch, in seconds; an ``end`` of None is the file's end.
 
-    Returns:
-        The samples, float32 (time, channels), and their rate in Hz.
+    Yields:
+        The next samples, float32 (time, channels), and their rate in Hz; once at least.
 
     Raises:
         InputError: the file is none that libsndfile reads, is damaged or cut off, or
             the stretch lies outside of it.
     """
     try:
+        if not isinstance(source, str):
+            source.seek(0)
         # Only the stretch is decoded, but of an MP3 without a header: a recording of
         # hours may have a thousand.
-        with soundfile.SoundFile(_opened(source)) as f:
+        with _Stream(source) as f:
             if f.format == "MP3" and not _tells_its_length(source):
-                samples, rate = _read_to_the_end(source)
-                first, last = stretch(name, len(samples), rate, start, end)
-                return samples[first:last], rate
+                yield from _read_to_the_end(source, name, start, end)
+                return
             if _is_cut_off(f, source):
                 raise InputError(name, "ends before its length says", MEND)
             first, last = stretch(name, len(f), f.samplerate, start, end)
             if first:  # some codecs cannot seek
-                f.seek(first)
-            samples = f.read(last - first, dtype="float32", always_2d=True)
-            if len(samples) < last - first:
-                raise InputError(name, "ends before its length says", MEND)
-            return samples, f.samplerate
+                before = min(first, _RUN_UP) if f.format == "MP3" else 0
+                f.seek(first - before)
+                f.read(before)
+            for at in range(first, max(last, first + 1), BLOCK):
+                wanted = min(BLOCK, last - at)
+                samples = f.read(wanted, dtype="float32", always_2d=True)
+                if len(samples) < wanted:
+                    raise InputError(name, "ends before its length says", MEND)
+                yield samples, f.samplerate
     except InputError:
         raise
     except (soundfile.LibsndfileError, OSError, ValueError, MemoryError) as e:
@@ -90,16 +110,16 @@ def stretch(
     return first, min(last, total)
 
 
-def _opened(source: Source) -> str | io.BytesIO:
-    return io.BytesIO(source) if isinstance(source, bytes) else source
+def _opened(source: Source):
+    return open(source, "rb") if isinstance(source, str) else nullcontext(source)
 
 
 def _bytes(source: Source, start: int, count: int) -> bytes:
     """Read some of a file's bytes; a negative ``start`` counts from the end."""
-    with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as f:
-        size = f.seek(0, os.SEEK_END)
-        f.seek(max(0, size + start) if start < 0 else start)
-        return f.read(count)
+    with _opened(source) as f:
+        size = os.fstat(f.fileno()).st_size
+        # Who reads the file itself goes on where it was.
+        return os.pread(f.fileno(), count, max(0, size + start) if start < 0 else start)
 
 
 def _is_cut_off(f: soundfile.SoundFile, source: Source) -> bool:
@@ -129,22 +149,31 @@ def _tells_its_length(mp3: Source) -> bool:
     return any(mark in first for mark in (b"Xing", b"Info", b"VBRI"))
 
 
-def _read_to_the_end(source: Source) -> tuple[np.ndarray, int]:
+def _read_to_the_end(
+    source: Source, name: str, start: float, end: float | None
+) -> Iterator[tuple[np.ndarray, int]]:
     """Decode as a stream, whose length libsndfile does not guess."""
     output, given = os.pipe()
 
     def feed() -> None:
         with suppress(BrokenPipeError), os.fdopen(given, "wb") as pipe:
-            pipe.write(_bytes(source, 0, -1))
+            with _opened(source) as f:
+                f.seek(0)
+                shutil.copyfileobj(f, pipe)
 
     feeding = threading.Thread(target=feed)
     feeding.start()
     try:
         with soundfile.SoundFile(output, closefd=False) as f:
-            blocks = [np.zeros((0, f.channels), np.float32)]
-            while len(block := f.read(_BLOCK, dtype="float32", always_2d=True)):
-                blocks.append(block)
-            return np.concatenate(blocks), f.samplerate
+            at, rate = 0, f.samplerate
+            first = round(start * rate)
+            last = sys.maxsize if end is None else round(end * rate)
+            while at < last and len(
+                block := f.read(BLOCK, dtype="float32", always_2d=True)
+            ):
+                yield block[max(0, first - at) : max(0, last - at)], rate
+                at += len(block)
+            stretch(name, at, rate, start, end)
     finally:
         os.close(output)
         feeding.join()

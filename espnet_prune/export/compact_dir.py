@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor
 from torch.func import functional_call
 
@@ -23,11 +23,13 @@ from espnet_prune.families.espnet.checkpoint import (
     rename_resource,
     resources,
 )
+from espnet_prune.families.espnet.layers import content
+from espnet_prune.families.espnet.tasks import task_of
 from espnet_prune.training.configs import model_defaults
 from espnet_prune.training.plan import PROJECTION
 from espnet_prune.training.student import OWN_OPTIONS
 
-Summarise = Callable[[ESPnetASRModel], dict[str, Any]]
+Summarise = Callable[[AbsESPnetModel], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Compact:
 
 def write_compact(
     out: Path,
-    model: ESPnetASRModel,
+    model: AbsESPnetModel,
     config: dict[str, Any],
     compact: Compact,
     summarise: Summarise,
@@ -101,7 +103,8 @@ def compact_model_config(config: dict[str, Any], compact: Compact) -> dict[str, 
         config: of the student.
         compact: what is left of it.
     """
-    found = {k: config.get(k, v) for k, v in model_defaults().items()}
+    defaults = model_defaults(task_of(config))
+    found = {k: config.get(k, v) for k, v in defaults.items()}
     if compact.architecture is not None:
         sizes = {"architecture": compact.architecture}
         found["encoder"] = compact.encoder
@@ -124,7 +127,7 @@ def model_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def verify(student: ESPnetASRModel, compact: ESPnetASRModel) -> float:
+def verify(student: AbsESPnetModel, compact: AbsESPnetModel) -> float:
     """Compare student and compact model on a padded batch of several lengths, by
     :func:`check_agreement`."""
     generator = torch.Generator().manual_seed(0)
@@ -144,7 +147,7 @@ def verify(student: ESPnetASRModel, compact: ESPnetASRModel) -> float:
 
 
 def _outputs(
-    student: ESPnetASRModel, compact: ESPnetASRModel, part: str, *inputs: Tensor
+    student: AbsESPnetModel, compact: AbsESPnetModel, part: str, *inputs: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Compute what a part of both models makes of the same input."""
     own = copy.deepcopy(getattr(student, part)).double().eval()
@@ -156,4 +159,4 @@ def _outputs(
         replaced = {k.removeprefix(f"{part}."): gated[k] for k in inside}
     expected = functional_call(own, replaced, inputs)[0]
     actual = copy.deepcopy(getattr(compact, part)).double().eval()(*inputs)[0]
-    return expected, actual
+    return content(expected), content(actual)

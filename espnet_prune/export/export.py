@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor
 
 from espnet_prune.base.errors import InputError
@@ -74,7 +74,7 @@ def export(
         decoder,
     )
 
-    def summarise(small: ESPnetASRModel) -> dict[str, Any]:
+    def summarise(small: AbsESPnetModel) -> dict[str, Any]:
         check_budget(budget, projection, counted(small, model_conf))
         size = model.encoder.output_size()
         found = _summary(model, budget, projection) | {
@@ -95,7 +95,7 @@ def export(
     return write_compact(out, model, config, cut, summarise)
 
 
-def counted(small: ESPnetASRModel, model_conf: Mapping[str, Any]) -> dict[str, float]:
+def counted(small: AbsESPnetModel, model_conf: Mapping[str, Any]) -> dict[str, float]:
     """Count the cost of a compact model, in what its budget is a fraction of.
 
     Args:
@@ -156,7 +156,7 @@ def _is_whole(model_conf: Mapping[str, Any]) -> bool:
 
 
 def _summary(
-    model: ESPnetASRModel, budget: Budget, projection: Projection
+    model: AbsESPnetModel, budget: Budget, projection: Projection
 ) -> dict[str, Any]:
     """Summarise targets, and how they were met, for ``pruning.json``."""
     gates, options = model.gates, model.sparsity.options
@@ -208,7 +208,7 @@ def _removed(budget: Budget, values: Tensor) -> dict[str, float]:
 
 
 def _of_small(
-    small: ESPnetASRModel, config: Mapping[str, Any], plan: Mapping[str, Any]
+    small: AbsESPnetModel, config: Mapping[str, Any], plan: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Summarise a small dense model (nothing was pruned) for ``pruning.json``."""
     after = encoder_cost(small.encoder, plan["macs_frames"], plan["features"])

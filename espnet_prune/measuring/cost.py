@@ -1,4 +1,4 @@
-"""Count parameters and multiply-accumulates of a loaded ESPnet ASR model.
+"""Count parameters and multiply-accumulates of a loaded ESPnet model.
 
 Counting, not formula: this is the check on the costs by formula, and it holds
 for any ESPnet encoder with ``embed`` and ``encoders``, the stock Conformer included.
@@ -8,14 +8,15 @@ import argparse
 import copy
 
 import torch
-from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.train.abs_espnet_model import AbsESPnetModel
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_prune.families.espnet.checkpoint import encoder_features, sampling_rate
 from espnet_prune.families.espnet.layers import shrunk
 
 
-def count_params(model: ESPnetASRModel) -> dict[str, int]:
+def count_params(model: AbsESPnetModel) -> dict[str, int]:
     """Count every parameter once, trainable or not; buffers do not count.
 
     Returns:
@@ -39,7 +40,7 @@ def count_params(model: ESPnetASRModel) -> dict[str, int]:
 
 @torch.no_grad()
 def count_macs(
-    model: ESPnetASRModel, args: argparse.Namespace, seconds: float = 10.0
+    model: AbsESPnetModel, args: argparse.Namespace, seconds: float = 10.0
 ) -> dict[str, int]:
     """Count MACs of the encoder for one utterance of ``seconds``, per second of audio.
 
@@ -48,7 +49,7 @@ def count_macs(
     grows with the square of the length, so the figure belongs to its ``seconds``.
 
     Args:
-        model: as ``ASRTask.build_model_from_file`` returns it.
+        model: as ``build_model_from_file`` of an ESPnet task returns it.
         args: its second result, the training configuration.
 
     Returns:
@@ -100,15 +101,16 @@ def _macs(encoder: torch.nn.Module, x: torch.Tensor) -> tuple[float, float]:
     counter = FlopCounterMode(display=False)
     # ESPnet's attention keeps its weights: with their graph, no model can be copied.
     encoder = copy.deepcopy(encoder)
-    # The counter's hooks want gradients where a layer's output is a parameter.
-    with counter, torch.enable_grad():
+    # The counter knows attention as the products that it is made of, and its hooks want
+    # gradients where a layer's output is a parameter.
+    with counter, sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
         encoder(x.requires_grad_(), torch.tensor([x.shape[1]], device=x.device))
     embed = counter.get_flop_counts().get(f"{type(encoder).__name__}.embed", {})
     return sum(embed.values()) / 2, counter.get_total_flops() / 2
 
 
 @torch.no_grad()
-def rest_cost(model: ESPnetASRModel, frames: int, tokens: int) -> dict[str, float]:
+def rest_cost(model: AbsESPnetModel, frames: int, tokens: int) -> dict[str, float]:
     """Count the cost of a model beyond its encoder, for targets that count all of it.
 
     Args:
@@ -123,7 +125,7 @@ def rest_cost(model: ESPnetASRModel, frames: int, tokens: int) -> dict[str, floa
     time = shrunk(frames, model.encoder.embed)[-1]
     encoded = torch.zeros(1, time, model.encoder.output_size())
     counter = FlopCounterMode(display=False)
-    with counter:
+    with counter, sdpa_kernel(SDPBackend.MATH):
         if model.ctc is not None:
             model.ctc.ctc_lo(encoded)
         if model.decoder is not None:

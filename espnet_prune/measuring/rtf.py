@@ -17,9 +17,11 @@ from functools import partial
 
 import numpy as np
 import torch
-from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.bin.asr_inference import Speech2Text
+from espnet2.train.abs_espnet_model import AbsESPnetModel
 
+from espnet_prune.families.espnet.layers import content
+from espnet_prune.families.espnet.tasks import decoded_with
 from espnet_prune.measuring.clock import turn
 from espnet_prune.serving.greedy import GreedyDecoder
 
@@ -32,14 +34,13 @@ def _batch(audio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return audio[None], torch.tensor([len(audio)])
 
 
-def _frontend(model: ESPnetASRModel, audio: torch.Tensor) -> object:
+def _frontend(model: AbsESPnetModel, audio: torch.Tensor) -> object:
     features = model._extract_feats(*_batch(audio))
     return features if model.normalize is None else model.normalize(*features)
 
 
-def _encode(model: ESPnetASRModel, audio: torch.Tensor) -> torch.Tensor:
-    out = model.encode(*_batch(audio))[0]
-    return out[0] if isinstance(out, tuple) else out  # a tuple with intermediate CTC
+def _encode(model: AbsESPnetModel, audio: torch.Tensor) -> torch.Tensor:
+    return content(model.encode(*_batch(audio))[0])
 
 
 def columns(speech2text: Speech2Text, search: bool = True) -> dict[str, Task]:
@@ -49,7 +50,7 @@ def columns(speech2text: Speech2Text, search: bool = True) -> dict[str, Task]:
         speech2text: the system.
         search: False leaves the search out, where decoding is greedy.
     """
-    model = speech2text.asr_model
+    model, _ = decoded_with(speech2text)
     tasks: dict[str, Task] = {
         "frontend": lambda audio: _frontend(model, audio),
         "encoder": lambda audio: _encode(model, audio),

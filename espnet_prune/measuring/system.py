@@ -10,7 +10,8 @@ from espnet2.bin.asr_inference import Speech2Text
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import fingerprint
 from espnet_prune.families.espnet.checkpoint import load_model, plain_file
-from espnet_prune.serving.decoders import decoder_for
+from espnet_prune.families.espnet.tasks import task_of
+from espnet_prune.serving.decoders import check_symbols, decoder_for
 from espnet_prune.serving.load import set_precision
 
 RESULT = "measure.json"
@@ -59,8 +60,9 @@ class System:
         Raises:
             InputError: config and weights do not match; ESPnet would not notice.
         """
-        load_model(self.config, self.model)
-        make = decoder_for(inference)
+        args = load_model(self.config, self.model)[1]
+        check_symbols(inference, args.token_list, self.config)
+        make = decoder_for(inference, task_of(vars(args)))
         with plain_file(self.model) as file:
             decoder = make(str(self.config), file, **inference)
         if not own:

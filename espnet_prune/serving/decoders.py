@@ -1,20 +1,21 @@
 """Which decoder a decoding config asks for: ESPnet's search, or the project's."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from espnet2.bin.asr_inference import Speech2Text
-from espnet2.bin.asr_inference import get_parser as espnet_parser
 from espnet2.bin.asr_inference_streaming import get_parser as streaming_parser
 
 from espnet_prune.base.errors import InputError, OptionError
 from espnet_prune.base.files import read_yaml
 from espnet_prune.config.options import make_options
+from espnet_prune.families.espnet.tasks import ASR, Task, require_asr
 from espnet_prune.serving.beam import BeamOptions, BeamSpeech2Text
 from espnet_prune.serving.greedy import GreedySpeech2Text
 from espnet_prune.serving.streaming import PART, StreamingSpeech2Text
 
+SYMBOLS = {"lang_sym", "task_sym"}  # options of ESPnet's S2T
 # Key of a config that asks for a decoder of the project's.
 OWN: dict[str, type[Speech2Text]] = {
     "ctc_greedy": GreedySpeech2Text,
@@ -22,16 +23,31 @@ OWN: dict[str, type[Speech2Text]] = {
 }
 
 
-def decoder_for(options: Mapping[str, Any]) -> type[Speech2Text | StreamingSpeech2Text]:
-    """Choose the class that takes the options of a config."""
-    if PART in options:
-        return StreamingSpeech2Text
-    asked = (cls for key, cls in OWN.items() if options.get(key, False) is not False)
-    return next(asked, Speech2Text)
+def decoder_for(
+    options: Mapping[str, Any], task: Task
+) -> type[Speech2Text | StreamingSpeech2Text]:
+    """Choose the class that takes the options of decoding.
+
+    Args:
+        options: of decoding.
+        task: of the model.
+
+    Raises:
+        InputError: a decoder of the project's is asked for, which are for ASR.
+    """
+    for key, own in (OWN | {PART: StreamingSpeech2Text}).items():
+        if options.get(key, False) is not False:
+            require_asr(task, key, "leave it out")
+            return own
+    return task.inference.Speech2Text
 
 
-def read_search(source: Path) -> dict[str, Any]:
+def read_search(source: Path, task: Task = ASR) -> dict[str, Any]:
     """Read a decoding config, and refuse what no decoder takes.
+
+    Args:
+        source: the file.
+        task: of the model.
 
     Raises:
         InputError: an option that there is not, of a wrong value, or that does not go
@@ -48,13 +64,35 @@ def read_search(source: Path) -> dict[str, Any]:
             if key == "ctc_beam":
                 check_beam(options[key], source)
             return options
-    parser = streaming_parser() if PART in options else espnet_parser()
+    streaming = PART in options
+    parser = streaming_parser() if streaming else task.inference.get_parser()
     known = {action.dest: action for action in parser._actions}
     if unknown := sorted(options.keys() - known.keys()):
         raise InputError(source, f"no option {unknown[0]!r} of ESPnet's search")
     for name, value in options.items():
         check_value(name, value, known[name].type, source)
+    for name in SYMBOLS & options.keys():  # ESPnet's program takes eng for <eng>, too
+        options[name] = f"<{str(options[name]).strip('<>')}>"
     return options
+
+
+def check_symbols(
+    options: Mapping[str, Any], tokens: Sequence[str], where: object
+) -> None:
+    """Refuse a language or a task that a model of S2T has no symbol of.
+
+    Args:
+        options: of decoding.
+        tokens: of the model.
+        where: the file to name.
+
+    Raises:
+        InputError: it has none.
+    """
+    for name in sorted(SYMBOLS & options.keys()):
+        if (symbol := options[name]) not in tokens:
+            what = f"{name}: the model has no token {symbol!r}"
+            raise InputError(where, what, "see token_list in its config.yaml")
 
 
 def check_value(name: str, value: Any, kind: Any, source: Path) -> None:

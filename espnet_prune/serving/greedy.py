@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from espnet.nets.beam_search import Hypothesis
-from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.bin.asr_inference import Speech2Text
 from torch import Tensor, nn
 
 from espnet_prune.base.errors import InputError
+from espnet_prune.families.espnet.layers import content
+from espnet_prune.families.espnet.nets import Hypothesis, TooShortUttError
 
 
 def collapse(best: Tensor, blank: int) -> list[int]:
@@ -40,8 +40,7 @@ def posteriors(model: ESPnetASRModel, speech: Tensor) -> tuple[Tensor, Tensor] |
         encoded, _ = model.encode(speech[None].to(device), length)
     except TooShortUttError:
         return None
-    if isinstance(encoded, tuple):  # with intermediate CTC
-        encoded = encoded[0]
+    encoded = content(encoded)
     return encoded, model.ctc.log_softmax(encoded)[0]
 
 

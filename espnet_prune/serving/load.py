@@ -16,8 +16,9 @@ from espnet_prune.families.espnet.checkpoint import (
     plain_file,
     read_state,
 )
+from espnet_prune.families.espnet.tasks import decoded_with, task_of
 from espnet_prune.families.registry import find_kind, require
-from espnet_prune.serving.decoders import decoder_for
+from espnet_prune.serving.decoders import check_symbols, decoder_for
 from espnet_prune.serving.inference import (
     PRUNING_RUN,
     AutocastEncoder,
@@ -35,6 +36,9 @@ def load(
     **decoding: Any,
 ) -> Speech2Text:
     """Load ESPnet's decoder for a dense or a compact model, with a faster encoder.
+
+    It is ``Speech2Text`` of the model's task: ``espnet2.bin.asr_inference``, or of OWSM
+    ``espnet2.bin.s2t_inference``, which takes ``lang_sym`` and ``task_sym``, too.
 
     On CPUs onnxruntime computes the encoder. Its file is written when a model is loaded
     for the first time, which takes seconds, and kept where torch keeps downloads.
@@ -56,10 +60,11 @@ def load(
             with it.
     """
     check_precision(precision, find_device(device))
-    load_model(config, checkpoint)  # strictly, unlike ESPnet
+    args = load_model(config, checkpoint)[1]  # strictly, unlike ESPnet
+    check_symbols(decoding, args.token_list, "decoding")
     if decoding.get("lm_file") is not None:
         read_state(decoding["lm_file"])  # what is refused here, ESPnet would run
-    make = decoder_for(decoding)
+    make = decoder_for(decoding, task_of(vars(args)))
     with plain_file(checkpoint) as file:
         decoder = make(str(config), file, device=device, **decoding)
     set_precision(decoder, precision, config)
@@ -77,7 +82,7 @@ def set_precision(
     Raises:
         InputError: as for :func:`load`; ``config`` is named in it.
     """
-    model, args = decoder.asr_model, decoder.asr_train_args
+    model, args = decoded_with(decoder)
     encoder = model.encoder
     if isinstance(encoder, RuntimeEncoder | AutocastEncoder):
         what = f"its encoder is already in {encoder.precision}"
@@ -85,7 +90,7 @@ def set_precision(
     refuse_gates(vars(args), config)
     if any(type(m).__module__.startswith("torch.ao") for m in encoder.modules()):
         raise InputError(
-            "quantize_asr_model",
+            f"quantize_{task_of(vars(args)).name}_model",
             "replaces the layers that a runtime knows",
             'leave it out; precision "int8" quantizes the encoder',
         )

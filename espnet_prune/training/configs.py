@@ -7,24 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from espnet2.asr.espnet_model import ESPnetASRModel
-from espnet2.tasks.asr import ASRTask
+from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.families.espnet.checkpoint import sampling_rate
 from espnet_prune.families.espnet.prunable import check_gates, check_student
+from espnet_prune.families.espnet.rules import DECODER
 from espnet_prune.families.espnet.small import small_training
+from espnet_prune.families.espnet.tasks import Task, task_of
 from espnet_prune.training.recipe import OWN_KEYS
 
 
-def model_defaults() -> dict[str, Any]:
+def model_defaults(task: Task) -> dict[str, Any]:
     """List ESPnet's options that make a model (and its text processing), with defaults.
 
     Everything else in a ``config.yaml`` is about how the model was trained.
     """
     parser = argparse.ArgumentParser()
     parser.set_defaults(required=[])
-    ASRTask.add_task_arguments(parser)
+    task.training.add_task_arguments(parser)
     defaults = vars(parser.parse_args([]))
     del defaults["required"]
     return defaults
@@ -36,7 +37,8 @@ def model_config(teacher: dict[str, Any], source: str | Path) -> dict[str, Any]:
     Raises:
         InputError: the model is of a kind that cannot be pruned, by name.
     """
-    config = {k: teacher.get(k, v) for k, v in model_defaults().items()}
+    defaults = model_defaults(task_of(teacher))
+    config = {k: teacher.get(k, v) for k, v in defaults.items()}
     kind = check_student(config, source)
     if not isinstance(config.get("token_list"), list):
         raise InputError(
@@ -62,7 +64,7 @@ def before_encoder(config: dict[str, Any]) -> list[str]:
     return [part for part in parts if config.get(part) not in (None, "default")]
 
 
-def frames_of(model: ESPnetASRModel, args: argparse.Namespace, seconds: float) -> int:
+def frames_of(model: AbsESPnetModel, args: argparse.Namespace, seconds: float) -> int:
     """Count the feature frames that the model's frontend makes of that much audio."""
     samples = round(sampling_rate(args) * seconds)
     with torch.no_grad():
@@ -88,6 +90,8 @@ def pruning_config(
     config = model_config(teacher, source)
     decoder = bool(recipe.get("prune_decoder"))
     check_gates(config, source, decoder)
+    if decoder:
+        config["decoder_conf"] = DECODER.student(config.get("decoder_conf") or {})
     config["model"] = "prune"
     config["model_conf"] |= {
         "encoder_kind": config["encoder"],

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor, nn
 
 from espnet_prune.config.sections import DistillOptions
 from espnet_prune.families.espnet.chunks import in_time
+from espnet_prune.families.espnet.layers import content
 
 
 @dataclass
@@ -29,7 +30,7 @@ class Record:
 
 
 @contextmanager
-def record(model: ESPnetASRModel) -> Iterator[Record]:
+def record(model: AbsESPnetModel) -> Iterator[Record]:
     """Record what passes through encoder and decoder while the context is open.
 
     ESPnet's model keeps these tensors to itself; hooks get at them without a copy of
@@ -40,7 +41,7 @@ def record(model: ESPnetASRModel) -> Iterator[Record]:
     spread = getattr(model.encoder, "spread", nn.Identity())
 
     def on_encoder(_module, args, output):
-        rec.features, rec.encoded = args[:2], output[:2]
+        rec.features, rec.encoded = args[:2], (content(output[0]), output[1])
 
     def on_decoder(_module, args, output):
         rec.decoder_input, rec.decoder_logits = args[2:4], output[0]
@@ -63,7 +64,7 @@ def record(model: ESPnetASRModel) -> Iterator[Record]:
 
 @torch.no_grad()
 def run_teacher(
-    teacher: ESPnetASRModel, decoder: nn.Module | None, student: Record
+    teacher: AbsESPnetModel, decoder: nn.Module | None, student: Record
 ) -> Record:
     """Run the teacher once on the very features (augmented) that the student saw.
 
@@ -73,9 +74,9 @@ def run_teacher(
         student: what passed through the student.
     """
     with record(teacher) as rec:
-        encoded, lengths, _ = teacher.encoder(*student.features)
+        teacher.encoder(*student.features)
     if decoder is not None and student.decoder_input is not None:
-        rec.decoder_logits, _ = decoder(encoded, lengths, *student.decoder_input)
+        rec.decoder_logits, _ = decoder(*rec.encoded, *student.decoder_input)
     return rec
 
 
@@ -150,8 +151,8 @@ def identity_projection(student_size: int, teacher_size: int) -> nn.Linear:
 
 
 def output_loss(
-    student: ESPnetASRModel,
-    teacher: ESPnetASRModel,
+    student: AbsESPnetModel,
+    teacher: AbsESPnetModel,
     student_record: Record,
     teacher_record: Record,
     options: DistillOptions,
@@ -170,7 +171,10 @@ def output_loss(
         total = total + ctc_weight * divergence(s, t, mask)
     if student_record.decoder_logits is not None:
         s, t = student_record.decoder_logits, teacher_record.decoder_logits
-        mask = length_mask(student_record.decoder_input[1], s.shape[1])
+        ids, lengths = student_record.decoder_input
+        mask = length_mask(lengths, s.shape[1])
+        # What stands before the start (OWSM's text_prev) nobody learns to predict.
+        mask = mask & ((ids == student.sos).cumsum(1) > 0)
         total = total + (1 - ctc_weight) * divergence(s, t, mask)
     return total
 
@@ -190,8 +194,3 @@ def divergence(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 def length_mask(lengths: Tensor, size: int) -> Tensor:
     """Turn (batch,) lengths into (batch, size), True within the length."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]
-
-
-def content(x: Tensor | tuple[Tensor, Tensor]) -> Tensor:
-    """Take what a block gives on, without the positions that travel beside it."""
-    return x[0] if isinstance(x, tuple) else x

@@ -7,6 +7,7 @@ a word.
 
 import argparse
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,9 +26,13 @@ from espnet_prune.base.files import (
 )
 from espnet_prune.data.audio import AUDIO_DIGEST, check_rate
 from espnet_prune.families.espnet.checkpoint import read_state, sampling_rate
+from espnet_prune.families.espnet.tasks import Task
 from espnet_prune.measuring.latency import settle_table
 from espnet_prune.training.resume import COUNTERS
 
+DATA_OPTIONS = tuple(
+    f"--{part}_data_path_and_name_and_type" for part in ("train", "valid")
+)
 STUDENT = "student.yaml"  # the config of a student's training, in its directory
 
 # What may change between two parts of one training: where it runs, and what is logged
@@ -72,8 +77,8 @@ def refuse_another_run(options: argparse.Namespace) -> None:
         raise InputError(
             output_dir,
             f"holds a training of other options, data or weights{named}",
-            "move it away, or give another --tag (and what it then needs: see "
-            "docs/troubleshooting.md)",
+            "move it away, or train in another: by --tag of run.sh (and what it then "
+            "needs: see docs/troubleshooting.md) or --asr_exp of asr.sh",
         )
     write_json(origin, now)
 
@@ -89,7 +94,7 @@ def refuse_other_length(options: argparse.Namespace) -> None:
         f"--max_epoch {options.max_epoch}",
         f"{options.output_dir} was begun for {planned} epochs, over which its target "
         "rises",
-        f"give --max_epoch {planned}, or prune anew under another --tag",
+        f"give --max_epoch {planned}, or prune anew in another directory",
     )
 
 
@@ -180,6 +185,41 @@ def refuse_wrong_rate(options: argparse.Namespace) -> None:
                 check_rate(table, sampling_rate(options), "the model")
 
 
+def with_texts(options: Sequence[str], task: Task) -> list[str]:
+    """Add to a command line of ESPnet the texts of a task that lie beside ``text``.
+
+    Args:
+        options: the command line.
+        task: of the model.
+    """
+    pairs = list(itertools.pairwise(options))
+    given = {(option, tuple(value.split(",")[1:])) for option, value in pairs}
+    found = []
+    for option, value in pairs:
+        path, *rest = value.split(",")
+        if option in DATA_OPTIONS and rest == ["text", "text"]:
+            for file in task.texts:
+                name, beside = file.replace(".", "_"), Path(path).parent / file
+                if (option, (name, "text")) not in given and beside.exists():
+                    found += [option, f"{beside},{name},text"]
+    return [*options, *found]
+
+
+def refuse_missing_texts(options: argparse.Namespace, task: Task) -> None:
+    """Refuse data without a text that a training of a task learns from.
+
+    Raises:
+        InputError: names the texts.
+    """
+    for option in DATA_OPTIONS:
+        given = {name for _, name, _ in getattr(options, option.removeprefix("--"))}
+        names = [file.replace(".", "_") for file in task.texts]
+        if missing := [name for name in names if name not in given]:
+            what = f"gives no {' and no '.join(missing)}, which {task.name} learns from"
+            mend = f"add FILE,{missing[0]},text, or the files beside text: docs/owsm.md"
+            raise InputError(option, what, mend)
+
+
 def refuse_multiple_iterator(options: argparse.Namespace) -> None:
     """Refuse split data for a student: it plans its run by the number of batches.
 
@@ -217,11 +257,11 @@ def described(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, st
             held = [*Path(folder).glob("*.safetensors"), *Path(folder).glob("*.bin")]
             files += map(str, sorted([*held, Path(folder, "config.json")]))
     files += [*options.train_shape_file, *options.valid_shape_file]
-    for path, name, _ in (
+    for path, _, form in (
         *options.train_data_path_and_name_and_type,
         *options.valid_data_path_and_name_and_type,
     ):
-        files += [str(path)] if name == "text" else []
+        files += [str(path)] if form == "text" else []
         # What the audio is, or was made of, is noted beside it: no need to read it.
         notes = AUDIO_DIGEST, MADE_OF
         folders = [*Path(path).parents][:2]

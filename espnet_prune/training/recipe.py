@@ -94,7 +94,9 @@ def read_recipe(args: argparse.Namespace) -> dict[str, Any]:
     for section in GIVEN:
         if given := getattr(args, section):
             if args.compact is not None and section in ("gates", "sparsity"):
-                raise InputError(f"--{section}", "belongs to the pruning, stage 12")
+                raise InputError(
+                    f"--{section}", "belongs to the pruning", "leave it out"
+                )
             recipe[section] = (recipe.get(section) or {}) | given
     if not METHODS[args.method].taught:
         untaught = {"layer_weight": 0.0, "output_weight": 0.0}
@@ -103,7 +105,7 @@ def read_recipe(args: argparse.Namespace) -> dict[str, Any]:
         distill = make_options(DistillOptions, "distill", recipe.get("distill"))
         if args.compact is None and distill.precision != "fp32":
             raise OptionError(
-                "distill: precision is of the fine-tuning, stage 14; leave it out here"
+                "distill: precision is of the fine-tuning; leave it out of the pruning"
             )
         optimizer_options(recipe.get("optim_conf") or {})
     return recipe
@@ -117,7 +119,7 @@ def refuse_planned(given: dict[str, Any] | None, section: str, where: object) ->
     """
     for name in PLANNED:
         if section == "sparsity" and name in (given or {}):
-            mend = "leave it out: --method and --targets settle it"
+            mend = "leave it out: the method and the target before settle it"
             raise InputError(where, f"{section}: {name} is the plan's", mend)
 
 
@@ -220,16 +222,13 @@ def check_model(
     args: argparse.Namespace,
     recipe: dict[str, Any],
 ) -> Kind:
-    """Refuse what a model cannot be pruned to, by its config alone.
+    """Return the kind of a model's encoder, by its config, if it can be pruned so.
 
     Args:
         config: the model's ``config.yaml``, or that of a training to come.
         source: where it was read, for messages.
         args: the command line.
         recipe: which :func:`settle_options` has completed.
-
-    Returns:
-        the kind of its encoder.
 
     Raises:
         InputError: the model cannot have gates, or not these.
@@ -259,13 +258,12 @@ def require_all(kind: Kind, args: argparse.Namespace, recipe: dict[str, Any]) ->
     """
     method, sparsity = METHODS[args.method], recipe.get("sparsity") or {}
     distill, kinds = recipe.get("distill") or {}, str(sparsity.get("kind")).split("+")
-    plain = SparsityOptions()
-    in_plain = {n: getattr(plain, n) for n in ("denominator", "macs_tokens")}
+    plain, sizes = vars(SparsityOptions()), ("denominator", "macs_tokens")
     asked = {
         "untaught": not method.taught,
         "small": not method.gated,
         "outputs": distill.get("output_weight", 0) > 0,
-        "beyond": any(sparsity.get(n, value) != value for n, value in in_plain.items()),
+        "beyond": any(sparsity.get(n, plain[n]) != plain[n] for n in sizes),
         MODEL_DIM: (recipe.get("gates") or {}).get(MODEL_DIM),
         "decoder": recipe.get("prune_decoder"),
         "runtime": {"latency", "int8"} & {*kinds, distill.get("precision")},

@@ -13,9 +13,10 @@ from types import ModuleType
 from typing import Any
 
 from espnet_prune.base.espnet_version import check_espnet
+from espnet_prune.families.espnet.tasks import TASKS
 from espnet_prune.families.registry import PREFIX
 
-REGISTRY = "espnet2.tasks.asr"
+REGISTRIES = {task.module: task.name for task in TASKS}
 AUTO = "transformers.models.auto.configuration_auto"
 HUB = "s3prl.hub"
 
@@ -27,7 +28,7 @@ def names_ours(config: dict[str, Any]) -> bool:
 
 def register() -> None:
     """Register now, or as soon as a registry is imported. The call is idempotent."""
-    for name in (REGISTRY, AUTO, HUB):
+    for name in (*REGISTRIES, AUTO, HUB):
         if name in sys.modules:
             _add(name)
         elif not any(f.name == name for f in sys.meta_path if type(f) is _AfterImport):
@@ -35,8 +36,8 @@ def register() -> None:
 
 
 def _add(name: str) -> None:
-    if name == REGISTRY:
-        _add_to(sys.modules[name])
+    if name in REGISTRIES:
+        _add_to(sys.modules[name], REGISTRIES[name])
     elif name == AUTO:
         _add_speech(sys.modules[name].AutoConfig)
     else:
@@ -45,15 +46,15 @@ def _add(name: str) -> None:
         setattr(sys.modules[name], s3prl_upstream.NAME, s3prl_upstream.upstream)
 
 
-def _add_to(registry: ModuleType) -> None:
+def _add_to(registry: ModuleType, task: str) -> None:
     check_espnet()
     from espnet_prune.families.espnet.encoders import (
         ENCODERS,
         PrunableTransformerDecoder,
     )
-    from espnet_prune.training.student import PruneASRModel
+    from espnet_prune.training.student import STUDENTS
 
-    registry.model_choices.classes["prune"] = PruneASRModel
+    registry.model_choices.classes["prune"] = STUDENTS[task]
     registry.decoder_choices.classes["prunable_transformer"] = (
         PrunableTransformerDecoder
     )

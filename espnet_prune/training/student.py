@@ -1,10 +1,11 @@
-"""The ESPnet model that is trained while pruning: student, teacher, losses."""
+"""The ESPnet models that are trained while pruning: student, teacher, losses."""
 
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.s2t.espnet_model import ESPnetS2TModel
 from torch import Tensor, nn
 
 from espnet_prune.base.errors import InputError
@@ -31,8 +32,10 @@ from espnet_prune.training.fake_int8 import FakeInt8
 from espnet_prune.training.gated import GatedStudent
 
 
-class PruneASRModel(GatedStudent, ESPnetASRModel):
+class RecognizerStudent(GatedStudent):
     """A student with a teacher at its side, registered with ESPnet as ``prune``.
+
+    It stands before ESPnet's model of a task among the bases of that task's student.
 
     With gates it prunes; without, of a compact model, it fine-tunes. Without a teacher
     (validation of a config, inference) it is the plain ESPnet model. Gates live beside
@@ -103,7 +106,9 @@ class PruneASRModel(GatedStudent, ESPnetASRModel):
         self.inside = True
         try:
             with record(self) as student:
-                task, stats, weight = ESPnetASRModel.forward(self, *batch, **kwargs)
+                # ESPnet's own forward: GatedStudent's calls this.
+                forward = super(GatedStudent, self).forward
+                task, stats, weight = forward(*batch, **kwargs)
         finally:
             self.inside = False
         loss = self.distill.task_weight * task
@@ -123,10 +128,20 @@ class PruneASRModel(GatedStudent, ESPnetASRModel):
         return loss, stats, weight
 
 
-# Options of PruneASRModel that ESPnet's own model does not have.
+class PruneASRModel(RecognizerStudent, ESPnetASRModel):
+    """A student of ESPnet's task ``asr``."""
+
+
+class PruneS2TModel(RecognizerStudent, ESPnetS2TModel):
+    """A student of ESPnet's task ``s2t``."""
+
+
+STUDENTS = {"asr": PruneASRModel, "s2t": PruneS2TModel}  # by task
+
+# Options of a student that ESPnet's own models do not have.
 OWN_OPTIONS = tuple(
     name
-    for name, option in inspect.signature(PruneASRModel.__init__).parameters.items()
+    for name, option in inspect.signature(RecognizerStudent.__init__).parameters.items()
     if option.kind is option.KEYWORD_ONLY
 )
 

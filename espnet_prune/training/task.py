@@ -8,12 +8,14 @@ import argparse
 
 import torch
 import torch.distributed as dist
+from espnet2.tasks.abs_task import AbsTask
 from espnet2.tasks.asr import ASRTask
+from espnet2.tasks.s2t import S2TTask
 from espnet2.utils.types import str_or_none
 
 from espnet_prune.config.options import optimizer_options
 from espnet_prune.families.espnet.checkpoint import load_model
-from espnet_prune.training.student import PruneASRModel
+from espnet_prune.training.student import RecognizerStudent
 from espnet_prune.training.trainer import (
     PruneTrainer,
     SafeTrainer,
@@ -22,8 +24,8 @@ from espnet_prune.training.trainer import (
 )
 
 
-class SafeASRTask(ASRTask):
-    """ESPnet's ASR task; its processes leave their group before they end."""
+class SafeTask(AbsTask):
+    """A task of ESPnet; its processes leave their group before they end."""
 
     @classmethod
     def main_worker(cls, args: argparse.Namespace) -> None:
@@ -34,13 +36,13 @@ class SafeASRTask(ASRTask):
             dist.destroy_process_group()
 
 
-class DenseASRTask(SafeASRTask):
+class DenseASRTask(SafeTask, ASRTask):
     """ESPnet's ASR task; a killed run resumes."""
 
     trainer = SafeTrainer
 
 
-class PruneASRTask(SafeASRTask):
+class PruneTask(SafeTask):
     """Pruning (gated encoder) and fine-tuning (compact encoder) with a teacher."""
 
     trainer = PruneTrainer
@@ -53,7 +55,7 @@ class PruneASRTask(SafeASRTask):
         group.add_argument("--teacher_model", type=str_or_none, default=None)
 
     @classmethod
-    def build_model(cls, args: argparse.Namespace) -> PruneASRModel:
+    def build_model(cls, args: argparse.Namespace) -> RecognizerStudent:
         model = super().build_model(args)
         # Statistics and inference build the model, too, and need no teacher.
         if args.teacher_config is not None and not args.collect_stats:
@@ -69,3 +71,14 @@ class PruneASRTask(SafeASRTask):
         return as_optimizers(
             parameter_groups(model, **optimizer_options(args.optim_conf))
         )
+
+
+class PruneASRTask(PruneTask, ASRTask):
+    """Pruning and fine-tuning of ESPnet's ASR models."""
+
+
+class PruneS2TTask(PruneTask, S2TTask):
+    """Pruning and fine-tuning of ESPnet's S2T models, as OWSM."""
+
+
+PRUNE_TASKS = {"asr": PruneASRTask, "s2t": PruneS2TTask}

@@ -88,7 +88,7 @@ def check(tmp_path, monkeypatch):
         (
             "distill: {precision: int8}",
             (),
-            "prune.yaml: distill: precision is of the fine-tuning, stage 14",
+            "prune.yaml: distill: precision is of the fine-tuning; leave it out",
         ),
         (
             "",
@@ -344,3 +344,15 @@ def test_other_training_configs_are_taken(dense_config):
     )  # fmt: skip
     kept = ("--inference_asr_model", "valid.acc.ave_4best.pth")
     dense_config("batch_type: numel", "batch_type: folded", *kept)
+
+
+def test_data_without_the_texts_of_s2t_are_refused(owsm, dense, data_dir, tmp_path):
+    data = ["--data", str(data_dir)]
+    check_early.main(["--config", str(dense / "config.yaml"), *data])
+    with pytest.raises(InputError, match="text.prev: does not exist, .*docs/owsm.md"):
+        check_early.main(["--config", str(owsm / "config.yaml"), *data])
+    (tmp_path / "decode.yaml").write_text("lang_sym: eng\n")
+    search = ["--inference_config", str(tmp_path / "decode.yaml")]
+    check_early.main(["--config", str(owsm / "config.yaml"), *search])
+    with pytest.raises(InputError, match="no option 'lang_sym' of ESPnet's search"):
+        check_early.main(["--config", str(dense / "config.yaml"), *search])

@@ -13,6 +13,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.cli import fetch_teacher
+from espnet_prune.families.espnet.checkpoint import load_model
+from espnet_prune.families.espnet.tasks import ASR, S2T, Task
 from tests.recipe_copy import copy_recipe, start
 
 
@@ -20,13 +22,13 @@ from tests.recipe_copy import copy_recipe, start
 def published(dense, tmp_path):
     """A zip of the dense model, as ESPnet's own stage 14 packs it."""
 
-    def make(name="published.zip"):
-        with contextlib.chdir(dense):
+    def make(name="published.zip", model=dense, task=ASR):
+        with contextlib.chdir(model):
             pack_funcs.pack(
-                {"asr_model_file": "model.pth"},
-                {"asr_train_config": "config.yaml"},
+                {task.weights_option: "model.pth"},
+                {task.config_option: "config.yaml"},
                 tmp_path / name,
-                [str(dense / "feats_stats.npz")],
+                [str(model / "feats_stats.npz")],
             )
         return tmp_path / name
 
@@ -55,6 +57,16 @@ def test_a_fetched_teacher_is_the_published_one_also_when_it_changed(
         torch.save(weights, dense / "model.pth")
     again = torch.load(out / "model.pth")
     assert all(again[key].equal(value) for key, value in changed.items())
+
+
+def test_a_model_of_another_task_is_fetched_or_refused_by_what_it_holds(
+    published, dense, owsm, tmp_path, monkeypatch
+):
+    out = tmp_path / "exp/owsm"
+    fetch(monkeypatch, published(model=owsm, task=S2T), out)
+    assert load_model(out / "config.yaml", out / "model.pth")[1].preprocessor == "s2t"
+    with pytest.raises(InputError, match=r"holds \['tts_.* -> give one of the tasks"):
+        fetch(monkeypatch, published(task=Task("tts")), tmp_path / "exp/tts")
 
 
 def test_a_damaged_zip_leaves_the_teacher_that_was_fetched(

@@ -11,6 +11,7 @@ import yaml
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import read_yaml
 from espnet_prune.cli import asr_inference, drop_in_train, run, verbs
+from espnet_prune.families.espnet.tasks import ASR
 from espnet_prune.training.recipe import OWN_KEYS
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -24,12 +25,10 @@ def decode(monkeypatch):
         program = ["asr_inference", "--asr_train_config", str(config)]
         monkeypatch.setattr("sys.argv", [*program, "--asr_model_file", str(model)])
         monkeypatch.setattr(asr_inference, "hand_logging_to_espnet", lambda: None)
+        built, espnet = [], ASR.inference
         monkeypatch.setattr(
-            asr_inference.espnet,
-            "main",
-            lambda cmd: built.append(asr_inference.espnet.Speech2Text(*cmd[1::2])),
+            espnet, "main", lambda cmd: built.append(espnet.Speech2Text(*cmd[1::2]))
         )
-        built = []
         asr_inference.main()
         return built[0].asr_model.state_dict()
 
@@ -70,19 +69,68 @@ def test_a_config_of_ours_without_a_teacher_is_told_so(key, tmp_path, monkeypatc
         drop_in_train.main()
 
 
+@pytest.fixture
+def stage10(dense, tmp_path, monkeypatch):
+    """``stage10(*options, **recipe)``: a job of asr.sh's stage 10, as it calls it."""
+
+    def run(*options, **recipe):
+        config, out = tmp_path / "ours.yaml", tmp_path / "stats/logdir/stats.1"
+        whole = {"teacher_config": str(dense / "config.yaml")}
+        whole |= {"teacher_model": str(dense / "model.pth")}
+        config.write_text(yaml.safe_dump(whole | {"optim_conf": {"lr": 0.1}} | recipe))
+        argv = ["asr_train", "--config", str(config), "--collect_stats", "true"]
+        monkeypatch.setattr("sys.argv", [*argv, "--output_dir", str(out), *options])
+        # What is not refused would be begun.
+        monkeypatch.setattr(drop_in_train, "collect_stats", pytest.fail)
+        try:
+            drop_in_train.main()
+        finally:
+            assert not out.exists()
+
+    return run
+
+
 @pytest.mark.parametrize("more", [{}, {"compact": "nowhere"}])
-def test_wrong_option_of_a_config_of_ours_is_noticed_before_the_statistics(
-    dense, tmp_path, monkeypatch, more
+@pytest.mark.parametrize(
+    "options, recipe, told",
+    [
+        ((), {"distill": {"layrs": 2}}, "ours.yaml: distill: no option 'layrs'"),
+        (("--distill", "layers=0"), {}, "--distill: distill: layers must be >= 1"),
+        (("--distill", "layers"), {}, "--asr_args: argument --distill: "),
+    ],
+)
+def test_wrong_option_of_ours_is_noticed_before_the_statistics(
+    stage10, more, options, recipe, told
 ):
-    config = tmp_path / "ours.yaml"
-    recipe = {"teacher_config": str(dense / "config.yaml"), "optim_conf": {"lr": 0.1}}
-    recipe |= {"teacher_model": str(dense / "model.pth"), "distill": {"layrs": 2}}
-    config.write_text(yaml.safe_dump(recipe | more))
-    argv = ["asr_train", "--config", str(config), "--collect_stats", "true"]
-    monkeypatch.setattr("sys.argv", [*argv, "--output_dir", str(tmp_path / "stats")])
-    with pytest.raises(InputError, match="ours.yaml: distill: no option 'layrs'"):
-        drop_in_train.main()
-    assert not (tmp_path / "stats").exists()
+    with pytest.raises(InputError, match=told):
+        stage10(*options, **recipe | more)
+
+
+def test_an_unreachable_target_is_noticed_before_the_statistics(stage10):
+    with pytest.raises(InputError, match="99.9% of the encoder's params cannot be"):
+        stage10("--sparsity", "target=0.999")
+
+
+@pytest.mark.parametrize("more", [{}, {"compact": "nowhere"}])
+def test_a_file_of_the_teacher_is_missed_before_the_statistics(
+    stage10, dense, tmp_path, more
+):
+    config = read_yaml(dense / "config.yaml")
+    config["normalize_conf"] = {"stats_file": "exp/elsewhere.npz"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(InputError, match="stats_file exp/elsewhere.npz does not exist"):
+        stage10(teacher_config=str(tmp_path / "config.yaml"), **more)
+    with pytest.raises(InputError, match="nowhere.pth: does not exist"):
+        stage10(teacher_model="nowhere.pth", **more)
+
+
+@pytest.mark.parametrize("given", ["--use_lightning true", "--use-lightning 'true'"])
+def test_lightning_is_refused_before_the_statistics(stage10, tmp_path, given):
+    (tmp_path / "stats").mkdir()
+    said = f'./asr.sh --lang en {given} --nj 2 --stage 10 "$@"; exit $?\n'
+    (tmp_path / "stats/run.sh").write_text(said)
+    with pytest.raises(InputError, match="--use_lightning true: a student is trained"):
+        stage10()
 
 
 @pytest.mark.parametrize("name", ["prune", "finetune"])
@@ -125,6 +173,11 @@ def test_a_program_run_through_the_package_hands_it_to_spawned_processes(
     [
         ([], "runs modules only"),
         (["espnet2.bin.asr_train"], "runs modules only"),
+        # Which asr.sh does first of all where a training is Lightning's.
+        (
+            ["pyscripts/rotate_logfile.py", "train.log"],
+            "leave out --use_lightning true",
+        ),
         (["-m", "espnet2.bin.no_such"], "there is no such module"),
         (["-m", "espnet2.bin"], r"has no main\(\)"),
     ],

@@ -1,12 +1,19 @@
 """Loading one utterance from everything that wav.scp may name."""
 
+import tracemalloc
+
 import kaldiio
 import numpy as np
 import pytest
 import soundfile
+import soxr
 
 from espnet_prune.base.errors import InputError
+from espnet_prune.data import audio as audio_module
 from espnet_prune.data.audio import load_source, load_utterance
+from espnet_prune.data.formatting import Job, format_utterance
+from espnet_prune.data.kaldi_dir import Segment
+from espnet_prune.data.sound_file import BLOCK
 
 
 def _peak_hertz(samples: np.ndarray, fs: int) -> float:
@@ -36,6 +43,38 @@ def test_speed_changes_duration_and_pitch(tmp_path, speed, tone):
     samples = load_utterance(str(tmp_path / "a.wav"), 16000, speed=speed).samples
     assert len(samples) == pytest.approx(16000 / speed, abs=2)
     assert _peak_hertz(samples, 16000) == pytest.approx(440 * speed, abs=2)
+
+
+@pytest.mark.parametrize("short", [0, 1 << 22])  # samples that are kept
+@pytest.mark.parametrize("fs, speed", [(44100, 0.9), (8000, 1.0), (16000, 1.0)])
+@pytest.mark.parametrize("frames", [99, BLOCK, 2 * BLOCK + 1])
+def test_blocks_give_what_the_whole_would(
+    tmp_path, monkeypatch, short, fs, speed, frames
+):
+    monkeypatch.setattr(audio_module, "_SHORT", short)
+    noise = np.random.default_rng(0).standard_normal((frames, 2)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", noise, fs, subtype="FLOAT")
+    mono = noise.mean(axis=1, dtype=np.float32)
+    expected = soxr.resample(mono / abs(mono).max(), fs * speed, 16000)
+    for value in (str(tmp_path / "a.wav"), f"cat {tmp_path / 'a.wav'} |"):
+        audio = load_utterance(value, 16000, speed=speed)
+        assert audio.scaled
+        for _ in range(2):  # they can be had again
+            np.testing.assert_array_equal(audio.samples, expected)
+
+
+@pytest.mark.parametrize("piped", [True, False])
+def test_memory_does_not_grow_with_the_length(tmp_path, piped):
+    path, out = tmp_path / "a.wav", str(tmp_path / "out.flac")
+    value, peaks = f"cat {path} |" if piped else str(path), []
+    for seconds in (150, 300):
+        soundfile.write(path, np.zeros((44100 * seconds, 2), np.int16), 44100)
+        tracemalloc.start()
+        job = Job("a", value, Segment("a", 0.0, None), 1.0, 16000, out)
+        assert format_utterance(job).samples == 16000 * seconds
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
 
 
 def test_segment_is_cut(tmp_path, tone):

@@ -258,16 +258,17 @@ def test_file_that_cannot_be_written_is_named_and_the_rest_stays(
     cli, make_dir, tmp_path, monkeypatch
 ):
     """As on a full disk: nothing is dropped as bad, and the next run goes on."""
-    folder, real = make_dir(), soundfile.write
+    folder, real = make_dir(), soundfile.SoundFile
 
-    def write(path, *args, **options):
-        real("/dev/full" if "s-1" in path else path, *args, **options)
+    def opened(path, *args, **options):
+        full = "w" in args and "s-1" in path
+        return real("/dev/full" if full else path, *args, **options)
 
-    monkeypatch.setattr(soundfile, "write", write)
+    monkeypatch.setattr(soundfile, "SoundFile", opened)
     with pytest.raises(InputError, match="s-1.flac: cannot be written .*disk full"):
         cli(FORMAT, "--in", folder, "--out", tmp_path / "out", "--skip_bad")
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(soundfile, "write", real)
+    monkeypatch.setattr(soundfile, "SoundFile", real)
     cli(FORMAT, "--in", folder, "--out", tmp_path / "out")
     assert len(read_table(tmp_path / "out" / "wav.scp")) == 3
 

@@ -152,3 +152,13 @@ def test_config_whose_paths_lead_nowhere_is_refused_by_option(dense, tmp_path):
     moved.write_text(yaml.safe_dump(config))
     with pytest.raises(InputError, match="normalize_conf.stats_file exp/elsewhere"):
         load_model(moved, dense / "model.pth")
+
+
+def test_weights_of_a_training_that_diverged_are_refused(dense, tmp_path):
+    state = torch.load(dense / "model.pth")
+    state["ctc.ctc_lo.bias"][0] = float("nan")
+    torch.save(state, tmp_path / "nan.pth")
+    with pytest.raises(
+        InputError, match=r"nan.pth: holds .* not finite, in ctc.ctc_lo"
+    ):
+        load_model(dense / "config.yaml", tmp_path / "nan.pth")

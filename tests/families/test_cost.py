@@ -1,5 +1,7 @@
 """Cost by declaration is cost by counting, dense and compact, expected and kept."""
 
+import inspect
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from espnet_prune.config.sections import GateOptions
 from espnet_prune.families.espnet.model import Lengths, describe
 from espnet_prune.families.registry import KINDS
+from espnet_prune.measuring.cost import encoder_cost
 from espnet_prune.pruning.cost import evaluate
 from tests.fixtures.encoders import FEATURES
 from tests.fixtures.gated import CASES, drawn_sizes, drawn_values
@@ -75,6 +78,16 @@ def test_gradient_of_the_expected_cost_is_its_derivative(name, kind):
         found = [(cost(openness + s) - cost(openness - s)) / 0.02 for s in step]
     torch.testing.assert_close(slope, torch.stack(found))
     assert (slope > 0).all() or kind == "latency"
+
+
+def test_products_in_a_fused_kernel_count():
+    """ESPnet 202611 has an option for one."""
+    case = CASES["transformer"]
+    plain = case.make(dtype=torch.float32).stock
+    if "use_sdpa" not in inspect.signature(case.stock).parameters:
+        pytest.skip("this ESPnet has no use_sdpa")
+    fused = case.stock(FEATURES, **case.conf, use_sdpa=True)
+    assert encoder_cost(fused, 61, FEATURES) == encoder_cost(plain, 61, FEATURES)
 
 
 @pytest.mark.parametrize("kind", KINDS)

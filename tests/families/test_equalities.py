@@ -124,6 +124,15 @@ def test_blocks_can_go(name):
         assert not left and len(compact.state_dict()) < total
 
 
+@pytest.mark.parametrize("name", ["conformer", "conformer_dim", "e_branchformer"])
+def test_intermediate_ctc_sees_the_same(name):
+    gated = CASES[name].make(num_blocks=3, interctc_layer_idx=[1, 2])
+    own, x = drawn_values(gated.layout, 0), gated.inputs(61, 40)
+    found = outputs(gated.compact(own), x)
+    assert len(found) == 1 + 3 + 2  # output, blocks, what CTC sees
+    assert_same(found, gated(own, x), 1e-12)
+
+
 @every
 def test_everything_learns_under_gates(name):
     """A parameter without gradient would stop DDP; a closed gate could not return."""

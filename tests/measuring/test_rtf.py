@@ -64,7 +64,8 @@ def test_slow_moment_of_the_machine_does_not_count():
 
 
 def test_model_without_ctc_is_timed_without_that_column():
-    decoder = SimpleNamespace(asr_model=SimpleNamespace(ctc=None))
+    model = SimpleNamespace(ctc=None)
+    decoder = SimpleNamespace(asr_model=model, asr_train_args=None)
     assert "ctc_greedy" not in columns(decoder)
 
 

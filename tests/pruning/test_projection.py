@@ -22,7 +22,7 @@ INNER = ("unit", "channel", ".qk", ".v", "conv.0", "conv.2")  # in submodules an
 SIZES = {"output_size": 32, "linear_units": 96}
 # What is in the names of a group's parameters.
 GROUPS = {
-    "subsampling": ("embed.conv", "embed.out.0.weight"),
+    "subsampling": ("embed.conv", "embed.out.0.weight", "embed.out.weight"),
     "attention": ("attn", "norm_mha", "norm1"),
     "ffn": ("feed_forward", "norm_ff", "norm2"),
     "convolution": ("conv_module", "norm_conv"),

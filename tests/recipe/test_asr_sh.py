@@ -1,4 +1,4 @@
-"""The commands that ESPnet's asr.sh issues in its stages 10-13, with our --python."""
+"""The commands that ESPnet's asr.sh issues in its stages 10-14, with our --python."""
 
 import json
 import os
@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 import sentencepiece
+import soundfile
 import yaml
+from espnet2.bin.asr_inference import Speech2Text
+from espnet2.main_funcs import pack_funcs
 
 from espnet_prune.base.files import read_yaml
 from espnet_prune.base.table import read_table, write_table
@@ -222,7 +225,21 @@ class Recipe:
             told.append(
                 [f"{x}\t({s}-{k})" for x, (k, s) in zip(lines, speakers, strict=True)]
             )
+        (self.folder / exp / "RESULTS.md").write_text(f"# {exp}\n")
         return told
+
+    def stage14(self, exp: str, model: str) -> Path:
+        """The archive."""
+        out = f"{exp}/{Path(exp).name}_{Path(model).stem}.zip"
+        self.call(
+            *(*PYTHON, "-m", "espnet2.bin.pack", "asr"),
+            *("--asr_train_config", f"{exp}/config.yaml"),
+            *("--asr_model_file", f"{exp}/{model}"),
+            *("--option", f"{STATS}/train/feats_stats.npz"),
+            *("--option", f"{BPE}/bpe.model", "--option", f"{exp}/RESULTS.md"),
+            *("--option", f"{exp}/images", "--outpath", out),
+        )
+        return self.folder / out
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +256,9 @@ def test_a_stock_model_is_trained_and_decoded(recipe):
     assert len(recipe.stage12("exp/asr_dense", "valid.acc.ave.pth")) == 12
 
 
-def test_a_config_with_a_teacher_prunes_and_another_fine_tunes(recipe):
+def test_a_config_with_a_teacher_prunes_and_another_fine_tunes(
+    recipe, tmp_path, monkeypatch
+):
     prune = recipe.shipped("prune_asr_sh.yaml", sparsity={"macs_seconds": 1.0})
     stats, args = "exp/asr_stats_of_pruning", ("--sparsity", "target=0.6")
     recipe.stage10(prune, *args, stats=stats)
@@ -260,6 +279,15 @@ def test_a_config_with_a_teacher_prunes_and_another_fine_tunes(recipe):
         if token_type == "word":
             words = {key: " ".join(text.split()) for key, text in heard.items()}
             assert hyp == [f"{text}\t(s-{key})" for key, text in words.items()]
+    packed = recipe.stage14("exp/asr_compact", "finetuned.pth")
+    monkeypatch.chdir(tmp_path)  # where no path of the recipe leads to anything
+    files = pack_funcs.unpack(packed, "model")
+    decoder = Speech2Text(**files, beam_size=2)
+    for key, wav in read_table(recipe.folder / "dump/raw/test/wav.scp").items():
+        assert decoder(soundfile.read(wav)[0])[0][0] == heard[key]
+    held = {path.name for path in Path("model").iterdir()}
+    assert {"bpe.model", "feats_stats.npz", "pruning.json", "README.md"} < held
+    assert Path("model/exp/asr_compact/RESULTS.md").exists()
 
 
 def test_a_compact_architecture_is_trained_from_scratch(recipe):

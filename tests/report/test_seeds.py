@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +55,15 @@ def test_mean_and_range_of_the_seeds(reports, capsys):
     assert "| 2 | 2.25 (2.00 to 2.50) | +0.75 (+0.50 to +1.00) | 1 of 2 |" in compact
     assert "| 1 of 2 | +0.05 (+0.00 to +0.10) | 2 of 2 |" in compact
     assert "| 0.50 (0.50 to 0.50) | - | 0.0100 (" in compact
+
+
+def test_a_set_without_words_has_no_difference(reports, capsys):
+    for path in map(Path, reports):
+        report = json.loads(path.read_text())
+        report["rows"][1]["vs"]["l0"] = significance(None, None)
+        path.write_text(json.dumps(report))
+    seeds.main(reports)
+    assert "| 1 of 2 | - | - |" in capsys.readouterr().out
 
 
 def test_report_without_dense_or_a_missing_one_is_named(tmp_path):

@@ -52,6 +52,15 @@ def test_weights_that_are_none_are_named(folder, name, content):
         read(folder)
 
 
+def test_weights_of_a_training_that_diverged_are_named(folder):
+    model = HubertModel.from_pretrained(folder)
+    with torch.no_grad():
+        model.encoder.layer_norm.bias[0] = float("inf")
+    model.save_pretrained(folder)
+    with pytest.raises(InputError, match="not finite, in encoder.layer_norm.bias"):
+        read(folder)
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [("add_adapter", True), ("adapter_attn_dim", 4), ("conv_pos_batch_norm", True)],

@@ -1,5 +1,7 @@
 """The losses that compare a student with its teacher."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -57,6 +59,27 @@ def test_divergence_is_kl_from_the_teacher_per_utterance():
     assert divergence(s, s, mask).item() == pytest.approx(0, abs=1e-5)
     s[1, 3:] = 99.0  # padding
     assert divergence(s, t, mask).item() == pytest.approx(kl.item(), rel=1e-4)
+
+
+def test_what_stands_before_the_start_is_not_learned_from_the_teacher():
+    """OWSM's decoder is given the text before, and is not trained to predict it."""
+    ids = torch.tensor([[9, 1, 2, 8, 3, 4], [8, 3, 4, 8, 8, 8]])  # <sop> ... <sos> ...
+    lengths, (s, t) = torch.tensor([6, 3]), torch.randn(2, 2, 6, 10).unbind()
+    of_student, of_teacher = (
+        Record(records().hidden, encoded=records().encoded, decoder_logits=x)
+        for x in (s, t)
+    )
+    of_student.decoder_input = ids, lengths
+    student = SimpleNamespace(ctc=None, ctc_weight=0.0, sos=8)
+
+    def loss():
+        given = student, None, of_student, of_teacher, None
+        return output_loss(*given).item()
+
+    mask = torch.tensor([[0, 0, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0]]).bool()
+    assert loss() == pytest.approx(divergence(s, t, mask).item(), rel=1e-5)
+    s[0, :3] = 99.0
+    assert loss() == pytest.approx(divergence(s, t, mask).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(

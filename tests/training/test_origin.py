@@ -8,12 +8,16 @@ import torch
 import yaml
 
 from espnet_prune.base.errors import InputError
+from espnet_prune.cli import prune_train
+from espnet_prune.families.espnet.tasks import ASR, S2T
 from espnet_prune.training.origin import (
     refuse_another_run,
     refuse_missing_gpus,
     refuse_wrong_rate,
+    with_texts,
 )
 from espnet_prune.training.task import PruneASRTask
+from tests.fixtures.runs import RECIPE
 
 
 @pytest.fixture
@@ -44,7 +48,7 @@ def test_pruning_takes_the_epochs_that_it_was_planned_for(begun, tmp_path, epoch
         begun("--max_epoch", str(epochs))
     assert str(refused.value) == (
         f"--max_epoch {epochs}: {run} was begun for 2 epochs, over which its target "
-        "rises -> give --max_epoch 2, or prune anew under another --tag"
+        "rises -> give --max_epoch 2, or prune anew in another directory"
     )
     with pytest.raises(InputError, match="of other options.*max_epoch, seed"):
         begun("--max_epoch", "9", "--seed", "7")
@@ -105,6 +109,32 @@ def test_audio_of_another_rate_is_refused(student_command, tmp_path):
     command += ["--frontend_conf", "fs=8000"]
     with pytest.raises(InputError, match="wav.scp: holds audio of 16000 Hz.* 8000 Hz"):
         refuse_wrong_rate(PruneASRTask.get_parser().parse_args(command))
+
+
+def test_texts_are_found_beside_text_where_none_are_given(s2t_data, s2t_data_options):
+    assert with_texts(s2t_data_options, ASR) == s2t_data_options
+    option = "--train_data_path_and_name_and_type"
+    own = [option, "my.ctc,text_ctc,text"]
+    found = with_texts([*s2t_data_options, *own], S2T)[len(s2t_data_options) :]
+    valid = option.replace("train", "valid")
+    assert found == [
+        *own,
+        *(option, f"{s2t_data}/text.prev,text_prev,text"),
+        *(valid, f"{s2t_data}/text.prev,text_prev,text"),
+        *(valid, f"{s2t_data}/text.ctc,text_ctc,text"),
+    ]
+
+
+def test_data_without_a_text_that_the_task_learns_from_are_refused(
+    owsm, data_options, tmp_path
+):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    command = ["--recipe", tmp_path / "recipe.yaml", "--output_dir", tmp_path / "out"]
+    command += ["--teacher_config", owsm / "config.yaml"]
+    command += ["--teacher_model", owsm / "model.pth", *data_options]
+    with pytest.raises(InputError, match="^--train_data.* no text_prev and no text_ct"):
+        prune_train.main([*map(str, command)])
+    assert not list((tmp_path / "out").glob("*"))
 
 
 @pytest.fixture

@@ -55,6 +55,19 @@ def teacher(dense):
     return read_yaml(dense / "config.yaml")
 
 
+@pytest.mark.parametrize("pruned", [False, True])
+def test_a_pruned_decoder_is_not_computed_anew_beside_its_gates(
+    student, teacher, pruned
+):
+    """Checkpointing computes a layer a second time, when its gates are off."""
+    teacher["decoder_conf"] |= {"gradient_checkpoint_layers": [1]}
+    whole = {"denominator": "model", "macs_tokens": 9} if pruned else {}
+    sparsity = {"target": 0.4} | whole
+    found = student(teacher=teacher, prune_decoder=pruned, sparsity=sparsity)
+    assert ("gradient_checkpoint_layers" in found["decoder_conf"]) is not pruned
+    assert found["decoder_conf"]["linear_units"] == 16
+
+
 def test_student_is_the_teachers_model_trained_by_the_recipe(student, teacher):
     teacher |= {"optim": "sgd", "batch_bins": 1, "scheduler": "x"}
     own = dict(teacher["encoder_conf"])

@@ -4,7 +4,7 @@ import pickle
 import sys
 
 import pytest
-from espnet2.tasks import asr
+from espnet2.tasks import asr, s2t
 
 from espnet_prune.families.registry import KINDS
 from espnet_prune.training import registration
@@ -18,15 +18,18 @@ def test_import_alone_is_light(python):
     assert not {"torch", "espnet", "espnet2", "numpy", "yaml"} & loaded
 
 
-def test_each_kind_is_registered_once_also_after_espnet_was_imported(monkeypatch):
-    before = dict(asr.encoder_choices.classes)
+@pytest.mark.parametrize("task", [asr, s2t], ids=["asr", "s2t"])
+def test_each_kind_is_registered_once_also_after_espnet_was_imported(monkeypatch, task):
+    before = dict(task.encoder_choices.classes)
     for kind in KINDS.values():
-        monkeypatch.delitem(asr.encoder_choices.classes, kind.compact)
+        monkeypatch.delitem(task.encoder_choices.classes, kind.compact)
     registration.register()
     registration.register()
-    assert asr.encoder_choices.classes == before
+    assert task.encoder_choices.classes == before
     for kind in KINDS.values():
-        assert asr.encoder_choices.get_class(kind.compact).kind is kind
+        assert task.encoder_choices.get_class(kind.compact).kind is kind
+    student = task.model_choices.get_class("prune")
+    assert issubclass(student, task.model_choices.get_class("espnet"))
 
 
 def test_spawned_worker_is_registered(python):
@@ -51,9 +54,9 @@ def late_registry(tmp_path, monkeypatch):
     (tmp_path / "late_registry.py").write_text("ready = True\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
-    monkeypatch.setattr(registration, "REGISTRY", "late_registry")
+    monkeypatch.setattr(registration, "REGISTRIES", {"late_registry": "asr"})
     seen = []
-    monkeypatch.setattr(registration, "_add_to", lambda m: seen.append(m.ready))
+    monkeypatch.setattr(registration, "_add_to", lambda m, task: seen.append(m.ready))
     yield seen
     sys.modules.pop("late_registry", None)
 

@@ -187,3 +187,17 @@ def test_blocks_are_compared_through_a_projection_where_channels_differ(
         torch.testing.assert_close(
             projection.weight, torch.eye(*projection.weight.shape)
         )
+
+
+def test_intermediate_ctc_goes_on_in_a_student(
+    make_model, student_options, speech_batch, shake
+):
+    options = student_options()
+    options["encoder_conf"] = options["encoder_conf"] | {"interctc_layer_idx": [1]}
+    options["model_conf"]["interctc_weight"] = 0.3
+    student = shake(make_model(**options))
+    student = with_teacher(student, make_model(encoder_conf=options["encoder_conf"]))
+    student.sparsity.total_steps = 10
+    student.eval().gates.mask = torch.ones(len(student.gates.layout))
+    stats = student(**speech_batch())[1]
+    assert stats["loss_layer"] < 1e-5 and stats["loss_interctc_layer1"] > 0

@@ -15,9 +15,11 @@ import torch
 import yaml
 
 from espnet_prune.base.errors import InputError
+from espnet_prune.families.described import check_finite
+from espnet_prune.families.espnet.tasks import task_of
 
 if TYPE_CHECKING:
-    from espnet2.asr.espnet_model import ESPnetASRModel
+    from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 # What is in the statistics of ESPnet's trainer: numbers of numpy, and of its version 1.
 OF_THE_TRAINER = [
@@ -31,8 +33,8 @@ OF_THE_TRAINER = [
 
 def load_model(
     config: str | Path, checkpoint: str | Path, device: str = "cpu"
-) -> tuple["ESPnetASRModel", argparse.Namespace]:
-    """Build an ASR model from its ``config.yaml`` and load its weights strictly.
+) -> tuple["AbsESPnetModel", argparse.Namespace]:
+    """Build a model from its ``config.yaml`` and load its weights strictly.
 
     Returns:
         the model in evaluation mode, and its training arguments.
@@ -40,9 +42,6 @@ def load_model(
     Raises:
         InputError: a file is missing, or config and checkpoint do not match.
     """
-    # Here, because it takes seconds, and who only reads a checkpoint has no need of it.
-    from espnet2.tasks.asr import ASRTask
-
     for path in (config, checkpoint):
         if not Path(path).is_file():
             raise InputError(
@@ -50,9 +49,9 @@ def load_model(
                 "is a directory" if Path(path).is_dir() else "does not exist",
                 "give a model's config.yaml and its file of weights",
             )
-    check_resources(config)
+    task = task_of(check_resources(config))
     try:
-        model, args = ASRTask.build_model_from_file(config, None, device)
+        model, args = task.training.build_model_from_file(config, None, device)
     except InputError:
         raise
     except Exception as e:  # of ESPnet's parts, and of packages that they need
@@ -71,10 +70,11 @@ def load_model(
             f"does not fit {config}: {str(e).splitlines()[-1].strip()}",
             "config and checkpoint must come from the same experiment",
         ) from e
+    check_finite(model.state_dict(), checkpoint)
     return model.eval(), args
 
 
-def encoder_features(model: "ESPnetASRModel", given: int | None = None) -> int:
+def encoder_features(model: "AbsESPnetModel", given: int | None = None) -> int:
     """Tell how many numbers a frame has that enters the encoder.
 
     Args:
@@ -117,8 +117,8 @@ def rename_resource(config: dict[str, Any], option: str, path: str) -> None:
     holder[key] = path
 
 
-def check_resources(config: str | Path) -> None:
-    """Refuse a config whose own paths lead nowhere from here."""
+def check_resources(config: str | Path) -> dict[str, Any]:
+    """Read a config, and refuse it if its own paths lead nowhere from here."""
     try:
         values = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
         named = resources(values)
@@ -138,6 +138,7 @@ def check_resources(config: str | Path) -> None:
                 f"{option} {path} does not exist (relative to {Path.cwd()})",
                 "copy it there, or make the path in the config absolute",
             )
+    return values
 
 
 def read_state(checkpoint: str | Path) -> dict[str, torch.Tensor]:

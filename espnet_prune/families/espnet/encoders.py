@@ -23,8 +23,11 @@ from torch import Tensor, nn
 from espnet_prune.config.sections import GateOptions
 from espnet_prune.families.espnet import decoder, rules
 from espnet_prune.families.espnet.compact import Spread, check_dims, cut
+from espnet_prune.families.espnet.names import read_either_name
 from espnet_prune.families.espnet.strict import StrictLoading
 from espnet_prune.families.registry import KINDS, Kind
+
+read_either_name()
 
 
 class _CompactEncoder(StrictLoading):
@@ -67,9 +70,9 @@ class _CompactEncoder(StrictLoading):
     def forward(self, *args: Any, **options: Any) -> tuple[Any, Tensor, Any]:
         """Encode as the stock encoder does; channels that are gone are 0."""
         out, lengths, states = super().forward(*args, **options)
-        if isinstance(out, tuple):
-            hidden = [self.spread(x) for x in out[1]]
-            return (self.spread(out[0]), hidden), lengths, states
+        if isinstance(out, tuple):  # with intermediate CTC: block, what it sees
+            between = [(i, self.spread(x)) for i, x in out[1]]
+            return (self.spread(out[0]), between), lengths, states
         return self.spread(out), lengths, states
 
 

@@ -9,17 +9,17 @@ import math
 
 import torch
 import torch.nn.functional as F
-from espnet.nets.pytorch_backend.conformer.convolution import ConvolutionModule
-from espnet.nets.pytorch_backend.transformer.attention import MultiHeadedAttention
-from espnet.nets.pytorch_backend.transformer.embedding import (
-    LegacyRelPositionalEncoding,
-    PositionalEncoding,
-    RelPositionalEncoding,
-)
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from espnet_prune.families.espnet.attention import SizedAttention, sizes_of
+from espnet_prune.families.espnet.nets import (
+    ConvolutionModule,
+    LegacyRelPositionalEncoding,
+    MultiHeadedAttention,
+    PositionalEncoding,
+    RelPositionalEncoding,
+)
 
 RELATIVE = (RelPositionalEncoding, LegacyRelPositionalEncoding)
 
@@ -115,8 +115,8 @@ class GraphConvolution(nn.Module):
         self.depthwise = fuse_conv_bn_eval(layer.depthwise_conv, layer.norm)
         self.activation = layer.activation
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute the convolution module on (batch, time, channel)."""
+    def forward(self, x: Tensor, **_: None) -> Tensor:
+        """Compute the convolution module on (batch, time, channel), without a mask."""
         x = self.depthwise(F.glu(self.first(x), dim=-1).transpose(1, 2))
         return self.last(self.activation(x).transpose(1, 2))
 

@@ -2,17 +2,28 @@
 
 from typing import Any
 
-from espnet.nets.pytorch_backend.transformer.attention import (
+from torch import Tensor, nn
+
+from espnet_prune.families.espnet.chunks import chunks_of
+from espnet_prune.families.espnet.names import linear_of
+from espnet_prune.families.espnet.nets import (
     LegacyRelPositionMultiHeadedAttention,
     RelPositionMultiHeadedAttention,
 )
-from torch import nn
-
-from espnet_prune.families.espnet.chunks import chunks_of
 from espnet_prune.families.parts import Description, Key, outer
 from espnet_prune.pruning.structure import Slot, Structure
 
 POSITIONS = ("first", "second", "third")  # of a convolution in the subsampling
+
+
+def content(x: Tensor | tuple[Tensor, Any]) -> Tensor:
+    """Take what a block or an encoder gives on, without what travels beside it.
+
+    Args:
+        x: (batch, time, channel), alone or before positions (of a block) or the outputs
+            of intermediate CTC (of an encoder).
+    """
+    return x[0] if isinstance(x, tuple) else x
 
 
 def convolutions(embed: nn.Module) -> list[tuple[str, nn.Conv1d | nn.Conv2d]]:
@@ -27,11 +38,6 @@ def convolutions(embed: nn.Module) -> list[tuple[str, nn.Conv1d | nn.Conv2d]]:
         for name, layer in embed.conv.named_children()
         if isinstance(layer, nn.Conv1d | nn.Conv2d)
     ]
-
-
-def projection(embed: nn.Module) -> str:
-    """Name the linear layer behind the convolutions of a subsampling."""
-    return "out" if isinstance(embed.out, nn.Linear) else "out.0"
 
 
 def shrunk(length: int, embed: nn.Module) -> list[int]:
@@ -160,7 +166,7 @@ def subsampling(model: nn.Module, into: Description, at: str) -> None:
         model, into, at: as for :func:`~espnet_prune.families.parts.feed_forward`.
     """
     embed = model.get_submodule(at)
-    linear, layers = f"{at}.{projection(embed)}", convolutions(embed)
+    linear, layers = f"{at}.{linear_of(embed)}", convolutions(embed)
     consumers = [f"{at}.{name}" for name, _ in layers[1:]] + [linear]
     for i, (name, layer) in enumerate(layers):
         consumer = Slot(f"{consumers[i]}.weight", 1)

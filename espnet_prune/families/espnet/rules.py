@@ -17,7 +17,8 @@ class Rules:
         required: option -> the value that it must have here, or a tuple of them, the
             usual one first; and why.
         free: options that may have any value.
-        left_out: regularisers of ESPnet's training that a student does without.
+        left_out: options of ESPnet's training that a student does without:
+            regularisers, and a kernel that ESPnet 202511 has not.
     """
 
     section: str
@@ -56,7 +57,7 @@ class Rules:
                 )
 
     def student(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a student's options, without the regularisers that are left out."""
+        """Return a student's options, without those that are left out."""
         for name in self.left_out:
             if options.get(name):
                 logging.warning(f"{name} of the teacher's training is left out")
@@ -81,8 +82,7 @@ COMMON: Required = {
 }
 INTERMEDIATE = {
     "positionwise_layer_type": ("linear", "convolutional FFNs are not prunable"),
-    "interctc_layer_idx": ([], "intermediate CTC is not supported"),
-    "interctc_use_conditioning": (False, "intermediate CTC is not supported"),
+    "interctc_use_conditioning": (False, "self-conditioned CTC is not supported"),
 }
 BEFORE = {
     "normalize_before": (True, "post-norm blocks are not prunable"),
@@ -121,9 +121,9 @@ CONFORMER = Rules(
         OF_ALL
         | POSITIONS
         | {"activation_type", "cnn_module_kernel", "positionwise_conv_kernel_size"}
-        | {"macaron_style"}
+        | {"macaron_style", "interctc_layer_idx"}
     ),
-    left_out=frozenset({"stochastic_depth_rate", "layer_drop_rate"}),
+    left_out=frozenset({"stochastic_depth_rate", "layer_drop_rate", "use_sdpa"}),
 )
 TRANSFORMER = Rules(
     "encoder_conf",
@@ -132,8 +132,8 @@ TRANSFORMER = Rules(
     | INTERMEDIATE
     | BEFORE
     | {"pos_enc_layer_type": ("abs_pos", "only absolute positions are prunable")},
-    frozenset(OF_ALL | {"positionwise_conv_kernel_size"}),
-    left_out=frozenset({"layer_drop_rate"}),
+    frozenset(OF_ALL | {"positionwise_conv_kernel_size", "interctc_layer_idx"}),
+    left_out=frozenset({"layer_drop_rate", "use_sdpa"}),
 )
 E_BRANCHFORMER = Rules(
     "encoder_conf",
@@ -147,8 +147,9 @@ E_BRANCHFORMER = Rules(
         | POSITIONS
         | OF_BRANCHES
         | {"use_ffn", "macaron_ffn", "ffn_activation_type", "merge_conv_kernel"}
+        | {"interctc_layer_idx"}
     ),
-    left_out=frozenset({"layer_drop_rate", "gradient_checkpoint_layers"}),
+    left_out=frozenset({"layer_drop_rate", "gradient_checkpoint_layers", "use_sdpa"}),
 )
 BRANCHFORMER = Rules(
     "encoder_conf",
@@ -166,7 +167,7 @@ BRANCHFORMER = Rules(
         | {"rel_pos_type", "cgmlp_weight", "attn_branch_drop_rate"}
         | OF_BRANCHES
     ),
-    left_out=frozenset({"stochastic_depth_rate"}),
+    left_out=frozenset({"stochastic_depth_rate", "use_sdpa"}),
 )
 # Of a streaming encoder.
 STREAMING: Required = {
@@ -208,6 +209,7 @@ DECODER = Rules(
             "self_attention_dropout_rate",
             "src_attention_dropout_rate",
             "use_flash_attn",
+            "use_sdpa",
         }
     ),
     left_out=frozenset({"layer_drop_rate", "gradient_checkpoint_layers"}),

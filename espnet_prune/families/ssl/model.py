@@ -23,7 +23,7 @@ from transformers.utils import logging as of_transformers
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.config.sections import GateOptions
-from espnet_prune.families.described import Described
+from espnet_prune.families.described import Described, check_finite
 from espnet_prune.families.parts import under
 from espnet_prune.families.ssl.describe import describe
 from espnet_prune.families.ssl.pruned_speech import (
@@ -111,6 +111,8 @@ def read(path: str | Path) -> PreTrainedModel:
             f"lacks {len(missing)} tensors, {min(missing)} among them",
             "give the directory of a whole model",
         )
+    state = {k: v for k, v in model.state_dict().items() if k != "masked_spec_embed"}
+    check_finite(state, path)
     logging.info(f"{path}: {config.model_type}, {model.num_parameters() / 1e6:.2f} M")
     settle(model)
     return model.eval()

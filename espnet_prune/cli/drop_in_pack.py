@@ -1,0 +1,56 @@
+"""Pack as ``asr.sh`` calls ``espnet2.bin.pack`` (its stage 14).
+
+ESPnet packs files under the paths that its recipe has for them. A compact model's
+config names its own copies, so that :mod:`espnet_prune.export.pack` packs it. Every
+other model is packed as in ESPnet.
+"""
+
+from pathlib import Path
+
+import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
+
+# isort: split
+
+from espnet2.bin import pack as espnet
+
+from espnet_prune.base.errors import InputError, run_main
+from espnet_prune.base.files import read_yaml
+from espnet_prune.export.pack import LANGUAGE_MODEL, pack
+from espnet_prune.report.card import plain_card
+from espnet_prune.serving.load import refuse_gates
+from espnet_prune.training.registration import names_ours
+
+
+def main() -> None:
+    args = espnet.get_parser().parse_args()
+    config = Path(getattr(args, "asr_train_config", None) or "")
+    if not config.is_file() or not is_ours(config):
+        return espnet.main()
+    if args.asr_model_file is None:
+        raise InputError("--asr_model_file", "is missing", f"name that of {config}")
+    given = {option: getattr(args, option) for option in LANGUAGE_MODEL}
+    out = Path(args.outpath)
+    pack(
+        config,
+        Path(args.asr_model_file),
+        plain_card(config, out.name),
+        out,
+        {option: Path(path) for option, path in given.items() if path is not None},
+        list(map(Path, args.option)),
+    )
+
+
+def is_ours(config: Path) -> bool:
+    """Tell whether a config is that of a compact model.
+
+    Raises:
+        InputError: it is that of a pruning run, which is nothing to decode with.
+    """
+    values = read_yaml(config)
+    refuse_gates(values, config)
+    # A small model of ESPnet's own encoder is in a compact directory, too.
+    return names_ours(values) or (config.parent / "pruning.json").is_file()
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,93 @@
+"""List the ESPnet encoders that can be pruned, and the options that each must have.
+
+The list is Markdown, for a page of the documentation: what the registry says, so that
+the page cannot say anything else.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from espnet_prune.base.errors import InputError, run_main
+from espnet_prune.base.files import write_text
+from espnet_prune.families.espnet.prunable import DECODERS
+from espnet_prune.families.espnet.rules import DECODER, Rules
+from espnet_prune.families.registry import CAPABILITIES, KINDS, Kind
+
+# The list stands between these lines of a page.
+BEGIN = (
+    "<!-- made by: python3 -m espnet_prune.cli.supported --page docs/supported.md -->"
+)
+END = "<!-- end of what is made -->"
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--page", type=Path, help="put the list there, between marks")
+    return parser
+
+
+def main() -> None:
+    page = get_parser().parse_args().page
+    if page is None:
+        print(listed())
+        return
+    try:
+        write_text(page, renewed(page.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as e:
+        raise InputError(page, f"has no place for the list ({e})", f"add {END}") from e
+
+
+def renewed(page: str) -> str:
+    """Return a page with the list of now in place of the one that it has.
+
+    Raises:
+        ValueError: it lacks a mark.
+    """
+    before, after = page[: page.index(BEGIN)], page[page.index(END) :]
+    return f"{before}{BEGIN}\n\n{listed()}\n\n{after}"
+
+
+def listed() -> str:
+    """Write the list, a section for each kind of encoder and one for the decoder."""
+    parts = [part for kind in KINDS.values() for part in of_kind(kind)]
+    parts += [f"## Decoder: `{DECODERS[0]}`", *of_rules(DECODER)]
+    return "\n\n".join(parts)
+
+
+def of_kind(kind: Kind) -> Iterator[str]:
+    """Write the section of a kind of encoder."""
+    yield f"## Encoder: `{kind.name}`"
+    yield f"Its groups, which can have targets of their own: {codes(kind.groups)}."
+    cannot = [CAPABILITIES[c][0] for c in CAPABILITIES if c not in kind.can]
+    if cannot:
+        yield f"Limits: {'; '.join(cannot)}."
+    yield from of_rules(kind.rules)
+
+
+def of_rules(rules: Rules) -> Iterator[str]:
+    """Write what options of an encoder or decoder must be, and which are free."""
+    lines = [f"| option of `{rules.section}` | must be | because |", "|---|---|---|"]
+    for name, (value, why) in rules.required.items():
+        values = value if isinstance(value, tuple) else (value,)
+        must = " or ".join(f"`{written(v)}`" for v in values)
+        lines.append(f"| `{name}` | {must} | {why} |")
+    yield "\n".join(lines)
+    yield f"Of any value: {codes(rules.free)}."
+    if rules.left_out:
+        yield f"Left out of the student's training: {codes(rules.left_out)}."
+
+
+def codes(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names))
+
+
+def written(value: Any) -> str:
+    """Write a value as YAML has it."""
+    return json.dumps(value).strip('"')
+
+
+if __name__ == "__main__":
+    run_main(main)
