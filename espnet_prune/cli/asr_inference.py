@@ -1,6 +1,7 @@
 """Run ``espnet2.bin.asr_inference`` with the prunable encoder registered (stage 15).
 
-``s2t_inference`` beside it does the same with ESPnet's program for OWSM.
+``s2t_inference`` beside it does the same with ESPnet's program for OWSM,
+``asr_inference_streaming`` with that for streaming models.
 
 ESPnet would decode with random weights where a checkpoint misses some: those of our
 models are checked. Others are ESPnet's, which reads more kinds of files than we do.
@@ -34,8 +35,8 @@ def main() -> None:
     run(ASR)
 
 
-def run(task: Task) -> None:
-    """Run the program of a task."""
+def run(task: Task, streaming: bool = False) -> None:
+    """Run the program of a task, or the one for streaming models."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     hidden = {"type": Path, "help": argparse.SUPPRESS}
     parser.add_argument(f"--{task.config_option}", dest="model_config", **hidden)
@@ -43,6 +44,8 @@ def run(task: Task) -> None:
     parser.add_argument(
         "--precision", default="fp32", help="of the encoder: fp32, int8, bf16"
     )
+    parser.add_argument(f"--{PART}", type=int, help="samples of a part, if it streams")
+    parser.set_defaults(streaming=streaming)
     parser.add_argument("--config", type=Path, help="ctc_greedy, ctc_beam, or ESPnet's")
     args, rest = parser.parse_known_args()
     if {"-h", "--help"} & {*rest}:  # ESPnet's follow
@@ -74,7 +77,13 @@ def infer(
     """
     options: dict[str, Any] = {f"--{task.config_option}": args.model_config}
     options[f"--{task.weights_option}"] = model
-    search = {} if args.config is None else read_search(args.config, task)
+    part: int | None = getattr(args, PART)
+    streaming = args.streaming or part is not None
+    search: dict[str, Any] = {PART: 0} if streaming else {}
+    if args.config is not None:
+        search |= read_search(args.config, task, streaming)
+    if part is not None:
+        search[PART] = part
     program, name = task.inference, "Speech2Text"
     decoder = decoder_for(search, task)
     if search.keys() & OWN.keys():

@@ -42,12 +42,15 @@ def decoder_for(
     return task.inference.Speech2Text
 
 
-def read_search(source: Path, task: Task = ASR) -> dict[str, Any]:
+def read_search(
+    source: Path, task: Task = ASR, streaming: bool = False
+) -> dict[str, Any]:
     """Read a decoding config, and refuse what no decoder takes.
 
     Args:
         source: the file.
         task: of the model.
+        streaming: whether the search streams, even if the file does not say so.
 
     Raises:
         InputError: an option that there is not, of a wrong value, or that does not go
@@ -59,12 +62,14 @@ def read_search(source: Path, task: Task = ASR) -> dict[str, Any]:
             if others := sorted(options.keys() - {key}):
                 what = f"{others} do not go with {key}"
                 raise InputError(source, what, "leave them out")
+            if streaming:
+                raise InputError(source, f"{key} does not stream", "leave it out")
             if key == "ctc_greedy" and options[key] is not True:
                 raise InputError(source, "ctc_greedy: must be true", "or leave it out")
             if key == "ctc_beam":
                 check_beam(options[key], source)
             return options
-    streaming = PART in options
+    streaming |= PART in options
     parser = streaming_parser() if streaming else task.inference.get_parser()
     known = {action.dest: action for action in parser._actions}
     if unknown := sorted(options.keys() - known.keys()):

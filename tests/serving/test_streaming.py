@@ -2,11 +2,15 @@
 
 import pytest
 import torch
+from espnet2.bin import asr_inference_streaming as espnet
 from espnet2.bin.asr_inference import Speech2Text
 from espnet2.bin.asr_inference_streaming import Speech2TextStreaming
 
 from espnet_prune.base.errors import InputError
+from espnet_prune.cli import asr_inference, run
 from espnet_prune.cli.measure import read_inference_config
+from espnet_prune.families.espnet.tasks import ASR
+from espnet_prune.serving.decoders import read_search
 from espnet_prune.serving.load import load
 from espnet_prune.serving.streaming import check_streaming
 from tests.fixtures.encoders import NO_DROPOUT, SIZES
@@ -64,6 +68,44 @@ def test_what_does_not_stream_is_named(compact, dense):
         load(*compact, "int8", sim_chunk_length=0)
 
 
+@pytest.mark.parametrize(
+    ("command", "config", "part"),
+    [
+        ((), "beam_size: 2", 0),
+        (("--sim_chunk_length", "4000"), "disable_repetition_detection: true", 4000),
+        (("--sim_chunk_length", "4000"), "sim_chunk_length: 3000", 4000),
+        ((), "sim_chunk_length: 3000", 3000),
+    ],
+)
+def test_espnets_program_makes_its_parts_by_ours(
+    compact, tmp_path, monkeypatch, command, config, part
+):
+    """As an ESPnet recipe calls it that is given --use_streaming true."""
+    module = run.program(["-m", espnet.__name__])
+    (tmp_path / "decode.yaml").write_text(config)
+    argv = ["", "--asr_train_config", compact[0], "--asr_model_file", compact[1]]
+    argv += ["--config", tmp_path / "decode.yaml", *command]
+    argv += ["--output_dir", "out", "--data_path_and_name_and_type", "a,speech,sound"]
+    monkeypatch.setattr("sys.argv", [*map(str, argv)])
+    given = []
+    monkeypatch.setattr(espnet, "main", lambda cmd: given.append(cmd))
+    monkeypatch.setattr(espnet, "Speech2TextStreaming", None)
+    monkeypatch.setattr(asr_inference, "hand_logging_to_espnet", lambda: None)
+    module.main()
+    assert espnet.get_parser().parse_args(given[0]).sim_chunk_length == 0
+    assert espnet.Speech2TextStreaming(*map(str, compact)).part == part
+
+
+def test_a_pruning_run_is_no_streaming_model(pruned, monkeypatch, tmp_path):
+    argv = ["", "--asr_train_config", str(pruned / "config.yaml")]
+    monkeypatch.setattr("sys.argv", argv)
+    with pytest.raises(InputError, match="is a pruning run"):
+        run.program(["-m", espnet.__name__]).main()
+    (tmp_path / "decode.yaml").write_text("ctc_greedy: true")
+    with pytest.raises(InputError, match="decode.yaml: ctc_greedy does not stream"):
+        read_search(tmp_path / "decode.yaml", streaming=True)
+
+
 def test_parts_that_are_normalized_apart_are_warned_of(caplog):
     config = {"encoder": "contextual_block_transformer", "normalize": "utterance_mvn"}
     check_streaming("a.yaml", config, 0)
@@ -79,4 +121,4 @@ def test_stage_17_times_the_search_in_parts(tmp_path):
         "sim_chunk_length: 0\ndisable_repetition_detection: true\nseed: 1"
     )
     found = {"sim_chunk_length": 0, "disable_repetition_detection": True}
-    assert read_inference_config(config) == found
+    assert read_inference_config(config, ASR) == found
