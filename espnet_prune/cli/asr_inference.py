@@ -11,7 +11,10 @@ int8); and ``--config`` may ask for a decoder of the project's (``ctc_greedy``,
 """
 
 import argparse
+import re
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,8 @@ def run(task: Task, streaming: bool = False) -> None:
     args, rest = parser.parse_known_args()
     if {"-h", "--help"} & {*rest}:  # ESPnet's follow
         sys.stdout.write(parser.format_help())
+        program = espnet_streaming if streaming else task.inference
+        program.get_parser = partial(with_whole_help, program.get_parser)
     if args.model_config:
         config = read_yaml(args.model_config)
         refuse_gates(config, args.model_config)
@@ -100,6 +105,16 @@ def infer(
     files = [str(x) for pair in options.items() if pair[1] for x in pair]
     hand_logging_to_espnet()
     program.main([*files, *rest])
+
+
+def with_whole_help(
+    make: Callable[[], argparse.ArgumentParser],
+) -> argparse.ArgumentParser:
+    """Make ESPnet's parser, whose help a bare percent sign ends in 202611."""
+    parser = make()
+    for action in parser._actions:
+        action.help = re.sub(r"%%|%(?!\()", "%%", action.help or "")
+    return parser
 
 
 def with_options(decoder: type, own: dict[str, Any]) -> type:

@@ -142,7 +142,10 @@ def with_options(config: dict[str, Any], options: Sequence[str]) -> dict[str, An
 
 def check_hardware(args: argparse.Namespace) -> None:
     """Refuse GPUs that are not there, and formats that would be slow here."""
-    import torch  # takes seconds, and most runs ask for nothing of this
+    import espnet_prune.base.quiet  # noqa: F401  (seconds; most runs ask for nothing)
+
+    # isort: split
+    import torch
 
     from espnet_prune.serving.inference import check_precision
     from espnet_prune.training.origin import refuse_missing_gpus
