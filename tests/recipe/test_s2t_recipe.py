@@ -26,7 +26,9 @@ def spoken(s2t_data, data_dir, tmp_path):
     return folder
 
 
-def test_recipe_goes_from_data_of_s2t_to_a_report(owsm, s2t_data, spoken, tmp_path):
+def test_recipe_goes_from_data_of_s2t_to_a_report(
+    owsm, s2t_data, spoken, tmp_path, monkeypatch
+):
     search = {"beam_size": 2, "maxlenratio": -6, "ctc_weight": 0.0, "lang_sym": "eng"}
     recipe = copy_recipe(tmp_path)
     (recipe / "decode.yaml").write_text(yaml.safe_dump(search))
@@ -51,6 +53,7 @@ def test_recipe_goes_from_data_of_s2t_to_a_report(owsm, s2t_data, spoken, tmp_pa
     model = recipe / "exp/owsm_compact_params50"
     heard = read_table(model / "decode_decode_int8/owsm_test/text")
     assert heard.keys() == read_table(spoken / "text").keys()
+    monkeypatch.chdir(recipe)  # from where its config names its files
     assert Speech2Text(model / "config.yaml", model / "finetuned.pth")
     assert (model / "owsm_compact_params50.zip").exists()
 
