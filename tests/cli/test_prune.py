@@ -75,7 +75,7 @@ def test_what_is_wrong_with_the_data_is_said_once(dense, kaldi, tmp_path):
         ),
         (
             {"prune_options": ("--sparsity", "by=magnitude")},
-            "--sparsity: sparsity: by is the plan's -> leave it out: --method",
+            "--sparsity: sparsity: by is the plan's -> leave it out: the method",
         ),
         ({"prune_options": ("--init_param", "a b", "--nope", "1")}, "option '--nope'"),
     ],

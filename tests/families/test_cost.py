@@ -60,8 +60,7 @@ def test_expected_cost_of_saturated_gates_is_that_of_what_is_kept(name):
 @every
 @pytest.mark.parametrize("kind", ["params", "macs", "latency"])
 def test_gradient_of_the_expected_cost_is_its_derivative(name, kind):
-    small = {"num_blocks": 1, "output_size": 8, "linear_units": 5}
-    gated = CASES[name].make(**{n: small[n] for n in small if n in CASES[name].conf})
+    gated = CASES[name].make(num_blocks=1, output_size=8, linear_units=5)
     terms, layout = gated.terms()[kind], gated.layout
     draw = torch.Generator().manual_seed(0)
     shape = len(layout.learned)

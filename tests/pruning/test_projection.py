@@ -316,7 +316,8 @@ def brute_force(budget, keep, unit):
 def test_prices_are_differences_of_costs(name, multiple, fine, monkeypatch):
     """Of every unit of a projection, whatever is kept when it is looked at."""
     gated, looked = made(name, gates={"fine_heads": fine}), []
-    groups = {} if name == "decoder" else {"ffn": 0.6}
+    units = "cgmlp" if name == "branchformer" else "ffn"
+    groups = {} if name == "decoder" else {units: 0.6}
     budget = gated.budget(FRAMES, kind="params+macs", target=0.5, groups=groups)
     kept = {}
 
