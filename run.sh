@@ -214,6 +214,10 @@ if begin 1 "prepare ${corpus} as data/{${train_set},${valid_set},${test_sets// /
         [ -d "data/${set}" ] || die "data/${set} is not what stage 1 made$(hint "data/${set}")"
     done
 fi
+if [ "${teacher_config}" != "${dense}/config.yaml" ] && runs 3; then
+    python3 -m espnet_prune.cli.check_early --config "${teacher_config}" \
+        --data "data/${train_set}" "data/${valid_set}"
+fi
 if [ -n "${speed_perturb}" ] && begin 2 "perturb the speed: ${speed_perturb}"; then
     need 1 "data/${train_set}"
     python3 -m espnet_prune.cli.perturb_speed --in "data/${train_set}" \

@@ -21,7 +21,9 @@ def copy_recipe(folder: Path) -> Path:
     return folder
 
 
-def start(script: Path, *options: str) -> subprocess.CompletedProcess:
+def start(
+    script: Path, *options: str, timeout: float = 60
+) -> subprocess.CompletedProcess:
     """Run a script of it as someone would who has this Python active."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     return subprocess.run(
@@ -30,7 +32,7 @@ def start(script: Path, *options: str) -> subprocess.CompletedProcess:
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
-        timeout=60,
+        timeout=timeout,
     )
 
 

@@ -238,10 +238,10 @@ def test_what_is_for_conformers_only_is_refused_before_the_training(
     [
         (
             "encoder: conformer",
-            "encoder: contextual_block_conformer",
-            "encoder 'contextual_block_conformer' cannot be pruned",
+            "encoder: multiconv_conformer",
+            "encoder 'multiconv_conformer' cannot be pruned",
         ),
-        ("macaron_style: true", "macaron_style: false", "it must be True"),
+        ("use_cnn_module: true", "use_cnn_module: false", "it must be True"),
         ("output_size: 96", "output_size: 98", "is no multiple of attention_heads"),
         ("output_size: 96", "architecture: {}", "is compact already"),
         ("decoder: transformer", "decoder: transducer", "cannot be distilled"),
@@ -261,13 +261,13 @@ def test_model_that_cannot_be_pruned_is_refused_before_its_training(
 
 def test_options_beside_the_config_count_in_that_check(run, recipe):
     config = (recipe / "conf/train_small.yaml").read_text()
-    config = config.replace("macaron_style: true", "macaron_style: false")
+    config = config.replace("use_cnn_module: true", "use_cnn_module: false")
     (recipe / "conf/other.yaml").write_text(config)
     mended = ("--asr_config", "conf/other.yaml", "--asr_args")
-    result = run(*mended, "--encoder_conf macaron_style=true", "--stage", "5")
+    result = run(*mended, "--encoder_conf use_cnn_module=true", "--stage", "5")
     assert "run stage 4 " in result.stderr
-    result = run("--asr_args", "--encoder contextual_block_conformer")
-    assert "'contextual_block_conformer' cannot be pruned" in result.stderr
+    result = run("--asr_args", "--encoder multiconv_conformer")
+    assert "'multiconv_conformer' cannot be pruned" in result.stderr
 
 
 def test_decoder_that_cannot_be_pruned_is_refused_before_its_training(run, recipe):

@@ -18,7 +18,7 @@ from typing import Any
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import read_yaml
 from espnet_prune.config.methods import REFERENCE
-from espnet_prune.families.espnet.tasks import require_asr, task_of
+from espnet_prune.families.espnet.tasks import task_of
 from espnet_prune.families.registry import find_kind, require
 
 COMPACT = Path("the one that the export will make")
@@ -42,6 +42,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--asr_args", type=str.split, help="it is trained, with these")
     parser.add_argument("--inference_asr_model", help="file of it that is used")
     parser.add_argument("--teacher_model", type=Path, help="weights of --config")
+    parser.add_argument("--data", type=Path, nargs="+", default=[], help="of training")
     parser.add_argument("--fs", type=int, help="rate of the audio to come, in Hz")
     return parser
 
@@ -61,13 +62,6 @@ def check(args: argparse.Namespace) -> None:
     """
     if args.ngpu or args.decode_ngpu or args.precisions:
         check_hardware(args)
-    search: dict[str, Any] = {}
-    if args.inference_config is not None:
-        from espnet_prune.cli.decode import check_lm_files  # seconds
-        from espnet_prune.serving.decoders import read_search
-
-        search = read_search(args.inference_config)
-        check_lm_files(search, args.inference_config)
     if args.asr_args:
         from espnet_prune.training.espnet_options import check_options
 
@@ -77,12 +71,20 @@ def check(args: argparse.Namespace) -> None:
         from espnet_prune.training.dense_config import check_dense, check_search
 
         config = with_options(read_yaml(args.config), args.asr_args or [])
-        mend = "prune it by espnet_prune.cli.prune_train and export: see docs/owsm.md"
-        require_asr(task_of(config), args.config, mend)
         if args.asr_args is not None:
             check_dense(args.config, config, args.inference_asr_model)
         if args.inference_config is not None:
+            from espnet_prune.cli.decode import check_lm_files  # seconds
+            from espnet_prune.serving.decoders import read_search
+
+            search = read_search(args.inference_config, task_of(config))
+            check_lm_files(search, args.inference_config)
             check_search(args.config, config, search)
+        for folder in filter(Path.is_dir, args.data):
+            for name in task_of(config).texts[1:]:  # text itself all stages need
+                if not (folder / name).is_file():
+                    what = f"does not exist, and {args.config} learns from it"
+                    raise InputError(folder / name, what, "make it: see docs/owsm.md")
         if "int8" in args.precisions:
             require(find_kind(config.get("encoder")), "runtime", "--precisions int8")
     if args.finetune_config is not None:
@@ -103,8 +105,6 @@ def check_teacher(config: Path, weights: Path, fs: int | None = None) -> None:
     import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 
     # isort: split
-    from espnet2.tasks.asr import ASRTask
-
     from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
 
     _, told = load_model(config, weights)
@@ -114,7 +114,8 @@ def check_teacher(config: Path, weights: Path, fs: int | None = None) -> None:
         raise InputError("--fs", what, f"give --fs {rate}")
     told.noise_scp = told.rir_scp = None  # see model_config
     try:
-        tokens_of = ASRTask.build_preprocess_fn(told, train=False)
+        task = task_of(vars(told)).training
+        tokens_of = task.build_preprocess_fn(told, train=False)
         if tokens_of is not None:
             tokens_of("check", {"text": "A"})
     except Exception as e:  # of any package that makes tokens
@@ -141,7 +142,10 @@ def with_options(config: dict[str, Any], options: Sequence[str]) -> dict[str, An
 
 def check_hardware(args: argparse.Namespace) -> None:
     """Refuse GPUs that are not there, and formats that would be slow here."""
-    import torch  # takes seconds, and most runs ask for nothing of this
+    import espnet_prune.base.quiet  # noqa: F401  (seconds; most runs ask for nothing)
+
+    # isort: split
+    import torch
 
     from espnet_prune.serving.inference import check_precision
     from espnet_prune.training.origin import refuse_missing_gpus

@@ -35,6 +35,7 @@ from espnet_prune.running.parallel import time_left
 from espnet_prune.running.shards import mark_of, run_shards
 from espnet_prune.serving.decoders import check_symbols, read_search
 from espnet_prune.serving.load import load
+from espnet_prune.serving.streaming import PART, check_streaming
 from espnet_prune.training.origin import refuse_missing_gpus
 
 # Half a window of ESPnet's widest usual STFT (1024), which reflects it at the edges.
@@ -78,6 +79,8 @@ def main() -> None:
     options = read_search(args.inference_config, task)
     check_lm(options, model, args.inference_config)
     check_symbols(options, model.token_list, args.inference_config)
+    if PART in options:
+        check_streaming(args.config, vars(model), options[PART])
     named = [args.config, args.model, args.inference_config, args.data / "wav.scp"]
     named += [args.data / "utt2num_samples", *resources(vars(model)).values()]
     values = [*options.values(), *(options.get("ctc_beam") or {}).values()]

@@ -60,14 +60,8 @@ def main(argv: list[str] | None = None) -> None:
     if share > _WARN_SHARE:
         logging.warning("%s: %.0f %% of the utterances dropped", out, 100 * share)
     with atomic_dir(out) as temporary:
-        write_tables(
-            temporary,
-            DataDir(
-                wav={u: data.wav[u] for u in kept},
-                text={u: data.text[u] for u in kept},
-                speakers={u: data.speakers[u] for u in kept},
-            ),
-        )
+        wav = {u: data.wav[u] for u in kept}
+        write_tables(temporary, data.part(kept, wav))
         write_table(temporary / "utt2num_samples", {u: samples[u] for u in kept})
         for name in ("feats_type", "audio_format", AUDIO_DIGEST, MADE_OF):
             if (source / name).exists():

@@ -76,14 +76,8 @@ def main(argv: list[str] | None = None) -> None:
         _report_bad(source, bad, len(results), args.skip_bad)
         _report_good(source, good, args.fs)
         kept = [result.utterance for result in good]
-        write_tables(
-            temporary,
-            DataDir(
-                wav={u: str(out / files[u]) for u in kept},
-                text={u: data.text[u] for u in kept},
-                speakers={u: data.speakers[u] for u in kept},
-            ),
-        )
+        wav = {u: str(out / files[u]) for u in kept}
+        write_tables(temporary, data.part(kept, wav))
         write_table(
             temporary / "utt2num_samples", {r.utterance: r.samples for r in good}
         )

@@ -28,6 +28,7 @@ import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 # isort: split
 
 import torch
+from espnet2.bin.asr_inference_streaming import Speech2TextStreaming
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import fingerprint, read_yaml, write_json
@@ -45,6 +46,7 @@ from espnet_prune.measuring.system import RESULT, System, quiet_date
 from espnet_prune.running.parallel import time_left
 from espnet_prune.serving.decoders import OWN, read_search
 from espnet_prune.serving.load import set_precision
+from espnet_prune.serving.streaming import PART
 
 logger = logging.getLogger("espnet_prune.measuring")
 
@@ -57,8 +59,9 @@ def read_inference_config(path: Path | None, task: Task) -> dict[str, Any]:
     """Read the options of a decoder; drop those of ESPnet's command line alone."""
     if path is None:
         return {}
-    options = read_search(path, task)
-    known = {*inspect.signature(task.inference.Speech2Text).parameters, *OWN}
+    options, known = read_search(path, task), {PART, *OWN}
+    for decoder in (task.inference.Speech2Text, Speech2TextStreaming):
+        known |= inspect.signature(decoder).parameters.keys()
     return {name: value for name, value in options.items() if name in known}
 
 

@@ -33,8 +33,11 @@ def perturb(data: DataDir, factors: list[str]) -> DataDir:
         factors: speeds as the user wrote them, which is how ids quote them.
 
     Raises:
-        InputError: ``data`` has been perturbed before.
+        InputError: ``data`` has been perturbed before, or has times in its texts.
     """
+    for name in data.more:
+        what = "is of S2T, whose texts tell times, which another speed makes wrong"
+        raise InputError(name, what, "leave out --speed_perturb")
     if data.speeds:
         raise InputError("utt2speed", "the data are perturbed already", "use stage 1's")
     for name in data.text:

@@ -1,6 +1,5 @@
 """Prune from Python, for those without a recipe: stages 3-14 in one call."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,14 @@ import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 from espnet2.bin.asr_inference import Speech2Text
 
 from espnet_prune.base.errors import InputError
-from espnet_prune.base.files import read_yaml
 from espnet_prune.cli import check_early, filter_data, format_audio
 from espnet_prune.cli.in_process import call, do_here, quiet_root
 from espnet_prune.cli.ladder import FAMILIES, Ladder
 from espnet_prune.config.methods import REFERENCE
 from espnet_prune.config.rungs import FINETUNED, Rung
-from espnet_prune.data.kaldi_dir import DataDir, read_data_dir, write_data_dir
+from espnet_prune.data.kaldi_dir import read_data_dir, write_data_dir
 from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
+from espnet_prune.families.espnet.tasks import S2T, task_of
 from espnet_prune.serving.load import load
 
 RECIPES = Path(__file__).parents[1] / "config/recipes"
@@ -49,10 +48,11 @@ def prune(
     epoch.
 
     Args:
-        experiment: directory of an ESPnet2 ASR training: its ``config.yaml``
+        experiment: directory of an ESPnet2 training of ASR or S2T: its ``config.yaml``
             and weights. Paths inside the config count from the current directory.
         train: Kaldi data directory (``wav.scp``, ``text``, ``utt2spk``, perhaps
-            ``segments``) of what it was trained on, or alike.
+            ``segments``; of S2T ``text.prev`` and ``text.ctc``, too) of what it was
+            trained on, or alike.
         out: where everything goes; the compact model to ``out/compact``, as
             ``config.yaml``, ``finetuned.pth`` and ``pruning.json``.
         valid: data directory to choose the best epochs by; None holds one utterance in
@@ -86,18 +86,20 @@ def prune(
     early.prune_args = list(map(str, prune_options))
     early.finetune_config = Path(finetune_recipe)
     early.finetune_args = list(map(str, finetune_options))
+    early.data = [Path(folder) for folder in (train, valid) if folder is not None]
     check_early.check(early)
-    load_model(teacher, weights)
-    rate = sampling_rate(
-        argparse.Namespace(**{"frontend_conf": {}} | read_yaml(teacher))
-    )
+    _, told = load_model(teacher, weights)
+    rate, longest = sampling_rate(told), []
+    if task_of(vars(told)) is S2T:
+        longest = ["--max_seconds", told.preprocessor_conf.get("speech_length", 30)]
     sets = {"train": train, "valid": valid}
     if valid is None:
         sets = hold_out(Path(train), out / "data")
     for name, source in sets.items():
         formatted = out / "dump/org" / name
         call(format_audio, "--in", source, "--out", formatted, "--fs", rate, "--nj", nj)
-        call(filter_data, "--in", formatted, "--out", out / "dump" / name)
+        filtered = out / "dump" / name
+        call(filter_data, "--in", formatted, "--out", filtered, *longest)
     data = []
     for name in sets:
         option, folder = f"--{name}_data_path_and_name_and_type", out / "dump" / name
@@ -133,12 +135,8 @@ def hold_out(source: Path, folder: Path) -> dict[str, Path]:
         recordings = {
             whole.segments[u].recording if whole.segments else u for u in kept
         }
-        part = DataDir(
-            wav={r: whole.wav[r] for r in recordings},
-            text={u: whole.text[u] for u in kept},
-            speakers={u: whole.speakers[u] for u in kept},
-            segments=whole.segments and {u: whole.segments[u] for u in kept},
-            speeds={u: s for u, s in whole.speeds.items() if u in kept},
-        )
+        part = whole.part(kept, {r: whole.wav[r] for r in recordings})
+        part.segments = whole.segments and {u: whole.segments[u] for u in kept}
+        part.speeds = {u: s for u, s in whole.speeds.items() if u in kept}
         write_data_dir(folder / name, part)
     return {name: folder / name for name in ("train", "valid")}

@@ -32,6 +32,7 @@ from espnet_prune.training.origin import (
     refuse_missing_texts,
     refuse_wrong_rate,
     settled,
+    with_texts,
 )
 from espnet_prune.training.plan import CONFIG, student_config
 from espnet_prune.training.recipe import add_options, refusing, settle_method
@@ -77,22 +78,24 @@ def train(args: argparse.Namespace, training_options: list[str], weights: str) -
     command += ["--teacher_config", str(args.teacher_config)]
     command += ["--teacher_model", str(args.teacher_model)]
     pruning, teacher = args.compact is None, read_yaml(args.teacher_config)
-    task = PRUNE_TASKS[task_of(teacher).name]
+    task = task_of(teacher)
+    training = PRUNE_TASKS[task.name]
     if pruning and args.previous is None:
         start = [weights]
         if not METHODS[args.method].gated:  # all but what is frozen starts from nothing
             start = [f"{weights}:{part}:{part}" for part in before_encoder(teacher)]
         command += ["--init_param", *start] if start else []
+    training_options = with_texts(training_options, task)
     command += [*going_on(args.previous), *training_options]
     node, plan = Node(training_options, args.output_dir), partial(student_config, args)
-    settle = partial(settled, task, args.output_dir, command, plan)
+    settle = partial(settled, training, args.output_dir, command, plan)
     options = node.first(partial(settle, refuse_untaken))
     command += ["--config", str(args.output_dir / STUDENT)]
     if pruning and not METHODS[args.method].trained:
-        node.first(lambda: prune_at_once(task, args, command))
+        node.first(lambda: prune_at_once(training, args, command))
         return
     hand_logging_to_espnet()
-    task.main(cmd=command)
+    training.main(cmd=command)
     if not pruning and node.is_first:
         finish(
             args.output_dir / averaged_name(options.best_model_criterion), args.compact

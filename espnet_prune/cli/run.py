@@ -21,6 +21,7 @@ from espnet_prune.base.errors import InputError, run_main
 OURS = {
     "espnet2.bin.asr_train": "espnet_prune.cli.drop_in_train",
     "espnet2.bin.asr_inference": "espnet_prune.cli.asr_inference",
+    "espnet2.bin.asr_inference_streaming": "espnet_prune.cli.asr_inference_streaming",
     "espnet2.bin.pack": "espnet_prune.cli.drop_in_pack",
     "espnet2.bin.s2t_inference": "espnet_prune.cli.s2t_inference",
 }

@@ -4,19 +4,20 @@
 ``utt2spk`` an utterance to its speaker. With ``segments`` an utterance is a stretch
 of a recording, without it the utterance is the recording of the same id.
 ``utt2speed`` is this project's own: the playback speed of an utterance where it is
-not 1, written by stage 2 and applied by stage 3.
+not 1, written by stage 2 and applied by stage 3. ``text.prev`` and ``text.ctc`` are
+those of ESPnet's ``s2t.sh`` (OWSM).
 """
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import atomic_dir
 from espnet_prune.base.table import read_table, write_table
-from espnet_prune.data.text import normalized
+from espnet_prune.data.text import MORE_TEXTS, normalized
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class DataDir:
         speakers: utterance id -> speaker id.
         segments: utterance id -> Segment; None where utterances are recordings.
         speeds: utterance id -> playback speed, of those where it is not 1.
+        more: name of a file of :data:`MORE_TEXTS` -> utterance id -> words.
     """
 
     wav: dict[str, str]
@@ -45,6 +47,15 @@ class DataDir:
     speakers: dict[str, str]
     segments: dict[str, Segment] | None = None
     speeds: dict[str, float] = field(default_factory=dict)
+    more: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def part(self, kept: Collection[str], wav: dict[str, str]) -> "DataDir":
+        """Return some utterances, of audio that is where ``wav`` says."""
+        texts = self.text, self.speakers, *self.more.values()
+        text, speakers, *more = ({u: table[u] for u in kept} for table in texts)
+        return DataDir(
+            wav, text, speakers, more=dict(zip(self.more, more, strict=True))
+        )
 
 
 def read_data_dir(path: str | Path) -> DataDir:
@@ -89,10 +100,15 @@ def read_data_dir(path: str | Path) -> DataDir:
                 f"names utterances that text lacks, as {unknown[0]!r}",
                 "run stage 2 again",
             )
+    more = {}
+    for name in MORE_TEXTS:
+        if (path / name).exists():
+            more[name] = _read_text(path / name)
+            _check_same_ids(source, utterances, path / name, more[name])
     empty = sum(not words for words in text.values())
     if empty:
         logging.warning("%s: %d empty transcripts", path / "text", empty)
-    return DataDir(wav, text, speakers, segments, speeds)
+    return DataDir(wav, text, speakers, segments, speeds, more)
 
 
 def _read_text(path: Path) -> dict[str, str]:
@@ -241,7 +257,8 @@ def write_tables(folder: str | Path, data: DataDir) -> None:
     for utterance in sorted(data.speakers):
         spk2utt.setdefault(data.speakers[utterance], []).append(utterance)
     write_table(folder / "wav.scp", data.wav)
-    write_table(folder / "text", data.text)
+    for name, table in {"text": data.text, **data.more}.items():
+        write_table(folder / name, table)
     write_table(folder / "utt2spk", data.speakers)
     write_table(folder / "spk2utt", {s: " ".join(u) for s, u in spk2utt.items()})
     if data.segments is not None:

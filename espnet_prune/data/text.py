@@ -9,6 +9,9 @@ ligatures as plain ones. ``<noise>``, ``[laughter]``, ``(uh)`` are words as all 
 
 import unicodedata
 
+# Beside ``text``, of ESPnet's ``s2t.sh``: what was said before, and what CTC learns.
+MORE_TEXTS = "text.prev", "text.ctc"
+
 
 def normalized(words: str) -> str:
     """Return a transcript in the form in which it is trained on and scored against."""

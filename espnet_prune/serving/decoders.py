@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet2.bin.asr_inference import Speech2Text
+from espnet2.bin.asr_inference_streaming import get_parser as streaming_parser
 
 from espnet_prune.base.errors import InputError, OptionError
 from espnet_prune.base.files import read_yaml
@@ -12,6 +13,7 @@ from espnet_prune.config.options import make_options
 from espnet_prune.families.espnet.tasks import ASR, Task, require_asr
 from espnet_prune.serving.beam import BeamOptions, BeamSpeech2Text
 from espnet_prune.serving.greedy import GreedySpeech2Text
+from espnet_prune.serving.streaming import PART, StreamingSpeech2Text
 
 SYMBOLS = {"lang_sym", "task_sym"}  # options of ESPnet's S2T
 # Key of a config that asks for a decoder of the project's.
@@ -21,7 +23,9 @@ OWN: dict[str, type[Speech2Text]] = {
 }
 
 
-def decoder_for(options: Mapping[str, Any], task: Task) -> type[Speech2Text]:
+def decoder_for(
+    options: Mapping[str, Any], task: Task
+) -> type[Speech2Text | StreamingSpeech2Text]:
     """Choose the class that takes the options of decoding.
 
     Args:
@@ -31,19 +35,22 @@ def decoder_for(options: Mapping[str, Any], task: Task) -> type[Speech2Text]:
     Raises:
         InputError: a decoder of the project's is asked for, which are for ASR.
     """
-    for key, own in OWN.items():
+    for key, own in (OWN | {PART: StreamingSpeech2Text}).items():
         if options.get(key, False) is not False:
             require_asr(task, key, "leave it out")
             return own
     return task.inference.Speech2Text
 
 
-def read_search(source: Path, task: Task = ASR) -> dict[str, Any]:
+def read_search(
+    source: Path, task: Task = ASR, streaming: bool = False
+) -> dict[str, Any]:
     """Read a decoding config, and refuse what no decoder takes.
 
     Args:
         source: the file.
         task: of the model.
+        streaming: whether the search streams, even if the file does not say so.
 
     Raises:
         InputError: an option that there is not, of a wrong value, or that does not go
@@ -55,12 +62,16 @@ def read_search(source: Path, task: Task = ASR) -> dict[str, Any]:
             if others := sorted(options.keys() - {key}):
                 what = f"{others} do not go with {key}"
                 raise InputError(source, what, "leave them out")
+            if streaming:
+                raise InputError(source, f"{key} does not stream", "leave it out")
             if key == "ctc_greedy" and options[key] is not True:
                 raise InputError(source, "ctc_greedy: must be true", "or leave it out")
             if key == "ctc_beam":
                 check_beam(options[key], source)
             return options
-    known = {action.dest: action for action in task.inference.get_parser()._actions}
+    streaming |= PART in options
+    parser = streaming_parser() if streaming else task.inference.get_parser()
+    known = {action.dest: action for action in parser._actions}
     if unknown := sorted(options.keys() - known.keys()):
         raise InputError(source, f"no option {unknown[0]!r} of ESPnet's search")
     for name, value in options.items():
@@ -104,6 +115,8 @@ def check_value(name: str, value: Any, kind: Any, source: Path) -> None:
             raise InputError(source, what)
         if name == "ctc_weight" and not 0 <= value <= 1:
             raise InputError(source, f"ctc_weight must be in [0, 1], not {value}")
+        if name == PART and value < 0:
+            raise InputError(source, f"{PART} must not be negative")
         if name in ("beam_size", "nbest") and value < 1:
             raise InputError(source, f"{name} must be at least 1, not {value}")
 

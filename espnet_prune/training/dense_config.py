@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_prune.base.errors import InputError
+from espnet_prune.serving.streaming import PART, check_streaming
 from espnet_prune.training.espnet_options import check_keys, refuse_number
 
 _UNITS = ("fs",)  # may be texts: 16k
@@ -57,8 +58,10 @@ def check_search(
         search: options of decoding.
 
     Raises:
-        InputError: names the weight to change.
+        InputError: names the weight to change, or the encoder that does not stream.
     """
+    if PART in search:
+        check_streaming(source, config, search[PART])
     own = search.keys() & {"ctc_greedy", "ctc_beam"}
     if not has_ctc(config):
         what = "has no CTC head (ctc_weight: 0), which this decoding needs"

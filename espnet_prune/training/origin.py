@@ -7,6 +7,7 @@ a word.
 
 import argparse
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,6 +30,9 @@ from espnet_prune.families.espnet.tasks import Task
 from espnet_prune.measuring.latency import settle_table
 from espnet_prune.training.resume import COUNTERS
 
+DATA_OPTIONS = tuple(
+    f"--{part}_data_path_and_name_and_type" for part in ("train", "valid")
+)
 STUDENT = "student.yaml"  # the config of a student's training, in its directory
 
 # What may change between two parts of one training: where it runs, and what is logged
@@ -181,18 +185,39 @@ def refuse_wrong_rate(options: argparse.Namespace) -> None:
                 check_rate(table, sampling_rate(options), "the model")
 
 
+def with_texts(options: Sequence[str], task: Task) -> list[str]:
+    """Add to a command line of ESPnet the texts of a task that lie beside ``text``.
+
+    Args:
+        options: the command line.
+        task: of the model.
+    """
+    pairs = list(itertools.pairwise(options))
+    given = {(option, tuple(value.split(",")[1:])) for option, value in pairs}
+    found = []
+    for option, value in pairs:
+        path, *rest = value.split(",")
+        if option in DATA_OPTIONS and rest == ["text", "text"]:
+            for file in task.texts:
+                name, beside = file.replace(".", "_"), Path(path).parent / file
+                if (option, (name, "text")) not in given and beside.exists():
+                    found += [option, f"{beside},{name},text"]
+    return [*options, *found]
+
+
 def refuse_missing_texts(options: argparse.Namespace, task: Task) -> None:
     """Refuse data without a text that a training of a task learns from.
 
     Raises:
         InputError: names the texts.
     """
-    for part in ("train", "valid"):
-        option = f"{part}_data_path_and_name_and_type"
-        given = {name for _, name, _ in getattr(options, option)}
-        if missing := [name for name in task.texts if name not in given]:
+    for option in DATA_OPTIONS:
+        given = {name for _, name, _ in getattr(options, option.removeprefix("--"))}
+        names = [file.replace(".", "_") for file in task.texts]
+        if missing := [name for name in names if name not in given]:
             what = f"gives no {' and no '.join(missing)}, which {task.name} learns from"
-            raise InputError(f"--{option}", what, f"add FILE,{missing[0]},text")
+            mend = f"add FILE,{missing[0]},text, or the files beside text: docs/owsm.md"
+            raise InputError(option, what, mend)
 
 
 def refuse_multiple_iterator(options: argparse.Namespace) -> None:

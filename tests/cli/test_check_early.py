@@ -253,6 +253,10 @@ def test_what_fits_together_passes(check, lines, options):
             r"\['batch_seconds'\] do not go with",
         ),
         ("beam_size: 5\nbatch_seconds: 60\n", "no option 'batch_seconds' of ESPnet's"),
+        ("sim_chunk_length: 0\nstreaming: true\n", "no option 'streaming' of ESPnet's"),
+        ("sim_chunk_length: -1\n", "sim_chunk_length must not be negative"),
+        ("sim_chunk_length: 1e3\n", "sim_chunk_length must be of type int, not '1e3'"),
+        ("sim_chunk_length: 0\n", "its encoder, 'conformer', does not stream"),
     ],
 )
 def test_a_decoding_config_that_espnet_would_refuse_is_refused(
@@ -342,7 +346,13 @@ def test_other_training_configs_are_taken(dense_config):
     dense_config("batch_type: numel", "batch_type: folded", *kept)
 
 
-def test_a_teacher_of_s2t_is_refused_and_its_way_named(owsm):
-    """The data stages carry no text_prev and no text_ctc."""
-    with pytest.raises(InputError, match="task s2t .* -> prune it by .*docs/owsm.md"):
-        check_early.main(["--config", str(owsm / "config.yaml")])
+def test_data_without_the_texts_of_s2t_are_refused(owsm, dense, data_dir, tmp_path):
+    data = ["--data", str(data_dir)]
+    check_early.main(["--config", str(dense / "config.yaml"), *data])
+    with pytest.raises(InputError, match="text.prev: does not exist, .*docs/owsm.md"):
+        check_early.main(["--config", str(owsm / "config.yaml"), *data])
+    (tmp_path / "decode.yaml").write_text("lang_sym: eng\n")
+    search = ["--inference_config", str(tmp_path / "decode.yaml")]
+    check_early.main(["--config", str(owsm / "config.yaml"), *search])
+    with pytest.raises(InputError, match="no option 'lang_sym' of ESPnet's search"):
+        check_early.main(["--config", str(dense / "config.yaml"), *search])

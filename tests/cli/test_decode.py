@@ -272,6 +272,24 @@ def test_greedy_decoding_leaves_espnets_files(
 
 
 @pytest.mark.slow
+def test_streaming_decoding_leaves_espnets_files(make_dense, data_dir, run, tmp_path):
+    """Of parts longer than some utterances, too."""
+    sizes = {"output_size": 16, "attention_heads": 2, "linear_units": 24}
+    sizes |= {"num_blocks": 2, "block_size": 8, "hop_size": 3, "look_ahead": 2}
+    folder = make_dense(encoder="contextual_block_transformer", encoder_conf=sizes)
+    model = {"config": folder / "config.yaml", "model": folder / "model.pth"}
+    search = {"sim_chunk_length": 8000, "beam_size": 2, "lm_weight": 0.0}
+    run(search | {"disable_repetition_detection": True}, **model)
+    scores = read_table(tmp_path / "out/score")
+    decoder = load(*model.values(), **search, disable_repetition_detection=True)
+    for key, path in read_table(data_dir / "wav.scp").items():
+        found = decoder(soundfile.read(path, dtype="float32")[0])[0]
+        assert str(found[3].score) == scores[key]
+    with pytest.raises(InputError, match=r"^\S+/config.yaml: .* does not stream"):
+        run(search)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("search", [{"beam_size": 2}, {"ctc_greedy": True}], ids=str)
 def test_outputs_are_the_same_whatever_the_number_of_parts(
     talkative, run, tmp_path, search

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.table import read_table, write_table
+from espnet_prune.cli.perturb_speed import perturb
 from espnet_prune.data.kaldi_dir import read_data_dir, write_data_dir
 
 
@@ -38,6 +39,23 @@ def test_written_directory_reads_back_the_same(make_dir, tmp_path):
     write_data_dir(tmp_path / "copy", data)
     assert read_data_dir(tmp_path / "copy") == data
     assert (tmp_path / "copy" / "spk2utt").read_text() == "s s-0 s-1 s-2\n"
+
+
+def test_texts_of_s2t_go_where_their_utterances_go(make_dir, tmp_path):
+    folder = make_dir()
+    (folder / "text.prev").write_text("s-0 A\ns-1 <na>\ns-2  B\n")
+    data = read_data_dir(folder)
+    assert data.more == {"text.prev": {"s-0": "A", "s-1": "<na>", "s-2": "B"}}
+    write_data_dir(tmp_path / "copy", data)
+    assert read_data_dir(tmp_path / "copy") == data
+    part = data.part(["s-2"], {"s-2": "b.flac"})
+    assert part.more == {"text.prev": {"s-2": "B"}} and part.wav == {"s-2": "b.flac"}
+    assert (part.text, part.speakers) == ({"s-2": "WORD s-2"}, {"s-2": "s"})
+    with pytest.raises(InputError, match="text.prev: is of S2T.* leave out --speed_pe"):
+        perturb(data, ["0.9"])
+    (folder / "text.prev").write_text("s-0 A\n")
+    with pytest.raises(InputError, match="text.prev: 2 ids are only in wav.scp"):
+        read_data_dir(folder)
 
 
 BAD_LINES = {

@@ -19,7 +19,7 @@ from espnet_prune.training.task import PruneASRTask
 # Those of ESPnet's asr.sh that the pages use.
 ASR_SH = {"--python", "--stage", "--stop_stage", "--asr_config", "--asr_exp"}
 ASR_SH |= {"--inference_asr_model", "--asr_args", "--skip_packing", "--use_lm"}
-ASR_SH |= {"--use_lightning", "--num_splits_asr"}
+ASR_SH |= {"--use_lightning", "--num_splits_asr", "--use_streaming"}
 # Nothing of ours.
 PLAIN = ("cd", "cp", "export", "pip", "source", ".")
 # No stage lies there: run.sh checks all options, and ends.

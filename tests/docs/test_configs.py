@@ -5,12 +5,13 @@ import re
 
 import pytest
 import yaml
-from espnet2.bin import asr_inference
+from espnet2.bin import asr_inference, asr_inference_streaming
 from pages import PAGES, ROOT, blocks
 
 from espnet_prune.config.options import make_options, optimizer_options
 from espnet_prune.config.sections import SECTIONS
 from espnet_prune.serving.decoders import OWN, read_search
+from espnet_prune.serving.streaming import PART
 from espnet_prune.training.recipe import OWN_KEYS
 from espnet_prune.training.task import DenseASRTask, PruneASRTask
 
@@ -38,11 +39,14 @@ def test_each_config_is_taken(page, text, tmp_path):
 
 @pytest.mark.parametrize("file", DECODING, ids=lambda file: file.name)
 def test_each_decoding_config_is_taken(file):
-    if read_search(file).keys() & OWN.keys():
+    search = read_search(file)
+    if search.keys() & OWN.keys():
         return
+    program = asr_inference_streaming if PART in search else asr_inference
     options = ["--config", str(file), "--output_dir", "out", "--key_file", "keys"]
     options += ["--data_path_and_name_and_type", "wav.scp,speech,sound"]
-    asr_inference.get_parser().parse_args(options)
+    options += ["--asr_train_config", "config.yaml", "--asr_model_file", "model.pth"]
+    program.get_parser().parse_args(options)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from importlib.util import find_spec
 
 import pytest
 from pages import PAGES, ROOT, blocks
@@ -42,8 +43,11 @@ def test_the_python_page_runs(dense, data_dir, python, tmp_path, monkeypatch):
     shutil.copy(data_dir / "utt03.wav", tmp_path / "my.wav")
     code = blocks(ROOT / "docs/python.md", "python")
     assert len(code) == 3
+    ez = find_spec("espnetez") is not None
+    if not ez:  # ESPnet 202611 has none
+        code.pop()
     monkeypatch.chdir(tmp_path)
     result = python("-c", "\n".join(code))
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     assert (tmp_path / "exp/small/compact/finetuned.pth").exists()
-    assert (tmp_path / "exp/adapted/valid.acc.ave.pth").exists()
+    assert (tmp_path / "exp/adapted/valid.acc.ave.pth").exists() == ez

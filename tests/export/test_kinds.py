@@ -19,6 +19,8 @@ OTHERS = {  # case -> its gates
     "transformer": {},
     "e_branchformer": {},
     "branchformer": {},
+    "contextual_block_conformer": {},
+    "contextual_block_transformer": {},
 }
 
 

@@ -41,11 +41,7 @@ def of_another_kind(dense, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("other")
     config = yaml.safe_load((dense / "config.yaml").read_text())
-    config["encoder_conf"] |= {
-        "rel_pos_type": "legacy",
-        "pos_enc_layer_type": "abs_pos",
-        "selfattention_layer_type": "selfattn",
-    }
+    config["encoder_conf"]["positionwise_layer_type"] = "conv1d"
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     model, _ = ASRTask.build_model_from_file(folder / "config.yaml", None, "cpu")
     torch.save(model.state_dict(), folder / "model.pth")

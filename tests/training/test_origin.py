@@ -13,8 +13,8 @@ from espnet_prune.families.espnet.tasks import ASR, S2T
 from espnet_prune.training.origin import (
     refuse_another_run,
     refuse_missing_gpus,
-    refuse_missing_texts,
     refuse_wrong_rate,
+    with_texts,
 )
 from espnet_prune.training.task import PruneASRTask
 from tests.fixtures.runs import RECIPE
@@ -111,21 +111,28 @@ def test_audio_of_another_rate_is_refused(student_command, tmp_path):
         refuse_wrong_rate(PruneASRTask.get_parser().parse_args(command))
 
 
+def test_texts_are_found_beside_text_where_none_are_given(s2t_data, s2t_data_options):
+    assert with_texts(s2t_data_options, ASR) == s2t_data_options
+    option = "--train_data_path_and_name_and_type"
+    own = [option, "my.ctc,text_ctc,text"]
+    found = with_texts([*s2t_data_options, *own], S2T)[len(s2t_data_options) :]
+    valid = option.replace("train", "valid")
+    assert found == [
+        *own,
+        *(option, f"{s2t_data}/text.prev,text_prev,text"),
+        *(valid, f"{s2t_data}/text.prev,text_prev,text"),
+        *(valid, f"{s2t_data}/text.ctc,text_ctc,text"),
+    ]
+
+
 def test_data_without_a_text_that_the_task_learns_from_are_refused(
-    owsm, s2t_data_options, student_command, tmp_path
+    owsm, data_options, tmp_path
 ):
-    options = PruneASRTask.get_parser().parse_args(student_command(tmp_path / "run"))
-    refuse_missing_texts(options, ASR)
-    with pytest.raises(InputError, match="^--train_data.* no text_prev and no text_ct"):
-        refuse_missing_texts(options, S2T)
-    # By the program, before anything of it is written.
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     command = ["--recipe", tmp_path / "recipe.yaml", "--output_dir", tmp_path / "out"]
     command += ["--teacher_config", owsm / "config.yaml"]
-    command += ["--teacher_model", owsm / "model.pth", *s2t_data_options]
-    last = max(i for i, word in enumerate(command) if "text_ctc" in str(word))
-    del command[last - 1 : last + 1]
-    with pytest.raises(InputError, match="^--valid_data.* gives no text_ctc, which s2"):
+    command += ["--teacher_model", owsm / "model.pth", *data_options]
+    with pytest.raises(InputError, match="^--train_data.* no text_prev and no text_ct"):
         prune_train.main([*map(str, command)])
     assert not list((tmp_path / "out").glob("*"))
 

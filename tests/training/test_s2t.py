@@ -31,6 +31,7 @@ def trained(owsm, s2t_data_options, tmp_path_factory) -> Path:
     recipe = RECIPE | {"max_epoch": 1, "prune_decoder": True, "sparsity": sparsity}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     common = ["--recipe", folder / "recipe.yaml", *s2t_data_options]
+    common += ["--batch_type", "unsorted", "--batch_size", "6"]  # as the page says
     common += ["--teacher_config", owsm / "config.yaml"]
     common += ["--teacher_model", owsm / "model.pth"]
     prune_train.main([*map(str, common), "--output_dir", str(folder / "pruned")])

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from espnet_prune.base.errors import InputError
+from espnet_prune.data.text import MORE_TEXTS
 
 if TYPE_CHECKING:
     import argparse
@@ -23,7 +24,8 @@ class Task:
 
     Args:
         name: as in ``espnet2.tasks.NAME``.
-        texts: names of the texts that a training learns from.
+        texts: files of a data directory that a training learns from; to ESPnet
+            ``text.prev`` is ``text_prev``.
     """
 
     name: str
@@ -57,7 +59,7 @@ class Task:
 
 
 ASR = Task("asr")
-S2T = Task("s2t", ("text", "text_prev", "text_ctc"))
+S2T = Task("s2t", ("text", *MORE_TEXTS))
 TASKS = ASR, S2T
 
 
