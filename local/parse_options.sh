@@ -3,6 +3,8 @@
 # options are those that the caller's ${help_message} lists. It leaves what recipes share.
 # ${recipe} is what starts the caller, if not ./run.sh.
 die() { echo "error: $1" >&2; exit 2; }
+# What the kernel kills, as it does what wants more memory than there is, cannot say so.
+trap '[ $? != 137 ] || echo "error: a program was killed, most likely for want of memory -> see docs/troubleshooting.md" >&2' EXIT
 known_options=$(grep -oE '^  --[a-z_0-9]+' <<<"${help_message:?}" | cut -c 5-)
 while [ $# -gt 0 ]; do
     case "$1" in

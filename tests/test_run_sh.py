@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from recipe_copy import ROOT, copy_recipe, start
+from recipe_copy import ROOT, copy_recipe, fake_python, start
 
 
 @pytest.fixture(scope="module")
@@ -406,3 +406,20 @@ def test_folded_batches_get_lengths(config, options, given, tmp_path):
             ["bash", "-c", f"{function}\n{words}"], capture_output=True
         )
         assert run.stdout.decode() == given
+
+
+@pytest.mark.parametrize("program", ["./run.sh", "./run.sh --family ssl"])
+def test_killed_program_says_that_memory_was_too_little(recipe, tmp_path, program):
+    folder = tmp_path / "bin"
+    fake_python(folder, tmp_path / "calls")
+    with (folder / "python3").open("a") as f:
+        f.write("case $2 in espnet_prune.cli.*) kill -9 $$;; esac\n")
+    result = subprocess.run(
+        ["bash", "-c", f"PATH={folder}:$PATH {program}"],
+        cwd=recipe,
+        capture_output=True,
+        text=True,
+    )
+    told = "error: a program was killed, most likely for want of memory"
+    assert result.returncode == 137, result.stderr
+    assert result.stderr.splitlines()[-1].startswith(told)

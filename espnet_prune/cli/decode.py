@@ -29,6 +29,7 @@ from espnet_prune.data.audio import audio_digest, check_rate
 from espnet_prune.data.kaldi_dir import audio_type
 from espnet_prune.families.espnet.checkpoint import read_state, resources, sampling_rate
 from espnet_prune.families.espnet.tasks import ASR, S2T, Task, task_of
+from espnet_prune.measuring.memory import refuse_too_long
 from espnet_prune.running.executor import add_arguments, from_arguments, split
 from espnet_prune.running.parallel import time_left
 from espnet_prune.running.shards import mark_of, run_shards
@@ -70,6 +71,8 @@ def main() -> None:
     read_state(args.model)  # what it refuses, ESPnet would run
     model = argparse.Namespace(**read_yaml(args.config))
     check_rate(args.data / "wav.scp", sampling_rate(model), args.config)
+    if executor.is_local and not args.ngpu and args.precision == "fp32":
+        refuse_longest(long_enough, args.data / "utt2num_samples", model)
     # The logs lie beside the output, so that they survive a failure.
     log_dir = args.out.parent / "log" / args.out.name
     task = task_of(vars(model))
@@ -177,6 +180,15 @@ def without_too_short(keys: list[str], samples: Path) -> list[str]:
     if len(kept) < len(keys):
         logging.warning(f"{len(keys) - len(kept)} utterances are too short to decode")
     return kept
+
+
+def refuse_longest(keys: list[str], samples: Path, model: argparse.Namespace) -> None:
+    """Refuse a set whose longest utterance needs more memory than there is."""
+    if samples.exists():
+        lengths = read_table(samples)
+        longest = max(keys, key=lambda key: int(lengths.get(key, 0)))
+        seconds = int(lengths.get(longest, 0)) / sampling_rate(model)
+        refuse_too_long(samples, longest, seconds, model)
 
 
 def merge(jobs: list[Path], folder: Path, keys: list[str], task: Task = ASR) -> None:

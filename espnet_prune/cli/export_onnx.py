@@ -8,7 +8,8 @@ writes ``exp/synth_compact_params50/onnx``: ``model.onnx``, ``model.int8.onnx``,
 ESPnet's model does, features included; in int8 nearly. Input ``speech``
 (batch, sample) in [-1, 1], without padding; outputs ``log_probs``
 (batch, time, token) and ``features`` (batch, frame, mel). Metadata: ``sampling_rate``,
-and ``between_tokens``, what stands between two tokens in a text.
+``longest_seconds``, which the programs take, and ``between_tokens``, what stands
+between two tokens in a text.
 """
 
 import argparse
@@ -43,6 +44,7 @@ TOLERANCE, INT8_TOLERANCE = 1e-4, 0.2
 WEIGHTS = (FINETUNED, PRUNED, "valid.acc.ave.pth")
 SECONDS = (0.3, 1.0, 3.7, 12.0)  # lengths at which the outputs are compared
 TOKENS = "tokens.txt"
+LONGEST = 600  # seconds that the programs take: memory for them grows with the length
 BETWEEN = {"bpe": "", "char": ""}  # two tokens of another type is a blank
 
 
@@ -110,7 +112,8 @@ def main(argv: list[str] | None = None) -> None:
     with atomic_dir(out) as folder:
         rate = sampling_rate(train_args)
         between = BETWEEN.get(train_args.token_type, " ")
-        about = {"sampling_rate": str(rate), "between_tokens": between}
+        about = {"sampling_rate": str(rate), "longest_seconds": str(LONGEST)}
+        about["between_tokens"] = between
         write_models(model, rate, about, folder)
         tokens = "".join(f"{token}\n" for token in model.token_list)
         (folder / TOKENS).write_text(tokens, encoding="utf-8")

@@ -178,8 +178,8 @@ def do_in_process(
     command = ["python3", "-m", module, *options]
     if folder is None:
         code = subprocess.run(command).returncode
-        if code:  # it has said why
-            sys.exit(code)
+        if code:  # it has said why, unless it was killed: then the shell says it
+            sys.exit(code if code > 0 else 128 - code)
         return
     command += ["--output_dir", str(folder), "--ngpu", str(args.ngpu)]
     log = folder / "train.log"

@@ -19,6 +19,7 @@ import logging
 import random
 import time
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from espnet_prune.families.espnet.tasks import Task, decoded_with, task_of
 from espnet_prune.measuring.allocator import keep_freed_memory
 from espnet_prune.measuring.cost import count_macs, count_params
 from espnet_prune.measuring.machine import describe, pin_threads
+from espnet_prune.measuring.memory import refuse_too_long
 from espnet_prune.measuring.rtf import columns, summarise, time_rounds
 from espnet_prune.measuring.system import RESULT, System, quiet_date
 from espnet_prune.running.parallel import time_left
@@ -63,22 +65,30 @@ def read_inference_config(path: Path | None, task: Task) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in known}
 
 
-def read_audio(scp: Path, n_utts: int, rates: set[int]) -> list[torch.Tensor]:
+def read_audio(
+    scp: Path,
+    n_utts: int,
+    rates: set[int],
+    models: Iterable[argparse.Namespace] = (),
+) -> list[torch.Tensor]:
     """Read a fixed random choice of utterances: audio (sample,) each, in [-1, 1].
 
     Raises:
-        InputError: a file is unreadable, not mono, or has another rate than the models.
+        InputError: a file is unreadable, not mono, has another rate than the models, or
+            is too long for one of them.
     """
     entries = list(read_table(scp, "run stages 1-4").items())
     chosen = random.Random(0).sample(entries, min(n_utts, len(entries)))
     audio: list[torch.Tensor] = []
-    for _, path in chosen:
+    for key, path in chosen:
         samples, rate = load_source(path)
         if samples.shape[1] != 1:
             raise InputError(path, f"has {samples.shape[1]} channels, not one")
         if rates != {rate}:
             wanted = ", ".join(map(str, sorted(rates)))
             raise InputError(path, f"has {rate} Hz, the models want {wanted} Hz")
+        for model in models:
+            refuse_too_long(scp, key, len(samples) / rate, model)
         if len(samples) >= MIN_SECONDS * rate:
             audio.append(torch.from_numpy(samples[:, 0]))
     if not audio:
@@ -155,7 +165,7 @@ def main(argv: list[str] | None = None) -> None:
         if len({*map(type, both)}) > 1:
             timed[system.by_espnet] = columns(own, search)
     rates = {sampling_rate(a) for a in train_args.values()}
-    audio = read_audio(args.data / "wav.scp", args.utts, rates)
+    audio = read_audio(args.data / "wav.scp", args.utts, rates, train_args.values())
     audio_seconds = sum(map(len, audio)) / rates.pop()
 
     machine = describe()

@@ -22,7 +22,7 @@ from typing import IO
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import hold
-from espnet_prune.running.parallel import time_left
+from espnet_prune.running.parallel import KILLED, time_left, was_killed
 
 SIZE = re.compile(r"\[train\] mini-batch sizes summary: N-batch=(\d+)")
 EPOCH = re.compile(r"(\d+)/(\d+)epoch started")
@@ -227,6 +227,9 @@ def watch(command: list[str], watched: Path, launcher: bool = False) -> None:
         if not tail and launcher:  # it never came to a training
             tail, watched = own.read_text().splitlines()[-12:], own
         print("\n".join(tail), file=sys.stderr)
+        if was_killed(process.returncode):
+            mend = "lower batch_bins, then start again: it goes on"
+            raise InputError(watched, f"the training {KILLED}", mend)
         raise InputError(watched, f"the training failed (exit {process.returncode})")
 
 

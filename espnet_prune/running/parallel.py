@@ -3,10 +3,12 @@
 import copyreg
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from espnet_prune.base.errors import InputError
@@ -14,6 +16,9 @@ from espnet_prune.base.errors import InputError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _LOG_SECONDS = 5.0
+KILLED = "was killed, most likely for want of memory"
+CUT = "cut long recordings by a segments file (stage 3)"
+FEWER = f"give fewer parts at once (--nj), or {CUT}"
 
 
 def ordered_map(
@@ -33,7 +38,7 @@ def ordered_map(
         chunk: items that a process is given at a time.
 
     Raises:
-        InputError: as ``function`` does, from whichever process.
+        InputError: as ``function`` does, from whichever process; or one was killed.
     """
     nj = max(1, min(nj, len(items)))
     if nj == 1:
@@ -41,7 +46,15 @@ def ordered_map(
         return
     with ProcessPoolExecutor(nj, initializer=end_with, initargs=[os.getpid()]) as pool:
         results = pool.map(function, items, chunksize=chunk)
-        yield from _progress(results, len(items), what)
+        try:
+            yield from _progress(results, len(items), what)
+        except BrokenProcessPool as e:
+            raise InputError(what, f"a process of it {KILLED}", FEWER) from e
+
+
+def was_killed(status: int) -> bool:
+    """Tell from its status whether a process was killed, or what a shell ran was."""
+    return status in (-signal.SIGKILL, 128 + signal.SIGKILL)
 
 
 def end_with(parent: int) -> None:

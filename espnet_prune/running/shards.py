@@ -10,6 +10,7 @@ from pathlib import Path
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.running.executor import Executor, failed_too
+from espnet_prune.running.parallel import FEWER, KILLED, was_killed
 
 
 def mark_of(folder: Path) -> Path:
@@ -76,17 +77,19 @@ class Shard:
         if self.done is not None:
             self.done.touch()
 
-    def error(self, others: Sequence["Shard"] = ()) -> InputError:
+    def error(self, status: int, others: Sequence["Shard"] = ()) -> InputError:
         """Make the error: what the shard said last, and which others failed, too."""
-        tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-5:])
         also = failed_too([shard.log for shard in others])
+        if was_killed(status):
+            return InputError(self.log, f"this job {KILLED}{also}", FEWER)
+        tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-5:])
         return InputError(self.log, f"this job failed{also}:\n{tail}")
 
     def run(self) -> None:
         """Run the shard in a job of its own, with the cores that the job has."""
         cores = os.environ.get("SLURM_CPUS_PER_TASK", "1")
-        if self.start(os.environ | {"OMP_NUM_THREADS": cores}).wait():
-            raise self.error()
+        if status := self.start(os.environ | {"OMP_NUM_THREADS": cores}).wait():
+            raise self.error(status)
         self.note_done()
 
 
@@ -127,8 +130,9 @@ def run_here(
     failed = []
     for shard, process in zip(shards, processes, strict=True):
         if process.returncode:
-            failed.append(shard)
+            failed.append((shard, process.returncode))
         else:
             shard.note_done()
     if failed:
-        raise failed[0].error(failed[1:])
+        (first, status), *others = failed
+        raise first.error(status, [shard for shard, _ in others])

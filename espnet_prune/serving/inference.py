@@ -186,7 +186,9 @@ def graph_file(encoder: AbsEncoder, features: int, precision: str) -> Path:
 def _makers() -> str:
     """Digest the code that makes the files."""
     modules = (graph, attention, compact, onnx, int8)
-    return " ".join(fingerprint(module.__file__) for module in modules)
+    files = [module.__file__ for module in modules]
+    files.append(Path(onnx.__file__).with_name("blocks.py"))
+    return " ".join(map(fingerprint, files))
 
 
 @functools.cache

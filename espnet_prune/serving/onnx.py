@@ -69,6 +69,8 @@ def write_onnx(
         metadata: what the file says about itself.
     """
     runtime()
+    from espnet_prune.serving.blocks import TRANSLATIONS  # needs onnxscript
+
     given, axis = names
     dynamic = {
         0: torch.export.Dim("batch", min=1, max=LONGEST),
@@ -85,6 +87,7 @@ def write_onnx(
             dynamic_shapes=(dynamic,),
             dynamo=True,
             verbose=False,
+            custom_translation_table=TRANSLATIONS,
         )
     program.model.metadata_props.update(metadata or {})
     program.save(path)

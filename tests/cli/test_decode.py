@@ -112,6 +112,16 @@ def test_other_audio_of_the_same_name_and_length_is_decoded(audio, decodes):
         decodes()
 
 
+def test_utterance_for_which_there_is_no_memory_is_refused_by_name(audio, decodes):
+    samples = audio / "utt2num_samples"
+    samples.write_text("a 1600\nb 160000000\n")
+    told = rf"{samples}: b lasts 10000 s, for which attention takes about \d+.\d GB"
+    with pytest.raises(InputError, match=told):
+        decodes()
+    samples.write_text("a 1600\nb 1600\n")
+    assert decodes()
+
+
 def test_audio_in_an_archive_is_seen(audio, decodes, tmp_path):
     def archive(level):
         samples = {name: (16000, np.full(1600, level, np.int16)) for name in "ab"}

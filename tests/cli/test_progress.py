@@ -141,6 +141,11 @@ def test_failed_training_names_its_log_and_shows_its_end(watch, capsys):
     assert "the cause" in capsys.readouterr().err
 
 
+def test_killed_training_says_that_memory_was_too_little(watch):
+    with pytest.raises(InputError, match=r"log: .* was killed, .*memory -> lower"):
+        watch("import os; os.kill(os.getpid(), 9)")
+
+
 @pytest.fixture
 def running(tmp_path):
     """A shell with the progress program, whose training sleeps; the training's pid."""

@@ -1,10 +1,16 @@
 """Work that is mapped over processes ends with the process that mapped it."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import pytest
+
+from espnet_prune.base.errors import InputError
+from espnet_prune.running.parallel import ordered_map
 
 SCRIPT = """
 import os, sys, time
@@ -39,3 +45,15 @@ def test_killed_parent_takes_its_workers_along(tmp_path):
     while any(is_alive(worker.name) for worker in workers):
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+def end(number):
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_killed_worker_says_that_memory_was_too_little():
+    told = "^counting: a process of it was killed, .* want of memory -> .*--nj"
+    with pytest.raises(InputError, match=told):
+        list(ordered_map(end, [1, 2, 3], 2, "counting", chunk=1))

@@ -223,8 +223,9 @@ def wav_file(rate=16000, channels=1, width=2, seconds=1.0):
         (wav_file(channels=2), "must be mono, 16 bits, 16000 Hz"),
         (wav_file(width=1), "must be mono, 16 bits, 16000 Hz"),
         (wav_file(seconds=0.1), "is shorter than a fifth of a second"),
+        (wav_file(seconds=601), "lasts 601 s: cut it to 600 at most"),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_decoder_names_the_file_that_is_wrong(
     exported, programs, language, tmp_path, content, told

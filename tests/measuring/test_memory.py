@@ -1,10 +1,12 @@
 """Peaks of memory; what was freed is kept when asked, and not faulted in again."""
 
+import argparse
 import json
 
 import pytest
 
 from espnet_prune.measuring.allocator import keep_freed_memory
+from espnet_prune.measuring.memory import attention_bytes, refuse_too_long
 
 # In a process of its own, whose heap has no large holes.
 PROGRAM = """
@@ -79,3 +81,61 @@ def test_peak_memory_is_what_a_call_had_in_use(python):
     assert 115e6 < peaks["run beside kept"] < 140e6
     # What garbage collection frees meanwhile does not hide the peak.
     assert 75e6 < peaks["run after garbage"] < 120e6
+
+
+ATTENTION = """
+import argparse, json, sys
+import torch
+from espnet_prune.families.espnet.encoders import ENCODERS
+from espnet_prune.measuring.memory import attention_bytes, peak_bytes
+
+name, heads, more = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+conf = {"output_size": 16, "attention_heads": 4, "linear_units": 8, "num_blocks": 2}
+conf |= more
+if heads:
+    block = {"heads": heads, "qk_dim": 3, "v_dim": 3, "ffn2": 8}
+    block |= {"ffn1": 8, "conv": 8} if "conformer" in name else {}
+    conf["architecture"] = {"subsampling": [8, 8], "blocks": [block, None]}
+encoder = ENCODERS[name](20, **conf).eval()
+model = argparse.Namespace(encoder=name, encoder_conf=conf, frontend="default")
+model.frontend_conf = {"fs": "16k", "hop_length": 160}
+
+@torch.no_grad()
+def run():
+    encoder(torch.randn(1, 6000, 20), torch.tensor([6000]))
+
+print(peak_bytes(run, torch.device("cpu")) / attention_bytes(model, 60.0))
+"""
+CONFORMER = {"macaron_style": True, "rel_pos_type": "latest", "cnn_module_kernel": 5}
+
+
+@pytest.mark.parametrize("heads", [0, 3])  # 0: as ESPnet has it
+@pytest.mark.parametrize("kind, more", [("conformer", CONFORMER), ("transformer", {})])
+def test_attention_takes_about_the_memory_that_is_foreseen(python, kind, more, heads):
+    done = python("-c", ATTENTION, f"prunable_{kind}", heads, json.dumps(more))
+    assert done.returncode == 0, done.stderr
+    assert 0.7 < float(done.stdout.split()[-1]) < 1.3  # ESPnet speaks, too
+
+
+@pytest.mark.parametrize(
+    "encoder, conf, frontend",
+    [
+        ("contextual_block_conformer", {}, "default"),  # it attends within blocks
+        ("rnn", {}, "default"),
+        ("conformer", {"input_layer": "linear"}, "default"),
+        ("conformer", {"use_sdpa": True}, "default"),
+        ("conformer", {}, "s3prl"),
+    ],
+)
+def test_of_what_is_not_known_nothing_is_refused(encoder, conf, frontend):
+    model = argparse.Namespace(encoder=encoder, encoder_conf=conf, frontend=frontend)
+    model.frontend_conf = None
+    assert attention_bytes(model, 1e6) == 0
+    refuse_too_long("set", "a", 1e6, model)
+
+
+def test_limit_of_the_shell_counts(python):
+    code = "import resource; from espnet_prune.measuring.memory import available_bytes;"
+    code += "resource.setrlimit(resource.RLIMIT_AS, (3 << 31,) * 2);"
+    code += "print(available_bytes())"
+    assert 0 < int(python("-c", code).stdout) <= 3 << 31

@@ -1,6 +1,8 @@
+import argparse
 import json
 import logging
 import shutil
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +11,9 @@ import soundfile
 import torch
 
 from espnet_prune.base.errors import InputError
+from espnet_prune.base.files import read_yaml
 from espnet_prune.cli import measure
+from espnet_prune.measuring import memory
 from espnet_prune.measuring.machine import describe
 from espnet_prune.measuring.rtf import (
     COLUMNS,
@@ -206,6 +210,16 @@ def test_audio_too_short_to_time_is_left_out(noise_set, tmp_path):
     scp.write_text(f"short {tmp_path / 'short.wav'}\n")
     with pytest.raises(InputError, match="no utterance of at least 0.3 s"):
         measure.read_audio(scp, 99, {16000})
+
+
+def test_audio_too_long_for_the_memory_is_named(tiny_models, noise_set, monkeypatch):
+    config, _ = tiny_models["dense"]
+    models = [argparse.Namespace(**read_yaml(config))]
+    read = partial(measure.read_audio, noise_set / "wav.scp", 1, {16000}, models)
+    assert len(read()) == 1
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
+    with pytest.raises(InputError, match=r"wav.scp: \S+ lasts \d s, for which"):
+        read()
 
 
 def test_wrong_inputs_are_named(tmp_path, noise_set):

@@ -61,6 +61,17 @@ def test_every_failing_shard_is_named(tmp_path, jobs_here):
     assert first != other
 
 
+@pytest.mark.parametrize("executor", [Executor(), Executor("slurm", 2)])
+def test_killed_shard_says_that_memory_was_too_little(tmp_path, jobs_here, executor):
+    killed = "import os; os.kill(os.getpid(), 9)"
+    commands, logs = jobs(tmp_path, "print(1)", killed, killed)
+    with pytest.raises(InputError) as e:
+        run_shards(commands, logs, lambda: "", executor)
+    told = "this job was killed, most likely for want of memory"
+    assert told in str(e.value) and len(str(e.value).splitlines()) == 1
+    assert "--nj" in str(e.value) and str(logs[1]) in str(e.value)
+
+
 def test_only_the_failed_shard_is_run_again(tmp_path):
     code = "open({!r}, 'a').write('x')"
     fine, broken = tmp_path / "fine", tmp_path / "broken"

@@ -1,12 +1,14 @@
 """Encoders for inference: near torch's in every precision, whatever the batch."""
 
 import platform
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from espnet_prune.base.errors import InputError
+from espnet_prune.measuring.memory import peak_bytes
 from espnet_prune.serving import inference
 from espnet_prune.serving.inference import (
     RuntimeEncoder,
@@ -14,6 +16,7 @@ from espnet_prune.serving.inference import (
     check_precision,
     graph_file,
 )
+from espnet_prune.serving.onnx import Runner
 from tests.fixtures.gated import CASES, RUN, drawn_values
 
 CPU = torch.device("cpu")
@@ -46,9 +49,9 @@ def check(encoder, precision, x, lengths):
 def test_compact_encoders_of_every_kind_are_near_torchs(kind, precision):
     gated = CASES[kind].make(1, torch.float, output_size=64, attention_heads=4)
     own = drawn_values(gated.layout, 2, 0.6, 0.8)
-    off = check(
-        gated.compact(own.float()), precision, *gated.inputs(300, 61, gated.least)
-    )
+    # Several blocks of queries in attention, one and a row of the next, a part of one.
+    inputs = gated.inputs(2100, 1031, 61, gated.least)
+    off = check(gated.compact(own.float()), precision, *inputs)
     assert precision == "fp32" or off > 1e-4
 
 
@@ -61,6 +64,19 @@ def test_blocks_and_submodules_may_be_gone(precision):
             own[gated.layout.span(name)] = 0
     compact = gated.compact(gated.layout.settled(own).float())
     check(compact, precision, *gated.inputs(200, 40))
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("kind", ["conformer", "transformer"])
+def test_memory_grows_as_the_length_does_not_as_its_square(kind, cut):
+    gated = CASES[kind].make(0, torch.float)
+    own = drawn_values(gated.layout, 1, 1 - 0.3 * cut, 1 - 0.3 * cut)
+    graph = graph_file(gated.compact(own.float()).eval(), 20, "fp32")
+    peaks = []
+    for frames in (6000, 12000):
+        run = partial(Runner(graph), torch.randn(1, frames, 20))
+        peaks.append(peak_bytes(run, CPU))
+    assert peaks[1] < 3 * peaks[0]
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])

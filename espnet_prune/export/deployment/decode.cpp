@@ -18,8 +18,9 @@ string bytes_of(const string& path) {
   return {istreambuf_iterator<char>(file), {}};
 }
 
-// The samples, in [-1, 1], of a WAV file that must be mono, 16 bits, of this rate.
-vector<float> samples_of(const string& path, int rate) {
+// The samples, in [-1, 1], of a WAV file that must be mono, 16 bits, of this rate, and
+// not longer than so many seconds.
+vector<float> samples_of(const string& path, int rate, int longest) {
   string bytes = bytes_of(path);
   if (bytes.substr(0, 4) != "RIFF") throw runtime_error("is no WAV file");
   for (size_t at = 12; at + 8 <= bytes.size();) {
@@ -34,6 +35,9 @@ vector<float> samples_of(const string& path, int rate) {
       if (format[1] != 1 || format[7] != 16 || hertz != uint32_t(rate))
         throw runtime_error("must be mono, 16 bits, " + to_string(rate) + " Hz");
     } else if (name == "data") {
+      if (int seconds = length / 2 / rate; seconds > longest)
+        throw runtime_error("lasts " + to_string(seconds) + " s: cut it to " +
+                            to_string(longest) + " at most");
       vector<int16_t> whole(length / 2);
       memcpy(whole.data(), chunk, whole.size() * 2);
       vector<float> samples(whole.begin(), whole.end());
@@ -61,14 +65,16 @@ int main(int argc, char** argv) {
     Ort::AllocatorWithDefaultOptions own;
     auto about = session.GetModelMetadata();
     auto rate = about.LookupCustomMetadataMapAllocated("sampling_rate", own);
+    auto longest = about.LookupCustomMetadataMapAllocated("longest_seconds", own);
     auto between = about.LookupCustomMetadataMapAllocated("between_tokens", own);
-    if (!rate || !between) throw runtime_error("is no model of export_onnx");
+    if (!rate || !longest || !between) throw runtime_error("is no model of export_onnx");
     ifstream file(at.substr(0, at.find_last_of('/') + 1) + "tokens.txt");
     vector<string> tokens;
     for (string line; getline(file, line);) tokens.push_back(line);
     if (tokens.empty()) throw runtime_error("there is no tokens.txt beside it");
     for (int i = 2; i < argc; i++) {
-      vector<float> samples = samples_of(at = argv[i], stoi(rate.get()));
+      vector<float> samples =
+          samples_of(at = argv[i], stoi(rate.get()), stoi(longest.get()));
       int64_t shape[] = {1, int64_t(samples.size())};
       auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
       auto speech = Ort::Value::CreateTensor<float>(memory, samples.data(),

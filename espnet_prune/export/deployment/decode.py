@@ -17,7 +17,8 @@ model, *files = sys.argv[1:]
 try:
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map
-    rate, between = int(about["sampling_rate"]), about["between_tokens"]
+    rate, longest = int(about["sampling_rate"]), int(about["longest_seconds"])
+    between = about["between_tokens"]
     tokens = Path(model).with_name("tokens.txt").read_text("utf-8").split("\n")[:-1]
 except Exception as e:  # of onnxruntime, or another program's model
     sys.exit(f"error: {model}: is no model of export_onnx ({e})")
@@ -29,13 +30,14 @@ for path in files:
             samples = np.frombuffer(f.readframes(f.getnframes()), np.int16)
         if len(samples) < rate // 5:
             raise ValueError("is shorter than a fifth of a second")
+        if (seconds := len(samples) / rate) > longest:
+            raise ValueError(f"lasts {seconds:.0f} s: cut it to {longest} at most")
     except (OSError, EOFError, ValueError, wave.Error) as e:
         sys.exit(f"error: {path}: {str(e) or 'is no WAV file'}")
     speech = samples[None].astype(np.float32) / 32768  # (1, sample) in [-1, 1]
     try:
         best = session.run(["log_probs"], {"speech": speech})[0][0].argmax(-1)
-    except Exception as e:  # of onnxruntime: attention takes the square of the length
-        seconds = len(samples) / rate
+    except Exception as e:  # of onnxruntime
         sys.exit(f"error: {path}: {seconds:.0f} s may be too long, cut it ({e})")
     changed = np.append(True, best[1:] != best[:-1])  # CTC: repeats and blanks go
     text = between.join(tokens[i] for i in best[changed & (best != 0)])

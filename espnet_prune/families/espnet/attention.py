@@ -77,17 +77,10 @@ class SizedAttention(nn.Module):
             key.
         """
         mask = more[-1]
-        q, k = (
-            layer(x).unflatten(-1, (self.heads, self.qk_dim))
-            for layer, x in ((self.linear_q, query), (self.linear_k, key))
-        )
-        v = self.linear_v(value).unflatten(-1, (self.heads, self.v_dim))
-        k = k.permute(0, 2, 3, 1)
+        q, k, v = self.project(query, key, value)
         if self.relative:
-            p = self.linear_pos(more[0]).unflatten(-1, (self.heads, self.qk_dim))
-            content = (q + self.pos_bias_u).transpose(1, 2) @ k
-            position = (q + self.pos_bias_v).transpose(1, 2) @ p.permute(0, 2, 3, 1)
-            scores = (content + rel_shift(position)) * self.scale
+            content, position, p = self.terms(q, more[0])
+            scores = (content @ k + rel_shift(position @ p)) * self.scale
         else:
             scores = q.transpose(1, 2) @ k * self.scale
         if mask is not None:
@@ -96,5 +89,37 @@ class SizedAttention(nn.Module):
         weights = scores.softmax(-1)
         if mask is not None:
             weights = weights.masked_fill(hidden, 0.0)
-        context = self.dropout(weights) @ v.transpose(1, 2)
+        return self.merge(self.dropout(weights) @ v)
+
+    def project(
+        self, query: Tensor, key: Tensor, value: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute queries, keys and values of each head.
+
+        The arguments are those of :meth:`forward`.
+
+        Returns:
+            (batch, query, head, dim), (batch, head, dim, key), (batch, head, key, dim).
+        """
+        q = self.linear_q(query).unflatten(-1, (self.heads, self.qk_dim))
+        k = self.linear_k(key).unflatten(-1, (self.heads, self.qk_dim))
+        v = self.linear_v(value).unflatten(-1, (self.heads, self.v_dim))
+        return q, k.permute(0, 2, 3, 1), v.transpose(1, 2)
+
+    def terms(self, q: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute what meets the keys, what meets the positions, and these.
+
+        Args:
+            q: (batch, query, head, dim).
+            positions: (1, offset, channel).
+
+        Returns:
+            twice (batch, head, query, dim), and (1, head, dim, offset).
+        """
+        p = self.linear_pos(positions).unflatten(-1, (self.heads, self.qk_dim))
+        content, position = q + self.pos_bias_u, q + self.pos_bias_v
+        return content.transpose(1, 2), position.transpose(1, 2), p.permute(0, 2, 3, 1)
+
+    def merge(self, context: Tensor) -> Tensor:
+        """Merge the heads, (batch, head, query, dim), to (batch, query, channel)."""
         return self.linear_out(context.transpose(1, 2).flatten(2))

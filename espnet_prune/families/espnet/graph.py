@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from espnet_prune.families.espnet.attention import SizedAttention, sizes_of
+from espnet_prune.families.espnet.attention import SizedAttention, rel_shift, sizes_of
 from espnet_prune.families.espnet.nets import (
     ConvolutionModule,
     LegacyRelPositionalEncoding,
@@ -38,8 +38,8 @@ class EncoderGraph(nn.Module):
             path, _, leaf = name.rpartition(".")
             if type(module) in (PositionalEncoding, *RELATIVE):
                 plain = Positions(module)
-            elif isinstance(module, MultiHeadedAttention):
-                plain = SizedAttention(module, *sizes_of(module)[:3])
+            elif isinstance(module, MultiHeadedAttention | SizedAttention):
+                plain = GraphAttention(module, *sizes_of(module)[:3])
             elif isinstance(module, ConvolutionModule):
                 plain = GraphConvolution(module)
             else:
@@ -97,6 +97,55 @@ class Positions(nn.Module):
         encoded = torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[None]
         x = x * self.scale
         return (x, encoded) if self.relative else x + encoded
+
+
+# Operators of their own, for the writer of a graph to compute them in blocks; the sizes
+# beside the tensors are what all layers share.
+@torch.library.custom_op("espnet_prune::attend", mutates_args=())
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, time: int) -> Tensor:
+    """Attend, (batch, head, time, dim), to all keys, (batch, head, dim, time)."""
+    return (q @ k * scale).softmax(-1) @ v
+
+
+@torch.library.custom_op("espnet_prune::attend_relative", mutates_args=())
+def attend_relative(
+    content: Tensor,
+    position: Tensor,
+    k: Tensor,
+    p: Tensor,
+    v: Tensor,
+    scale: float,
+    time: int,
+    offsets: int,
+) -> Tensor:
+    """Attend with relative positions, by the terms of :class:`SizedAttention`."""
+    scores = content @ k + rel_shift(position @ p)
+    return (scores * scale).softmax(-1) @ v
+
+
+@attend.register_fake
+def _(q, k, v, scale, time):
+    return q.new_empty(*q.shape[:-1], v.shape[-1])
+
+
+@attend_relative.register_fake
+def _(content, position, k, p, v, scale, time, offsets):
+    return content.new_empty(*content.shape[:-1], v.shape[-1])
+
+
+class GraphAttention(SizedAttention):
+    """The layer attends without masks, by the operators above."""
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, *more, **_) -> Tensor:
+        """Attend within (batch, time, channel)."""
+        q, k, v = self.project(query, key, value)
+        time, scale = query.shape[1], self.scale
+        if not self.relative:
+            return self.merge(attend(q.transpose(1, 2), k, v, scale, time))
+        content, position, p = self.terms(q, more[0])
+        offsets = more[0].shape[1]
+        context = attend_relative(content, position, k, p, v, scale, time, offsets)
+        return self.merge(context)
 
 
 class GraphConvolution(nn.Module):
