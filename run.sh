@@ -16,7 +16,7 @@ Stages (1-11 as in ESPnet): 1 data, 2 speed perturbation, 3 format audio, 4 filt
   --skip_stages      stages to leave out, as \"2 5\"
   --preset           default | quick (a first look in minutes) | thorough (over an hour)
 Data
-  --corpus           synth | digits | librispeech | kaldi
+  --corpus           synth | digits | commands | librispeech | kaldi
   --downloads        where a corpus is looked for, or downloaded to
   --librispeech      directory that holds LibriSpeech
   --data_args        further options of stage 1's local/<corpus>_data.py

