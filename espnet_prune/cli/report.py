@@ -4,8 +4,8 @@
         --pruned exp/pruned --compact exp/compact --decode_tag decode_asr \
         --test_sets "test_a test_b" --out exp/report
 
-leaves ``report.{md,html,json}`` and the figures, and prints the main table. It can be
-run at any time: what no stage has left yet is null, a dash, and named.
+leaves ``report.{md,html,json,csv}`` and the figures, and prints the main table. It can
+be run at any time: what no stage has left yet is null, a dash, and named.
 """
 
 import argparse
@@ -18,7 +18,8 @@ from espnet_prune.base.files import atomic_path, write_json, write_text
 from espnet_prune.report.caveats import caveats
 from espnet_prune.report.collect import collect
 from espnet_prune.report.page import Picture, build, html_page, markdown
-from espnet_prune.report.tables import main_table
+from espnet_prune.report.tables import main_table, write_csv
+from espnet_prune.report.verdict import verdicts
 
 logger = logging.getLogger("espnet_prune.report")
 
@@ -66,10 +67,13 @@ def main(argv: list[str] | None = None) -> None:
     write_text(args.out / "report.md", markdown(parts, title))
     write_text(args.out / "report.html", html_page(parts, title))
     write_json(args.out / "report.json", found.report)
+    with atomic_path(args.out / "report.csv") as temporary:
+        write_csv(temporary, found.report["rows"])
 
     for name in found.missing:
         logger.warning(f"not there yet: {name}")
-    sys.stdout.write(main_table(found.report["rows"]).text())
+    rows = found.report["rows"]
+    sys.stdout.write("\n".join([main_table(rows).text(), *verdicts(rows), ""]))
     for text in filter(None, [*caveats(found.report), args.note]):
         logger.warning(text)
     logger.info(f"report: {args.out / 'report.html'}")

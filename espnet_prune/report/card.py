@@ -32,9 +32,10 @@ PRUNED = """\
 """
 RESULTS = """\
 {table}
-In brackets: change against the dense model that it was made from. p: paired bootstrap
-against it. RTF: seconds of computing per second of audio, one utterance at a time, on
-{machine}, with the encoder as `espnet_prune.serving.load.set_precision` makes it.
+Beside a cost: its change against the dense model that it was made from. p: paired
+bootstrap against it. RTF: seconds of computing per second of audio, one utterance at a
+time, on {machine}, with the encoder as `espnet_prune.serving.load.set_precision` makes
+it.
 
 """
 USE = """\

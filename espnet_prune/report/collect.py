@@ -183,7 +183,7 @@ def _row(
         if system == "compact" or not first:
             tests = found.comparisons(decode)
     wer, cer = wer or {}, cer or {}
-    rtf = {}
+    rtf, rtf_espnet = {}, {}
     if found.same_session(exp, measured, dense):
         times = measured.get("rtf", {})
         if not first:
@@ -194,7 +194,9 @@ def _row(
         if rtf:
             found.times[exp.name + ("" if first else f" {precision}")] = times
         if first and measured.get("rtf_espnet"):
-            found.times[f"{exp.name}, ESPnet's encoder"] = measured["rtf_espnet"]
+            by_espnet = measured["rtf_espnet"]
+            found.times[f"{exp.name}, ESPnet's encoder"] = by_espnet
+            rtf_espnet = {name: r["median"] for name, r in by_espnet.items()}
     pruning = pruning or {}
     return {
         "system": system,
@@ -208,6 +210,7 @@ def _row(
         "params": _part(measured.get("params"), PARAMS),
         "macs_per_second": _part(measured.get("macs_per_second"), MACS),
         "rtf": _part(rtf, RTF),
+        "rtf_espnet": _part(rtf_espnet, RTF),
         "bytes": measured.get("bytes"),
         "p_vs_dense": tests.get("dense", {}).get("p_value"),
         "vs": tests,

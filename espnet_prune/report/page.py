@@ -10,6 +10,7 @@ from espnet_prune.config.methods import METHODS
 from espnet_prune.report import plots, tables
 from espnet_prune.report.caveats import caveats
 from espnet_prune.report.collect import Collected
+from espnet_prune.report.verdict import verdicts
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,12 @@ class Picture:
 Part = Heading | Paragraph | Picture | tables.Table
 
 READING = (
-    "In brackets: change against dense. 95 %: interval of the WER by bootstrap over "
-    "utterances. p: two-sided paired bootstrap against dense on the same utterances. "
-    "RTF: seconds of computing per second of audio, one utterance at a time, each "
-    "column from audio samples on, so encoder includes the frontend, and CTC greedy "
-    "and search include the encoder; changes within the +- below are noise. GMAC/s: "
-    "1e9 multiply-accumulates per second of audio{length}. "
+    "Beside a cost: its change against dense. 95 %: interval of the WER by bootstrap "
+    "over utterances. p: two-sided paired bootstrap against dense on the same "
+    "utterances. RTF: seconds of computing per second of audio, one utterance at a "
+    "time, each column from audio samples on, so encoder includes the frontend, and "
+    "search the encoder; changes within the +- below are noise. M: millions of "
+    "parameters. GMAC/s: 1e9 multiply-accumulates per second of audio{length}. "
     "- : not measured yet, or not applicable."
 )
 
@@ -66,7 +67,7 @@ def _length(seconds: float | None) -> str:
 def build(found: Collected, note: str) -> list[Part]:
     """Lay the report out, top to bottom."""
     report = found.report
-    parts: list[Part] = []
+    parts: list[Part] = [Paragraph(text) for text in verdicts(report["rows"])]
     warnings = [*caveats(report), *filter(None, [note])]
     parts += [Paragraph(text, warning=True) for text in warnings]
     parts += [
