@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make audio to prune with, and probes, from small public corpora, for RESULTS.md.
+"""Make audio to prune with, and probes, from small public corpora, for results.
 
     python3 local/ssl_trial_data.py --corpora DIR --out data/trial
 

@@ -4,7 +4,7 @@
 # In front, so that the user's own options win.
 prune_args="--max_epoch 20 ${prune_args}"
 finetune_args="--max_epoch 8 ${finetune_args}"
-# What was best there (RESULTS.md), of the recipe's own dense Conformers.
+# What was best there (docs/findings.md), of the recipe's own dense Conformers.
 if [[ ${corpus} =~ ^(synth|digits)$ && -z ${asr_config}${teacher_config}${teacher_tag} ]]; then
     prune_args="--optim_conf lr=0.0015 --gates model_dim=true ${prune_args}"
 fi

@@ -204,6 +204,7 @@ def _row(
         "target": _part(pruning.get("target"), ("kind", "value")),
         "precision": precision,
         "test_set": decode.name,
+        "decoded": str(decode),
         "wer": wer.get("error_rate"),
         "wer_ci": wer.get("ci95") or [None, None],
         "cer": cer.get("error_rate"),

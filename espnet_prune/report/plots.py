@@ -26,7 +26,8 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _plain(axes: Axes) -> None:
+def plain(axes: Axes) -> None:
+    """Leave out what is no data: lines around, and all but a faint grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e2e8f0", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -84,7 +85,7 @@ def pareto_figure(rows: list[dict[str, Any]], title: str) -> Figure | None:
         axes.tick_params(labelsize=8)
         axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)
-        _plain(axes)
+        plain(axes)
     axes.legend(fontsize=8, framealpha=0.7, edgecolor="none")
     figure.suptitle(title, size=11)
     return figure
@@ -181,6 +182,6 @@ def curves_figure(curves: Curves, title: str) -> Figure | None:
         axes.tick_params(labelsize=8)
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18), "ncols": 2}
         axes.legend(fontsize=7, edgecolor="none", **below)
-        _plain(axes)
+        plain(axes)
     figure.suptitle(title, size=11)
     return figure

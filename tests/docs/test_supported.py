@@ -30,9 +30,9 @@ def test_a_program_puts_the_list_into_the_page(tmp_path, monkeypatch):
     assert supported.listed() in made and "stale" not in made
 
 
-def test_the_readme_names_the_same_encoders():
+def test_the_page_of_own_models_names_the_same_encoders():
     (told,) = re.findall(
-        r"Its encoder must be one of([^;]*)\]\(docs/supported.md\)",
-        (ROOT / "README.md").read_text(),
+        r"Its encoder must be one of([^;]*)\]\(supported.md\)",
+        (ROOT / "docs/prune-your-model.md").read_text(),
     )
     assert re.findall(r"`(\w+)`", told) == list(KINDS)

@@ -24,6 +24,7 @@ ROW = {
     "target": {"kind": TEXT, "value": NUMBER},
     "precision": str,
     "test_set": str,
+    "decoded": str,
     "wer": NUMBER,
     "wer_ci": [NUMBER, NUMBER],
     "cer": NUMBER,

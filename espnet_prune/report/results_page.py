@@ -1,0 +1,203 @@
+"""The page of results, from records: claims first, then four tables at most."""
+
+from collections.abc import Mapping
+
+from matplotlib.figure import Figure
+
+from espnet_prune.report.plots import PALETTE, plain
+from espnet_prune.report.results import SECTIONS, Record, Row
+from espnet_prune.report.tables import DASH, Table
+
+PICTURE = "results.png"
+COMMAND = "python3 -m espnet_prune.cli.results"
+# Of the README: what stands between is made.
+BEGIN, END = f"<!-- made by: {COMMAND} -->", "<!-- end of what is made -->"
+HEAD = """\
+# Results
+
+{begin}
+
+Means over seeds; in brackets the least and the largest of them. Differences to the
+dense model stand with their 95 % interval over utterances.
+
+{claims}
+
+![Error rate against what is left, and against time, a dot per seed]({picture})
+
+What helps, what does not, and when pruning is the wrong choice:
+[findings](findings.md). Older protocols, and all else that was measured:
+[archive](results-archive.md).
+"""
+KINDS = {"params": "parameters", "macs": "MACs"}
+SEEDS = {1: "one seed", 2: "two seeds", 3: "three seeds"}
+
+
+def page(records: Mapping[str, Record]) -> str:
+    """Write the page.
+
+    Args:
+        records: by name.
+    """
+    parts = [HEAD.format(begin=BEGIN, claims=claims(records), picture=PICTURE)]
+    for section in SECTIONS:
+        own = [record for record in records.values() if record.section == section]
+        if own:
+            parts += [f"## {section[0].upper()}{section[1:]}\n", table(own).markdown()]
+            parts += [_origin(record) for record in own]
+    return "\n".join(parts)
+
+
+def renewed(text: str, records: Mapping[str, Record]) -> str:
+    """Return a page with the claims of now between its marks.
+
+    Raises:
+        ValueError: it lacks a mark.
+    """
+    before, after = text[: text.index(BEGIN)], text[text.index(END) :]
+    return f"{before}{BEGIN}\n\n{claims(records)}\n\n{after}"
+
+
+def claims(records: Mapping[str, Record]) -> str:
+    """Write a line for each record, real speech first."""
+    ordered = sorted(
+        records.values(), key=lambda record: SECTIONS.index(record.section)
+    )
+    return "\n".join(f"- {claim(record)}" for record in ordered)
+
+
+def claim(record: Record) -> str:
+    """Say in a sentence what the record shows of L0 pruning, or of the clock."""
+    told = []
+    for row in record.rows:
+        if row.target and not record.metric:
+            times = ", ".join(f"{v:.1f} in {k}" for k, v in row.speed.items())
+            told.append(f"{100 * row.target:g} % gone: {times}")
+        elif row.target and row.system == "L0":
+            found = f"{shown(row)}, {verdict(row, record)}"
+            told.append(f"{100 * row.target:g} % gone: {found}")
+    of = "times as fast as the dense one, on one core"
+    if record.metric:
+        of = f"{record.metric} {shown(record.dense)} for the dense one"
+    kinds = " and ".join(KINDS[kind] for kind in record.kind.split("+"))
+    return f"**{record.title}**: {of}; of the encoder's {kinds} {'; '.join(told)}."
+
+
+def verdict(row: Row, record: Record) -> str:
+    """Say in words what a difference to the dense model is worth."""
+    seeds = f"({SEEDS.get(row.seeds, f'{row.seeds} seeds')})"
+    if row.difference is None or len(row.difference) < 3:
+        return f"not tested {seeds}"
+    _, low, high = row.difference
+    if low <= 0 <= high:
+        return f"not told apart {seeds}"
+    return f"{'better' if (low > 0) == record.higher else 'worse'} {seeds}"
+
+
+def shown(row: Row) -> str:
+    """Format mean and, of several seeds, least and largest value."""
+    digits = ".0f" if row.mean >= 100 or row.mean <= -100 else ".2f"
+    low, high = (format(value, digits) for value in row.span)
+    told = format(row.mean, digits)
+    return told if low == high else f"{told} ({low} to {high})"
+
+
+def table(records: list[Record]) -> Table:
+    """Make the table of a section, of eight rows at most."""
+    clock = not records[0].metric
+    several = len(records) > 1
+    header = ["" if several else records[0].title, "gone: params / MACs"]
+    if clock:
+        names = list(dict.fromkeys(n for r in records for w in r.rows for n in w.speed))
+        header += [f"times as fast, {name}" for name in names]
+    else:
+        header += [records[0].metric, "difference to dense", "verdict", "faster"]
+    lines = []
+    for record in records:
+        for row in record.rows:
+            gone = [
+                f"{100 * row.gone[k]:.0f}" for k in ("params", "macs") if k in row.gone
+            ]
+            name = f"{record.title}: {row.system}" if several else row.system
+            cells = [name, " / ".join(gone) + (" %" if gone else "")]
+            if clock:
+                cells += [_times(row.speed.get(name)) for name in names]
+            else:
+                cells += [shown(row), _difference(row)]
+                told = verdict(row, record) if row.target else ""
+                cells += [told, _times(row.speed.get("encoder"))]
+            lines.append(cells)
+    return Table(header, lines)
+
+
+def _times(value: float | None) -> str:
+    return DASH if value is None else f"{value:.1f}"
+
+
+def _difference(row: Row) -> str:
+    if row.difference is None:
+        return DASH
+    if len(row.difference) == 1:
+        return f"{row.difference[0]:+.2f}"
+    return "{:+.2f} ({:+.2f} to {:+.2f})".format(*row.difference)
+
+
+def _origin(record: Record) -> str:
+    """Say how the figures were made."""
+    made = record.made
+    commands = "\n".join(f"    {line}" for line in made.command)
+    told = f"{record.title}: {record.test}; {made.commit}, {made.machine}, {made.date}."
+    return f"{told}\n\n{commands}\n"
+
+
+def picture(records: Mapping[str, Record]) -> Figure:
+    """Draw the metric against what is left and against time, a dot per seed.
+
+    Args:
+        records: those of which no pruned encoder has values are left out.
+    """
+    panels = [
+        (record, cost, label)
+        for record in records.values()
+        for cost, label in ((_left, "parameters"), (_time, "time"))
+        if any(row.target and row.values and cost(row) for row in record.rows)
+    ]
+    lines = -(-len(panels) // 2)
+    figure = Figure(figsize=(9.5, 3.2 * lines), layout="constrained")
+    for axes in (grid := figure.subplots(lines, 2, squeeze=False).ravel())[
+        len(panels) :
+    ]:
+        axes.set_visible(False)
+    for axes, (record, cost, label) in zip(grid, panels, strict=False):
+        systems = list(dict.fromkeys(row.system for row in record.rows))
+        for number, system in enumerate(systems):
+            dots = [
+                (cost(row), value)
+                for row in record.rows
+                if row.system == system and cost(row)
+                for value in row.values
+            ]
+            if dots:
+                colour = "black" if system == "dense" else PALETTE[number % 8]
+                x, y = zip(*dots, strict=True)
+                axes.plot(x, y, "o", color=colour, ms=5, label=system)
+        axes.margins(0.1)
+        axes.set_xlim(0, 1.08)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel(f"share of the encoder's {label} that is left", size=8)
+        axes.set_ylabel(record.metric, size=8)
+        axes.set_title(record.title, size=10)
+        axes.legend(fontsize=7, edgecolor="none")
+        plain(axes)
+    return figure
+
+
+def _left(row: Row) -> float | None:
+    if row.target is None:
+        return 1.0
+    return 1 - row.gone["params"] if "params" in row.gone else None
+
+
+def _time(row: Row) -> float | None:
+    if row.target is None:
+        return 1.0
+    return 1 / row.speed["encoder"] if "encoder" in row.speed else None

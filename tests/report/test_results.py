@@ -1,0 +1,141 @@
+"""Records of results, and the page, the picture and the README made from them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from left import RIGHT, WRONG, dump, options, scored
+
+from espnet_prune.base.errors import InputError
+from espnet_prune.cli import report, results
+from espnet_prune.report.results import (
+    Made,
+    Record,
+    Row,
+    read_records,
+    rows_of_bench,
+    rows_of_reports,
+)
+from espnet_prune.report.results_page import (
+    BEGIN,
+    END,
+    claim,
+    claims,
+    page,
+    picture,
+    renewed,
+    verdict,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+ORIGIN = Made(["./run.sh"], "abc", "a CPU", "2026-11-30")
+ABOUT = "digits", "real speech", "ten words", "WER %", False, "params+macs"
+
+
+def test_page_and_readme_are_those_of_the_records():
+    records = read_records(ROOT / "results")
+    assert (ROOT / "docs/results.md").read_text() == page(records)
+    readme = (ROOT / "README.md").read_text()
+    assert renewed(readme, records) == readme
+    # Four tables at most, of eight rows at most.
+    tables = page(records).split("\n\n")
+    rows = [part.count("\n| ") - 1 for part in tables if part.startswith("| ")]
+    assert len(rows) <= 4 and max(rows) <= 8
+
+
+def test_seeds_are_pooled_and_tested_together(full):
+    """The third run makes no error: its mean with the first is half of that one's."""
+    found = []
+    for number, hyp in enumerate((WRONG, RIGHT)):
+        folder = full / f"compact{number}"
+        shutil.copytree(full / "compact", folder, ignore=lambda *_: ["decode_d"])
+        vs = {"": full / "dense/decode_d/test"}
+        scored(folder / "decode_d/test", full / "ref", hyp, vs)
+        given = options(full, f"--out={full / f'out{number}'}")
+        given = [o.replace(f"{full / 'compact'}", f"{folder}") for o in given]
+        report.main(given)
+        found.append(full / f"out{number}/report.json")
+    dense, compact = rows_of_reports(found)
+    assert (dense.system, dense.values, dense.target) == ("dense", [0.0, 0.0], None)
+    assert (compact.system, compact.values) == ("L0", [25.0, 0.0])
+    assert compact.seeds == 2 and compact.gone == {"params": 0.5, "macs": 0.5}
+    assert compact.speed == {"encoder": 2.0, "search": 2.0}
+    mean, low, high = compact.difference
+    assert mean == pytest.approx(12.5) and 0 < low < mean < high
+    record = Record(*ABOUT, ORIGIN, [dense, compact])
+    assert verdict(compact, record) == "worse (two seeds)"
+
+
+@pytest.mark.parametrize(("ends", "higher", "said"), [
+    ((-0.4, 0.1), False, "not told apart"), ((0.1, 0.4), False, "worse"),
+    ((0.1, 0.4), True, "better"), ((-0.4, -0.1), False, "better"),
+])  # fmt: skip
+def test_verdict_is_that_of_the_interval(ends, higher, said):
+    rows = [Row("dense", [1.0]), Row("L0", [1.2], 0.5, difference=[0.2, *ends])]
+    record = Record("t", "real speech", "w", "m", higher, "params", ORIGIN, rows)
+    assert verdict(rows[1], record) == f"{said} (one seed)"
+    assert claim(record) == (
+        "**t**: m 1.00 for the dense one; of the encoder's parameters 50 % gone: "
+        f"1.20, {said} (one seed)."
+    )
+
+
+def test_bench_is_told_in_times_of_espnets_encoder(tmp_path):
+    rows = [
+        {"system": name, "precision": precision, "target": target, "median_s": seconds,
+         "macs": macs, "model": "d256"}
+        for name, precision, target, seconds, macs in (
+            ("espnet", "fp32", None, 1.0, 100), ("dense", "fp32", None, 0.5, 100),
+            ("compact_torch", "fp32", 0.5, 0.6, 50), ("compact", "fp32", 0.5, 0.25, 50),
+            ("compact", "int8", 0.5, 0.125, 50),
+        )
+    ]  # fmt: skip
+    dump(tmp_path / "bench.json", {"rows": rows})
+    dense, compact = rows_of_bench(tmp_path / "bench.json", "d256")
+    assert (dense.target, dense.speed) == (None, {"fp32": 2.0})
+    assert (compact.target, compact.speed) == (0.5, {"fp32": 4.0, "int8": 8.0})
+    assert compact.gone == {"macs": 0.5}
+    with pytest.raises(InputError, match="no result of the bench with rows of d512"):
+        rows_of_bench(tmp_path / "bench.json", "d512")
+
+
+def test_command_writes_page_readme_and_picture(full):
+    report.main(options(full))
+    (full / "README.md").write_text(f"# Mine\n{BEGIN}\nstale\n{END}\nmore\n")
+    given = ["--results", full / "results", "--docs", full / "docs", "--readme"]
+    given += [full / "README.md", "--add", "tones", "--title", "tones", "--section"]
+    given += ["synthetic speech", "--test", "160 words", "--commit", "abc"]
+    given += ["--machine", "a CPU", "--command", "./run.sh"]
+    reports = ["--reports", full / "out/report.json"]
+    results.main([str(word) for word in given + reports])
+    text = (full / "README.md").read_text()
+    assert "stale" not in text and "**tones**: WER % 0.00 for the dense one" in text
+    assert (
+        "| L0 | 50 / 50 % | 25.00 | +25.00 (" in (full / "docs/results.md").read_text()
+    )
+    assert (full / "docs/results.png").read_bytes().startswith(b"\x89PNG")
+    assert (
+        json.loads((full / "results/tones.json").read_text())["made"]["commit"] == "abc"
+    )
+    with pytest.raises(InputError, match="--add: needs --reports or --bench"):
+        results.main([str(word) for word in given])
+
+
+def test_what_is_no_record_is_named(tmp_path):
+    dump(tmp_path / "x.json", {"title": "x", "rows": [{"system": "dense"}]})
+    with pytest.raises(InputError, match="x.json: is no record of results"):
+        read_records(tmp_path)
+
+
+def test_picture_has_a_dot_for_each_seed():
+    rows = [Row("dense", [1.0]), Row("L0", [1.2, 1.4], 0.5, {"params": 0.5})]
+    (axes, hidden) = picture({"a": Record(*ABOUT, ORIGIN, rows)}).axes
+    dots = {(x, y) for line in axes.lines for x, y in line.get_xydata()}
+    assert dots == {(1.0, 1.0), (0.5, 1.2), (0.5, 1.4)} and not hidden.get_visible()
+    clock = [Row("d", speed={"fp32": 2.0}), Row("c", target=0.5, speed={"fp32": 4.0})]
+    fast = Record("d", "the clock", "10 s", "", True, "macs", ORIGIN, clock)
+    assert claims({"b": fast}) == (
+        "- **d**: times as fast as the dense one, on one core; of the encoder's MACs "
+        "50 % gone: 4.0 in fp32."
+    )
