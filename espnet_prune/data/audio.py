@@ -217,6 +217,27 @@ def load_utterance(
     return Audio(blocks, source_fs, channels, scale is not None)
 
 
+def array_split(
+    blocks: Iterator[np.ndarray], total: int, parts: int
+) -> Iterator[np.ndarray]:
+    """Split samples as :func:`numpy.array_split` does, with one part in memory.
+
+    Args:
+        blocks: the samples, (time,) each.
+        total: how many samples they have together.
+        parts: how many to make; the first ``total % parts`` have one sample more.
+    """
+    held = np.zeros(0, np.float32)
+    for number in range(parts):
+        size = total // parts + (number < total % parts)
+        some = [held]
+        while sum(map(len, some)) < size:
+            some.append(next(blocks))
+        held = np.concatenate(some)
+        yield held[:size]
+        held = held[size:]
+
+
 def run_pipe(value: str) -> IO[bytes]:
     """Run the command of a ``wav.scp`` value, and return a file of what it writes.
 
