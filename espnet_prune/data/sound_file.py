@@ -24,8 +24,9 @@ _WRITE_ANEW = f"write it anew as one (ffmpeg -i FILE NEW.flac), or {MEND}"
 _SHORT = re.compile(
     r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.M
 )
+_SPHERE_LENGTH = re.compile(rb"^sample_count -i (\d+)", re.M)  # of each channel
 _STREAMED = 0x40000000  # from here on a length says: written before it was known
-_PADDING = 64  # bytes by which sloppy headers are off
+_PADDING = 64  # bytes, of SPHERE samples, by which sloppy headers are off
 _OGG_PAGE = 65307  # bytes, at most
 _FIRST_PAGE = re.compile(rb"OggS\0[\2\3\6\7]")  # of a stream
 _LATER_PAGE = re.compile(rb"OggS\0[\0\1\4\5]")
@@ -165,6 +166,9 @@ def _is_cut_off(f: soundfile.SoundFile, source: Source) -> bool:
         sizes = page[27 : 27 + page[26]] if len(page) > 26 else b""
         whole = len(sizes) and len(page) >= 27 + len(sizes) + sum(sizes)
         return not (whole and page[5] & 4)
+    if f.format == "NIST":  # SPHERE, of which libsndfile asks the file's size alone
+        said = _SPHERE_LENGTH.search(_bytes(source, 0, 1024))
+        return bool(said) and len(f) + _PADDING < int(said[1])
     found = (map(int, pair) for pair in _SHORT.findall(f.extra_info))
     return any(there + _PADDING < said < _STREAMED for said, there in found)
 

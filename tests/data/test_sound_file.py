@@ -21,6 +21,8 @@ FORMATS = [
     ("W64", "PCM_16"),
     ("RF64", "PCM_16"),
     ("CAF", "PCM_16"),
+    ("NIST", "PCM_16"),
+    ("NIST", "ULAW"),
     ("FLAC", "PCM_16"),
     ("OGG", "VORBIS"),
     ("OGG", "OPUS"),
@@ -215,6 +217,18 @@ def test_wav_of_a_sloppy_header_is_whole(written, read):
     content[rate : rate + 4] = struct.pack("<I", 176400)  # bytes of a second
     cut_behind = bytes(content) + b"LIST\xff\0\0\0abcd"
     assert len(read(cut_behind)[0]) == 16000 * SECONDS
+
+
+def test_stereo_of_sphere_is_counted_by_channel(tmp_path, read):
+    path = tmp_path / "a.sph"
+    soundfile.write(path, np.zeros((16000, 2)), 16000, "PCM_16", format="NIST")
+    whole = path.read_bytes()
+    assert read(whole)[0].shape == (16000, 2)
+    with pytest.raises(InputError, match="ends before its length says"):
+        read(whole[:-400])
+    assert read(whole[:-4])[0].shape == (15999, 2)  # as sloppy as headers are
+    unsaid = whole.replace(b"sample_count -i 16000", b"a_comment -s 1 x     ")
+    assert read(unsaid)[0].shape == (16000, 2)
 
 
 def write_floats(path, samples):
