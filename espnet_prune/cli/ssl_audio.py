@@ -19,7 +19,7 @@ import soundfile
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import is_made_of, note_made_of, resumable_dir
 from espnet_prune.base.table import read_table, write_table
-from espnet_prune.data.audio import file_of, load_utterance
+from espnet_prune.data.audio import array_split, file_of, load_utterance
 from espnet_prune.data.kaldi_dir import find_audio
 from espnet_prune.data.text import normalized
 from espnet_prune.families.ssl.audio import RATE
@@ -84,15 +84,15 @@ def crop(job: tuple[str, str, Path, float, bool]) -> tuple[dict[str, int], str]:
     """
     name, source, folder, seconds, whole = job
     try:
-        samples = load_utterance(source, RATE).samples
+        audio = load_utterance(source, RATE)
+        total = sum(map(len, audio.blocks()))
     except InputError as e:
         return {}, str(e)
-    parts = max(1, round(len(samples) / RATE / seconds))
-    if whole and len(samples) > seconds * RATE:
+    if whole and total > seconds * RATE:
         return {}, f"{source}: is longer than {seconds:g} s"
-    parts = 1 if whole else parts
+    parts = 1 if whole else max(1, round(total / RATE / seconds))
     found = {}
-    for number, part in enumerate(np.array_split(samples, parts)):
+    for number, part in enumerate(array_split(audio.blocks(), total, parts)):
         if len(part) < SHORTEST * RATE or np.sqrt(np.mean(part**2)) < SILENCE:
             continue
         key = f"{crop_name(name)}-{number:04d}"

@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import kaldiio
 import numpy as np
@@ -17,7 +16,7 @@ import soxr
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import fingerprint
 from espnet_prune.base.table import read_table
-from espnet_prune.data.sound_file import BLOCK, MEND, read_blocks, stretch
+from espnet_prune.data.sound_file import BLOCK, MEND, Source, read_blocks, stretch
 
 AUDIO_DIGEST = "audio.sha256"  # in a formatted set: a digest of all its samples
 # Beyond full scale: an instant is clipped, more is scaled, and far more is a mistake.
@@ -26,7 +25,7 @@ _MOST = 8.0
 # Mono samples: what is longer is read a second time, and never in memory as a whole.
 _SHORT = 1 << 22
 
-Run = Callable[[str], IO[bytes]]  # a command, as run_pipe does
+Opener = Callable[[str], Source]  # a value of wav.scp, as open_source does
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,10 @@ class Audio:
 
 
 def source_blocks(
-    value: str, start: float = 0.0, end: float | None = None, run: Run | None = None
+    value: str,
+    start: float = 0.0,
+    end: float | None = None,
+    opener: Opener | None = None,
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Read a ``wav.scp`` value, or a stretch of it, block by block.
 
@@ -62,7 +64,7 @@ def source_blocks(
         value: a path, ``command |`` (run by the shell, as Kaldi does: the data
             directory is the user's own), or ``file.ark:offset``.
         start, end: the stretch, in seconds; an ``end`` of None is the recording's end.
-        run: instead of :func:`run_pipe`, as one that remembers what it ran last.
+        opener: instead of :func:`open_source`, as one that remembers the last.
 
     Yields:
         The next samples, float32 (time, channels), and their rate in Hz; once at least.
@@ -72,12 +74,10 @@ def source_blocks(
             beyond full scale, or the stretch lies outside of it.
     """
     file = file_of(value)
-    if file is None:
-        blocks = read_blocks((run or run_pipe)(value), value, start, end)
-    elif file != value:
-        blocks = _ark_blocks(value, start, end)
+    if file is None or file == value:
+        blocks = read_blocks((opener or open_source)(value), value, start, end)
     else:
-        blocks = read_blocks(value, value, start, end)
+        blocks = _ark_blocks(value, start, end)
     for samples, fs in blocks:
         if not np.isfinite(samples).all():
             raise InputError(value, "holds samples that are not finite", MEND)
@@ -172,22 +172,22 @@ def load_utterance(
     start: float = 0.0,
     end: float | None = None,
     speed: float = 1.0,
-    run: Run | None = None,
+    opener: Opener | None = None,
 ) -> Audio:
     """Look through an utterance, for it to be read as mono at the wanted rate.
 
     Args:
-        value, start, end, run: as for :func:`source_blocks`.
+        value, start, end, opener: as for :func:`source_blocks`.
         fs: the wanted rate in Hz.
         speed: playback speed; 0.9 is slower and lower, as sox's ``speed`` makes it.
 
     Raises:
         InputError: as :func:`source_blocks` does.
     """
-    given = (run or run_pipe)(value) if file_of(value) is None else None
+    opened = (opener or open_source)(value)
 
     def read() -> Iterator[tuple[np.ndarray, int, int]]:
-        for samples, rate in source_blocks(value, start, end, lambda _: given):
+        for samples, rate in source_blocks(value, start, end, lambda _: opened):
             mono = samples.mean(axis=1, dtype=np.float32)
             yield mono, rate, samples.shape[1]
 
@@ -217,14 +217,38 @@ def load_utterance(
     return Audio(blocks, source_fs, channels, scale is not None)
 
 
-def run_pipe(value: str) -> IO[bytes]:
+def array_split(
+    blocks: Iterator[np.ndarray], total: int, parts: int
+) -> Iterator[np.ndarray]:
+    """Split samples as :func:`numpy.array_split` does, with one part in memory.
+
+    Args:
+        blocks: the samples, (time,) each.
+        total: how many samples they have together.
+        parts: how many to make; the first ``total % parts`` have one sample more.
+    """
+    held = np.zeros(0, np.float32)
+    for number in range(parts):
+        size = total // parts + (number < total % parts)
+        some = [held]
+        while sum(map(len, some)) < size:
+            some.append(next(blocks))
+        held = np.concatenate(some)
+        yield held[:size]
+        held = held[size:]
+
+
+def open_source(value: str) -> Source:
     """Run the command of a ``wav.scp`` value, and return a file of what it writes.
 
-    The file, in the folder ``TMPDIR``, has no name: it ends with the process.
+    The file, in the folder ``TMPDIR``, has no name: it ends with the process. A value
+    that is no command comes back as it is.
 
     Raises:
         InputError: the command fails.
     """
+    if file_of(value) is not None:
+        return value
     output = tempfile.TemporaryFile()
     # Without an end of its input, one that reads it would wait for ever.
     done = subprocess.run(

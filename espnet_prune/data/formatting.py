@@ -1,17 +1,19 @@
 """Write utterances as mono FLAC files, part by part of a set."""
 
 import hashlib
+from collections import Counter
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import soundfile
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import write_json
-from espnet_prune.data.audio import Run, file_of, load_utterance, run_pipe
+from espnet_prune.data.audio import Opener, file_of, load_utterance, open_source
 from espnet_prune.data.kaldi_dir import Segment
+from espnet_prune.data.sound_file import Source, seekable
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Part:
     result: Path
 
 
-def format_utterance(job: Job, run: Run = run_pipe) -> Formatted:
+def format_utterance(job: Job, opener: Opener = open_source) -> Formatted:
     """Write one utterance's FLAC file; what is wrong with its audio comes back.
 
     Raises:
@@ -56,7 +58,7 @@ def format_utterance(job: Job, run: Run = run_pipe) -> Formatted:
     segment, digest, count = job.segment, hashlib.sha256(), 0
     try:
         audio = load_utterance(
-            job.value, job.fs, segment.start, segment.end, job.speed, run
+            job.value, job.fs, segment.start, segment.end, job.speed, opener
         )
         with soundfile.SoundFile(
             job.path, "w", job.fs, 1, "PCM_16", format="FLAC"
@@ -87,42 +89,53 @@ def format_utterance(job: Job, run: Run = run_pipe) -> Formatted:
     )
 
 
-def once(run: Run) -> Run:
-    """Remember what the last command gave, or why it failed: it has many segments."""
-    last: dict[str, IO[bytes] | InputError] = {}
+def once(opener: Opener) -> Opener:
+    """Remember what was opened last, or why that failed: it has many segments."""
+    last: dict[str, Source | InputError] = {}
 
-    def again(command: str) -> IO[bytes]:
-        if command not in last:
+    def again(value: str) -> Source:
+        if value not in last:
             last.clear()
             try:
-                last[command] = run(command)
+                last[value] = opener(value)
             except InputError as e:
-                last[command] = e
-        if isinstance(given := last[command], InputError):
-            raise given
-        return given
+                last[value] = e
+        if isinstance(opened := last[value], InputError):
+            raise opened
+        return opened
 
     return again
 
 
 def format_part(part: Part) -> list[Formatted]:
     """Format a part, and remember what came of it unless something was wrong."""
-    run = once(run_pipe)
-    results = [format_utterance(job, run) for job in part.jobs]
+    segments = Counter(job.value for job in part.jobs)
+
+    def open_for_all(value: str) -> Source:
+        opened = open_source(value)
+        return seekable(opened) if segments[value] > 1 else opened
+
+    opener = once(open_for_all)
+    results = [format_utterance(job, opener) for job in part.jobs]
     if not any(result.error for result in results):
         write_json(part.result, [asdict(result) for result in results])
     return results
 
 
 def split(jobs: list[Job], size: int) -> list[list[Job]]:
-    """Split jobs into about so many each; those of one command stay together."""
-    together: dict[str, list[Job]] = {}
-    for job in jobs:
-        command = file_of(job.value) is None
-        together.setdefault(job.value if command else job.path, []).append(job)
+    """Split jobs into about so many each, recording by recording.
+
+    Those of one command stay together.
+    """
+
+    def together(job: Job) -> str:
+        return job.value if file_of(job.value) is None else job.path
+
     found: list[list[Job]] = [[]]
-    for several in together.values():
-        if found[-1] and len(found[-1]) + len(several) > size:
+    by_recording = sorted(jobs, key=lambda job: job.value)
+    for _, several in groupby(by_recording, together):
+        some = [*several]
+        if found[-1] and len(found[-1]) + len(some) > size:
             found.append([])
-        found[-1] += several
+        found[-1] += some
     return found

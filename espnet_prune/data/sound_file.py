@@ -1,9 +1,11 @@
 """Read a sound file to its end, or say that it has none: what decodes is its length."""
 
+import mmap
 import os
 import re
 import shutil
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
@@ -17,13 +19,21 @@ from espnet_prune.base.errors import InputError
 # Kaldi's extract-segments forgives an end this far behind the recording's (seconds).
 _MAX_OVERSHOOT = 0.5
 MEND = 'replace or remove the recording, or drop such: --format_args "--skip_bad"'
+_WRITE_ANEW = f"write it anew as one (ffmpeg -i FILE NEW.flac), or {MEND}"
 # Where libsndfile finds fewer samples than a header says: in WAV, AIFF, AU, W64, RF64.
 _SHORT = re.compile(
     r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.M
 )
+_SPHERE_LENGTH = re.compile(rb"^sample_count -i (\d+)", re.M)  # of each channel
 _STREAMED = 0x40000000  # from here on a length says: written before it was known
-_PADDING = 64  # bytes by which sloppy headers are off
+_PADDING = 64  # bytes, of SPHERE samples, by which sloppy headers are off
 _OGG_PAGE = 65307  # bytes, at most
+_FIRST_PAGE = re.compile(rb"OggS\0[\2\3\6\7]")  # of a stream
+_LATER_PAGE = re.compile(rb"OggS\0[\0\1\4\5]")
+# A frame of MP3 that says the file's length, behind the side information.
+_MP3_LENGTH = re.compile(
+    rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb].{11,36}(Xing|Info|VBRI).{16}", re.DOTALL
+)
 _RUN_UP = 32 * 1152  # samples: a frame of MP3 is made of those before it, too
 BLOCK = 1 << 16  # samples: what is in memory of a recording of hours
 
@@ -61,14 +71,18 @@ def read_blocks(
     try:
         if not isinstance(source, str):
             source.seek(0)
-        # Only the stretch is decoded, but of an MP3 without a header: a recording of
-        # hours may have a thousand.
+        # Only the stretch is decoded, but of an MP3 that does not tell its length: a
+        # recording of hours may have a thousand.
         with _Stream(source) as f:
             if f.format == "MP3" and not _tells_its_length(source):
                 yield from _read_to_the_end(source, name, start, end)
                 return
             if _is_cut_off(f, source):
                 raise InputError(name, "ends before its length says", MEND)
+            within = end is not None and end * f.samplerate <= len(f)
+            if f.format == "OGG" and not within and _is_chained(source):
+                what = "is several Ogg streams in a row, and the first alone is read"
+                raise InputError(name, what, _WRITE_ANEW)
             first, last = stretch(name, len(f), f.samplerate, start, end)
             if first:  # some codecs cannot seek
                 before = min(first, _RUN_UP) if f.format == "MP3" else 0
@@ -86,6 +100,28 @@ def read_blocks(
         raise InputError(
             name, f"cannot be read as audio ({str(e).rstrip('.')})", MEND
         ) from None
+
+
+def seekable(source: Source) -> Source:
+    """Return a file with the same samples, a stretch of which is soon found.
+
+    That is the file itself; or, of an MP3 that does not tell its length, one without a
+    name, in ``TMPDIR``, of what it decodes to: an hour of 44.1 kHz stereo is 1.3 GB.
+    """
+    with suppress(InputError, soundfile.LibsndfileError, OSError):  # who reads it tells
+        if not isinstance(source, str):
+            source.seek(0)
+        with soundfile.SoundFile(source) as f:
+            kind, rate, channels = f.format, f.samplerate, f.channels
+        if kind == "MP3" and not _tells_its_length(source):
+            decoded = tempfile.TemporaryFile()
+            with soundfile.SoundFile(
+                decoded, "w", rate, channels, "FLOAT", format="W64"
+            ) as f:
+                for samples, _ in read_blocks(source, str(source)):
+                    f.write(samples)
+            return decoded
+    return source
 
 
 def stretch(
@@ -130,23 +166,54 @@ def _is_cut_off(f: soundfile.SoundFile, source: Source) -> bool:
         sizes = page[27 : 27 + page[26]] if len(page) > 26 else b""
         whole = len(sizes) and len(page) >= 27 + len(sizes) + sum(sizes)
         return not (whole and page[5] & 4)
+    if f.format == "NIST":  # SPHERE, of which libsndfile asks the file's size alone
+        said = _SPHERE_LENGTH.search(_bytes(source, 0, 1024))
+        return bool(said) and len(f) + _PADDING < int(said[1])
     found = (map(int, pair) for pair in _SHORT.findall(f.extra_info))
     return any(there + _PADDING < said < _STREAMED for said, there in found)
 
 
-def _tells_its_length(mp3: Source) -> bool:
-    """Tell whether an MP3 file begins with a Xing, Info or VBRI frame.
+def _is_chained(ogg: Source) -> bool:
+    """Tell whether a stream begins behind another: libsndfile reads the first."""
+    with _opened(ogg) as f:
+        pages = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+    with pages:
+        later = _LATER_PAGE.search(pages)
+        return bool(later and _FIRST_PAGE.search(pages, later.end()))
 
-    Without one libsndfile takes the rate of the first frame for that of all.
-    """
-    at, head = 0, _bytes(mp3, 0, 10)
-    if head[:3] == b"ID3":
+
+def _behind_id3(mp3: Source) -> int:
+    """Find where the tags end that an MP3 file may begin with."""
+    at = 0
+    while (head := _bytes(mp3, at, 10))[:3] == b"ID3":
         size = 0
         for byte in head[6:10]:
             size = size * 128 + byte
-        at = 10 + size
+        at += 10 + size
+    return at
+
+
+def _tells_its_length(mp3: Source) -> bool:
+    """Tell whether an MP3 file says its length, and nothing but tags is behind that.
+
+    Without one libsndfile takes the rate of the first frame for that of all. What was
+    joined of several files says the length of the first.
+    """
+    at = _behind_id3(mp3)
     first = _bytes(mp3, at, 4096)
-    return any(mark in first for mark in (b"Xing", b"Info", b"VBRI"))
+    if (found := _MP3_LENGTH.search(first)) is None:
+        return False
+    said = first[found.start(1) :]
+    if found[1] == b"VBRI":
+        size = said[10:14]
+    else:  # flags, a number of frames, a size: the flags tell which there are
+        size = said[12:16] if said[7] & 1 else said[8:12]
+        size = size if said[7] & 2 else b""
+    at += found.start() + int.from_bytes(size)
+    while (behind := _bytes(mp3, at, 4096)).startswith((b"TAG", b"APETAGEX")):
+        ape = 32 + int.from_bytes(behind[12:16], "little")
+        at += 128 if behind.startswith(b"TAG") else ape
+    return not behind.strip(b"\0")
 
 
 def _read_to_the_end(
@@ -158,7 +225,12 @@ def _read_to_the_end(
     def feed() -> None:
         with suppress(BrokenPipeError), os.fdopen(given, "wb") as pipe:
             with _opened(source) as f:
-                f.seek(0)
+                f.seek(_behind_id3(source))
+                first = f.read(4096)
+                if found := _MP3_LENGTH.search(first):  # or decoding would end there
+                    mark = found.start(1)
+                    first = first[:mark] + bytes(4) + first[mark + 4 :]
+                pipe.write(first)
                 shutil.copyfileobj(f, pipe)
 
     feeding = threading.Thread(target=feed)
@@ -173,6 +245,9 @@ def _read_to_the_end(
             ):
                 yield block[max(0, first - at) : max(0, last - at)], rate
                 at += len(block)
+            if at < last and os.read(output, 1):
+                what = "changes its sampling rate or its channels on the way"
+                raise InputError(name, what, _WRITE_ANEW)
             stretch(name, at, rate, start, end)
     finally:
         os.close(output)

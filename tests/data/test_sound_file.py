@@ -10,6 +10,7 @@ from espnet_prune.base.errors import InputError
 from espnet_prune.data.audio import load_source, load_utterance, source_blocks
 
 SECONDS = 6
+ART = b"ID3\4\0\0\0\2\0\0" + bytes(2 << 14)
 FORMATS = [
     ("WAV", "PCM_16"),
     ("WAV", "FLOAT"),
@@ -20,6 +21,8 @@ FORMATS = [
     ("W64", "PCM_16"),
     ("RF64", "PCM_16"),
     ("CAF", "PCM_16"),
+    ("NIST", "PCM_16"),
+    ("NIST", "ULAW"),
     ("FLAC", "PCM_16"),
     ("OGG", "VORBIS"),
     ("OGG", "OPUS"),
@@ -87,7 +90,7 @@ def test_segment_of_an_mp3_is_the_same_as_in_the_whole(written, read, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["VARIABLE", "CONSTANT"])
-@pytest.mark.parametrize("tag", [b"", b"ID3\4\0\0\0\0\1\0" + bytes(128)])
+@pytest.mark.parametrize("tag", [b"", ART])
 def test_mp3_without_a_header_is_read_to_its_end(written, tmp_path, mode, tag):
     """The first frame's rate, by which libsndfile guesses, is that of a tone."""
     options = {"bitrate_mode": mode, "compression_level": 0.5}
@@ -102,6 +105,94 @@ def test_mp3_without_a_header_is_read_to_its_end(written, tmp_path, mode, tag):
         np.testing.assert_array_equal(part, samples[int(2.5 * fs) : 3 * fs])
     with pytest.raises(InputError, match=r"^\S+mp3: lasts 6.* from 5.0 s to 9.0 s"):
         list(source_blocks(str(path), 5.0, 9.0))
+
+
+ID3V1 = b"TAG" + bytes(125)
+
+
+def ape(size):
+    """A tag of APE, with ``size`` bytes between its header and its footer."""
+    both = [
+        b"APETAGEX" + struct.pack("<IIIIq", 2000, size + 32, 1, flags, 0)
+        for flags in (0xA0000000, 0x80000000)
+    ]
+    return both[0] + bytes(size) + both[1]
+
+
+def with_vbri(mp3):
+    """An MP3 whose first frame says its length as Fraunhofer's encoder does."""
+    size = mp3.index(mp3[:2], 4)
+    frames = (len(mp3) - size) // size  # of a constant rate
+    said = b"VBRI" + struct.pack(">HHHIIHHHH", 1, 0, 75, len(mp3), frames, 0, 1, 2, 1)
+    return mp3[:4] + bytes(32) + said.ljust(size - 36, b"\0") + mp3[size:]
+
+
+@pytest.mark.parametrize("before", [b"", ART, ART + ART])
+@pytest.mark.parametrize("behind", [ID3V1, ape(30000) + ID3V1, bytes(9999)])
+def test_tags_of_an_mp3_are_no_audio(written, read, before, behind):
+    """A stream would begin with what the encoder put before the first sample."""
+    mp3 = written("MP3", "MPEG_LAYER_III", bitrate_mode="VARIABLE")
+    expected, fs = read(mp3, False)
+    assert len(expected) == fs * SECONDS
+    np.testing.assert_array_equal(read(before + mp3 + behind)[0], expected)
+
+
+def at(samples, part):
+    """Where a part begins among the samples."""
+    found = np.correlate(samples[:, 0], part[:, 0], "valid").argmax()
+    np.testing.assert_allclose(samples[found : found + len(part)], part, atol=1e-4)
+    return found
+
+
+@pytest.mark.parametrize("piped", [True, False])
+@pytest.mark.parametrize("between", [b"", ID3V1 + ART, ape(30000)])
+@pytest.mark.parametrize("mode", ["VARIABLE", "CONSTANT", "VBRI"])
+def test_joined_mp3_is_read_to_its_end(written, read, tmp_path, mode, between, piped):
+    options = {"bitrate_mode": mode.replace("VBRI", "CONSTANT")}
+    one = written("MP3", "MPEG_LAYER_III", **options)
+    expected, fs = read(one)
+    noise = expected[int(2.5 * fs) : int(3.5 * fs)]
+    first = with_vbri(one) if mode == "VBRI" else one
+    samples, _ = read(ART + first + between + one + ID3V1, piped)
+    assert 0 <= len(samples) - 2 * fs * SECONDS < 0.3 * fs
+    before = 576 + 1105  # the frame of the length, and the delay of such a codec
+    assert at(samples[: fs * SECONDS], noise) == 2.5 * fs + before
+    assert 0 <= at(samples[fs * SECONDS :], noise) - 2.5 * fs - 2 * before < 1152
+    path = tmp_path / "sound"
+    value = f"cat {path} |" if piped else str(path)
+    part = np.concatenate([b for b, _ in source_blocks(value, 7.5, 9.0)])
+    np.testing.assert_array_equal(part, samples[int(7.5 * fs) : 9 * fs])
+
+
+@pytest.mark.parametrize("fs, channels", [(44100, 1), (16000, 2)])
+def test_joined_mp3_of_two_kinds_is_refused(written, read, tmp_path, fs, channels):
+    one = written("MP3", "MPEG_LAYER_III")
+    soundfile.write(tmp_path / "b.mp3", np.zeros((fs, channels)), fs)
+    other = (tmp_path / "b.mp3").read_bytes()
+    for content in (one + other, other + one):
+        for piped in (True, False):
+            with pytest.raises(InputError, match="its channels on the way -> write it"):
+                read(content, piped)
+    list(source_blocks(str(tmp_path / "sound"), 0.5, 0.9))  # before it changes
+    with pytest.raises(InputError, match="its channels on the way -> write it"):
+        list(source_blocks(str(tmp_path / "sound"), 6.5, 6.9))
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+@pytest.mark.parametrize("copies", [True, False])  # their streams have one number
+def test_ogg_streams_in_a_row_are_refused(written, read, tmp_path, subtype, copies):
+    one = written("OGG", subtype)
+    expected, fs = read(one)
+    content = one + (one if copies else written("OGG", subtype))
+    told = "several Ogg streams in a row, and the first alone is read -> write it anew"
+    for piped in (True, False):
+        with pytest.raises(InputError, match=told):
+            read(content, piped)
+    path = str(tmp_path / "sound")
+    with pytest.raises(InputError, match=told):
+        list(source_blocks(path, 7.5, 8.0))
+    part = np.concatenate([b for b, _ in source_blocks(path, 0.0, SECONDS)])
+    np.testing.assert_array_equal(part, expected)
 
 
 @pytest.mark.parametrize("length", [0xFFFFFFFF, 0x7FFFF024, 0x7FFFFFFF])
@@ -126,6 +217,18 @@ def test_wav_of_a_sloppy_header_is_whole(written, read):
     content[rate : rate + 4] = struct.pack("<I", 176400)  # bytes of a second
     cut_behind = bytes(content) + b"LIST\xff\0\0\0abcd"
     assert len(read(cut_behind)[0]) == 16000 * SECONDS
+
+
+def test_stereo_of_sphere_is_counted_by_channel(tmp_path, read):
+    path = tmp_path / "a.sph"
+    soundfile.write(path, np.zeros((16000, 2)), 16000, "PCM_16", format="NIST")
+    whole = path.read_bytes()
+    assert read(whole)[0].shape == (16000, 2)
+    with pytest.raises(InputError, match="ends before its length says"):
+        read(whole[:-400])
+    assert read(whole[:-4])[0].shape == (15999, 2)  # as sloppy as headers are
+    unsaid = whole.replace(b"sample_count -i 16000", b"a_comment -s 1 x     ")
+    assert read(unsaid)[0].shape == (16000, 2)
 
 
 def write_floats(path, samples):

@@ -10,8 +10,10 @@ import soundfile
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.table import read_table
+from espnet_prune.data import sound_file
 from espnet_prune.data.audio import audio_digest
-from espnet_prune.data.kaldi_dir import read_data_dir
+from espnet_prune.data.formatting import Job, Part, format_part, format_utterance, split
+from espnet_prune.data.kaldi_dir import Segment, read_data_dir
 
 FORMAT = "espnet_prune.cli.format_audio"
 FILTER = "espnet_prune.cli.filter_data"
@@ -151,6 +153,43 @@ def test_command_runs_once_for_all_its_segments_and_gets_no_input(
     assert calls.read_text() == "x\n"  # one that fails runs once, too
     assert [*samples] == names
     assert samples["u100"] == "16000" and samples["u249"] == "8000"
+
+
+@pytest.mark.parametrize("piped", [True, False])
+def test_mp3_without_its_length_is_decoded_once_for_all_its_segments(
+    tmp_path, tone, monkeypatch, piped
+):
+    decode, calls = sound_file._read_to_the_end, []
+
+    def counting(*args):
+        calls.append(args)
+        return decode(*args)
+
+    monkeypatch.setattr(sound_file, "_read_to_the_end", counting)
+    values = []
+    for name in "ab":
+        path = tmp_path / f"{name}.mp3"
+        soundfile.write(path, tone(5.0, 44100), 44100)
+        whole = path.read_bytes()
+        path.write_bytes(whole[whole.index(whole[:2], 4) :])  # no header
+        values.append(f"cat {path} |" if piped else str(path))
+
+    def job(i, folder):  # recordings take turns
+        path = str(folder / f"{i}.flac")
+        segment = Segment("", 0.5 * i, 0.5 * i + 1)
+        return Job(f"u{i}", values[i % 2], segment, 1.0, 16000, path)
+
+    (tmp_path / "alone").mkdir()
+    alone = [format_utterance(job(i, tmp_path / "alone")) for i in range(8)]
+    assert {one.samples for one in alone} == {16000} and not alone[0].error
+    calls.clear()
+    (part,) = split([job(i, tmp_path) for i in range(8)], 8)
+    together = format_part(Part(part, tmp_path / "result.json"))
+    assert sorted(together, key=lambda one: one.utterance) == alone
+    assert len(calls) == 2
+    for i in range(8):
+        file = tmp_path / "alone" / f"{i}.flac"
+        assert file.read_bytes() == (tmp_path / f"{i}.flac").read_bytes()
 
 
 def test_what_a_command_gives_is_formatted_anew(cli, make_dir, tmp_path, tone):

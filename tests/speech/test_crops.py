@@ -1,12 +1,16 @@
 """Audio of any kind becomes crops."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import soundfile
+import soxr
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.table import read_table
 from espnet_prune.cli import ssl_audio
+from espnet_prune.data import audio as audio_module
 
 
 def test_audio_of_any_kind_becomes_crops(audio, crops, caplog):
@@ -60,6 +64,37 @@ def test_one_recording_is_cut_and_crops_of_it_are_held_out(tmp_path):
     noise(tmp_path / "in/a.wav", 30)
     train, valid = made(tmp_path / "in", tmp_path)
     assert len(valid) == 1 and len(train) == 7 and not {*train} & {*valid}
+
+
+@pytest.mark.parametrize("fs, channels", [(44100, 2), (16000, 1), (8000, 2)])
+@pytest.mark.parametrize("short", [0, 1 << 22])  # samples that are kept
+def test_crops_are_those_of_the_whole_at_once(
+    tmp_path, monkeypatch, fs, channels, short
+):
+    monkeypatch.setattr(audio_module, "_SHORT", short)
+    wave = 0.1 * np.random.default_rng(0).standard_normal((19 * fs // 2 + 3, channels))
+    soundfile.write(tmp_path / "a.wav", wave, fs, subtype="FLOAT")
+    mono = wave.astype(np.float32).mean(axis=1, dtype=np.float32)
+    whole = soxr.resample(mono, fs, 16000)
+    found, _ = ssl_audio.crop(("a", str(tmp_path / "a.wav"), tmp_path, 2.0, False))
+    expected = np.array_split(whole, 5)
+    assert [*found.values()] == [len(part) for part in expected]
+    for key, part in zip(found, expected, strict=True):
+        soundfile.write(tmp_path / "b.flac", part, 16000, subtype="PCM_16")
+        crop = (tmp_path / f"{key}.flac").read_bytes()
+        assert crop == (tmp_path / "b.flac").read_bytes()
+
+
+def test_memory_of_a_cut_does_not_grow_with_the_length(tmp_path):
+    path, peaks = tmp_path / "a.wav", []
+    for seconds in (120, 240):
+        soundfile.write(path, np.full((44100 * seconds, 2), 999, np.int16), 44100)
+        tracemalloc.start()
+        found, _ = ssl_audio.crop(("a", str(path), tmp_path, 4.0, False))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert len(found) == seconds / 4
+    assert peaks[1] < 1.1 * peaks[0]
 
 
 def test_what_cannot_be_read_takes_no_place_among_what_is_held_out(tmp_path, caplog):
