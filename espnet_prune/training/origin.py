@@ -28,6 +28,7 @@ from espnet_prune.data.audio import AUDIO_DIGEST, check_rate
 from espnet_prune.families.espnet.checkpoint import read_state, sampling_rate
 from espnet_prune.families.espnet.tasks import Task
 from espnet_prune.measuring.latency import settle_table
+from espnet_prune.training.one_cycle import ONE_CYCLE
 from espnet_prune.training.resume import COUNTERS
 
 DATA_OPTIONS = tuple(
@@ -84,18 +85,23 @@ def refuse_another_run(options: argparse.Namespace) -> None:
 
 
 def refuse_other_length(options: argparse.Namespace) -> None:
-    """Refuse to go on with a pruning that was planned for other epochs.
+    """Refuse to go on with a training that was planned for other epochs.
 
-    Its target would fall back, or jump: it rises over a share of all steps. So would
-    the learning rates of its gates.
+    The target of a pruning would fall back, or jump: it rises over a share of all
+    steps. So would the learning rates of its gates, and that of one cycle.
     """
+    what = "target rises" if is_gated(options) else "learning rate falls"
     planned = read_yaml(Path(options.output_dir) / "config.yaml")["max_epoch"]
     raise InputError(
         f"--max_epoch {options.max_epoch}",
-        f"{options.output_dir} was begun for {planned} epochs, over which its target "
-        "rises",
-        f"give --max_epoch {planned}, or prune anew in another directory",
+        f"{options.output_dir} was begun for {planned} epochs, over which its {what}",
+        f"give --max_epoch {planned}, or train anew in another directory",
     )
+
+
+def is_gated(options: argparse.Namespace) -> bool:
+    """Tell whether a training is a pruning."""
+    return (options.model_conf or {}).get("gates") is not None
 
 
 def settled(
@@ -242,9 +248,9 @@ def pieces(path: str | Path) -> list[Path]:
 
 def described(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
     """Collect options that make the training, and fingerprints of the files named."""
-    gated = (options.model_conf or {}).get("gates") is not None
     # Others may train on for longer: their learning rate is planned anew.
-    free = FREE if gated else (*FREE, "max_epoch")
+    planned = is_gated(options) or options.scheduler == ONE_CYCLE
+    free = FREE if planned else (*FREE, "max_epoch")
     kept = {
         key: value
         for key, value in vars(options).items()

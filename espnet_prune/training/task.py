@@ -15,6 +15,7 @@ from espnet2.utils.types import str_or_none
 
 from espnet_prune.config.options import optimizer_options
 from espnet_prune.families.espnet.checkpoint import load_model
+from espnet_prune.training.one_cycle import completed
 from espnet_prune.training.student import RecognizerStudent
 from espnet_prune.training.trainer import (
     PruneTrainer,
@@ -37,9 +38,14 @@ class SafeTask(AbsTask):
 
 
 class DenseASRTask(SafeTask, ASRTask):
-    """ESPnet's ASR task; a killed run resumes."""
+    """ESPnet's ASR task; a killed run resumes, and one cycle knows its length."""
 
     trainer = SafeTrainer
+
+    @classmethod
+    def main_worker(cls, args: argparse.Namespace) -> None:
+        args.scheduler_conf = completed(args)
+        super().main_worker(args)
 
 
 class PruneTask(SafeTask):

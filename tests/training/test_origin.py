@@ -48,10 +48,24 @@ def test_pruning_takes_the_epochs_that_it_was_planned_for(begun, tmp_path, epoch
         begun("--max_epoch", str(epochs))
     assert str(refused.value) == (
         f"--max_epoch {epochs}: {run} was begun for 2 epochs, over which its target "
-        "rises -> give --max_epoch 2, or prune anew in another directory"
+        "rises -> give --max_epoch 2, or train anew in another directory"
     )
     with pytest.raises(InputError, match="of other options.*max_epoch, seed"):
         begun("--max_epoch", "9", "--seed", "7")
+
+
+def test_one_cycle_takes_the_epochs_that_it_was_planned_for(finetune_command, tmp_path):
+    """Its learning rate has fallen to nothing: torch refuses a step more."""
+    cycle = ["--scheduler", "onecyclelr", "--max_epoch"]
+    command = [*finetune_command(tmp_path / "run"), *cycle]
+    options = PruneASRTask.get_parser().parse_args([*command, "2"])
+    refuse_another_run(options)
+    (tmp_path / "run" / "checkpoint.pth").touch()
+    (tmp_path / "run" / "config.yaml").write_text("max_epoch: 2\n")
+    refuse_another_run(options)
+    longer = PruneASRTask.get_parser().parse_args([*command, "3"])
+    with pytest.raises(InputError, match="for 2 epochs, over which its learning rate"):
+        refuse_another_run(longer)
 
 
 def test_fine_tuning_may_go_on_for_longer(finetune_command, tmp_path):
