@@ -1,5 +1,6 @@
 """Check the config of a dense training before its data are made."""
 
+import inspect
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,6 +31,7 @@ def check_dense(source: Path, config: Mapping[str, Any], model: str | None) -> N
     sections = {k: v for k, v in config.items() if isinstance(v, Mapping)}
     for name, text in _texts(sections):
         refuse_number(source, name, text)
+    check_arguments(source, config)
     if found := _KEPT.fullmatch(model or ""):
         kept = [
             name
@@ -45,6 +47,26 @@ def check_dense(source: Path, config: Mapping[str, Any], model: str | None) -> N
             mend = "set best_model_criterion: [[valid, loss, min]], and give "
             mend += "--inference_asr_model valid.loss.ave.pth"
             raise InputError(source, what, mend)
+
+
+def check_arguments(source: Path, config: Mapping[str, Any]) -> None:
+    """Refuse options that optimizer or scheduler have not, as after a change of it.
+
+    Raises:
+        InputError: names the option, and what it may be.
+    """
+    from espnet2.tasks.abs_task import optim_classes, scheduler_classes
+
+    for part, classes in (("optim", optim_classes), ("scheduler", scheduler_classes)):
+        known = classes.get(str(config.get(part)).lower())
+        if known is None:
+            continue  # none, or ESPnet's parser says which there are
+        takes = [*inspect.signature(known).parameters]
+        for name in config.get(f"{part}_conf") or {}:
+            if name not in takes:
+                what = f"{part}_conf: {config[part]} has no option {name!r}"
+                mend = f"it has: {', '.join(takes[1:])}"
+                raise InputError(source, what, mend)
 
 
 def check_search(

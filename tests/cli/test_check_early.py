@@ -296,6 +296,18 @@ def dense_config(tmp_path, check):
     [
         ("lr: 0.0015", "lr: 2e-3", (), "lr: 2e-3 is a text .* -> write 0.002$"),
         ("seed: 2024", "use_lora: true", (), "no option 'use_lora' -> is it use_amp"),
+        (
+            "scheduler: warmuplr",
+            "scheduler: onecyclelr",
+            (),
+            "scheduler_conf: onecyclelr has no option 'warmup_steps' -> it has: max_lr",
+        ),
+        (
+            "weight_decay: 0.000001",
+            "momentum: 0.9",
+            (),
+            "optim_conf: adam has no option 'momentum' -> it has: lr, betas",
+        ),
         ("swish", "gelu", (), "train.yaml: ESPnet makes no encoder .*'gelu'"),
         ("seed: 2024", "seed: 2024  # caf\xe9", (), "train.yaml: is not UTF-8"),
         (
