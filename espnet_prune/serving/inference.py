@@ -156,6 +156,9 @@ class AutocastEncoder(AbsEncoder):
         """Encode as the encoder does."""
         with torch.autocast(xs_pad.device.type, torch.bfloat16):
             out, *more = self.encoder(xs_pad, *args, **options)
+        if isinstance(out, tuple):  # with intermediate CTC: block, what it sees
+            between = [(i, x.to(xs_pad.dtype)) for i, x in out[1]]
+            return (out[0].to(xs_pad.dtype), between), *more
         return out.to(xs_pad.dtype), *more
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from espnet_prune.families.espnet.chunks import chunks_of
+from espnet_prune.families.espnet.conditioning import conditionings
 from espnet_prune.families.espnet.names import linear_of
 from espnet_prune.families.espnet.nets import (
     LegacyRelPositionMultiHeadedAttention,
@@ -60,6 +61,9 @@ def shortest(embed: nn.Module) -> int:
 def encoder_clocks(encoder: nn.Module, frames: int, features: int) -> dict[str, float]:
     """Count how often the tensors of an encoder are applied, by clock.
 
+    The projection of CTC that conditions an encoder is the head's work, as it is where
+    CTC reads the encoder's output: :func:`~espnet_prune.measuring.cost.rest_cost`.
+
     Args:
         encoder: ESPnet's, or a compact one.
         frames: feature frames of an utterance.
@@ -75,6 +79,7 @@ def encoder_clocks(encoder: nn.Module, frames: int, features: int) -> dict[str, 
     return filters | {
         "subsampled": rows[-1],
         "time": chunks * time,
+        "conditioned": conditionings(encoder) * time,
         "offsets": offsets,
         "v": chunks * time * time,
         "qk": time * (time + offsets),
@@ -186,3 +191,17 @@ def subsampling(model: nn.Module, into: Description, at: str) -> None:
         into.times[f"{at}.{name}.weight"] = POSITIONS[i]
     into.writes += [Slot(f"{linear}.weight"), Slot(f"{linear}.bias")]
     into.times[f"{linear}.weight"] = "subsampled"
+
+
+def conditioning(encoder: nn.Module, into: Description, prefix: str) -> None:
+    """Describe the layer of self-conditioned CTC, of which nothing can go.
+
+    It reads tokens, and writes to all channels between the blocks.
+
+    Args:
+        encoder: of a model; one of ESPnet's that is in no model lacks the layer yet.
+        into: what is added to.
+        prefix: of its tensors' names in the model.
+    """
+    if conditionings(encoder):
+        into.times[f"{prefix}conditioning_layer.weight"] = "conditioned"
