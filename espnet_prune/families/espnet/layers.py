@@ -10,6 +10,8 @@ from espnet_prune.families.espnet.names import linear_of
 from espnet_prune.families.espnet.nets import (
     LegacyRelPositionMultiHeadedAttention,
     RelPositionMultiHeadedAttention,
+    StreamingSubsampling,
+    TooShortUttError,
 )
 from espnet_prune.families.parts import Description, Key, outer
 from espnet_prune.pruning.structure import Slot, Structure
@@ -56,6 +58,41 @@ def shortest(embed: nn.Module) -> int:
     for _, layer in reversed(convolutions(embed)):
         frames = (frames - 1) * layer.stride[0] + layer.kernel_size[0]
     return frames
+
+
+def refuse_too_short(frames: int, least: int) -> None:
+    """Refuse an utterance of fewer frames than the subsampling needs, as ESPnet does.
+
+    ESPnet's programs write an empty hypothesis for one that is refused so.
+
+    Args:
+        frames: feature frames that there are.
+        least: those of :func:`shortest`.
+
+    Raises:
+        TooShortUttError: there are too few.
+    """
+    if frames < least:
+        raise TooShortUttError(
+            f"has {frames} frames and is too short for subsampling "
+            f"(it needs at least {least} frames)",
+            frames,
+            least,
+        )
+
+
+def refuse_too_short_streams() -> None:
+    """Let ESPnet's streaming encoders refuse what is too short, as its others do.
+
+    There an error of torch's convolution would end the decoding of a whole set.
+    """
+    subsample = StreamingSubsampling.forward
+
+    def forward(self: nn.Module, x: Tensor, x_mask: Tensor | None) -> Any:
+        refuse_too_short(x.shape[1], shortest(self))
+        return subsample(self, x, x_mask)
+
+    StreamingSubsampling.forward = forward
 
 
 def encoder_clocks(encoder: nn.Module, frames: int, features: int) -> dict[str, float]:
