@@ -56,6 +56,7 @@ def test_compact_encoders_of_every_kind_are_near_torchs(kind, precision):
     assert precision == "fp32" or off > 1e-4
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("kind", ["transformer", "e_branchformer", *CONDITIONED])
 def test_in_bf16_ctc_sees_between_the_blocks_what_it_did(kind):
     gated = CASES[kind].make(1, torch.float, interctc_layer_idx=[1])
