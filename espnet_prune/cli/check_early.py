@@ -19,7 +19,7 @@ from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import read_yaml
 from espnet_prune.config.methods import REFERENCE
 from espnet_prune.families.espnet.tasks import task_of
-from espnet_prune.families.registry import find_kind, require
+from espnet_prune.families.registry import kind_of, require
 
 COMPACT = Path("the one that the export will make")
 
@@ -86,7 +86,7 @@ def check(args: argparse.Namespace) -> None:
                     what = f"does not exist, and {args.config} learns from it"
                     raise InputError(folder / name, what, "make it: see docs/owsm.md")
         if "int8" in args.precisions:
-            require(find_kind(config.get("encoder")), "runtime", "--precisions int8")
+            require(kind_of(config), "runtime", "--precisions int8")
     if args.finetune_config is not None:
         check_finetuning(args, config)
     if args.prune_config is not None:
@@ -209,7 +209,7 @@ def check_stage(
     recipe = read_recipe(stage)
     if stage.compact is not None:
         if config is not None:
-            require_all(find_kind(config.get("encoder")), stage, recipe)
+            require_all(kind_of(config), stage, recipe)
         return
     options = settle_options(stage, recipe)
     if config is not None:

@@ -8,7 +8,8 @@
 leaves ``measure.json`` in the last directory of each. All systems are timed in one
 process, interleaved; the columns are those of ``espnet_prune.measuring.rtf``. In
 fp32, too, onnxruntime runs the encoder of all, so that what is won between systems is
-won by pruning; each is timed with ESPnet's own by torch, too.
+won by pruning; each is timed with ESPnet's own by torch, too. What onnxruntime does not
+run is timed by torch alone.
 """
 
 import argparse

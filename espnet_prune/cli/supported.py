@@ -14,7 +14,7 @@ from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import write_text
 from espnet_prune.families.espnet.prunable import DECODERS
 from espnet_prune.families.espnet.rules import DECODER, Rules
-from espnet_prune.families.registry import CAPABILITIES, KINDS, Kind
+from espnet_prune.families.registry import CAPABILITIES, KINDS, TAKES, Kind
 
 # The list stands between these lines of a page.
 BEGIN = (
@@ -64,6 +64,14 @@ def of_kind(kind: Kind) -> Iterator[str]:
     cannot = [CAPABILITIES[c][0] for c in CAPABILITIES if c not in kind.can]
     if cannot:
         yield f"Limits: {'; '.join(cannot)}."
+    for option in sorted(TAKES.keys() & kind.rules.free):
+        lost = [
+            what
+            for c, (what, _) in CAPABILITIES.items()
+            if c in TAKES[option] & kind.can
+        ]
+        if lost:
+            yield f"With `{option}`: {'; '.join(lost)}."
     yield from of_rules(kind.rules)
 
 

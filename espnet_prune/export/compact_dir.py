@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from espnet2.train.abs_espnet_model import AbsESPnetModel
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from espnet_prune.base.files import write_yaml
@@ -23,6 +23,7 @@ from espnet_prune.families.espnet.checkpoint import (
     rename_resource,
     resources,
 )
+from espnet_prune.families.espnet.conditioning import lent
 from espnet_prune.families.espnet.layers import content
 from espnet_prune.families.espnet.tasks import task_of
 from espnet_prune.training.configs import model_defaults
@@ -150,13 +151,19 @@ def _outputs(
     student: AbsESPnetModel, compact: AbsESPnetModel, part: str, *inputs: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Compute what a part of both models makes of the same input."""
-    own = copy.deepcopy(getattr(student, part)).double().eval()
+
+    def in_double(model: AbsESPnetModel) -> tuple[nn.Module, dict[str, nn.Module]]:
+        beside = lent(model) if part == "encoder" else {}
+        given = {name: copy.deepcopy(m).double() for name, m in beside.items()}
+        return copy.deepcopy(getattr(model, part)).double().eval(), given
+
+    own, beside = in_double(student)
     replaced: dict[str, Tensor] = {}
     if student.gates is not None:
         tensors = {k: v.double() for k, v in student.tensors().items()}
         gated = student.gates.layout.gated(tensors, student.gates().double())
         inside = (k for k in gated if k.startswith(f"{part}."))
         replaced = {k.removeprefix(f"{part}."): gated[k] for k in inside}
-    expected = functional_call(own, replaced, inputs)[0]
-    actual = copy.deepcopy(getattr(compact, part)).double().eval()(*inputs)[0]
-    return content(expected), content(actual)
+    expected = functional_call(own, replaced, inputs, beside)[0]
+    small, beside = in_double(compact)
+    return content(expected), content(small(*inputs, **beside)[0])

@@ -5,8 +5,8 @@ in one place, :func:`require`, before any training starts.
 """
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from espnet_prune.base.errors import InputError
@@ -25,6 +25,13 @@ CAPABILITIES = {
     "beyond": ("it is the whole model", "leave denominator and macs_tokens out"),
     "outputs": ("it has states, and no outputs", "distill: output_weight: 0"),
 }
+# Option of an encoder -> what one that has it cannot do, whatever its kind can. A small
+# one may lack the blocks that the option names; conditioning writes to every channel,
+# and the graph has none.
+TAKES = {
+    "interctc_layer_idx": {"small"},
+    "interctc_use_conditioning": {"model_dim", "runtime"},
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +43,14 @@ class Kind:
         rules: which of its options are supported, of ESPnet's.
         groups: what can be given a target of its own.
         can: those of :data:`CAPABILITIES` that it has.
+        lost: those that it has not for an option of the encoder at hand, by which.
     """
 
     name: str
     rules: Rules | None
     groups: frozenset[str]
     can: frozenset[str] = frozenset()
+    lost: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def compact(self) -> str:
@@ -111,6 +120,20 @@ def find_kind(name: str | None) -> Kind | None:
     return KINDS.get(str(name).removeprefix(PREFIX))
 
 
+def kind_of(config: Mapping[str, Any]) -> Kind | None:
+    """Find the kind of a model's encoder; its options may take from what it can.
+
+    Args:
+        config: of the model, or of its training to come.
+    """
+    kind, options = find_kind(config.get("encoder")), config.get("encoder_conf") or {}
+    if kind is None:
+        return None
+    given = {option: TAKES[option] for option in TAKES if options.get(option)}
+    lost = {name: option for option in given for name in given[option] & kind.can}
+    return replace(kind, can=kind.can - lost.keys(), lost=lost) if lost else kind
+
+
 def require(kind: Kind | None, capability: str, where: object) -> None:
     """Refuse what a kind of encoder cannot do.
 
@@ -125,4 +148,6 @@ def require(kind: Kind | None, capability: str, where: object) -> None:
     if kind is None or capability not in kind.can:
         what, mend = CAPABILITIES[capability]
         name = "of this kind" if kind is None else repr(kind.name)
+        if kind is not None and capability in kind.lost:
+            name += f" with {kind.lost[capability]}"
         raise InputError(where, f"an encoder {name} cannot be used so: {what}", mend)

@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_prune.families.espnet.checkpoint import encoder_features, sampling_rate
+from espnet_prune.families.espnet.conditioning import FreeCTC, conditionings
 from espnet_prune.families.espnet.layers import shrunk
 
 
@@ -103,8 +104,9 @@ def _macs(encoder: torch.nn.Module, x: torch.Tensor) -> tuple[float, float]:
     encoder = copy.deepcopy(encoder)
     # The counter knows attention as the products that it is made of, and its hooks want
     # gradients where a layer's output is a parameter.
+    lengths = torch.tensor([x.shape[1]], device=x.device)
     with counter, sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
-        encoder(x.requires_grad_(), torch.tensor([x.shape[1]], device=x.device))
+        encoder(x.requires_grad_(), lengths, **FreeCTC.lent(encoder))
     embed = counter.get_flop_counts().get(f"{type(encoder).__name__}.embed", {})
     return sum(embed.values()) / 2, counter.get_total_flops() / 2
 
@@ -112,6 +114,8 @@ def _macs(encoder: torch.nn.Module, x: torch.Tensor) -> tuple[float, float]:
 @torch.no_grad()
 def rest_cost(model: AbsESPnetModel, frames: int, tokens: int) -> dict[str, float]:
     """Count the cost of a model beyond its encoder, for targets that count all of it.
+
+    CTC's projection counts once more wherever it conditions the encoder.
 
     Args:
         frames: feature frames of one utterance.
@@ -127,7 +131,8 @@ def rest_cost(model: AbsESPnetModel, frames: int, tokens: int) -> dict[str, floa
     counter = FlopCounterMode(display=False)
     with counter, sdpa_kernel(SDPBackend.MATH):
         if model.ctc is not None:
-            model.ctc.ctc_lo(encoded)
+            for _ in range(1 + conditionings(model.encoder)):
+                model.ctc.ctc_lo(encoded)
         if model.decoder is not None:
             ids = torch.ones(1, tokens, dtype=torch.long)
             model.decoder(encoded, torch.tensor([time]), ids, torch.tensor([tokens]))

@@ -23,6 +23,7 @@ from espnet_prune.measuring.wer import decoded_in
 PARAMS = ("subsampling", "blocks", "encoder", "decoder", "total")
 MACS = ("subsampling", "blocks", "encoder")
 RTF = ("encoder", "ctc_greedy", "search")
+BY_ESPNET = ", ESPnet's encoder"  # after a name: not by onnxruntime, as the others
 TEST = ("delta_wer", "interval", "p_value", "p_by_speaker", "mapsswe_p")
 PACKAGES = ("espnet", "torch", "numpy")
 
@@ -195,7 +196,7 @@ def _row(
             found.times[exp.name + ("" if first else f" {precision}")] = times
         if first and measured.get("rtf_espnet"):
             by_espnet = measured["rtf_espnet"]
-            found.times[f"{exp.name}, ESPnet's encoder"] = by_espnet
+            found.times[exp.name + BY_ESPNET] = by_espnet
             rtf_espnet = {name: r["median"] for name, r in by_espnet.items()}
     pruning = pruning or {}
     return {

@@ -9,7 +9,7 @@ from typing import Any
 from espnet_prune.config.methods import METHODS
 from espnet_prune.report import plots, tables
 from espnet_prune.report.caveats import caveats
-from espnet_prune.report.collect import Collected
+from espnet_prune.report.collect import BY_ESPNET, Collected
 from espnet_prune.report.verdict import verdicts
 
 
@@ -45,6 +45,15 @@ READING = (
     "- : not measured yet, or not applicable."
 )
 
+SPREAD = (
+    "Median over the rounds of one run, and +- the interquartile range of whole "
+    "rounds: how quiet the machine was."
+)
+BY_RUNTIME = (
+    "The encoders are run by onnxruntime, the dense one's, too, so that the gain is "
+    "that of pruning; ESPnet's own, by torch, computes the same more slowly."
+)
+BY_TORCH = "The encoders are ESPnet's own, run by torch."
 SIGNIFICANCE = (
     "Differences in points of WER, positive: worse than the other. Paired bootstrap "
     "over utterances, two-sided; by speaker: t-test over speakers, where there are "
@@ -82,15 +91,11 @@ def build(found: Collected, note: str) -> list[Part]:
         tables.cost_table(report["rows"]),
     ]
     if found.times:
+        by_runtime = any(name.endswith(BY_ESPNET) for name in found.times)
         parts += [
             Heading("Where the time goes"),
             tables.times_table(found.times),
-            Paragraph(
-                "Median over the rounds of one run, and +- the interquartile range of "
-                "whole rounds: how quiet the machine was. The encoders are run by "
-                "onnxruntime, the dense one's, too, so that the gain is that of "
-                "pruning; ESPnet's own, by torch, computes the same more slowly."
-            ),
+            Paragraph(f"{SPREAD} {BY_RUNTIME if by_runtime else BY_TORCH}"),
         ]
     parts.append(Heading("What was kept"))
     if not found.pruning:

@@ -22,8 +22,7 @@ from espnet_prune.base.files import atomic_path, fingerprint
 from espnet_prune.config.run_options import PRECISIONS
 from espnet_prune.families.espnet import attention, compact, graph
 from espnet_prune.families.espnet.graph import EncoderGraph
-from espnet_prune.families.espnet.layers import content, shortest
-from espnet_prune.families.espnet.nets import TooShortUttError
+from espnet_prune.families.espnet.layers import content, refuse_too_short, shortest
 from espnet_prune.serving import int8, onnx
 from espnet_prune.serving.int8 import write_int8
 from espnet_prune.serving.onnx import Runner, difference, write_onnx
@@ -119,13 +118,7 @@ class RuntimeEncoder(AbsEncoder):
         """
         outputs = []
         for x, frames in zip(xs_pad, ilens.tolist(), strict=True):
-            if frames < self.least:
-                raise TooShortUttError(
-                    f"has {frames} frames and is too short for subsampling "
-                    f"(it needs at least {self.least} frames)",
-                    frames,
-                    self.least,
-                )
+            refuse_too_short(frames, self.least)
             x = x[None, :frames].float()
             # What is not finite must not be heard as silence by a ReLU or a rounding.
             lost = (x * 0).sum()
@@ -156,6 +149,9 @@ class AutocastEncoder(AbsEncoder):
         """Encode as the encoder does."""
         with torch.autocast(xs_pad.device.type, torch.bfloat16):
             out, *more = self.encoder(xs_pad, *args, **options)
+        if isinstance(out, tuple):  # with intermediate CTC: block, what it sees
+            between = [(i, x.to(xs_pad.dtype)) for i, x in out[1]]
+            return (out[0].to(xs_pad.dtype), between), *more
         return out.to(xs_pad.dtype), *more
 
 

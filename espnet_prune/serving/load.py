@@ -17,7 +17,7 @@ from espnet_prune.families.espnet.checkpoint import (
     read_state,
 )
 from espnet_prune.families.espnet.tasks import decoded_with, task_of
-from espnet_prune.families.registry import find_kind, require
+from espnet_prune.families.registry import kind_of, require
 from espnet_prune.serving.decoders import check_symbols, decoder_for
 from espnet_prune.serving.inference import (
     PRUNING_RUN,
@@ -114,7 +114,7 @@ def runs(config: Mapping[str, Any], precision: str, where: object) -> bool:
     Raises:
         InputError: in int8 it would have to.
     """
-    kind = find_kind(config["encoder"])
+    kind = kind_of(config)
     try:
         if kind is not None:
             kind.rules.check(config["encoder_conf"])

@@ -50,6 +50,9 @@ class StreamingSpeech2Text(Speech2TextStreaming):
         """Decode audio, (sample,), to text, tokens, their ids, a scored hypothesis.
 
         They come in a list, the best first; an empty one where the search finds none.
+
+        Raises:
+            TooShortUttError: the audio is too short for the encoder.
         """
         *parts, last = torch.as_tensor(speech).split(self.part or len(speech))
         before = logging.root.manager.disable
@@ -59,6 +62,7 @@ class StreamingSpeech2Text(Speech2TextStreaming):
                 super().__call__(part, is_final=False)
             found = super().__call__(last)
         finally:
+            self.reset()  # the next utterance begins anew if this one was too short
             logging.disable(before)
         logging.info(f"best hypo: {found[0][0] if found else ''}")  # progress counts
         return found

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from espnet_prune.config.sections import DistillOptions
 from espnet_prune.families.espnet.chunks import in_time
+from espnet_prune.families.espnet.conditioning import lent
 from espnet_prune.families.espnet.layers import content
 
 
@@ -74,7 +75,7 @@ def run_teacher(
         student: what passed through the student.
     """
     with record(teacher) as rec:
-        teacher.encoder(*student.features)
+        teacher.encoder(*student.features, **lent(teacher))
     if decoder is not None and student.decoder_input is not None:
         rec.decoder_logits, _ = decoder(*rec.encoded, *student.decoder_input)
     return rec

@@ -115,8 +115,8 @@ def check_target(
 ) -> None:
     """Refuse a target that no masks meet, before the dense model is trained.
 
-    The encoder is built without weights. Latency, and a target of the whole model, wait
-    for the model itself.
+    The encoder is built without weights. Latency, a target of the whole model, and a
+    layer as wide as there are tokens wait for the model itself.
 
     Args:
         config, source: of the dense model, or of its training to come.
@@ -132,6 +132,8 @@ def check_target(
     plain &= config.get("preencoder") is None
     stock = config["encoder"] == kind.name and plain
     whole_encoder = options.denominator == "encoder" and "latency" not in options.kinds
+    encoder_conf = config.get("encoder_conf") or {}
+    stock &= not encoder_conf.get("interctc_use_conditioning")
     if not (stock and whole_encoder and METHODS[args.method].gated):
         return
     model, conf = nn.Module(), config.get("frontend_conf") or {}
@@ -142,7 +144,7 @@ def check_target(
     with torch.device("meta"):
         encoder = encoder_choices.get_class(kind.name)
         try:
-            model.encoder = encoder(features, **config.get("encoder_conf") or {})
+            model.encoder = encoder(features, **encoder_conf)
         except Exception as e:  # ESPnet's, for a value that it does not know
             reason = ": ".join([type(e).__name__, *str(e).splitlines()[:1]])
             what = f"ESPnet makes no encoder of its encoder_conf ({reason})"

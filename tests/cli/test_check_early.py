@@ -229,6 +229,34 @@ def test_what_a_streaming_encoder_can_do_passes(of_kind):
 
 
 @pytest.mark.parametrize(
+    ("lines", "options", "message"),
+    [
+        (
+            "gates: {model_dim: true}",
+            (),
+            "prune.yaml: .*interctc_use_conditioning .*model dimension cannot be",
+        ),
+        ("", ("--precisions", "int8"), f"int8: .*interctc_use_cond.*{NO_RUNTIME}"),
+        (
+            "",
+            ("--finetune_args", "--distill precision=int8"),
+            f"--distill: .*interctc_use_conditioning .*{NO_RUNTIME}",
+        ),
+        ("", ("--methods", "small"), "'conformer' with interctc_layer_idx .*no small"),
+    ],
+)
+def test_what_an_encoder_of_self_conditioned_ctc_cannot_do_is_named(
+    check, lines, options, message
+):
+    options_of_encoder = "interctc_layer_idx=[2,4]", "interctc_use_conditioning=true"
+    words = " ".join(f"--encoder_conf {option}" for option in options_of_encoder)
+    given = "--asr_args", words
+    check("prune_decoder: true\nsparsity: {denominator: model}", *given)
+    with pytest.raises(InputError, match=message):
+        check(lines, *given, *options)
+
+
+@pytest.mark.parametrize(
     ("lines", "options"),
     [
         ("", ("--prune_args", "--max_epoch 20 --gates model_dim=true --seed 1")),

@@ -10,7 +10,7 @@ from espnet_prune.export.compact_dir import verify
 from espnet_prune.export.export import export
 from espnet_prune.families.espnet.checkpoint import load_model
 from espnet_prune.pruning.projection import project
-from tests.fixtures.gated import CASES
+from tests.fixtures.gated import CASES, CONDITIONED
 from tests.fixtures.runs import RECIPE
 
 OTHERS = {  # case -> its gates
@@ -21,6 +21,7 @@ OTHERS = {  # case -> its gates
     "branchformer": {},
     "contextual_block_conformer": {},
     "contextual_block_transformer": {},
+    **dict.fromkeys(CONDITIONED, {}),
 }
 
 
@@ -40,7 +41,8 @@ def test_what_espnet_loads_computes_what_the_gated_model_did(
     command += ["--kind", "params+macs", "--target", "0.4", *data_options]
     prune_train.main([*map(str, command)])
     summary = export(pruned / "config.yaml", pruned / "latest.pth", compact)
-    assert all(0.4 <= part["realised"] < 0.5 for part in summary["constraints"])
+    realised = [part["realised"] for part in summary["constraints"]]
+    assert 0.4 <= min(realised) < 0.45  # of the kind that was met last
     decoder = Speech2Text(compact / "config.yaml", compact / "pruned.pth", beam_size=2)
     student, _ = load_model(pruned / "config.yaml", pruned / "latest.pth")
     student.gates.mask = project(student.gates, student.sparsity.budget).values

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_prune.config.sections import GateOptions
+from espnet_prune.families.espnet.conditioning import lent
 from espnet_prune.families.espnet.model import Lengths, describe
 from espnet_prune.families.registry import KINDS
-from espnet_prune.measuring.cost import encoder_cost
+from espnet_prune.measuring.cost import encoder_cost, rest_cost
 from espnet_prune.pruning.cost import evaluate
 from tests.fixtures.encoders import FEATURES
-from tests.fixtures.gated import CASES, drawn_sizes, drawn_values
+from tests.fixtures.gated import CASES, CONDITIONED, drawn_sizes, drawn_values
 
 every = pytest.mark.parametrize("name", CASES)
 
@@ -121,6 +122,33 @@ def test_whole_models_cost_what_their_parts_do(kind, make_model):
         assert names == {"encoder", "decoder"} if also else {"encoder"}
         groups = {s.group for s in layout.structures} - {None}
         assert groups == KINDS[kind].groups | ({"decoder"} if also else set())
+
+
+@pytest.mark.parametrize("name", CONDITIONED)
+def test_what_conditions_counts_with_the_encoder_and_what_is_heard_with_the_head(
+    name, make_model
+):
+    """Behind two blocks, for 7 tokens."""
+    case, blocks = CASES[name], {"num_blocks": 3, "interctc_layer_idx": [1, 2]}
+    kind, conf = case.kind.name, case.conf | blocks
+    model = make_model(encoder=kind, encoder_conf=conf).eval()
+    conf = conf | {"interctc_use_conditioning": False}
+    plain = make_model(encoder=kind, encoder_conf=conf).eval()
+    twice = 2 * 24 * 16 * 7
+    own, before = (encoder_cost(m.encoder, 100, FEATURES) for m in (model, plain))
+    assert own["params"] == before["params"] + 16 * 7 + 16
+    assert own["macs"] == before["macs"] + twice
+    head, before = (rest_cost(m, 100, 5) for m in (model, plain))
+    assert head["params"] == before["params"]
+    assert head["macs"] == before["macs"] + twice
+    with FlopCounterMode(display=False) as flops, torch.no_grad():
+        x = torch.randn(1, 100, FEATURES), torch.tensor([100])
+        model.encoder(*x, **lent(model))
+    assert flops.get_total_flops() / 2 == own["macs"] + twice
+    described = describe(model, KINDS[kind], GateOptions())
+    terms, layout = described.terms(Lengths(100, FEATURES, 5)), described.layout
+    sums = layout.sums(layout.whole())
+    assert {kind: float(evaluate(terms[kind], sums)) for kind in own} == own
 
 
 def test_latency_is_the_sum_of_the_prices_of_what_is_left(make_model):

@@ -9,6 +9,7 @@ from torch import nn
 from espnet_prune.pruning.slicing import sliced
 from tests.fixtures.gated import (
     CASES,
+    CONDITIONED,
     assert_same,
     drawn_sizes,
     drawn_values,
@@ -100,10 +101,10 @@ def test_each_structure_alone(name, structure):
         elif not structure.name.endswith("qk"):  # of which one head may keep all
             assert smaller < dense
     if gated.memory is None:
-        compact, x = compact.float(), (x[0].float(), x[1])
+        compact, x = compact.float(), (x[0].float(), *x[1:])
         int8 = torch.ao.quantization.quantize_dynamic(compact, {nn.Linear})
-        assert int8(*x)[0].isfinite().all()
-        compact(*x)[0].square().sum().backward()
+        assert outputs(int8, x)[0].isfinite().all()
+        outputs(compact, x)[0].square().sum().backward()
         unused = [n for n, p in compact.named_parameters() if p.grad is None]
         assert not unused  # DDP stops at one
 
@@ -124,7 +125,9 @@ def test_blocks_can_go(name):
         assert not left and len(compact.state_dict()) < total
 
 
-@pytest.mark.parametrize("name", ["conformer", "conformer_dim", "e_branchformer"])
+@pytest.mark.parametrize(
+    "name", ["conformer", "conformer_dim", "e_branchformer", *CONDITIONED]
+)
 def test_intermediate_ctc_sees_the_same(name):
     gated = CASES[name].make(num_blocks=3, interctc_layer_idx=[1, 2])
     own, x = drawn_values(gated.layout, 0), gated.inputs(61, 40)

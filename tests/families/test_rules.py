@@ -8,7 +8,14 @@ import pytest
 from espnet_prune.base.errors import InputError
 from espnet_prune.families.espnet import rules
 from espnet_prune.families.espnet.prunable import check_gates, check_student
-from espnet_prune.families.registry import CAPABILITIES, KINDS, find_kind, require
+from espnet_prune.families.registry import (
+    CAPABILITIES,
+    KINDS,
+    TAKES,
+    find_kind,
+    kind_of,
+    require,
+)
 from tests.fixtures.gated import CASES
 
 RULES = {name: kind.rules for name, kind in KINDS.items()} | {"decoder": rules.DECODER}
@@ -128,6 +135,22 @@ def test_what_a_kind_cannot_do_is_refused_in_one_place(capability):
         assert str(refusal.value) == (
             f"an option: an encoder {named} cannot be used so: {what} -> {mend}"
         )
+
+
+@pytest.mark.parametrize("option", TAKES)
+def test_what_an_option_takes_from_a_kind_is_refused_by_its_name(option):
+    config = {"encoder": "prunable_conformer", "encoder_conf": {option: []}}
+    assert kind_of(config) is kind_of({"encoder": "conformer"}) is KINDS["conformer"]
+    config["encoder_conf"] = {option: [1]}
+    assert TAKES[option] == KINDS["conformer"].can - kind_of(config).can
+    for capability in CAPABILITIES.keys() - TAKES[option]:
+        require(kind_of(config), capability, "an option")
+    for capability in TAKES[option]:
+        with pytest.raises(InputError, match=f"an encoder 'conformer' with {option} "):
+            require(kind_of(config), capability, "an option")
+    # What its kind cannot do without it is not told of the option.
+    with pytest.raises(InputError, match="an encoder 'transformer' cannot be"):
+        require(kind_of(config | {"encoder": "transformer"}), "small", "an option")
 
 
 def test_compact_encoders_are_called_as_espnet_knows_them():

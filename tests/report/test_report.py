@@ -384,9 +384,17 @@ def test_times_of_different_runs_do_not_meet_in_a_table(full):
     assert sessions("a", "a") is not None
     text = (full / "out/report.md").read_text()
     assert "Where the time goes" in text and " +- " in text
-    assert "dense, ESPnet's encoder" in text
+    assert "dense, ESPnet's encoder" in text and "run by onnxruntime, the" in text
     assert sessions("b", "a") is None
     assert "timed in another run" in (full / "out/report.md").read_text()
+
+
+def test_encoders_that_onnxruntime_did_not_run_are_not_said_to_be_run_by_it(full):
+    path = full / "dense/measure.json"
+    dump(path, json.loads(path.read_text()) | {"rtf_espnet": None})
+    report.main(options(full))
+    text = (full / "out/report.md").read_text()
+    assert "run by torch." in text and "run by onnxruntime" not in text
 
 
 def test_damaged_checkpoint_is_named(full):

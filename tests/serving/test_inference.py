@@ -11,13 +11,14 @@ from espnet_prune.base.errors import InputError
 from espnet_prune.measuring.memory import peak_bytes
 from espnet_prune.serving import inference
 from espnet_prune.serving.inference import (
+    AutocastEncoder,
     RuntimeEncoder,
     check_graph,
     check_precision,
     graph_file,
 )
 from espnet_prune.serving.onnx import Runner
-from tests.fixtures.gated import CASES, RUN, drawn_values
+from tests.fixtures.gated import CASES, CONDITIONED, RUN, drawn_values, outputs
 
 CPU = torch.device("cpu")
 # Relative error of the whole encoder's output.
@@ -53,6 +54,20 @@ def test_compact_encoders_of_every_kind_are_near_torchs(kind, precision):
     inputs = gated.inputs(2100, 1031, 61, gated.least)
     off = check(gated.compact(own.float()), precision, *inputs)
     assert precision == "fp32" or off > 1e-4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["transformer", "e_branchformer", *CONDITIONED])
+def test_in_bf16_ctc_sees_between_the_blocks_what_it_did(kind):
+    gated = CASES[kind].make(1, torch.float, interctc_layer_idx=[1])
+    encoder, inputs = gated.stock.eval(), gated.inputs(90, 61)
+    (whole, between), times, _ = AutocastEncoder(encoder)(*inputs)
+    expected, *_, expected_between = outputs(encoder, inputs)
+    assert whole.dtype == torch.float32 and times.equal(encoder(*inputs)[1])
+    assert 1e-4 < error(whole, expected) < 0.02
+    ((block, x),) = between
+    assert block == 1 and x.dtype == torch.float32
+    assert 1e-4 < error(x, expected_between) < 0.02
 
 
 @every_precision

@@ -15,6 +15,7 @@ from espnet_prune.cli import asr_inference
 from espnet_prune.serving import load as loading
 from espnet_prune.serving.inference import RuntimeEncoder
 from espnet_prune.serving.load import load, set_precision
+from tests.fixtures.gated import CASES
 
 DECODING = {"beam_size": 2, "ctc_weight": 0.3, "maxlenratio": 0.2}
 
@@ -53,6 +54,18 @@ def test_an_encoder_that_ours_cannot_compute_stays_or_is_named(of_another_kind):
     assert type(decoder.asr_model.encoder).__name__ == "ConformerEncoder"
     with pytest.raises(InputError, match="config.yaml: .* onnxruntime does not run it"):
         load(*files(of_another_kind), "int8")
+
+
+def test_a_conditioned_encoder_stays_and_is_as_espnet_decodes_it(make_dense):
+    folder = make_dense(encoder_conf=CASES["conformer_conditioned"].conf)
+    decoder, audio = load(*files(folder), **DECODING), np.ones(8000, "float32")
+    assert type(decoder.asr_model.encoder).__name__ == "ConformerEncoder"
+    expected, told = Speech2Text(*map(str, files(folder)), **DECODING)(audio)
+    actual, between = decoder(audio)
+    assert actual[0][:3] == expected[0][:3] and between == told
+    what = "'conformer' with interctc_use_conditioning cannot be used so: onnxruntime"
+    with pytest.raises(InputError, match=what):
+        load(*files(folder), "int8")
 
 
 def test_without_its_runtime_espnets_encoder_stays(dense, monkeypatch):

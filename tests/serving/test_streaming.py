@@ -1,7 +1,10 @@
 """ESPnet's streaming search: what it hears in parts is what it hears as a whole."""
 
+import numpy as np
 import pytest
+import soundfile
 import torch
+from espnet2.bin import asr_inference as espnet_whole
 from espnet2.bin import asr_inference_streaming as espnet
 from espnet2.bin.asr_inference import Speech2Text
 from espnet2.bin.asr_inference_streaming import Speech2TextStreaming
@@ -14,6 +17,7 @@ from espnet_prune.serving.decoders import read_search
 from espnet_prune.serving.load import load
 from espnet_prune.serving.streaming import check_streaming
 from tests.fixtures.encoders import NO_DROPOUT, SIZES
+from tests.fixtures.gated import SMALL
 
 SEARCH = {"beam_size": 3, "ctc_weight": 0.4, "lm_weight": 0.0}
 
@@ -57,6 +61,55 @@ def test_it_hears_in_parts_what_espnet_hears_as_a_whole(compact, samples, caplog
         assert heard(decoder) == expected
     told = [r for r in caplog.records if "best hypo" in r.getMessage()]
     assert len(told) == len(expected)
+
+
+def decoded(folder, command, monkeypatch):
+    """The texts, by utterance, that ESPnet's program writes by our decoders."""
+    argv = ["asr_inference", "--output_dir", folder / "out", *command]
+    argv += ["--data_path_and_name_and_type", f"{folder}/wav.scp,speech,sound"]
+    monkeypatch.setattr("sys.argv", [*map(str, argv)])
+    for program, name in (
+        (espnet, "Speech2TextStreaming"),
+        (espnet_whole, "Speech2Text"),
+    ):  # the program puts ours in their place
+        monkeypatch.setattr(program, name, getattr(program, name))
+    monkeypatch.setattr(asr_inference, "hand_logging_to_espnet", lambda: None)
+    asr_inference.main()
+    lines = (folder / "out/1best_recog/text").read_text().splitlines()
+    return {key: text.strip() for key, _, text in (x.partition(" ") for x in lines)}
+
+
+@pytest.mark.parametrize("kind", ["compact", "contextual_block_transformer"])
+@pytest.mark.parametrize(
+    "search",
+    [
+        "beam_size: 2",
+        "beam_size: 2\nsim_chunk_length: 0",
+        "beam_size: 2\nsim_chunk_length: 300",
+        "ctc_greedy: true",
+    ],
+)
+def test_an_utterance_too_short_for_the_encoder_is_empty_and_the_next_is_heard(
+    kind, search, compact, make_dense, tmp_path, monkeypatch
+):
+    files = compact
+    if kind != "compact":
+        conf = SMALL | {"block_size": 8, "hop_size": 3, "look_ahead": 2}
+        folder = make_dense(encoder=kind, encoder_conf=conf)
+        files = folder / "config.yaml", folder / "model.pth"
+    draw = np.random.default_rng(0)
+    for name, samples in (("a", 700), ("b", 8000)):  # six frames, of seven needed
+        soundfile.write(tmp_path / f"{name}.wav", draw.normal(0, 0.2, samples), 16000)
+    (tmp_path / "decode.yaml").write_text(search)
+    command = ["--asr_train_config", files[0], "--asr_model_file", files[1]]
+    command += ["--config", tmp_path / "decode.yaml", "--num_workers", 0]
+    found = []
+    for names in ("b", "ab"):
+        lines = [f"{name} {tmp_path}/{name}.wav\n" for name in names]
+        (tmp_path / "wav.scp").write_text("".join(lines))
+        found.append(decoded(tmp_path, command, monkeypatch))
+    assert found[1] == {"a": ""} | found[0]
+    assert kind != "compact" or found[0]["b"]
 
 
 def test_what_does_not_stream_is_named(compact, dense):

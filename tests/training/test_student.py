@@ -189,11 +189,13 @@ def test_blocks_are_compared_through_a_projection_where_channels_differ(
         )
 
 
+@pytest.mark.parametrize("conditioning", [False, True])
 def test_intermediate_ctc_goes_on_in_a_student(
-    make_model, student_options, speech_batch, shake
+    make_model, student_options, speech_batch, shake, conditioning
 ):
     options = student_options()
-    options["encoder_conf"] = options["encoder_conf"] | {"interctc_layer_idx": [1]}
+    conf = {"interctc_layer_idx": [1], "interctc_use_conditioning": conditioning}
+    options["encoder_conf"] = options["encoder_conf"] | conf
     options["model_conf"]["interctc_weight"] = 0.3
     student = shake(make_model(**options))
     student = with_teacher(student, make_model(encoder_conf=options["encoder_conf"]))
@@ -201,3 +203,9 @@ def test_intermediate_ctc_goes_on_in_a_student(
     student.eval().gates.mask = torch.ones(len(student.gates.layout))
     stats = student(**speech_batch())[1]
     assert stats["loss_layer"] < 1e-5 and stats["loss_interctc_layer1"] > 0
+    if conditioning:  # what CTC says is heard in the block behind
+        with torch.no_grad():
+            student.ctc.ctc_lo.bias[1] += 5
+        assert student(**speech_batch())[1]["loss_layer"] > 1e-3
+        student.train()(**speech_batch())[0].backward()
+        assert not [n for n, p in student.named_parameters() if p.grad is None]

@@ -22,6 +22,7 @@ def describe(
     into = Description(options, gated)
     model = parts.under(encoder, prefix)
     layers.subsampling(model, into, f"{prefix}embed")
+    layers.conditioning(encoder, into, prefix)
     finals = []
     for i in range(len(encoder.encoders)):
         at = f"{prefix}encoders.{i}."

@@ -26,6 +26,7 @@ def describe(
     into = Description(options, gated)
     model = parts.under(encoder, prefix)
     layers.subsampling(model, into, f"{prefix}embed")
+    layers.conditioning(encoder, into, prefix)
     for i, block in enumerate(encoder.encoders):
         at = f"{prefix}encoders.{i}."
 

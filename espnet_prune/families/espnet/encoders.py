@@ -23,11 +23,13 @@ from torch import Tensor, nn
 from espnet_prune.config.sections import GateOptions
 from espnet_prune.families.espnet import decoder, rules
 from espnet_prune.families.espnet.compact import Spread, check_dims, cut
+from espnet_prune.families.espnet.layers import refuse_too_short_streams
 from espnet_prune.families.espnet.names import read_either_name
 from espnet_prune.families.espnet.strict import StrictLoading
 from espnet_prune.families.registry import KINDS, Kind
 
 read_either_name()
+refuse_too_short_streams()
 
 
 class _CompactEncoder(StrictLoading):

@@ -5,10 +5,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from espnet_prune.families.espnet.chunks import chunks_of
+from espnet_prune.families.espnet.conditioning import conditionings
 from espnet_prune.families.espnet.names import linear_of
 from espnet_prune.families.espnet.nets import (
     LegacyRelPositionMultiHeadedAttention,
     RelPositionMultiHeadedAttention,
+    StreamingSubsampling,
+    TooShortUttError,
 )
 from espnet_prune.families.parts import Description, Key, outer
 from espnet_prune.pruning.structure import Slot, Structure
@@ -57,8 +60,46 @@ def shortest(embed: nn.Module) -> int:
     return frames
 
 
+def refuse_too_short(frames: int, least: int) -> None:
+    """Refuse an utterance of fewer frames than the subsampling needs, as ESPnet does.
+
+    ESPnet's programs write an empty hypothesis for one that is refused so.
+
+    Args:
+        frames: feature frames that there are.
+        least: those of :func:`shortest`.
+
+    Raises:
+        TooShortUttError: there are too few.
+    """
+    if frames < least:
+        raise TooShortUttError(
+            f"has {frames} frames and is too short for subsampling "
+            f"(it needs at least {least} frames)",
+            frames,
+            least,
+        )
+
+
+def refuse_too_short_streams() -> None:
+    """Let ESPnet's streaming encoders refuse what is too short, as its others do.
+
+    There an error of torch's convolution would end the decoding of a whole set.
+    """
+    subsample = StreamingSubsampling.forward
+
+    def forward(self: nn.Module, x: Tensor, x_mask: Tensor | None) -> Any:
+        refuse_too_short(x.shape[1], shortest(self))
+        return subsample(self, x, x_mask)
+
+    StreamingSubsampling.forward = forward
+
+
 def encoder_clocks(encoder: nn.Module, frames: int, features: int) -> dict[str, float]:
     """Count how often the tensors of an encoder are applied, by clock.
+
+    The projection of CTC that conditions an encoder is the head's work, as it is where
+    CTC reads the encoder's output: :func:`~espnet_prune.measuring.cost.rest_cost`.
 
     Args:
         encoder: ESPnet's, or a compact one.
@@ -75,6 +116,7 @@ def encoder_clocks(encoder: nn.Module, frames: int, features: int) -> dict[str, 
     return filters | {
         "subsampled": rows[-1],
         "time": chunks * time,
+        "conditioned": conditionings(encoder) * time,
         "offsets": offsets,
         "v": chunks * time * time,
         "qk": time * (time + offsets),
@@ -186,3 +228,17 @@ def subsampling(model: nn.Module, into: Description, at: str) -> None:
         into.times[f"{at}.{name}.weight"] = POSITIONS[i]
     into.writes += [Slot(f"{linear}.weight"), Slot(f"{linear}.bias")]
     into.times[f"{linear}.weight"] = "subsampled"
+
+
+def conditioning(encoder: nn.Module, into: Description, prefix: str) -> None:
+    """Describe the layer of self-conditioned CTC, of which nothing can go.
+
+    It reads tokens, and writes to all channels between the blocks.
+
+    Args:
+        encoder: of a model; one of ESPnet's that is in no model lacks the layer yet.
+        into: what is added to.
+        prefix: of its tensors' names in the model.
+    """
+    if conditionings(encoder):
+        into.times[f"{prefix}conditioning_layer.weight"] = "conditioned"

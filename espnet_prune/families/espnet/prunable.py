@@ -5,7 +5,7 @@ from typing import Any
 
 from espnet_prune.base.errors import InputError, OptionError
 from espnet_prune.families.espnet.rules import DECODER
-from espnet_prune.families.registry import KINDS, Kind, find_kind
+from espnet_prune.families.registry import KINDS, Kind, kind_of
 
 DECODERS = ("transformer", "prunable_transformer")
 
@@ -18,12 +18,12 @@ def check_student(config: dict[str, Any], source: str | Path) -> Kind:
         source: where it was read, for messages.
 
     Returns:
-        the kind of its encoder.
+        the kind of its encoder, as it is with its options.
 
     Raises:
         InputError: names what it is that cannot.
     """
-    kind = find_kind(config.get("encoder"))
+    kind = kind_of(config)
     if kind is None:
         raise InputError(
             source,

@@ -80,9 +80,8 @@ def subsampling(*more: str) -> Required:
 COMMON: Required = {
     "qk_norm": (False, "norms of queries and keys are not prunable"),
 }
-INTERMEDIATE = {
+FFN = {
     "positionwise_layer_type": ("linear", "convolutional FFNs are not prunable"),
-    "interctc_use_conditioning": (False, "self-conditioned CTC is not supported"),
 }
 BEFORE = {
     "normalize_before": (True, "post-norm blocks are not prunable"),
@@ -104,12 +103,13 @@ BRANCHES = {
     "use_linear_after_conv": (False, "a linear layer inside of it is not prunable"),
 }
 OF_BRANCHES = {"cgmlp_linear_units", "cgmlp_conv_kernel", "gate_activation"}
+INTERMEDIATE = {"interctc_layer_idx", "interctc_use_conditioning"}
 OF_ALL = SIZES | RATES | {"padding_idx", "use_flash_attn"}
 CONFORMER = Rules(
     "encoder_conf",
     COMMON
     | subsampling()
-    | INTERMEDIATE
+    | FFN
     | BEFORE
     | RELATIVE
     | {
@@ -121,7 +121,8 @@ CONFORMER = Rules(
         OF_ALL
         | POSITIONS
         | {"activation_type", "cnn_module_kernel", "positionwise_conv_kernel_size"}
-        | {"macaron_style", "interctc_layer_idx"}
+        | {"macaron_style"}
+        | INTERMEDIATE
     ),
     left_out=frozenset({"stochastic_depth_rate", "layer_drop_rate", "use_sdpa"}),
 )
@@ -129,25 +130,21 @@ TRANSFORMER = Rules(
     "encoder_conf",
     COMMON
     | subsampling("conv1d2")
-    | INTERMEDIATE
+    | FFN
     | BEFORE
     | {"pos_enc_layer_type": ("abs_pos", "only absolute positions are prunable")},
-    frozenset(OF_ALL | {"positionwise_conv_kernel_size", "interctc_layer_idx"}),
+    frozenset(OF_ALL | {"positionwise_conv_kernel_size"} | INTERMEDIATE),
     left_out=frozenset({"layer_drop_rate", "use_sdpa"}),
 )
 E_BRANCHFORMER = Rules(
     "encoder_conf",
-    COMMON
-    | subsampling("conv1d1", "conv1d2", "conv1d3")
-    | INTERMEDIATE
-    | RELATIVE
-    | BRANCHES,
+    COMMON | subsampling("conv1d1", "conv1d2", "conv1d3") | FFN | RELATIVE | BRANCHES,
     frozenset(
         OF_ALL
         | POSITIONS
         | OF_BRANCHES
         | {"use_ffn", "macaron_ffn", "ffn_activation_type", "merge_conv_kernel"}
-        | {"interctc_layer_idx"}
+        | INTERMEDIATE
     ),
     left_out=frozenset({"layer_drop_rate", "gradient_checkpoint_layers", "use_sdpa"}),
 )
@@ -172,7 +169,7 @@ BRANCHFORMER = Rules(
 # Of a streaming encoder.
 STREAMING: Required = {
     "input_layer": (("conv2d", "conv2d6", "conv2d8"), "only convolutions are prunable"),
-    "positionwise_layer_type": INTERMEDIATE["positionwise_layer_type"],
+    **FFN,
     "init_average": (True, "ESPnet cannot compute the largest values"),
 }
 OF_STREAMING = OF_ALL - {"use_flash_attn"} | {

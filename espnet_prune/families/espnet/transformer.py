@@ -20,6 +20,7 @@ def describe(
     into = Description(options, gated)
     model = parts.under(encoder, prefix)
     layers.subsampling(model, into, f"{prefix}embed")
+    layers.conditioning(encoder, into, prefix)
     for i in range(len(encoder.encoders)):
         at, key = f"{prefix}encoders.{i}", ("blocks", i)
         heads = tuple((*key, name) for name in ("heads", "qk_dim", "v_dim"))
