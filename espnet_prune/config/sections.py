@@ -10,6 +10,8 @@ DENOMINATORS = ("encoder", "model")
 ON_CPUS = ("fp32", "int8")  # precisions
 STEERING = ("lagrangian", "magnitude")
 MODEL_DIM = "model_dim"
+# What is pruned with the encoder where a recipe says ``prune_<name>: true``.
+BESIDE = ("decoder", "frontend")
 
 
 @dataclass(frozen=True)

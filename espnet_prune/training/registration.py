@@ -41,9 +41,10 @@ def _add(name: str) -> None:
     elif name == AUTO:
         _add_speech(sys.modules[name].AutoConfig)
     else:
-        from espnet_prune.serving import s3prl_upstream
+        from espnet_prune.families.ssl.configs import UPSTREAM
+        from espnet_prune.serving.s3prl_upstream import upstream
 
-        setattr(sys.modules[name], s3prl_upstream.NAME, s3prl_upstream.upstream)
+        setattr(sys.modules[name], UPSTREAM, upstream)
 
 
 def _add_to(registry: ModuleType, task: str) -> None:

@@ -108,11 +108,11 @@ def test_models_that_are_no_students_are_refused(change, told):
 )
 def test_students_that_cannot_have_gates_are_refused(change, told):
     config = {"encoder": "conformer", "decoder": "transformer", "decoder_conf": None}
-    check_gates(config, "a.yaml", decoder=True)
+    check_gates(config, "a.yaml", ["decoder"])
     with pytest.raises(InputError, match=f"^a.yaml: .*{told}"):
-        check_gates(config | change, "a.yaml", decoder=True)
+        check_gates(config | change, "a.yaml", ["decoder"])
     if "encoder_conf" not in change:
-        check_gates(config | change, "a.yaml", decoder=False)
+        check_gates(config | change, "a.yaml")
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)

@@ -93,9 +93,12 @@ def architecture_of(layout: Layout, own: Tensor) -> dict[str, Any]:
     Returns:
         ``subsampling`` and ``blocks`` of an encoder, with ``dims``, the channels
         between the layers that are left, if some are gone; ``decoder``, its layers.
+        Those of a frontend are :mod:`espnet_prune.families.espnet.frontend`'s.
     """
     found: dict[str, Any] = {}
     for (section, position, *size), number in kept_sizes(layout, own).items():
+        if section == "frontend":
+            continue
         entries = found.setdefault(section, [])
         if not size:
             entries.append(number)
@@ -104,6 +107,7 @@ def architecture_of(layout: Layout, own: Tensor) -> dict[str, Any]:
             entries.append({})
         entries[position][size[0]] = number
     blocks = [s.name for s in layout.structures if s.any_of]
+    blocks = [name for name in blocks if not name.startswith("frontend.")]
     for i, name in enumerate(blocks):
         if not own[layout.span(name)].any():
             found["blocks"][i] = None

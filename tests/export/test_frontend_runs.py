@@ -1,0 +1,102 @@
+"""An ASR model whose self-supervised frontend is pruned, too: by the task's loss."""
+
+import shutil
+
+import pytest
+import torch
+import yaml
+from espnet2.bin.asr_inference import Speech2Text
+
+from espnet_prune.cli import prune_train
+from espnet_prune.export.compact_dir import verify
+from espnet_prune.export.export import export
+from espnet_prune.export.pack import pack
+from espnet_prune.families.espnet.checkpoint import load_model
+from espnet_prune.pruning.projection import project
+from tests.fixtures.runs import RECIPE
+
+SPARSITY = {"denominator": "model", "macs_seconds": 0.5, "macs_tokens": 5}
+
+
+@pytest.fixture(scope="module")
+def runs(make_dense, make_frontend, data_options, tmp_path_factory):
+    """``runs(case)``: directories of a dense model, its pruning, and its export; and
+    a program that trains further."""
+    found = {}
+
+    def make(case):
+        if case in found:
+            return found[case]
+        folder = tmp_path_factory.mktemp("runs")
+        options = make_frontend(case)
+        dense = make_dense(**options, specaug="specaug", specaug_conf=SPECAUG)
+        recipe = RECIPE | {"prune_frontend": True, "sparsity": SPARSITY}
+        recipe |= {"max_epoch": 1, "best_model_criterion": [["valid", "loss", "min"]]}
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+
+        def train(out, *more):
+            command = ["--recipe", folder / "recipe.yaml", "--output_dir", out]
+            command += ["--teacher_config", dense / "config.yaml"]
+            command += ["--teacher_model", dense / "model.pth", *data_options, *more]
+            prune_train.main([*map(str, command)])
+
+        pruned, compact = folder / "pruned", folder / "compact"
+        train(pruned, "--kind", "params+macs", "--target", "0.5")
+        summary = export(pruned / "config.yaml", pruned / "latest.pth", compact)
+        hidden = options["frontend_conf"]["frontend_conf"]["path_or_url"]
+        found[case] = dense, pruned, compact, summary, hidden, train
+        return found[case]
+
+    return make
+
+
+SPECAUG = {
+    "apply_time_warp": True, "time_warp_window": 5, "apply_freq_mask": True,
+    "freq_mask_width_range": [0, 4], "num_freq_mask": 1, "apply_time_mask": True,
+    "time_mask_width_range": [0, 9], "num_time_mask": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ["hubert_base", "wavlm_large"])
+def test_what_espnet_loads_computes_what_the_gated_model_did(runs, case, tmp_path):
+    dense, pruned, compact, summary, hidden, _ = runs(case)
+    assert all(part["realised"] >= 0.5 for part in summary["constraints"])
+    whole, left = torch.load(dense / "model.pth"), torch.load(compact / "pruned.pth")
+    at = "frontend.upstream."
+    sizes = [
+        sum(x.numel() for k, x in s.items() if k.startswith(at)) for s in (whole, left)
+    ]
+    assert sizes[1] < 0.8 * sizes[0]
+    changed = (
+        "frontend.featurizer.weights",
+        f"{at}upstream.model.encoder.layer_norm.weight",
+    )
+    assert not any(whole[name].equal(left[name]) for name in changed)
+    kept = [name for name in whole if name.startswith("preencoder.")]
+    assert kept and all(whole[name].equal(left[name]) for name in kept)
+    shutil.move(hidden, tmp_path / "elsewhere")  # nothing of it is needed any more
+    pack(compact / "config.yaml", compact / "pruned.pth", "", tmp_path / "a.zip")
+    decoder = Speech2Text(compact / "config.yaml", compact / "pruned.pth", beam_size=2)
+    packed = Speech2Text.from_pretrained(str(tmp_path / "a.zip"), beam_size=2)
+    audio = torch.randn(8000)
+    assert packed(audio)[0][2] == decoder(audio)[0][2]
+    shutil.move(tmp_path / "elsewhere", hidden)
+    student, _ = load_model(pruned / "config.yaml", pruned / "latest.pth")
+    student.gates.mask = project(student.gates, student.sparsity.budget).values
+    assert verify(student, decoder.asr_model.double()) <= 1e-6
+
+
+def test_what_is_fine_tuned_learns_in_its_frontend_too(runs, tmp_path):
+    _, _, compact, _, _, train = runs("hubert_base")
+    train(tmp_path / "tuned", "--compact", compact)
+    told = yaml.safe_load((tmp_path / "tuned/config.yaml").read_text())
+    assert told["freeze_param"] == ["preencoder"]
+    assert told["model_conf"]["prune_frontend"]
+    before, after = (
+        torch.load(file)
+        for file in (compact / "pruned.pth", tmp_path / "tuned/latest.pth")
+    )
+    for name in before:
+        learns = not name.startswith("preencoder.")
+        if "layer_norm.weight" in name or name.startswith(("preencoder.", "ctc.")):
+            assert after[name].equal(before[name]) is not learns, name

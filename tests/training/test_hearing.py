@@ -1,0 +1,89 @@
+"""A student whose frontend learns, beside a teacher that hears by its own."""
+
+import copy
+
+import pytest
+import torch
+
+from espnet_prune.training.recording import record, run_teacher
+from tests.fixtures.models import gated_conf
+
+SPECAUG = {
+    "apply_time_warp": True, "time_warp_window": 5, "apply_freq_mask": True,
+    "freq_mask_width_range": [0, 4], "num_freq_mask": 1, "apply_time_mask": True,
+    "time_mask_width_range": [0, 9], "num_time_mask": 1,
+}  # fmt: skip
+
+
+@pytest.fixture
+def pair(make_model, make_frontend):
+    """A student that prunes its frontend, too, and its teacher, which is the same."""
+    options = make_frontend("hubert_base")
+    options |= {"specaug": "specaug", "specaug_conf": SPECAUG}
+    decoder = {"attention_heads": 2, "linear_units": 16, "num_blocks": 1}
+    decoder |= dict.fromkeys(
+        (f"{name}dropout_rate" for name in ("", "positional_", "src_attention_")), 0.0
+    )
+    options["decoder_conf"] = decoder
+    teacher = make_model(**options)
+    sparsity = {"denominator": "model"}
+    conf = {"ctc_weight": 0.4, "report_cer": False, "report_wer": False}
+    conf |= gated_conf(copy.deepcopy(teacher), sparsity, "frontend")
+    conf["distill"] = {"layers": 2, "layer_weight": 1.0, "output_weight": 1.0}
+    student = make_model(**options, model="prune", model_conf=conf)
+    student.load_state_dict(teacher.state_dict(), strict=False)
+    student.set_teacher(teacher)
+    return student, teacher
+
+
+def opened(student):
+    """Nothing but the augmentation is as in training."""
+    student.gates.mask = torch.ones(len(student.gates.layout))
+    student.sparsity.total_steps = 10
+    student.train()
+    for part in student.children():
+        part.eval()
+    return student
+
+
+def test_teacher_hears_what_the_student_heard_augmented_alike(pair, speech_batch):
+    student, _ = pair
+    batch = speech_batch()
+    batch["speech"] = batch["speech"].double()
+    _, stats, _ = opened(student.double())(**batch)
+    assert stats["loss_layer"].item() == pytest.approx(0, abs=1e-6)
+    assert stats["loss_output"].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_augmentation_of_the_teacher_leaves_later_draws_alone(pair, speech_batch):
+    student, teacher = pair
+    student.inside = True
+    batch = speech_batch()
+    with record(opened(student), frontend=True) as seen:
+        student.encode(batch["speech"], batch["speech_lengths"])
+    before = torch.get_rng_state()
+    told = run_teacher(teacher, None, seen)
+    assert torch.get_rng_state().equal(before)
+    torch.testing.assert_close(told.features[0], seen.features[0], rtol=0, atol=1e-4)
+    augmented = (
+        seen.features[0]
+        - teacher.preencoder(*teacher.normalize(*teacher.frontend(*seen.speech)))[0]
+    )
+    assert augmented.abs().max() > 0.1  # or nothing would have been drawn
+
+
+def test_blocks_of_the_frontend_are_compared_too(pair, speech_batch):
+    student, teacher = pair
+    with torch.no_grad():
+        for parameter in teacher.frontend.upstream.parameters():
+            parameter.mul_(1.1)
+    loss, stats, _ = opened(student)(**speech_batch())
+    assert stats["loss_layer"].item() > 0.01
+    loss.backward()
+    inside = dict(student.frontend.upstream.upstream.model.named_parameters())
+    for name in (
+        "feature_extractor.conv_layers.0.conv",
+        "encoder.layers.1.attention.q_proj",
+    ):
+        assert inside[f"{name}.weight"].grad.abs().max() > 0
+    assert all(p.grad is None for p in teacher.parameters())
