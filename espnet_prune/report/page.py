@@ -107,6 +107,8 @@ def build(found: Collected, note: str) -> list[Part]:
         ]
         if decoder := tables.decoder_table(pruning):
             parts.append(decoder)
+        if frontend := tables.frontend_table(pruning):
+            parts += [Paragraph(tables.frontend_sentence(pruning)), frontend]
     parts.append(Heading("Training curves"))
     if not found.curves:
         parts.append(Paragraph("None yet: stages 11, 12 and 14 leave them."))

@@ -135,25 +135,28 @@ def significance_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def cost_table(rows: list[dict[str, Any]]) -> Table:
-    """Show where the parameters and MACs are; one row per system."""
-    header = (
-        "system|params: subsampling M|blocks M|decoder M"
-        "|GMAC/s: subsampling|blocks|encoder"
-    ).split("|")
+    """Show where the parameters and MACs are; one row per system.
+
+    The frontend, with all before the encoder, has columns where it has weights.
+    """
+    parts = {
+        "params": ["frontend", "subsampling", "blocks", "decoder"],
+        "macs_per_second": ["frontend", "subsampling", "blocks", "encoder"],
+    }
+    if not any(row["params"]["frontend"] for row in rows):
+        parts = {kind: names[1:] for kind, names in parts.items()}
+    params, macs = parts.values()
+    header = [f"{name} M" for name in params] + macs
+    header[0], header[len(params)] = f"params: {header[0]}", f"GMAC/s: {macs[0]}"
     names = ("test_set", "precision")
     first_set = [row for row in rows if all(row[n] == rows[0][n] for n in names)]
-    return Table(
-        header,
-        [
-            [label(row)]
-            + [
-                _number(row["params"][part], ".3f", 1e-6)
-                for part in ("subsampling", "blocks", "decoder")
-            ]
-            + [_number(value, ".4f", 1e-9) for value in row["macs_per_second"].values()]
-            for row in first_set
-        ],
-    )
+    lines = [
+        [label(row)]
+        + [_number(row["params"][part], ".3f", 1e-6) for part in params]
+        + [_number(row["macs_per_second"][part], ".4f", 1e-9) for part in macs]
+        for row in first_set
+    ]
+    return Table(["system", *header], lines)
 
 
 def times_table(times: dict[str, dict[str, dict[str, float]]]) -> Table:
@@ -199,12 +202,39 @@ def decoder_table(pruning: dict[str, Any]) -> Table | None:
     """Show the units kept of the decoder, per layer; None if it was not pruned."""
     if "decoder" not in pruning:
         return None
-    pairs = zip(pruning["decoder"], pruning["dense_decoder"], strict=True)
+    return _layers("decoder layer", pruning["decoder"], pruning["dense_decoder"])
+
+
+def frontend_table(pruning: dict[str, Any]) -> Table | None:
+    """Show the units kept of the frontend's blocks; None if it was not pruned."""
+    if "frontend" not in pruning:
+        return None
+    small, large = (pruning[name]["blocks"] for name in ("frontend", "dense_frontend"))
+    return _layers("frontend block", small, large)
+
+
+def frontend_sentence(pruning: dict[str, Any]) -> str:
+    """Say what is kept of a pruned frontend in front of its blocks."""
+    small, large = (pruning[name] for name in ("frontend", "dense_frontend"))
+    pairs = zip(small["convolution"], large["convolution"], strict=True)
+    channels = ", ".join(f"{kept}/{dense}" for kept, dense in pairs)
+    groups = [len(each["positions"]) for each in (small, large)]
+    taps = [end - first for first, end in (small["taps"], large["taps"])]
+    return (
+        f"Frontend, channels of its convolutions kept: {channels}; of its positional "
+        f"convolution {groups[0]}/{groups[1]} groups and {taps[0]}/{taps[1]} taps."
+    )
+
+
+def _layers(title: str, small: list[dict], large: list[dict]) -> Table:
+    """Show the units kept of dense, layer by layer; ``gone`` where there are none."""
+    units = [unit for unit, number in large[0].items() if isinstance(number, int)]
+    pairs = zip(small, large, strict=True)
     rows = [
-        [str(number), *(f"{kept[u]}/{dense[u]}" if kept[u] else "gone" for u in dense)]
+        [str(number), *(f"{kept[u]}/{dense[u]}" if kept[u] else "gone" for u in units)]
         for number, (kept, dense) in enumerate(pairs, 1)
     ]
-    return Table(["decoder layer", *pruning["dense_decoder"][0]], rows)
+    return Table([title, *units], rows)
 
 
 def channels_sentence(pruning: dict[str, Any]) -> str:
