@@ -100,6 +100,7 @@ KINDS = {
         ),
     )
 }
+UPSTREAM = "espnet_prune"  # what s3prl knows the following as
 # HuBERT, WavLM, wav2vec 2.0: described in families/ssl, as transformers has them.
 SPEECH = Kind(
     "self-supervised",

@@ -16,8 +16,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, Wav2Vec2FeatureExtractor
 
 from espnet_prune.base.errors import InputError
+from espnet_prune.families.registry import UPSTREAM
 from espnet_prune.families.ssl.audio import RATE, read_extractor
-from espnet_prune.families.ssl.configs import UPSTREAM, from_config
+from espnet_prune.families.ssl.configs import from_config
 from espnet_prune.families.ssl.model import layer_states, settle
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from espnet_prune.base.espnet_version import check_espnet
 from espnet_prune.families.espnet.tasks import TASKS
-from espnet_prune.families.registry import PREFIX
+from espnet_prune.families.registry import PREFIX, UPSTREAM
 
 REGISTRIES = {task.module: task.name for task in TASKS}
 AUTO = "transformers.models.auto.configuration_auto"
@@ -41,7 +41,6 @@ def _add(name: str) -> None:
     elif name == AUTO:
         _add_speech(sys.modules[name].AutoConfig)
     else:
-        from espnet_prune.families.ssl.configs import UPSTREAM
         from espnet_prune.serving.s3prl_upstream import upstream
 
         setattr(sys.modules[name], UPSTREAM, upstream)

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from espnet_prune.training.configs import before_encoder
 from espnet_prune.training.recording import record, run_teacher
 from tests.fixtures.models import gated_conf
 
@@ -87,3 +88,21 @@ def test_blocks_of_the_frontend_are_compared_too(pair, speech_batch):
     ):
         assert inside[f"{name}.weight"].grad.abs().max() > 0
     assert all(p.grad is None for p in teacher.parameters())
+
+
+@pytest.mark.parametrize("case", ["hubert_base", "hubert_large", "wavlm_large"])
+@pytest.mark.parametrize("weighs", [True, False])
+def test_all_that_is_not_kept_learns(
+    case, weighs, make_model, make_frontend, speech_batch
+):
+    """Else several GPUs would refuse to train it."""
+    options = make_frontend(case)
+    options["frontend_conf"]["multilayer_feature"] = weighs
+    model = make_model(**options)
+    kept = before_encoder(options, ["frontend"])
+    model(**speech_batch())[0].backward()
+    for name, parameter in model.named_parameters():
+        learns = parameter.requires_grad and not name.startswith(tuple(kept))
+        assert not learns or parameter.grad is not None, name
+    assert kept == [*["frontend.featurizer"] * (not weighs), "preencoder"]
+    assert before_encoder(options) == ["frontend", "preencoder"]

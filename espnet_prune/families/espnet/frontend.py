@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from espnet_prune.config.sections import GateOptions
 from espnet_prune.families.parts import Description
+from espnet_prune.families.registry import UPSTREAM
 from espnet_prune.families.ssl import describe as speech
-from espnet_prune.families.ssl.configs import UPSTREAM, sized_config
+from espnet_prune.families.ssl.configs import sized_config
 from espnet_prune.families.ssl.model import PRETRAINING
 from espnet_prune.families.ssl.model import architecture_of as speech_architecture
 from espnet_prune.pruning.layout import Layout

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from espnet_prune.base.errors import InputError, OptionError
-from espnet_prune.families.espnet.rules import DECODER
-from espnet_prune.families.registry import KINDS, Kind, find_kind
+from espnet_prune.families.espnet.rules import DECODER, FRONTEND
+from espnet_prune.families.registry import KINDS, UPSTREAM, Kind, find_kind
 
 DECODERS = ("transformer", "prunable_transformer")
+SELF_SUPERVISED = "s3prl"  # the frontend that can be pruned
 
 
 def check_student(config: dict[str, Any], source: str | Path) -> Kind:
@@ -91,22 +92,22 @@ def check_frontend(config: dict[str, Any], source: str | Path) -> None:
         InputError: names what it is that cannot, and the mend.
     """
     # Here, because it takes seconds.
-    from espnet_prune.families.ssl.configs import PRUNED, UPSTREAM, read_config
+    from espnet_prune.families.ssl.configs import PRUNED, read_config
     from espnet_prune.families.ssl.directory import locate
 
     name, conf = config.get("frontend") or "default", config.get("frontend_conf") or {}
     options = conf.get("frontend_conf") or {}
-    other = f"train with frontend: s3prl and upstream: {UPSTREAM} (docs/ssl.md)"
-    mend = f"leave out prune_frontend, or {other}"
-    if name != "s3prl":
+    mend = f"leave out prune_frontend, or train with frontend: {SELF_SUPERVISED} and "
+    mend += f"upstream: {UPSTREAM} (docs/ssl.md)"
+    if name != SELF_SUPERVISED:
         raise InputError(source, f"frontend {name!r} cannot be pruned", mend)
     if options.get("upstream") != UPSTREAM:
         what = f"upstream {options.get('upstream')!r} of its frontend cannot be pruned"
         raise InputError(source, what, mend)
-    if conf.get("layer", -1) != -1:
-        what = f"layer {conf['layer']} of its frontend leaves blocks above it unused"
-        mend = "leave out prune_frontend, or train with multilayer_feature: true"
-        raise InputError(source, what, mend)
+    try:
+        FRONTEND.check(conf)
+    except OptionError as e:
+        raise InputError(source, str(e), "leave out prune_frontend") from e
     path, told = options.get("path_or_url"), options.get("extra_conf") or {}
     kind = (told.get("config") or {}).get("model_type")
     if kind is None:

@@ -29,7 +29,6 @@ CLASSES: dict[str, tuple[type[PreTrainedModel], type[PreTrainedModel]]] = {
     "wavlm": (WavLMModel, PrunedWavLMModel),
 }
 PRUNED = "pruned_"  # before the ``model_type`` of a compact one
-UPSTREAM = "espnet_prune"  # what s3prl knows these models as
 # Options of a config that the descriptions do not hold for -> why.
 UNSUPPORTED = {
     "add_adapter": "an adapter behind the encoder",
