@@ -15,7 +15,9 @@ from espnet_prune.families.espnet import frontend
 from espnet_prune.families.espnet.compact import architecture_of
 from espnet_prune.families.espnet.model import Lengths, describe
 from espnet_prune.families.registry import KINDS
+from espnet_prune.families.ssl.audio import RATE
 from espnet_prune.measuring.cost import encoder_cost, rest_cost
+from espnet_prune.measuring.ssl import count, count_macs
 from espnet_prune.pruning.cost import evaluate
 from espnet_prune.pruning.slicing import sliced
 from tests.families.test_speech_encoders import CASES
@@ -119,13 +121,17 @@ def test_cost_by_declaration_is_cost_by_counting(case, models):
     beyond = {}
     for own in (layout.whole(), drawn_values(layout, 3, 0.6, 0.6, even=True)):
         small = compact(model, layout, own).float()
-        counted = encoder_cost(small.encoder, 120, 12)
-        rest = rest_cost(small, lengths)
+        heard_by = frontend.encoder_of(small)
+        within = {"params": count(heard_by), "macs": count_macs(heard_by, 2400 / RATE)}
+        behind, rest = encoder_cost(small.encoder, 120, 12), rest_cost(small, lengths)
         sums = layout.sums((own != 0).double())
         for kind in ("params", "macs"):
-            declared = float(evaluate(terms[kind], sums))
-            # What is in no structure is the same, whatever is cut.
-            left = counted[kind] + rest[kind] - declared
+            inside = [term for term in terms[kind] if term.group == "frontend"]
+            others = [term for term in terms[kind] if term.group != "frontend"]
+            assert float(evaluate(inside, sums)) == within[kind]
+            assert float(evaluate(others, sums)) == behind[kind]
+            # All else is the same, whatever is cut.
+            left = rest[kind] - within[kind]
             assert left == beyond.setdefault(kind, left) > 0
     groups = {s.group for s in layout.structures} - {None}
     assert groups == CONFORMER.groups | {"frontend"}

@@ -7,13 +7,8 @@ import torch
 
 from espnet_prune.training.configs import before_encoder
 from espnet_prune.training.recording import record, run_teacher
+from tests.fixtures.frontends import SPECAUG
 from tests.fixtures.models import gated_conf
-
-SPECAUG = {
-    "apply_time_warp": True, "time_warp_window": 5, "apply_freq_mask": True,
-    "freq_mask_width_range": [0, 4], "num_freq_mask": 1, "apply_time_mask": True,
-    "time_mask_width_range": [0, 9], "num_time_mask": 1,
-}  # fmt: skip
 
 
 @pytest.fixture
@@ -75,11 +70,14 @@ def test_augmentation_of_the_teacher_leaves_later_draws_alone(pair, speech_batch
 
 def test_blocks_of_the_frontend_are_compared_too(pair, speech_batch):
     student, teacher = pair
+    last = teacher.get_submodule("frontend.upstream.upstream.model.encoder.layers.1")
     with torch.no_grad():
-        for parameter in teacher.frontend.upstream.parameters():
-            parameter.mul_(1.1)
+        for model in pair:  # only what goes into the blocks gets to the encoder
+            model.frontend.featurizer.weights.copy_(torch.tensor([90.0, 0.0, 0.0]))
+        last.final_layer_norm.bias.add_(1.0)
     loss, stats, _ = opened(student)(**speech_batch())
-    assert stats["loss_layer"].item() > 0.01
+    assert stats["loss_layer"].item() > 0.5
+    assert stats["loss_output"].item() == pytest.approx(0, abs=1e-3)
     loss.backward()
     inside = dict(student.frontend.upstream.upstream.model.named_parameters())
     for name in (
