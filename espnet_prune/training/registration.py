@@ -22,8 +22,10 @@ HUB = "s3prl.hub"
 
 
 def names_ours(config: dict[str, Any]) -> bool:
-    """Tell whether the encoder or the decoder of an ESPnet config is one of ours."""
-    return any(str(config.get(k)).startswith(PREFIX) for k in ("encoder", "decoder"))
+    """Tell whether encoder, decoder or upstream of an ESPnet config is one of ours."""
+    frontend = (config.get("frontend_conf") or {}).get("frontend_conf") or {}
+    found = any(str(config.get(k)).startswith(PREFIX) for k in ("encoder", "decoder"))
+    return found or frontend.get("upstream") == UPSTREAM
 
 
 def register() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 from espnet2.bin.asr_inference import Speech2Text
+from espnet2.main_funcs.pack_funcs import unpack
 
 from espnet_prune.cli import prune_train
 from espnet_prune.export.compact_dir import verify
@@ -79,7 +80,8 @@ def test_what_espnet_loads_computes_what_the_gated_model_did(runs, case, tmp_pat
     shutil.move(hidden, tmp_path / "elsewhere")  # nothing of it is needed any more
     pack(compact / "config.yaml", compact / "pruned.pth", "", tmp_path / "a.zip")
     decoder = Speech2Text(compact / "config.yaml", compact / "pruned.pth", beam_size=2)
-    packed = Speech2Text.from_pretrained(str(tmp_path / "a.zip"), beam_size=2)
+    files = unpack(tmp_path / "a.zip", tmp_path / "unpacked")
+    packed = Speech2Text(**files, beam_size=2)
     audio = torch.randn(8000)
     assert packed(audio)[0][2] == decoder(audio)[0][2]
     shutil.move(tmp_path / "elsewhere", hidden)
