@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, Wav2Vec2FeatureExtractor
+from transformers.utils import logging as of_transformers
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.families.registry import UPSTREAM
@@ -47,6 +48,7 @@ class Upstream(nn.Module):
             self.extractor = Wav2Vec2FeatureExtractor.from_dict(preprocessor or {})
             self.model = from_config(config)
         elif path is not None:
+            of_transformers.disable_progress_bar()
             self.extractor = read_extractor(path)
             self.model = AutoModel.from_pretrained(path)
         else:

@@ -76,12 +76,12 @@ def before_encoder(config: dict[str, Any], beside: Collection[str] = ()) -> list
         beside: those of :data:`BESIDE` that are pruned, and learn. Of a single layer
             the frontend's weights of layers are used by nothing.
     """
-    parts = "frontend", "preencoder"
-    found = [part for part in parts if config.get(part) not in (None, "default")]
+    weighs = (config.get("frontend_conf") or {}).get("multilayer_feature", False)
+    parts = {"frontend": "frontend", "preencoder": "preencoder"}
     if "frontend" in beside:
-        weighs = (config.get("frontend_conf") or {}).get("multilayer_feature", False)
-        found[:1] = [] if weighs else ["frontend.featurizer"]
-    return found
+        parts["frontend"] = None if weighs else "frontend.featurizer"
+    there = (parts[part] for part in parts if config.get(part) not in (None, "default"))
+    return [*filter(None, there)]
 
 
 def frames_of(model: AbsESPnetModel, samples: int) -> int:

@@ -14,16 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from espnet_prune.config.sections import GateOptions
+from espnet_prune.families.espnet.compact import FRONTEND
 from espnet_prune.families.parts import Description
 from espnet_prune.families.registry import UPSTREAM
 from espnet_prune.families.ssl import describe as speech
 from espnet_prune.families.ssl.configs import sized_config
-from espnet_prune.families.ssl.model import PRETRAINING
 from espnet_prune.families.ssl.model import architecture_of as speech_architecture
 from espnet_prune.pruning.layout import Layout
 from espnet_prune.pruning.structure import Structure
 
-FRONTEND = "frontend"  # its group, and the first of its keys
 PREFIX = f"{FRONTEND}."
 WHOLE = f"{PREFIX}upstream.upstream.model"
 INSIDE = f"{WHOLE}."
@@ -69,11 +68,6 @@ def clocks(encoder: nn.Module, samples: int) -> dict[str, float]:
     """
     found = speech.clocks(encoder, samples)
     return {PREFIX + clock: times for clock, times in found.items()}
-
-
-def counts(parameter: str) -> bool:
-    """Tell whether a parameter of an ASR model counts as one of this encoder."""
-    return parameter.startswith(INSIDE) and not parameter.endswith(PRETRAINING)
 
 
 def architecture_of(layout: Layout, own: Tensor) -> dict[str, Any] | None:

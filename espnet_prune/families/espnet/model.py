@@ -15,6 +15,7 @@ from espnet_prune.families.espnet.layers import (
     encoder_clocks,
 )
 from espnet_prune.families.registry import Kind
+from espnet_prune.families.ssl.model import PRETRAINING
 from espnet_prune.pruning.cost import REST, Terms, price_terms
 
 ENCODER, DECODER = "encoder.", "decoder."
@@ -104,22 +105,25 @@ def describe(
         beside: those of :data:`BESIDE` that have gates, too.
     """
     about = kind.describe(model.encoder, options, prefix=ENCODER)
-    more, counted, heard_by = [], [lambda name: name.startswith(ENCODER)], None
+    more, prefixes, heard_by = [], [ENCODER], None
     if "decoder" in beside:
         more.append(decoders.describe(model.decoder, options, prefix=DECODER))
         # Embeddings, output layer and last norm are beyond what is pruned.
-        counted.append(lambda name: name.startswith(f"{DECODER}decoders."))
+        prefixes.append(f"{DECODER}decoders.")
     if "frontend" in beside:
         heard_by = frontends.encoder_of(model)
         more.append(frontends.describe(heard_by, options))
-        counted.append(frontends.counts)
+        prefixes.append(frontends.INSIDE)
     for other in more:
         about.structures += other.structures
         about.times |= other.times
         about.extra |= other.extra
         about.open_norms |= other.open_norms
     about.prepare(model)
-    names = [name for name, _ in model.named_parameters()]
-    parameters = tuple(n for n in names if any(counts(n) for counts in counted))
+    parameters = tuple(
+        name
+        for name, _ in model.named_parameters()
+        if name.startswith(tuple(prefixes)) and not name.endswith(PRETRAINING)
+    )
     layout = about.layout(model)
     return DescribedASR(about, layout, parameters, model.encoder, heard_by)
