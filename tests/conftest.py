@@ -11,7 +11,15 @@ from hypothesis import settings
 
 pytest_plugins = [
     f"tests.fixtures.{name}"
-    for name in ("devices", "encoders", "models", "owsm", "processes", "runs")
+    for name in (
+        "devices",
+        "encoders",
+        "frontends",
+        "models",
+        "owsm",
+        "processes",
+        "runs",
+    )
 ]
 # A busy machine makes no test wrong.
 settings.register_profile("patient", deadline=None)

@@ -129,9 +129,10 @@ def with_options(config: dict[str, Any], options: Sequence[str]) -> dict[str, An
     from espnet2.utils.nested_dict_action import NestedDictAction
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("model", "preencoder", "encoder", "postencoder", "decoder"):
+    parts = "frontend", "preencoder", "encoder", "postencoder", "decoder"
+    for name in ("model", *parts):
         parser.add_argument(f"--{name}", default=config.get(name))
-    for name in ("encoder_conf", "model_conf"):
+    for name in ("frontend_conf", "encoder_conf", "model_conf"):
         conf = config.get(name) or {}
         parser.add_argument(f"--{name}", action=NestedDictAction, default=conf)
     changed = config | vars(parser.parse_known_args(options)[0])
@@ -198,13 +199,9 @@ def check_stage(
     import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 
     # isort: split
+    from espnet_prune.training.choices import check_model, require_all
     from espnet_prune.training.plan import check_target
-    from espnet_prune.training.recipe import (
-        check_model,
-        read_recipe,
-        require_all,
-        settle_options,
-    )
+    from espnet_prune.training.recipe import read_recipe, settle_options
 
     recipe = read_recipe(stage)
     if stage.compact is not None:

@@ -25,7 +25,7 @@ from espnet_prune.measuring.significance import (
     read_result,
     read_speakers,
 )
-from espnet_prune.report.tables import Table
+from espnet_prune.report.rendering import Table
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -1,8 +1,8 @@
 """Pack as ``asr.sh`` calls ``espnet2.bin.pack`` (its stage 14).
 
 ESPnet packs files under the paths that its recipe has for them. A compact model's
-config names its own copies, so that :mod:`espnet_prune.export.pack` packs it. Every
-other model is packed as in ESPnet.
+config names its own copies, so that :mod:`espnet_prune.export.pack` packs it, as it
+does a dense model that hears by our upstream. Every other one is packed as in ESPnet.
 """
 
 from pathlib import Path
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def is_ours(config: Path) -> bool:
-    """Tell whether a config is that of a compact model.
+    """Tell whether a config is that of a model that this package packs.
 
     Raises:
         InputError: it is that of a pruning run, which is nothing to decode with.

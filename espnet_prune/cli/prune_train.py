@@ -24,6 +24,7 @@ from espnet_prune.families.espnet.tasks import task_of
 from espnet_prune.families.registry import find_kind
 from espnet_prune.pruning.scores import scores_of, settle
 from espnet_prune.running.nodes import Node
+from espnet_prune.training.choices import refusing
 from espnet_prune.training.configs import before_encoder
 from espnet_prune.training.origin import (
     STUDENT,
@@ -35,7 +36,7 @@ from espnet_prune.training.origin import (
     with_texts,
 )
 from espnet_prune.training.plan import CONFIG, student_config
-from espnet_prune.training.recipe import add_options, refusing, settle_method
+from espnet_prune.training.recipe import add_options, settle_method
 from espnet_prune.training.student import OWN_OPTIONS
 from espnet_prune.training.task import PRUNE_TASKS, PruneTask
 

@@ -18,7 +18,8 @@ from espnet_prune.base.files import atomic_path, write_json, write_text
 from espnet_prune.report.caveats import caveats
 from espnet_prune.report.collect import collect
 from espnet_prune.report.page import Picture, build, html_page, markdown
-from espnet_prune.report.tables import main_table, write_csv
+from espnet_prune.report.rendering import write_csv
+from espnet_prune.report.tables import main_table
 from espnet_prune.report.verdict import verdicts
 
 logger = logging.getLogger("espnet_prune.report")

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from espnet_prune.base.errors import InputError, run_main
-from espnet_prune.report.tables import DASH, Table, label
+from espnet_prune.report.rendering import DASH, Table
+from espnet_prune.report.tables import label
 
 Key = tuple[str, str]  # system, test set
 

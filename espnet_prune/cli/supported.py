@@ -12,15 +12,19 @@ from typing import Any
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import write_text
-from espnet_prune.families.espnet.prunable import DECODERS
-from espnet_prune.families.espnet.rules import DECODER, Rules
-from espnet_prune.families.registry import CAPABILITIES, KINDS, TAKES, Kind
+from espnet_prune.families.espnet.prunable import DECODERS, SELF_SUPERVISED
+from espnet_prune.families.espnet.rules import DECODER, FRONTEND, Rules
+from espnet_prune.families.registry import CAPABILITIES, KINDS, TAKES, UPSTREAM, Kind
 
 # The list stands between these lines of a page.
 BEGIN = (
     "<!-- made by: python3 -m espnet_prune.cli.supported --page docs/supported.md -->"
 )
 END = "<!-- end of what is made -->"
+HEARD_BY = (
+    "HuBERT, WavLM or wav2vec 2.0 of a Hugging Face directory, by "
+    f"`upstream: {UPSTREAM}` ([how](ssl.md#prune-the-encoder-inside-a-recognizer))."
+)
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -51,9 +55,10 @@ def renewed(page: str) -> str:
 
 
 def listed() -> str:
-    """Write the list, a section for each kind of encoder and one for the decoder."""
+    """Write the list, a section for each kind of encoder, for decoder and frontend."""
     parts = [part for kind in KINDS.values() for part in of_kind(kind)]
     parts += [f"## Decoder: `{DECODERS[0]}`", *of_rules(DECODER)]
+    parts += [f"## Frontend: `{SELF_SUPERVISED}`", HEARD_BY, *of_rules(FRONTEND)]
     return "\n\n".join(parts)
 
 

@@ -10,6 +10,8 @@ DENOMINATORS = ("encoder", "model")
 ON_CPUS = ("fp32", "int8")  # precisions
 STEERING = ("lagrangian", "magnitude")
 MODEL_DIM = "model_dim"
+# What is pruned with the encoder where a recipe says ``prune_<name>: true``.
+BESIDE = ("decoder", "frontend")
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,8 @@ class SparsityOptions:
         denominator: of what: ``encoder``, or ``model`` with its CTC and decoder (MACs:
             for one hypothesis; not for latency).
         groups: targets of their own for some of ``subsampling``, ``attention``,
-            ``ffn``, ``convolution``, ``decoder``, each a fraction of the group, which
-            may be 0; the others share what ``target`` leaves.
+            ``ffn``, ``convolution``, ``decoder``, ``frontend``, each a fraction of the
+            group, which may be 0; the others share what ``target`` leaves.
         model_dim: fraction of the model dimension to remove, where it has gates; None
             thins it out as much as the units in it: 1 - sqrt(1 - target), of the group
             that loses least. Without a target of its own it would stay whole, for

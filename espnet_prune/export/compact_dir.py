@@ -24,6 +24,7 @@ from espnet_prune.families.espnet.checkpoint import (
     resources,
 )
 from espnet_prune.families.espnet.conditioning import lent
+from espnet_prune.families.espnet.frontend import PREFIX, self_contained
 from espnet_prune.families.espnet.layers import content
 from espnet_prune.families.espnet.tasks import task_of
 from espnet_prune.training.configs import model_defaults
@@ -41,13 +42,14 @@ class Compact:
         tensors: of the model, by name; a student's own among them are left out.
         encoder: ESPnet's name of what holds the encoder's.
         architecture: sizes of the encoder; None where nothing was cut.
-        decoder: sizes of the decoder; None where nothing was cut of it.
+        decoder, frontend: sizes of these; None where nothing was cut of one.
     """
 
     tensors: dict[str, Tensor]
     encoder: str
     architecture: dict[str, Any] | None = None
     decoder: list[dict[str, int]] | None = None
+    frontend: dict[str, Any] | None = None
 
 
 def write_compact(
@@ -68,6 +70,8 @@ def write_compact(
     """
     state = model_state(compact.tensors)
     compact_config = compact_model_config(config, compact)
+    told = self_contained(config.get("frontend_conf") or {}, model, compact.frontend)
+    compact_config["frontend_conf"] = told
 
     def write(folder: Path) -> dict[str, Any]:
         config_file, weights = folder / "config.yaml", folder / PRUNED
@@ -136,8 +140,12 @@ def verify(student: AbsESPnetModel, compact: AbsESPnetModel) -> float:
     x = torch.randn(4, 400, features, generator=generator, dtype=torch.double)
     lengths = torch.tensor([400, 301, 57, 8])
     pairs = [_outputs(student, compact, "encoder", x, lengths)]
-    layout = student.gates and student.gates.layout
-    if layout and any(s.name.startswith("decoder.") for s in layout.structures):
+    cut = student.gates.layout.structures if student.gates else ()
+    if any(s.name.startswith(PREFIX) for s in cut):
+        audio = torch.randn(4, 16000, generator=generator, dtype=torch.double)
+        long = torch.tensor([16000, 9001, 4000, 1600])
+        pairs.append(_outputs(student, compact, "frontend", audio, long))
+    if any(s.name.startswith("decoder.") for s in cut):
         frames, tokens = torch.tensor([90, 40, 8, 3]), torch.tensor([9, 5, 2, 1])
         size, words = compact.encoder.output_size(), len(student.token_list)
         memory = torch.randn(4, 90, size, generator=generator, dtype=torch.double)

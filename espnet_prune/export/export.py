@@ -12,8 +12,9 @@ from torch import Tensor
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import read_yaml
 from espnet_prune.config.methods import REFERENCE
-from espnet_prune.config.sections import GateOptions
+from espnet_prune.config.sections import BESIDE, GateOptions
 from espnet_prune.export.compact_dir import Compact, write_compact
+from espnet_prune.families.espnet import frontend as frontends
 from espnet_prune.families.espnet.checkpoint import load_model
 from espnet_prune.families.espnet.compact import architecture_of
 from espnet_prune.families.registry import find_kind
@@ -23,6 +24,7 @@ from espnet_prune.pruning.cost import evaluate
 from espnet_prune.pruning.projection import Projection, project
 from espnet_prune.pruning.slicing import sliced
 from espnet_prune.training.resume import check_finished
+from espnet_prune.training.student import lengths_in
 
 
 def export(
@@ -67,11 +69,13 @@ def export(
     kept = architecture_of(layout, projection.values)
     decoder = kept.pop("decoder", None)
     kind = find_kind(config["encoder"])
+    frontend = frontends.architecture_of(layout, projection.values)
     cut = Compact(
         sliced(layout, model.state_dict(), projection.values),
         kind.compact,
         kept,
         decoder,
+        frontend,
     )
 
     def summarise(small: AbsESPnetModel) -> dict[str, Any]:
@@ -90,6 +94,9 @@ def export(
         if decoder is not None:
             found["decoder"] = decoder
             found["dense_decoder"] = found["dense_architecture"].pop("decoder")
+        if frontend is not None:
+            whole = frontends.architecture_of(layout, layout.whole())
+            found |= {"frontend": frontend, "dense_frontend": whole}
         return found
 
     return write_compact(out, model, config, cut, summarise)
@@ -105,7 +112,7 @@ def counted(small: AbsESPnetModel, model_conf: Mapping[str, Any]) -> dict[str, f
     budget, whole = model_conf["budget"], _is_whole(model_conf)
     found = encoder_cost(small.encoder, budget["frames"], budget["features"])
     if whole:
-        rest = rest_cost(small, budget["frames"], budget["tokens"])
+        rest = rest_cost(small, lengths_in(budget))
         found = {kind: found[kind] + rest[kind] for kind in found}
     return found
 
@@ -202,7 +209,7 @@ def _removed(budget: Budget, values: Tensor) -> dict[str, float]:
     before = layout.sums(layout.whole())
     after = layout.sums((values != 0).double())
     for kind in ("params", "macs"):
-        terms = [term for term in budget.terms[kind] if term.group != "decoder"]
+        terms = [term for term in budget.terms[kind] if term.group not in BESIDE]
         found[kind] = 1 - float(evaluate(terms, after) / evaluate(terms, before))
     return found
 

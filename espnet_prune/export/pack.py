@@ -22,6 +22,7 @@ from espnet_prune.families.espnet.checkpoint import (
     rename_resource,
     resources,
 )
+from espnet_prune.families.espnet.frontend import self_contained
 from espnet_prune.families.espnet.tasks import task_of
 
 # What a config names, under its name in the archive.
@@ -44,7 +45,7 @@ def pack(
     """Write the zip; it appears under its name only once it loads.
 
     Args:
-        config: of a compact model, in the directory that stage 13 leaves.
+        config: of a model; a compact one's in the directory that stage 13 leaves.
         weights: of it.
         card: the README of the archive.
         out: the zip.
@@ -61,8 +62,10 @@ def pack(
 
     if out.suffix != ".zip":
         raise InputError(out, "does not end in .zip")
-    load_model(config, weights)
+    model, _ = load_model(config, weights)
     values = read_yaml(config)
+    if values.get("frontend_conf"):
+        values["frontend_conf"] = self_contained(values["frontend_conf"], model)
     task = task_of(values)
     configs = {task.config_option: "config.yaml"}
     files = {task.weights_option: "model.pth"}

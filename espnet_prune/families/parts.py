@@ -72,12 +72,12 @@ class Description:
 
 
 def under(module: nn.Module, prefix: str) -> nn.Module:
-    """Hold a module under the name that a prefix begins with."""
-    if not prefix:
-        return module
-    holder = nn.Module()
-    holder.add_module(prefix.rstrip("."), module)
-    return holder
+    """Hold a module under the names, each with its dot, of which a prefix consists."""
+    for name in reversed(prefix.split(".")[:-1]):
+        holder = nn.Module()
+        holder.add_module(name, module)
+        module = holder
+    return module
 
 
 def feed_forward(

@@ -22,6 +22,7 @@ CAPABILITIES = {
     "small": ("there is no small one to train from scratch", "another --method"),
     "untaught": ("without labels it follows the dense one", "another --method"),
     "decoder": ("it has no decoder to be pruned", "prune_decoder: false"),
+    "frontend": ("it has no frontend to be pruned", "prune_frontend: false"),
     "beyond": ("it is the whole model", "leave denominator and macs_tokens out"),
     "outputs": ("it has states, and no outputs", "distill: output_weight: 0"),
 }
@@ -64,7 +65,9 @@ class Kind:
         return importlib.import_module(module).describe
 
 
-_OF_ESPNET = frozenset({"runtime", "untaught", "decoder", "beyond", "outputs"})
+_OF_ESPNET = frozenset(
+    {"runtime", "untaught", "decoder", "frontend", "beyond", "outputs"}
+)
 KINDS = {
     kind.name: kind
     for kind in (
@@ -106,6 +109,7 @@ KINDS = {
         ),
     )
 }
+UPSTREAM = "espnet_prune"  # what s3prl knows the following as
 # HuBERT, WavLM, wav2vec 2.0: described in families/ssl, as transformers has them.
 SPEECH = Kind(
     "self-supervised",

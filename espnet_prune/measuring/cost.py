@@ -15,14 +15,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from espnet_prune.families.espnet.checkpoint import encoder_features, sampling_rate
 from espnet_prune.families.espnet.conditioning import FreeCTC, conditionings
 from espnet_prune.families.espnet.layers import shrunk
+from espnet_prune.families.espnet.model import Lengths
 
 
 def count_params(model: AbsESPnetModel) -> dict[str, int]:
     """Count every parameter once, trainable or not; buffers do not count.
 
     Returns:
-        ``subsampling`` (``encoder.embed``), ``blocks`` (the rest of the encoder),
-        ``encoder`` (their sum), ``decoder`` (attention decoder and CTC), ``total``.
+        ``frontend`` (all before the encoder), ``subsampling`` (``encoder.embed``),
+        ``blocks`` (the rest of the encoder), ``encoder`` (their sum), ``decoder``
+        (attention decoder and CTC), ``total``.
     """
 
     def size(*modules: torch.nn.Module | None) -> int:
@@ -31,6 +33,7 @@ def count_params(model: AbsESPnetModel) -> dict[str, int]:
 
     subsampling, encoder = size(model.encoder.embed), size(model.encoder)
     return {
+        "frontend": size(model.frontend, model.preencoder),
         "subsampling": subsampling,
         "blocks": encoder - subsampling,
         "encoder": encoder,
@@ -43,18 +46,20 @@ def count_params(model: AbsESPnetModel) -> dict[str, int]:
 def count_macs(
     model: AbsESPnetModel, args: argparse.Namespace, seconds: float = 10.0
 ) -> dict[str, int]:
-    """Count MACs of the encoder for one utterance of ``seconds``, per second of audio.
+    """Count MACs up to the encoder, of one utterance of ``seconds``, per second of it.
 
     One MAC is half a FLOP of ``torch.utils.flop_counter``: matrix products and
-    convolutions; activations, norms and the frontend count nothing. The attention part
-    grows with the square of the length, so the figure belongs to its ``seconds``.
+    convolutions; activations, norms and a frontend without weights count nothing. The
+    attention part grows with the square of the length, so the figure belongs to its
+    ``seconds``.
 
     Args:
         model: as ``build_model_from_file`` of an ESPnet task returns it.
         args: its second result, the training configuration.
 
     Returns:
-        ``subsampling``, ``blocks`` and ``encoder`` (their sum), in MACs per second.
+        ``frontend`` (all before the encoder), ``subsampling``, ``blocks`` and
+        ``encoder`` (the sum of these two), in MACs per second.
 
     Raises:
         InputError: the model has no frontend, so audio has no length in frames.
@@ -72,6 +77,7 @@ def count_macs(
     subsampling = round(embed / seconds)
     blocks = round((whole - embed) / seconds)
     return {
+        "frontend": round(before_macs(model, n_samples) / seconds),
         "subsampling": subsampling,
         "blocks": blocks,
         "encoder": subsampling + blocks,
@@ -112,21 +118,41 @@ def _macs(encoder: torch.nn.Module, x: torch.Tensor) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def rest_cost(model: AbsESPnetModel, frames: int, tokens: int) -> dict[str, float]:
+def before_macs(model: AbsESPnetModel, samples: int) -> float:
+    """Count MACs of what is before the encoder and has weights, for one utterance.
+
+    Args:
+        model: in evaluation mode.
+        samples: of the utterance.
+    """
+    if not any(True for _ in model.frontend.parameters()):
+        return 0.0  # its filters are no weights
+    weight = next(model.frontend.parameters())
+    counter = FlopCounterMode(display=False)
+    with counter, sdpa_kernel(SDPBackend.MATH):
+        audio = torch.randn(1, samples, device=weight.device, dtype=weight.dtype)
+        found = model.frontend(audio, torch.tensor([samples], device=weight.device))
+        if model.preencoder is not None:
+            model.preencoder(*found)
+    return counter.get_total_flops() / 2
+
+
+@torch.no_grad()
+def rest_cost(model: AbsESPnetModel, lengths: Lengths) -> dict[str, float]:
     """Count the cost of a model beyond its encoder, for targets that count all of it.
 
     CTC's projection counts once more wherever it conditions the encoder.
 
     Args:
-        frames: feature frames of one utterance.
-        tokens: of its transcript; the decoder is run on it once (a search runs it on
-            every hypothesis).
+        model: dense or compact.
+        lengths: of one utterance; the decoder is run on its transcript once (a search
+            runs it on every hypothesis).
 
     Returns:
         ``params`` and ``macs``.
     """
     model.eval()
-    time = shrunk(frames, model.encoder.embed)[-1]
+    tokens, time = lengths.tokens, shrunk(lengths.frames, model.encoder.embed)[-1]
     encoded = torch.zeros(1, time, model.encoder.output_size())
     counter = FlopCounterMode(display=False)
     with counter, sdpa_kernel(SDPBackend.MATH):
@@ -139,5 +165,5 @@ def rest_cost(model: AbsESPnetModel, frames: int, tokens: int) -> dict[str, floa
     counts = count_params(model)
     return {
         "params": counts["total"] - counts["encoder"],
-        "macs": counter.get_total_flops() / 2,
+        "macs": before_macs(model, lengths.samples) + counter.get_total_flops() / 2,
     }

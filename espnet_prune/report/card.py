@@ -22,7 +22,7 @@ tags: [espnet, audio, automatic-speech-recognition, espnet_prune]
 
 # {name}
 
-A compact ASR model for [ESPnet2](https://github.com/espnet/espnet), made with
+{what} for [ESPnet2](https://github.com/espnet/espnet), made with
 espnet_prune {version}.{about}
 
 """
@@ -91,6 +91,7 @@ def plain_card(
         results: what was measured.
     """
     pruned, told = "", config.parent / "pruning.json"
+    what = "A compact ASR model" if told.exists() else "An ASR model"
     if told.exists():
         pruning = json.loads(told.read_text(encoding="utf-8"))
         pruned = pruning_sentence(pruning)
@@ -98,7 +99,9 @@ def plain_card(
             pruned += f" {channels_sentence(pruning)}"
         pruned = PRUNED.format(pruned=pruned)
     name = archive.removesuffix(".zip")
-    head = HEAD.format(license=license, name=name, version=__version__, about=about)
+    head = HEAD.format(
+        license=license, name=name, what=what, version=__version__, about=about
+    )
     values = read_yaml(config)
     use = USE.format(
         espnet=metadata.version("espnet"),

@@ -20,8 +20,8 @@ from espnet_prune.config.methods import METHODS, REFERENCE
 from espnet_prune.families.espnet.checkpoint import read_checkpoint
 from espnet_prune.measuring.wer import decoded_in
 
-PARAMS = ("subsampling", "blocks", "encoder", "decoder", "total")
-MACS = ("subsampling", "blocks", "encoder")
+PARAMS = ("frontend", "subsampling", "blocks", "encoder", "decoder", "total")
+MACS = ("frontend", "subsampling", "blocks", "encoder")
 RTF = ("encoder", "ctc_greedy", "search")
 BY_ESPNET = ", ESPnet's encoder"  # after a name: not by onnxruntime, as the others
 TEST = ("delta_wer", "interval", "p_value", "p_by_speaker", "mapsswe_p")

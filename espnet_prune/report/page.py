@@ -10,6 +10,7 @@ from espnet_prune.config.methods import METHODS
 from espnet_prune.report import plots, tables
 from espnet_prune.report.caveats import caveats
 from espnet_prune.report.collect import BY_ESPNET, Collected
+from espnet_prune.report.rendering import Table
 from espnet_prune.report.verdict import verdicts
 
 
@@ -33,7 +34,7 @@ class Picture:
     data: bytes
 
 
-Part = Heading | Paragraph | Picture | tables.Table
+Part = Heading | Paragraph | Picture | Table
 
 READING = (
     "Beside a cost: its change against dense. 95 %: interval of the WER by bootstrap "
@@ -113,6 +114,8 @@ def build(found: Collected, note: str) -> list[Part]:
         ]
         if decoder := tables.decoder_table(pruning):
             parts.append(decoder)
+        if frontend := tables.frontend_table(pruning):
+            parts += [Paragraph(tables.frontend_sentence(pruning)), frontend]
     parts.append(Heading("Training curves"))
     if not found.curves:
         parts.append(Paragraph("None yet: stages 11, 12 and 14 leave them."))
@@ -128,7 +131,7 @@ def build(found: Collected, note: str) -> list[Part]:
         ]
     parts += [
         Heading("Environment"),
-        tables.Table(["", "value"], _environment_rows(report["environment"])),
+        Table(["", "value"], _environment_rows(report["environment"])),
     ]
     return parts
 
@@ -178,7 +181,7 @@ def markdown(parts: list[Part], title: str) -> str:
                 lines += [f"> **{text}**" if warning else text, ""]
             case Picture(name, alt, _):
                 lines += [f"![{alt}]({name})", ""]
-            case tables.Table():
+            case Table():
                 lines += [part.markdown()]
     return "\n".join(lines)
 
@@ -217,7 +220,7 @@ def html_page(parts: list[Part], title: str) -> str:
             case Picture(_, alt, data):
                 source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
                 body.append(f'<p><img alt="{html.escape(alt)}" src="{source}"></p>')
-            case tables.Table():
+            case Table():
                 body.append(f'<div class="scroll">{part.html()}</div>')
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 
 from espnet_prune.report.plots import PALETTE, plain
+from espnet_prune.report.rendering import DASH, Table
 from espnet_prune.report.results import SECTIONS, Record, Row
-from espnet_prune.report.tables import DASH, Table
 
 PICTURE = "results.png"
 COMMAND = "python3 -m espnet_prune.cli.results"

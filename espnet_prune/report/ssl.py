@@ -13,7 +13,7 @@ from espnet_prune.base.errors import InputError
 from espnet_prune.config.methods import REFERENCE
 from espnet_prune.families.ssl.directory import fingerprint_of, name_of, named
 from espnet_prune.report.page import Heading, Paragraph, Part
-from espnet_prune.report.tables import DASH, Table
+from espnet_prune.report.rendering import DASH, Table
 
 REFERENCES = ("log_mel", "untrained")
 READING = (

@@ -1,51 +1,9 @@
-"""The tables of the report, each written once and rendered three ways."""
+"""The tables of the report."""
 
-import csv
-import html
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from espnet_prune.config.methods import REFERENCE
-
-DASH = "-"  # not measured yet
-
-
-@dataclass(frozen=True)
-class Table:
-    """Header and rows of text; the first column is left aligned, the rest right."""
-
-    header: list[str]
-    rows: list[list[str]]
-
-    def markdown(self) -> str:
-        rule = ["---", *["---:"] * (len(self.header) - 1)]
-        lines = [self.header, rule, *self.rows]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-    def text(self) -> str:
-        """Render for a terminal, columns aligned."""
-        lines = [self.header, *self.rows]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        lines.insert(1, ["-" * width for width in widths])
-        return "".join(
-            "  ".join(
-                cell.rjust(width) if i else cell.ljust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            + "\n"
-            for line in lines
-        )
-
-    def html(self) -> str:
-        def line(tag: str, cells: list[str]) -> str:
-            inner = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
-            return f"<tr>{inner}</tr>"
-
-        body = "".join(line("td", row) for row in self.rows)
-        head = line("th", self.header)
-        return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
+from espnet_prune.report.rendering import DASH, Table
 
 
 def _number(value: float | None, form: str, scale: float = 1.0) -> str:
@@ -139,25 +97,28 @@ def significance_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def cost_table(rows: list[dict[str, Any]]) -> Table:
-    """Show where parameters and MACs are, and their file; one row per system."""
-    header = (
-        "system|file MB|all M|subsampling M|blocks M|decoder M"
-        "|GMAC/s: subsampling|blocks|encoder"
-    ).split("|")
-    names = ("test_set", "precision")
-    first_set = [row for row in rows if all(row[n] == rows[0][n] for n in names)]
-    return Table(
-        header,
-        [
-            [label(row), _number(row["bytes"], ".2f", 1e-6)]
-            + [
-                _number(row["params"][part], ".3f", 1e-6)
-                for part in ("total", "subsampling", "blocks", "decoder")
-            ]
-            + [_number(value, ".4f", 1e-9) for value in row["macs_per_second"].values()]
-            for row in first_set
-        ],
-    )
+    """Show where parameters and MACs are, and their file; one row per system.
+
+    The frontend, with all before the encoder, has columns where it has weights.
+    """
+    parts = {
+        "params": ["total", "frontend", "subsampling", "blocks", "decoder"],
+        "macs_per_second": ["frontend", "subsampling", "blocks", "encoder"],
+    }
+    if not any(row["params"]["frontend"] for row in rows):
+        for names in parts.values():
+            names.remove("frontend")
+    params, macs = parts.values()
+    header = [*(f"{name} M" for name in params), f"GMAC/s: {macs[0]}", *macs[1:]]
+    same = ("test_set", "precision")
+    first_set = [row for row in rows if all(row[n] == rows[0][n] for n in same)]
+    lines = [
+        [label(row), _number(row["bytes"], ".2f", 1e-6)]
+        + [_number(row["params"][part], ".3f", 1e-6) for part in params]
+        + [_number(row["macs_per_second"][part], ".4f", 1e-9) for part in macs]
+        for row in first_set
+    ]
+    return Table(["system", "file MB", *header], lines)
 
 
 def times_table(times: dict[str, dict[str, dict[str, float]]]) -> Table:
@@ -203,12 +164,39 @@ def decoder_table(pruning: dict[str, Any]) -> Table | None:
     """Show the units kept of the decoder, per layer; None if it was not pruned."""
     if "decoder" not in pruning:
         return None
-    pairs = zip(pruning["decoder"], pruning["dense_decoder"], strict=True)
+    return _layers("decoder layer", pruning["decoder"], pruning["dense_decoder"])
+
+
+def frontend_table(pruning: dict[str, Any]) -> Table | None:
+    """Show the units kept of the frontend's blocks; None if it was not pruned."""
+    if "frontend" not in pruning:
+        return None
+    small, large = (pruning[name]["blocks"] for name in ("frontend", "dense_frontend"))
+    return _layers("frontend block", small, large)
+
+
+def frontend_sentence(pruning: dict[str, Any]) -> str:
+    """Say what is kept of a pruned frontend in front of its blocks."""
+    small, large = (pruning[name] for name in ("frontend", "dense_frontend"))
+    pairs = zip(small["convolution"], large["convolution"], strict=True)
+    channels = ", ".join(f"{kept}/{dense}" for kept, dense in pairs)
+    groups = [len(each["positions"]) for each in (small, large)]
+    taps = [end - first for first, end in (small["taps"], large["taps"])]
+    return (
+        f"Frontend, channels of its convolutions kept: {channels}; of its positional "
+        f"convolution {groups[0]}/{groups[1]} groups and {taps[0]}/{taps[1]} taps."
+    )
+
+
+def _layers(title: str, small: list[dict], large: list[dict]) -> Table:
+    """Show the units kept of dense, layer by layer; ``gone`` where there are none."""
+    units = [unit for unit, number in large[0].items() if isinstance(number, int)]
+    pairs = zip(small, large, strict=True)
     rows = [
-        [str(number), *(f"{kept[u]}/{dense[u]}" if kept[u] else "gone" for u in dense)]
+        [str(number), *(f"{kept[u]}/{dense[u]}" if kept[u] else "gone" for u in units)]
         for number, (kept, dense) in enumerate(pairs, 1)
     ]
-    return Table(["decoder layer", *pruning["dense_decoder"][0]], rows)
+    return Table([title, *units], rows)
 
 
 def channels_sentence(pruning: dict[str, Any]) -> str:
@@ -257,22 +245,3 @@ def pruning_sentence(pruning: dict[str, Any]) -> str:
         f" (before the final projection: expected {before['expected']}, "
         f"realised {before['realised']})."
     )
-
-
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows of ``report.json`` as a table; nested names are joined by dots."""
-    flat = [dict(_flat(row)) for row in rows]
-    names = list(dict.fromkeys(name for row in flat for name in row))
-    with path.open("w", encoding="utf-8", newline="") as f:
-        writer = csv.DictWriter(f, names)
-        writer.writeheader()
-        writer.writerows(flat)
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict | list):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, part in items:
-            yield from _flat(part, f"{name}.{key}".lstrip("."))
-    else:
-        yield name, value

@@ -13,12 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModel
+from transformers import AutoModel, Wav2Vec2FeatureExtractor
+from transformers.utils import logging as of_transformers
 
+from espnet_prune.base.errors import InputError
+from espnet_prune.families.registry import UPSTREAM
 from espnet_prune.families.ssl.audio import RATE, read_extractor
+from espnet_prune.families.ssl.configs import from_config
 from espnet_prune.families.ssl.model import layer_states, settle
-
-NAME = "espnet_prune"
 
 
 class Upstream(nn.Module):
@@ -26,13 +28,32 @@ class Upstream(nn.Module):
 
     Args:
         path: Hugging Face directory of a compact or dense model, with its preprocessor.
+        config, preprocessor: what its files of that name hold, where a config of ESPnet
+            has them instead of a path: the weights are in ESPnet's file then.
         options: of s3prl; none counts here.
+
+    Raises:
+        InputError: there is neither a path nor a config.
     """
 
-    def __init__(self, path: str, **options: Any):
+    def __init__(
+        self,
+        path: str | None = None,
+        config: dict[str, Any] | None = None,
+        preprocessor: dict[str, Any] | None = None,
+        **options: Any,
+    ):
         super().__init__()
-        self.extractor = read_extractor(path)
-        self.model = AutoModel.from_pretrained(path)
+        if config is not None:
+            self.extractor = Wav2Vec2FeatureExtractor.from_dict(preprocessor or {})
+            self.model = from_config(config)
+        elif path is not None:
+            of_transformers.disable_progress_bar()
+            self.extractor = read_extractor(path)
+            self.model = AutoModel.from_pretrained(path)
+        else:
+            mend = "give the directory of a model"
+            raise InputError(f"upstream {UPSTREAM}", "lacks path_or_url", mend)
         settle(self.model)  # no LayerDrop, no masks of SpecAugment
 
     def train(self, mode: bool = True) -> "Upstream":
@@ -70,10 +91,11 @@ class Upstream(nn.Module):
             return_attention_mask=True,
             sampling_rate=RATE,
         ).to(wavs[0].device)
+        audio = given["input_values"].to(next(self.parameters()).dtype)
         mask = given.get("attention_mask")
-        return layer_states(self.model, given["input_values"], attention_mask=mask)
+        return layer_states(self.model, audio, attention_mask=mask)
 
 
-def upstream(ckpt: str, *args: Any, **options: Any) -> Upstream:
+def upstream(ckpt: str | None = None, *args: Any, **options: Any) -> Upstream:
     """Make the upstream: the entry that ``s3prl.hub`` gets."""
     return Upstream(ckpt, **options)

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import torch
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from espnet_prune.base.errors import InputError
-from espnet_prune.families.espnet.checkpoint import sampling_rate
+from espnet_prune.config.sections import BESIDE
 from espnet_prune.families.espnet.prunable import check_gates, check_student
 from espnet_prune.families.espnet.rules import DECODER
 from espnet_prune.families.espnet.small import small_training
 from espnet_prune.families.espnet.tasks import Task, task_of
+from espnet_prune.training.choices import pruned_beside
 from espnet_prune.training.recipe import OWN_KEYS
 
 
@@ -31,8 +33,15 @@ def model_defaults(task: Task) -> dict[str, Any]:
     return defaults
 
 
-def model_config(teacher: dict[str, Any], source: str | Path) -> dict[str, Any]:
+def model_config(
+    teacher: dict[str, Any], source: str | Path, beside: Collection[str] = ()
+) -> dict[str, Any]:
     """Take the part of an ESPnet config that defines the model, ready to be trained on.
+
+    Args:
+        teacher: the config.
+        source: where it was read, for messages.
+        beside: those of :data:`BESIDE` that are pruned, or were.
 
     Raises:
         InputError: the model is of a kind that cannot be pruned, by name.
@@ -53,20 +62,30 @@ def model_config(teacher: dict[str, Any], source: str | Path) -> dict[str, Any]:
             logging.info(f"{source}: {name} {config[name]} is not here: left out")
             config[name] = None
     config["init"] = None  # the weights are the teacher's; gates have their own start
-    if parts := before_encoder(config):  # the teacher's encoder sees what they make
+    # The teacher's encoder sees what they make.
+    if parts := before_encoder(config, beside):
         config["freeze_param"] = parts
     return config
 
 
-def before_encoder(config: dict[str, Any]) -> list[str]:
-    """List the parts before the encoder of a model that have weights."""
-    parts = "frontend", "preencoder"
-    return [part for part in parts if config.get(part) not in (None, "default")]
+def before_encoder(config: dict[str, Any], beside: Collection[str] = ()) -> list[str]:
+    """List the parts before the encoder of a model that have weights, and keep them.
+
+    Args:
+        config: of the model.
+        beside: those of :data:`BESIDE` that are pruned, and learn. Of a single layer
+            the frontend's weights of layers are used by nothing.
+    """
+    weighs = (config.get("frontend_conf") or {}).get("multilayer_feature", False)
+    parts = {"frontend": "frontend", "preencoder": "preencoder"}
+    if "frontend" in beside:
+        parts["frontend"] = None if weighs else "frontend.featurizer"
+    there = (parts[part] for part in parts if config.get(part) not in (None, "default"))
+    return [*filter(None, there)]
 
 
-def frames_of(model: AbsESPnetModel, args: argparse.Namespace, seconds: float) -> int:
+def frames_of(model: AbsESPnetModel, samples: int) -> int:
     """Count the feature frames that the model's frontend makes of that much audio."""
-    samples = round(sampling_rate(args) * seconds)
     with torch.no_grad():
         speech = torch.zeros(1, samples)
         _, lengths = model.frontend(speech, torch.tensor([samples]))
@@ -87,10 +106,10 @@ def pruning_config(
         recipe: ``conf/prune*.yaml``.
         budget: what its target means for this model.
     """
-    config = model_config(teacher, source)
-    decoder = bool(recipe.get("prune_decoder"))
-    check_gates(config, source, decoder)
-    if decoder:
+    beside = pruned_beside(recipe)
+    config = model_config(teacher, source, beside)
+    check_gates(config, source, beside)
+    if "decoder" in beside:
         config["decoder_conf"] = DECODER.student(config.get("decoder_conf") or {})
     config["model"] = "prune"
     config["model_conf"] |= {
@@ -98,7 +117,7 @@ def pruning_config(
         "gates": recipe.get("gates") or {},
         "sparsity": recipe.get("sparsity") or {},
         "budget": budget,
-        "prune_decoder": decoder,
+        **{f"prune_{part}": part in beside for part in BESIDE},
         "distill": recipe.get("distill") or {},
     }
     return config | _training_part(recipe)
@@ -134,12 +153,21 @@ def finetuning_config(
     compact: dict[str, Any],
     source: str | Path,
     recipe: dict[str, Any],
+    beside: Collection[str] = (),
     teacher_size: int | None = None,
 ) -> dict[str, Any]:
-    """Configure stage 14: the compact model beside its teacher."""
-    config = model_config(compact, source)
+    """Configure stage 14: the compact model beside its teacher.
+
+    Args:
+        compact, source: of the compact model, as for :func:`model_config`.
+        recipe: ``conf/finetune*.yaml``.
+        beside: those of :data:`BESIDE` that were pruned, too.
+        teacher_size: the teacher's model dimension, if it is another.
+    """
+    config = model_config(compact, source, beside)
     config["model"] = "prune"
     config["model_conf"]["distill"] = recipe.get("distill") or {}
+    config["model_conf"]["prune_frontend"] = "frontend" in beside
     if teacher_size is not None:
         config["model_conf"]["teacher_size"] = teacher_size
     return config | _training_part(recipe)

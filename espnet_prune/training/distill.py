@@ -4,9 +4,7 @@ Peng et al. 2023, DPHuBERT (arXiv 2305.17651), eq. 6 for the layer term (L1 and 
 distance); Hinton et al. 2015 (arXiv 1503.02531) for the output term.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,71 +12,7 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor, nn
 
 from espnet_prune.config.sections import DistillOptions
-from espnet_prune.families.espnet.chunks import in_time
-from espnet_prune.families.espnet.conditioning import lent
-from espnet_prune.families.espnet.layers import content
-
-
-@dataclass
-class Record:
-    """The record of what passes through a model in one forward pass."""
-
-    features: tuple[Tensor, Tensor] | None = None  # (batch, frame, feature), lengths
-    hidden: dict[int, Tensor] = field(default_factory=dict)  # (batch, time, channel)
-    encoded: tuple[Tensor, Tensor] | None = None  # (batch, time, channel), lengths
-    decoder_input: tuple[Tensor, Tensor] | None = None  # (batch, token), lengths
-    decoder_logits: Tensor | None = None  # (batch, token, vocabulary)
-
-
-@contextmanager
-def record(model: AbsESPnetModel) -> Iterator[Record]:
-    """Record what passes through encoder and decoder while the context is open.
-
-    ESPnet's model keeps these tensors to itself; hooks get at them without a copy of
-    its forward.
-    """
-    rec = Record()
-    # Blocks of a narrow encoder: to where their channels were. ESPnet's are never so.
-    spread = getattr(model.encoder, "spread", nn.Identity())
-
-    def on_encoder(_module, args, output):
-        rec.features, rec.encoded = args[:2], (content(output[0]), output[1])
-
-    def on_decoder(_module, args, output):
-        rec.decoder_input, rec.decoder_logits = args[2:4], output[0]
-
-    def on_block(index):
-        def hook(_module, _args, output):
-            rec.hidden[index] = spread(in_time(model.encoder, content(output[0])))
-
-        return hook
-
-    with ExitStack() as stack:
-        pairs = [(model.encoder, on_encoder)]
-        pairs += [(b, on_block(i)) for i, b in enumerate(model.encoder.encoders)]
-        if model.decoder is not None:
-            pairs.append((model.decoder, on_decoder))
-        for module, hook in pairs:
-            stack.callback(module.register_forward_hook(hook).remove)
-        yield rec
-
-
-@torch.no_grad()
-def run_teacher(
-    teacher: AbsESPnetModel, decoder: nn.Module | None, student: Record
-) -> Record:
-    """Run the teacher once on the very features (augmented) that the student saw.
-
-    Args:
-        teacher: the model.
-        decoder: the teacher's, if its outputs are needed, too.
-        student: what passed through the student.
-    """
-    with record(teacher) as rec:
-        teacher.encoder(*student.features, **lent(teacher))
-    if decoder is not None and student.decoder_input is not None:
-        rec.decoder_logits, _ = decoder(*rec.encoded, *student.decoder_input)
-    return rec
+from espnet_prune.training.recording import Record
 
 
 def layer_loss(
@@ -89,17 +23,60 @@ def layer_loss(
 ) -> Tensor:
     """Sum the differences of the compared blocks, over real frames only.
 
+    Blocks of a frontend that learns count as those of the encoder do.
+
     Args:
         options: which blocks are compared.
         student, teacher: what passed through both.
         projection: applied to the student's blocks, (..., channel) -> (..., channel).
     """
     mask = length_mask(student.encoded[1], student.hidden[0].shape[1])
-    total = student.encoded[0].new_zeros((), dtype=torch.float32)
-    for own, other in groups(options, len(student.hidden), len(teacher.hidden)):
-        hidden = mean_of(student.hidden, own)[mask]
+    total = block_loss(options, student.hidden, teacher.hidden, mask, projection)
+    if student.states:
+        mask = length_mask(student.state_lengths, student.states[0].shape[1])
+        # s3prl counts a frame more than there is, of zeros: it has no direction.
+        mask = mask & teacher.states[0].any(-1)
+        total = total + state_loss(options, student.states, teacher.states, mask)
+    return total
+
+
+def state_loss(
+    options: DistillOptions,
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    mask: Tensor,
+) -> Tensor:
+    """Sum the differences of a self-supervised encoder's compared states.
+
+    Args:
+        options: which blocks are compared, beside what goes into the first.
+        student, teacher: states (batch, time, channel), that before the blocks first.
+        mask: (batch, time), True where the frame is real.
+    """
+    first = difference(student[0][mask].float(), teacher[0][mask].float())
+    return first + block_loss(options, student[1:], teacher[1:], mask)
+
+
+def block_loss(
+    options: DistillOptions,
+    student: Mapping[int, Tensor] | Sequence[Tensor],
+    teacher: Mapping[int, Tensor] | Sequence[Tensor],
+    mask: Tensor,
+    projection: nn.Module | None = None,
+) -> Tensor:
+    """Sum the differences of the compared blocks.
+
+    Args:
+        options: which blocks are compared.
+        student, teacher: outputs of the blocks, (batch, time, channel).
+        mask: (batch, time), True where the frame is real.
+        projection: as for :func:`layer_loss`.
+    """
+    total = student[0].new_zeros((), dtype=torch.float32)
+    for own, other in groups(options, len(student), len(teacher)):
+        hidden = mean_of(student, own)[mask]
         hidden = (projection(hidden) if projection else hidden).float()
-        wanted = mean_of(teacher.hidden, other)[mask].float()
+        wanted = mean_of(teacher, other)[mask].float()
         total = total + difference(hidden, wanted)
     return total
 

@@ -20,11 +20,16 @@ from espnet_prune.config.methods import METHODS
 from espnet_prune.config.options import make_options
 from espnet_prune.config.rungs import PRUNED
 from espnet_prune.config.sections import (
+    BESIDE,
     DistillOptions,
     GateOptions,
     SparsityOptions,
 )
-from espnet_prune.families.espnet.checkpoint import encoder_features, load_model
+from espnet_prune.families.espnet.checkpoint import (
+    encoder_features,
+    load_model,
+    sampling_rate,
+)
 from espnet_prune.families.espnet.compact import architecture_of
 from espnet_prune.families.espnet.model import DescribedASR, Lengths, describe
 from espnet_prune.families.espnet.prunable import check_student
@@ -37,6 +42,13 @@ from espnet_prune.pruning.budget import Budget, make_constraints
 from espnet_prune.pruning.controller import Schedule
 from espnet_prune.pruning.cost import evaluate
 from espnet_prune.pruning.projection import check_reachable
+from espnet_prune.training.choices import (
+    check_model,
+    pruned_beside,
+    refusing,
+    require_all,
+    source_of,
+)
 from espnet_prune.training.configs import (
     finetuning_config,
     frames_of,
@@ -44,13 +56,10 @@ from espnet_prune.training.configs import (
     small_config,
 )
 from espnet_prune.training.recipe import (
-    check_model,
     read_recipe,
-    refusing,
-    require_all,
     settle_method,
     settle_options,
-    source_of,
+    told_of,
 )
 from espnet_prune.training.resume import reached
 from espnet_prune.training.student import budget_data, projects
@@ -75,24 +84,22 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
     start = None if args.previous is None else reached(args.previous)
     options = settle_options(args, recipe, start)
     gates = make_options(GateOptions, "gates", recipe["gates"])
-    decoder = bool(recipe.get("prune_decoder"))
+    beside = pruned_beside(recipe)
     kind = check_model(config, source, args, recipe)
     model, model_args = load_model(source, args.teacher_model)
-    if decoder and model.decoder is None:
+    if "decoder" in beside and model.decoder is None:
         raise InputError(source, "has no decoder", "leave out prune_decoder")
-    features = encoder_features(model)
-    frames = frames_of(model, model_args, options.macs_seconds)
-    lengths = Lengths(frames, features, options.macs_tokens)
+    lengths = lengths_of(model, model_args, options)
     rest, prices = {}, None
     if options.denominator == "model":
-        rest = rest_cost(model, lengths.frames, lengths.tokens)
+        rest = rest_cost(model, lengths)
     if "latency" in options.kinds:
         where = args.output_dir, args.latency_table
         subject = ASREncoders(
             model.encoder, kind, lengths, options.precision, gates.model_dim
         )
         prices = table_of_run(*where, subject)["prices"]
-    described = describe(model, kind, gates, decoder)
+    described = describe(model, kind, gates, beside)
     with refusing(source_of(args)):
         budget = make_budget(options, described, lengths, rest, prices)
         Schedule(options, budget)
@@ -137,24 +144,37 @@ def check_target(
     if not (stock and whole_encoder and METHODS[args.method].gated):
         return
     model, conf = nn.Module(), config.get("frontend_conf") or {}
-    model.frontend = DefaultFrontend(**conf)
+    model.frontend, model.preencoder = DefaultFrontend(**conf), None
     told = argparse.Namespace(frontend_conf=conf)
-    frames = frames_of(model, told, options.macs_seconds)
-    features = model.frontend.output_size()
+    lengths = lengths_of(model, told, options)
     with torch.device("meta"):
         encoder = encoder_choices.get_class(kind.name)
         try:
-            model.encoder = encoder(features, **encoder_conf)
+            model.encoder = encoder(lengths.features, **encoder_conf)
         except Exception as e:  # ESPnet's, for a value that it does not know
             reason = ": ".join([type(e).__name__, *str(e).splitlines()[:1]])
             what = f"ESPnet makes no encoder of its encoder_conf ({reason})"
             raise InputError(source, what, "correct it") from e
     gates = make_options(GateOptions, "gates", recipe["gates"])
     with refusing(source_of(args)):
-        lengths = Lengths(frames, features, options.macs_tokens)
         budget = make_budget(options, describe(model, kind, gates), lengths)
         Schedule(options, budget)
     check_reachable(budget)
+
+
+def lengths_of(
+    model: nn.Module, args: argparse.Namespace, options: SparsityOptions
+) -> Lengths:
+    """Make the utterance in which targets count.
+
+    Args:
+        model: with a ``frontend`` and perhaps a ``preencoder``.
+        args: of its training.
+        options: how long the utterance is.
+    """
+    samples = round(sampling_rate(args) * options.macs_seconds)
+    features = encoder_features(model)
+    return Lengths(frames_of(model, samples), features, options.macs_tokens, samples)
 
 
 def make_budget(
@@ -182,8 +202,8 @@ def make_budget(
     if options.denominator == "model":
         full = layout.sums(layout.whole())
         for kind in options.kinds:
-            decoder = [term for term in terms[kind] if term.group == "decoder"]
-            beyond[kind] = rest[kind] - float(evaluate(decoder, full))
+            inside = [term for term in terms[kind] if term.group in BESIDE]
+            beyond[kind] = rest[kind] - float(evaluate(inside, full))
     constraints = make_constraints(options, layout, terms, beyond)
     return Budget(layout, terms, constraints).thinned(options)
 
@@ -197,7 +217,8 @@ def _finetuning(args: argparse.Namespace, recipe: dict[str, Any]) -> dict[str, A
     size = None if METHODS[args.method].gated else teacher_size(args)
     config = read_yaml(source)
     require_all(check_student(config, source), args, recipe)
-    student = finetuning_config(config, source, recipe, size)
+    beside = {part for part in BESIDE if part in told_of(args.compact)}
+    student = finetuning_config(config, source, recipe, beside, size)
     start, learned = [weights], args.compact / PROJECTION
     distill = make_options(DistillOptions, "distill", recipe.get("distill"))
     if learned.exists() and projects(distill, model.encoder, size):

@@ -6,8 +6,6 @@ those of ``espnet_prune.cli.prune_train``.
 
 import argparse
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from espnet_prune.base.files import read_yaml
 from espnet_prune.config.methods import METHODS, REFERENCE
 from espnet_prune.config.options import check_section, make_options, optimizer_options
 from espnet_prune.config.sections import (
+    BESIDE,
     MODEL_DIM,
     PLANNED,
     SECTIONS,
@@ -25,14 +24,17 @@ from espnet_prune.config.sections import (
     GateOptions,
     SparsityOptions,
 )
-from espnet_prune.families.espnet.prunable import check_gates, check_student
-from espnet_prune.families.registry import Kind, require
-from espnet_prune.pruning.budget import check_groups
+from espnet_prune.training.choices import (
+    GIVEN,
+    check_choices,
+    check_method,
+    pruned_beside,
+    refusing,
+    source_of,
+)
 
 # Keys of a recipe that are the project's own.
-OWN_KEYS = (*SECTIONS, "prune_decoder", "compact")
-# Of a recipe, what can be given on the command line, too.
-GIVEN = (*SECTIONS, "optim_conf")
+OWN_KEYS = (*SECTIONS, *(f"prune_{part}" for part in BESIDE), "compact")
 # Options of a training that all stages share: none of its own may change them.
 SHARED = ("method", "kind", "target", "recipe", "compact", "previous")
 
@@ -62,11 +64,14 @@ def add_changes(parser: argparse.ArgumentParser) -> None:
 
 def settle_method(args: argparse.Namespace) -> None:
     """Complete a command line by its method; what is fine-tuned was made by one."""
-    made_by = REFERENCE
-    if args.compact is not None and (args.compact / "pruning.json").is_file():
-        told = (args.compact / "pruning.json").read_text(encoding="utf-8")
-        made_by = json.loads(told)["method"]
-    args.method = args.method or made_by
+    told = {} if args.compact is None else told_of(args.compact)
+    args.method = args.method or told.get("method", REFERENCE)
+
+
+def told_of(compact: Path) -> dict[str, Any]:
+    """Read what the export told of a compact model; nothing where that is missing."""
+    file = compact / "pruning.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def read_recipe(args: argparse.Namespace) -> dict[str, Any]:
@@ -84,9 +89,10 @@ def read_recipe(args: argparse.Namespace) -> dict[str, Any]:
             check_section(section, recipe.get(section))
             refuse_planned(recipe.get(section), section, args.recipe)
             refuse_planned(getattr(args, section), section, f"--{section}")
-    if not isinstance(asked := recipe.get("prune_decoder"), bool | None):
-        what = f"prune_decoder must be true or false, not {asked!r}"
-        raise InputError(args.recipe, what)
+    for part in BESIDE:
+        if not isinstance(asked := recipe.get(f"prune_{part}"), bool | None):
+            what = f"prune_{part} must be true or false, not {asked!r}"
+            raise InputError(args.recipe, what)
     if args.max_epoch is not None:
         if args.max_epoch < 1:
             raise InputError(f"--max_epoch {args.max_epoch}", "must be at least 1")
@@ -160,139 +166,7 @@ def settle_options(
             recipe["gates"]["mode"] = "straight_through"
         gates = make_options(GateOptions, "gates", recipe["gates"])
         options = make_options(SparsityOptions, "sparsity", recipe["sparsity"])
-        decoder = bool(recipe.get("prune_decoder"))
-        check_choices(options, gates.model_dim, decoder)
-    check_method(args.method, options, decoder)
+        beside = pruned_beside(recipe)
+        check_choices(options, gates.model_dim, beside)
+    check_method(args.method, options, beside)
     return options
-
-
-def check_choices(options: SparsityOptions, model_dim: bool, decoder: bool) -> None:
-    """Refuse what contradicts each other, whatever the sizes of the model.
-
-    Args:
-        options: what to remove.
-        model_dim, decoder: whether these have gates.
-
-    Raises:
-        OptionError: names the option to change.
-    """
-    if "latency" in options.kinds and options.denominator == "model":
-        raise OptionError(
-            "sparsity: latency is that of the encoder; set denominator: encoder, or "
-            "another kind"
-        )
-    if options.model_dim is not None and not model_dim:
-        raise OptionError("sparsity: model_dim needs model_dim: true in gates")
-    if decoder and options.denominator != "model":
-        raise OptionError(
-            "sparsity: with prune_decoder the denominator must be model: the decoder "
-            "is no part of the encoder"
-        )
-
-
-def check_method(method: str, options: SparsityOptions, decoder: bool) -> None:
-    """Refuse what a baseline cannot do.
-
-    Args:
-        method: of ``METHODS``.
-        options: what is to be removed.
-        decoder: whether the decoder is pruned, too.
-
-    Raises:
-        InputError: names the method, and what to change.
-    """
-    if method == "blocks" and decoder:
-        raise InputError(
-            "--method blocks",
-            "only an encoder has blocks to drop",
-            "leave out prune_decoder, or this method",
-        )
-    whole_encoder = options.denominator == "encoder" and not options.groups
-    if not METHODS[method].gated and (not whole_encoder or "latency" in options.kinds):
-        raise InputError(
-            f"--method {method}",
-            "takes a target in params or macs of the whole encoder",
-            "choose such a target, or another method",
-        )
-
-
-def check_model(
-    config: dict[str, Any],
-    source: str | Path,
-    args: argparse.Namespace,
-    recipe: dict[str, Any],
-) -> Kind:
-    """Return the kind of a model's encoder, by its config, if it can be pruned so.
-
-    Args:
-        config: the model's ``config.yaml``, or that of a training to come.
-        source: where it was read, for messages.
-        args: the command line.
-        recipe: which :func:`settle_options` has completed.
-
-    Raises:
-        InputError: the model cannot have gates, or not these.
-    """
-    decoder = bool(recipe.get("prune_decoder"))
-    kind = check_student(config, source)
-    require_all(kind, args, recipe)
-    check_gates(config, source, decoder)
-    sparsity = SparsityOptions(**recipe["sparsity"])
-    with refusing(source_of(args)):
-        if "decoder" in sparsity.groups and not decoder:
-            raise OptionError("sparsity: the group decoder needs prune_decoder: true")
-        check_groups(sparsity.groups, kind.groups | ({"decoder"} if decoder else set()))
-    return kind
-
-
-def require_all(kind: Kind, args: argparse.Namespace, recipe: dict[str, Any]) -> None:
-    """Refuse what method and recipe ask of a kind of encoder that cannot do it.
-
-    Args:
-        kind: of the encoder.
-        args: the command line.
-        recipe: as :func:`read_recipe` gives it.
-
-    Raises:
-        InputError: names the method or the recipe, and the mend.
-    """
-    method, sparsity = METHODS[args.method], recipe.get("sparsity") or {}
-    distill, kinds = recipe.get("distill") or {}, str(sparsity.get("kind")).split("+")
-    plain, sizes = vars(SparsityOptions()), ("denominator", "macs_tokens")
-    asked = {
-        "untaught": not method.taught,
-        "small": not method.gated,
-        "outputs": distill.get("output_weight", 0) > 0,
-        "beyond": any(sparsity.get(n, plain[n]) != plain[n] for n in sizes),
-        MODEL_DIM: (recipe.get("gates") or {}).get(MODEL_DIM),
-        "decoder": recipe.get("prune_decoder"),
-        "runtime": {"latency", "int8"} & {*kinds, distill.get("precision")},
-    }
-    for capability in filter(asked.get, asked):
-        by_method = capability in ("untaught", "small")
-        where = f"--method {args.method}" if by_method else source_of(args)
-        require(kind, capability, where)
-
-
-def source_of(args: argparse.Namespace) -> str:
-    """Say where the options of the recipe come from, for messages."""
-    given = [f"--{section}" for section in GIVEN if getattr(args, section)]
-    return " and ".join([str(args.recipe), *given])
-
-
-@contextmanager
-def refusing(source: str | Path) -> Iterator[None]:
-    """The context turns what options refuse into an error of the file they are from.
-
-    It turns nothing else: other errors are defects of ours, and keep their traceback.
-
-    Args:
-        source: the file, or the options, for the message.
-
-    Raises:
-        InputError: an OptionError was raised inside.
-    """
-    try:
-        yield
-    except OptionError as e:
-        raise InputError(source, str(e)) from e

@@ -14,7 +14,7 @@ from typing import Any
 
 from espnet_prune.base.espnet_version import check_espnet
 from espnet_prune.families.espnet.tasks import TASKS
-from espnet_prune.families.registry import PREFIX
+from espnet_prune.families.registry import PREFIX, UPSTREAM
 
 REGISTRIES = {task.module: task.name for task in TASKS}
 AUTO = "transformers.models.auto.configuration_auto"
@@ -22,8 +22,10 @@ HUB = "s3prl.hub"
 
 
 def names_ours(config: dict[str, Any]) -> bool:
-    """Tell whether the encoder or the decoder of an ESPnet config is one of ours."""
-    return any(str(config.get(k)).startswith(PREFIX) for k in ("encoder", "decoder"))
+    """Tell whether encoder, decoder or upstream of an ESPnet config is one of ours."""
+    frontend = (config.get("frontend_conf") or {}).get("frontend_conf") or {}
+    found = any(str(config.get(k)).startswith(PREFIX) for k in ("encoder", "decoder"))
+    return found or frontend.get("upstream") == UPSTREAM
 
 
 def register() -> None:
@@ -41,9 +43,9 @@ def _add(name: str) -> None:
     elif name == AUTO:
         _add_speech(sys.modules[name].AutoConfig)
     else:
-        from espnet_prune.serving import s3prl_upstream
+        from espnet_prune.serving.s3prl_upstream import upstream
 
-        setattr(sys.modules[name], s3prl_upstream.NAME, s3prl_upstream.upstream)
+        setattr(sys.modules[name], UPSTREAM, upstream)
 
 
 def _add_to(registry: ModuleType, task: str) -> None:

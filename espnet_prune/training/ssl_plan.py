@@ -19,20 +19,16 @@ from espnet_prune.config.sections import (
 )
 from espnet_prune.families.registry import SPEECH
 from espnet_prune.families.ssl.audio import RATE, normalizes
+from espnet_prune.families.ssl.configs import PRUNED
 from espnet_prune.families.ssl.describe import clocks
-from espnet_prune.families.ssl.model import PRUNED, prepare, read, read_head
+from espnet_prune.families.ssl.model import prepare, read, read_head
 from espnet_prune.measuring.drawn_encoders import SpeechEncoders
 from espnet_prune.measuring.latency import table_of_run
 from espnet_prune.pruning.budget import Budget, check_groups, make_constraints
 from espnet_prune.pruning.controller import Schedule
 from espnet_prune.pruning.projection import check_reachable
-from espnet_prune.training.recipe import (
-    read_recipe,
-    refusing,
-    require_all,
-    settle_options,
-    source_of,
-)
+from espnet_prune.training.choices import refusing, require_all, source_of
+from espnet_prune.training.recipe import read_recipe, settle_options
 from espnet_prune.training.resume import reached
 from espnet_prune.training.ssl_task import Spelling
 

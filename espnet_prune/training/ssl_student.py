@@ -25,7 +25,7 @@ from espnet_prune.families.ssl.model import (
 )
 from espnet_prune.pruning.budget import Budget, Constraint
 from espnet_prune.pruning.gates import Gates
-from espnet_prune.training.distill import difference, groups, length_mask, mean_of
+from espnet_prune.training.distill import length_mask, state_loss
 from espnet_prune.training.fake_int8 import FakeInt8
 from espnet_prune.training.gated import GatedStudent
 
@@ -126,12 +126,7 @@ class PruneSpeechModel(GatedStudent, AbsESPnetModel):
         mask = torch.ones(own[0].shape[:2], dtype=torch.bool, device=own[0].device)
         if frames is not None:
             mask = length_mask(frames, own[0].shape[1])
-        total = difference(*(states[0][mask].float() for states in (own, theirs)))
-        for spans in groups(self.distill, len(own) - 1, len(theirs) - 1):
-            pairs = zip((own[1:], theirs[1:]), spans, strict=True)
-            states = (mean_of(*pair)[mask].float() for pair in pairs)
-            total = total + difference(*states)
-        return total
+        return state_loss(self.distill, own, theirs, mask)
 
     def task_loss(
         self, states: Tensor, frames: Tensor, text: Tensor, text_lengths: Tensor

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 from typing import Any
 
 from espnet2.asr.espnet_model import ESPnetASRModel
@@ -25,11 +26,10 @@ from espnet_prune.training.distill import (
     identity_projection,
     layer_loss,
     output_loss,
-    record,
-    run_teacher,
 )
 from espnet_prune.training.fake_int8 import FakeInt8
 from espnet_prune.training.gated import GatedStudent
+from espnet_prune.training.recording import record, run_teacher
 
 
 class RecognizerStudent(GatedStudent):
@@ -49,6 +49,8 @@ class RecognizerStudent(GatedStudent):
         sparsity: keyword arguments of :class:`SparsityOptions`; they need gates.
         budget: what it means for this model (:func:`budget_data`).
         prune_decoder: whether the decoder has gates, too.
+        prune_frontend: whether the frontend has gates, too, or of a compact model had
+            them. It learns then, and the teacher hears by its own.
         distill: keyword arguments of :class:`DistillOptions`.
         teacher_size: the teacher's model dimension, if it is another.
         plan: what the export must know of how the model was made; not used here.
@@ -62,6 +64,7 @@ class RecognizerStudent(GatedStudent):
         sparsity: dict[str, Any] | None = None,
         budget: dict[str, Any] | None = None,
         prune_decoder: bool = False,
+        prune_frontend: bool = False,
         distill: dict[str, Any] | None = None,
         teacher_size: int | None = None,
         plan: dict[str, Any] | None = None,
@@ -74,11 +77,13 @@ class RecognizerStudent(GatedStudent):
                 "them (pruning) or none (fine-tuning)"
             )
         self.distill = make_options(DistillOptions, "distill", distill)
+        self.prune_frontend = prune_frontend
         self.gates = self.sparsity = self.projection = None
         if gates is not None:
             options = make_options(GateOptions, "gates", gates)
             kind = find_kind(encoder_kind)
-            described = describe(self, kind, options, prune_decoder)
+            asked = {"decoder": prune_decoder, "frontend": prune_frontend}
+            described = describe(self, kind, options, [*filter(asked.get, asked)])
             self.gates = Gates(described.layout, options)
             self.control(sparsity, read_budget(budget, described))
         size = self.encoder.output_size()
@@ -105,7 +110,7 @@ class RecognizerStudent(GatedStudent):
         """Compute task loss and distillation with the tensors as they are."""
         self.inside = True
         try:
-            with record(self) as student:
+            with record(self, self.prune_frontend) as student:
                 # ESPnet's own forward: GatedStudent's calls this.
                 forward = super(GatedStudent, self).forward
                 task, stats, weight = forward(*batch, **kwargs)
@@ -177,18 +182,22 @@ def budget_data(budget: Budget, lengths: Lengths, prices: Mapping[str, float] | 
         prices: seconds of each thing, for the kind ``latency``.
     """
     return {
-        "frames": lengths.frames,
-        "features": lengths.features,
-        "tokens": lengths.tokens,
+        **asdict(lengths),
         "constraints": [constraint.to_dict() for constraint in budget.constraints],
         "dim_target": budget.dim_target,
         "latency": None if prices is None else dict(prices),
     }
 
 
+def lengths_in(data: Mapping[str, Any]) -> Lengths:
+    """Read the utterance in which the budget of :func:`budget_data` was counted."""
+    names = (part.name for part in fields(Lengths))
+    return Lengths(**{name: data[name] for name in names if name in data})
+
+
 def read_budget(data: Mapping[str, Any], described: DescribedASR) -> Budget:
     """Read the budget that :func:`budget_data` wrote, of a described model."""
-    lengths = Lengths(data["frames"], data["features"], data["tokens"])
+    lengths = lengths_in(data)
     constraints = tuple(map(Constraint.from_dict, data["constraints"]))
     terms = described.terms(lengths, data["latency"])
     return Budget(described.layout, terms, constraints, data["dim_target"])

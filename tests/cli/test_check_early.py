@@ -63,6 +63,24 @@ def check(tmp_path, monkeypatch):
         ),
         ("", ("--finetune_args", "--gates mode=hard"), "belongs to the pruning"),
         ("prune_decoder: true", (), "the denominator must be model"),
+        ("prune_frontend: 1", (), "prune_frontend must be true or false, not 1"),
+        ("prune_frontend: true", (), "with prune_frontend the denominator must be mod"),
+        ("sparsity: {groups: {frontend: 0.5}}", (), "needs prune_frontend: true"),
+        (
+            "prune_frontend: true\nsparsity: {denominator: model}",
+            (),
+            "train_small.yaml: frontend 'default' cannot be pruned",
+        ),
+        (
+            "prune_frontend: true\nsparsity: {denominator: model}",
+            ("--asr_args", "--frontend s3prl"),
+            "train_small.yaml: upstream None of its frontend cannot be pruned",
+        ),
+        (
+            "prune_frontend: true\nsparsity: {denominator: model}",
+            ("--methods", "blocks"),
+            "--method blocks: only an encoder .*leave out prune_frontend",
+        ),
         ("sparsity: {groups: {decoder: 0.5}}", (), "decoder needs prune_decoder: true"),
         (
             "",

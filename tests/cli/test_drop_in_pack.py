@@ -40,6 +40,18 @@ def test_what_is_not_ours_is_packed_as_espnet_packs_it(dense, pack):
         pack(dense, "model.pth", "--option", "exp/images")
 
 
+def test_a_dense_model_is_packed_with_what_our_upstream_read(
+    make_dense, make_frontend, pack
+):
+    options = make_frontend()
+    archive = pack(make_dense(**options), "model.pth")
+    assert "pruning.json" not in archive.namelist()
+    assert b"An ASR model for" in archive.read("README.md")
+    shutil.rmtree(options["frontend_conf"]["frontend_conf"]["path_or_url"])
+    files = pack_funcs.unpack("exp/packed.zip", "elsewhere")
+    load_model(files["asr_train_config"], files["asr_model_file"])
+
+
 def test_a_compact_model_is_packed_with_what_is_there(compact, pack, tmp_path):
     for name in ("lm/config.yaml", "lm/valid.loss.ave.pth", "lm/images/loss.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import importlib
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,21 @@ def test_a_config_of_ours_without_a_teacher_is_told_so(key, tmp_path, monkeypatc
     # ESPnet's program would take the place of this process.
     monkeypatch.setattr("os.execv", lambda *command: pytest.fail(str(command)))
     with pytest.raises(InputError, match="prune.yaml: lacks teacher_config"):
+        drop_in_train.main()
+
+
+@pytest.mark.parametrize("upstream, ours", [("espnet_prune", True), ("hubert", False)])
+def test_a_dense_model_that_hears_by_our_upstream_is_trained_here(
+    upstream, ours, tmp_path, monkeypatch
+):
+    """A process of ESPnet's program alone would not know it."""
+    config = tmp_path / "train.yaml"
+    conf = {"frontend_conf": {"upstream": upstream, "path_or_url": "a"}}
+    config.write_text(yaml.safe_dump({"frontend": "s3prl", "frontend_conf": conf}))
+    monkeypatch.setattr("sys.argv", ["asr_train", "--config", str(config)])
+    monkeypatch.setattr(drop_in_train.asr_train, "main", lambda: sys.exit("ours"))
+    monkeypatch.setattr("os.execv", lambda *command: sys.exit("ESPnet's"))
+    with pytest.raises(SystemExit, match="ours" if ours else "ESPnet's"):
         drop_in_train.main()
 
 

@@ -186,7 +186,7 @@ def test_what_was_made_of_an_export_stays_with_that_model(pruned, compact, tmp_p
 def of_decoder(make_model, encoder) -> dict:
     """Config of a student whose decoder has gates, too."""
     conf = gated_conf(
-        make_model(encoder_conf=encoder), {"denominator": "model"}, decoder=True
+        make_model(encoder_conf=encoder), {"denominator": "model"}, "decoder"
     )
     return {"model": "prune", "encoder_conf": encoder, "model_conf": conf}
 

@@ -68,7 +68,7 @@ def count(decoder: bool = False) -> dict[str, Counter[str]]:
         reason = ""
         try:
             check_student(facts, "")
-            check_gates(facts, "", decoder)
+            check_gates(facts, "", ["decoder"] * decoder)
         except InputError as e:  # ": what (why) -> mend"
             reason = str(e)[2:].partition(" -> ")[0].partition(" (")[0]
         counts[str(facts["encoder"])][reason] += len(facts["paths"])

@@ -112,7 +112,7 @@ def test_whole_models_cost_what_their_parts_do(kind, make_model):
         macs.append(flops.get_total_flops() / 2)
     macs[1] -= 5 * 16 * 7  # the output layer
     for also in (False, True):
-        described = describe(model, KINDS[kind], GateOptions(), decoder=also)
+        described = describe(model, KINDS[kind], GateOptions(), ["decoder"] * also)
         layout = described.layout
         sums = layout.sums(torch.ones(len(layout), dtype=torch.double))
         terms = described.terms(lengths)

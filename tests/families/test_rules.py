@@ -1,6 +1,7 @@
 """What cannot be pruned, or not so, is refused by name."""
 
 import inspect
+import json
 import logging
 
 import pytest
@@ -115,11 +116,59 @@ def test_models_that_are_no_students_are_refused(change, told):
 )
 def test_students_that_cannot_have_gates_are_refused(change, told):
     config = {"encoder": "conformer", "decoder": "transformer", "decoder_conf": None}
-    check_gates(config, "a.yaml", decoder=True)
+    check_gates(config, "a.yaml", ["decoder"])
     with pytest.raises(InputError, match=f"^a.yaml: .*{told}"):
-        check_gates(config | change, "a.yaml", decoder=True)
+        check_gates(config | change, "a.yaml", ["decoder"])
     if "encoder_conf" not in change:
-        check_gates(config | change, "a.yaml", decoder=False)
+        check_gates(config | change, "a.yaml")
+
+
+OURS = {"upstream": "espnet_prune", "path_or_url": "directory of the model"}
+
+
+@pytest.mark.parametrize(
+    ("name", "conf", "told"),
+    [
+        (None, {}, "frontend 'default' cannot be pruned -> leave out prune_frontend"),
+        ("huggingface", {}, "'huggingface' cannot be .*upstream: espnet_prune"),
+        (
+            "s3prl",
+            {"frontend_conf": OURS | {"upstream": "hubert"}},
+            "upstream 'hubert' of its frontend cannot be pruned -> .*or train with",
+        ),
+        ("s3prl", {"frontend_conf": OURS | {"path_or_url": None}}, "lacks path_or_url"),
+        (
+            "s3prl",
+            {"frontend_conf": OURS, "layer": 0},
+            "layer=0 is not supported .* -> leave out prune_frontend",
+        ),
+    ],
+)
+def test_frontends_that_cannot_have_gates_are_refused(name, conf, told):
+    config = {"encoder": "conformer", "frontend": name, "frontend_conf": conf}
+    check_gates(config, "a.yaml")
+    with pytest.raises(InputError, match=f"^a.yaml: .*{told}"):
+        check_gates(config, "a.yaml", ["frontend"])
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ({"model_type": "wavlm"}, None),
+        ({"model_type": "pruned_wavlm"}, "a.yaml: its frontend is compact already"),
+        ({"model_type": "bert"}, "a model of type 'bert' cannot be pruned"),
+        ({"model_type": "wavlm", "add_adapter": True}, "an adapter behind the encoder"),
+    ],
+)
+def test_models_in_frontends_that_cannot_be_pruned_are_refused(model, told, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(model))
+    options = OURS | {"path_or_url": str(tmp_path)}
+    config = {"encoder": "conformer", "frontend": "s3prl"}
+    config["frontend_conf"] = {"frontend_conf": options}
+    if told is None:
+        return check_gates(config, "a.yaml", ["frontend"])
+    with pytest.raises(InputError, match=told):
+        check_gates(config, "a.yaml", ["frontend"])
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)

@@ -13,7 +13,8 @@ from espnet_prune.cli import report
 from espnet_prune.report.caveats import caveats
 from espnet_prune.report.collect import read_curves
 from espnet_prune.report.plots import pareto_figure
-from espnet_prune.report.tables import Table, channels_sentence, significance_table
+from espnet_prune.report.rendering import Table
+from espnet_prune.report.tables import channels_sentence, significance_table
 from espnet_prune.report.verdict import verdicts
 
 # The interface that others script against: a type, or a dict or list of such.
@@ -29,9 +30,11 @@ ROW = {
     "wer_ci": [NUMBER, NUMBER],
     "cer": NUMBER,
     "params": dict.fromkeys(
-        ("subsampling", "blocks", "encoder", "decoder", "total"), COUNT
+        ("frontend", "subsampling", "blocks", "encoder", "decoder", "total"), COUNT
     ),
-    "macs_per_second": dict.fromkeys(("subsampling", "blocks", "encoder"), NUMBER),
+    "macs_per_second": dict.fromkeys(
+        ("frontend", "subsampling", "blocks", "encoder"), NUMBER
+    ),
     "rtf": dict.fromkeys(("encoder", "ctc_greedy", "search"), NUMBER),
     "rtf_espnet": dict.fromkeys(("encoder", "ctc_greedy", "search"), NUMBER),
     "bytes": COUNT,
@@ -288,6 +291,35 @@ def test_baselines_stand_beside_the_pruned_models(with_baseline):
     # A one-shot method has no training to show, and none is missing; a small model's
     # is missing here.
     assert "pruned1/checkpoint.pth" in text and "pruned0/checkpoint.pth" not in text
+
+
+def test_a_pruned_frontend_is_shown_where_its_cost_is_and_what_was_kept(full):
+    report.main(options(full))
+    text = (full / "out/report.md").read_text()
+    head = "| total M | subsampling M | blocks M | decoder M | GMAC/s: subsampling |"
+    assert head in text
+    assert "rontend" not in text[text.index("## Where the cost is") :].split("##")[1]
+    for system, scale in (("dense", 4), ("compact", 1)):
+        file = full / system / "measure.json"
+        measured = json.loads(file.read_text())
+        for kind in ("params", "macs_per_second"):
+            measured[kind] |= {"frontend": scale * 10**9}
+        dump(file, measured)
+    block = {"heads": 4, "qk_dim": 8, "v_dim": 8, "ffn": 32}
+    whole = {"convolution": [8, 9], "positions": [0, 1], "taps": [0, 16]}
+    whole["blocks"] = [block | {"head_index": [0, 1, 2, 3]}, block]
+    cut = {"convolution": [5, 6], "positions": [1], "taps": [2, 13]}
+    cut["blocks"] = [block | {"heads": 3}, dict.fromkeys(block, 0)]
+    told = PRUNING | {"frontend": cut, "dense_frontend": whole}
+    dump(full / "compact/pruning.json", told)
+    report.main(options(full))
+    text = (full / "out/report.md").read_text()
+    assert "| total M | frontend M | subsampling M |" in text
+    assert "| dense | 0.01 | 0.003 | 4000.000 | " in text and "| 4.0000 |" in text
+    assert (
+        "kept: 5/8, 6/9; of its positional convolution 1/2 groups and 11/16 t" in text
+    )
+    assert "| 1 | 3/4 | 8/8 | 8/8 | 32/32 |\n| 2 | gone | gone | gone | gone |" in text
 
 
 def test_length_of_the_utterance_is_stated(full):

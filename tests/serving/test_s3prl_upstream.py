@@ -1,6 +1,7 @@
 """Compact encoders as upstreams of s3prl, and as the frontend of an ESPnet model."""
 
 import argparse
+import json
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from espnet2.tasks.asr import ASRTask
 from s3prl.nn import S3PRLUpstream
 from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
+from espnet_prune.base.errors import InputError
 from espnet_prune.config.sections import GateOptions
 from espnet_prune.export.ssl import save
 from espnet_prune.families.ssl.model import (
@@ -66,6 +68,22 @@ def test_an_utterance_is_the_same_in_every_batch(compact):
                 torch.testing.assert_close(
                     states[i, : alone.shape[1]], alone[0], rtol=1e-4, atol=1e-4
                 )
+
+
+def test_what_a_config_holds_is_the_same_model(compact):
+    files = {"config": "config.json", "preprocessor": "preprocessor_config.json"}
+    read = {name: json.loads((compact / f).read_text()) for name, f in files.items()}
+    named, held = upstream(str(compact)).eval(), upstream(**read).eval()
+    assert held.model.config.architecture == named.model.config.architecture
+    held.load_state_dict(named.state_dict(), strict=True)
+    wavs = [torch.randn(n) for n in (9000, 4000)]
+    with torch.no_grad():
+        for own, other in zip(
+            held(wavs)["hidden_states"], named(wavs)["hidden_states"], strict=True
+        ):
+            assert own.equal(other)
+    with pytest.raises(InputError, match="lacks path_or_url"):
+        upstream(refresh=False)
 
 
 def test_a_frozen_one_stays_as_it_is_when_a_trainer_calls_train(compact):

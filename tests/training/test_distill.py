@@ -7,14 +7,8 @@ import torch
 
 from espnet_prune.config.sections import DistillOptions
 from espnet_prune.training import distill
-from espnet_prune.training.distill import (
-    Record,
-    divergence,
-    length_mask,
-    output_loss,
-    record,
-    run_teacher,
-)
+from espnet_prune.training.distill import divergence, length_mask, output_loss
+from espnet_prune.training.recording import Record, record, run_teacher
 from tests.fixtures.encoders import NEEDED, NO_DROPOUT, SIZES
 
 LENGTHS = torch.tensor([5, 3])

@@ -14,9 +14,9 @@ from espnet_prune.export.export import export
 from espnet_prune.families.espnet.checkpoint import load_model
 from espnet_prune.measuring.latency import read_table
 from espnet_prune.training import plan
+from espnet_prune.training.choices import refusing
 from espnet_prune.training.configs import frames_of, model_config
 from espnet_prune.training.origin import averaged_name
-from espnet_prune.training.recipe import refusing
 
 RECIPE = {
     "gates": {"mode": "straight_through"},
@@ -169,8 +169,8 @@ def test_export_meets_the_budget_that_the_run_was_given(pruned, tmp_path):
 
 
 def test_frames_are_those_that_the_frontend_makes(dense):
-    model, args = load_model(dense / "config.yaml", dense / "model.pth")
-    assert frames_of(model, args, 1.0) == 16000 // 128 + 1
+    model, _ = load_model(dense / "config.yaml", dense / "model.pth")
+    assert frames_of(model, 16000) == 16000 // 128 + 1
 
 
 def test_latency_is_priced_by_the_runs_own_table(student, dense, tmp_path, few_points):

@@ -16,6 +16,9 @@ from espnet_prune.families.parts import Description
 from espnet_prune.pruning.layout import Layout
 from espnet_prune.pruning.slicing import first_units, kept_sizes, sliced, widths
 
+# Of a self-supervised frontend: its group, and the first part of its names and keys.
+FRONTEND = "frontend"
+
 
 class Absent(nn.Module):
     """The module stands for a submodule that is gone: it adds nothing.
@@ -93,9 +96,12 @@ def architecture_of(layout: Layout, own: Tensor) -> dict[str, Any]:
     Returns:
         ``subsampling`` and ``blocks`` of an encoder, with ``dims``, the channels
         between the layers that are left, if some are gone; ``decoder``, its layers.
+        Those of a frontend are :mod:`espnet_prune.families.espnet.frontend`'s.
     """
     found: dict[str, Any] = {}
     for (section, position, *size), number in kept_sizes(layout, own).items():
+        if section == FRONTEND:
+            continue
         entries = found.setdefault(section, [])
         if not size:
             entries.append(number)
@@ -104,6 +110,7 @@ def architecture_of(layout: Layout, own: Tensor) -> dict[str, Any]:
             entries.append({})
         entries[position][size[0]] = number
     blocks = [s.name for s in layout.structures if s.any_of]
+    blocks = [name for name in blocks if not name.startswith(f"{FRONTEND}.")]
     for i, name in enumerate(blocks):
         if not own[layout.span(name)].any():
             found["blocks"][i] = None

@@ -1,13 +1,15 @@
 """Tell by their configs alone which ESPnet models can be pruned."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from espnet_prune.base.errors import InputError, OptionError
-from espnet_prune.families.espnet.rules import DECODER
-from espnet_prune.families.registry import KINDS, Kind, kind_of
+from espnet_prune.families.espnet.rules import DECODER, FRONTEND
+from espnet_prune.families.registry import KINDS, UPSTREAM, Kind, kind_of
 
 DECODERS = ("transformer", "prunable_transformer")
+SELF_SUPERVISED = "s3prl"  # the frontend that can be pruned
 
 
 def check_student(config: dict[str, Any], source: str | Path) -> Kind:
@@ -50,19 +52,23 @@ def check_student(config: dict[str, Any], source: str | Path) -> Kind:
     return kind
 
 
-def check_gates(config: dict[str, Any], source: str | Path, decoder: bool) -> None:
+def check_gates(
+    config: dict[str, Any], source: str | Path, beside: Collection[str] = ()
+) -> None:
     """Refuse a student that cannot have gates.
 
     Args:
         config, source: as for :func:`check_student`.
-        decoder: whether its decoder is to be pruned, too.
+        beside: those of :data:`BESIDE` that are to be pruned, too.
 
     Raises:
         InputError: names what it is that cannot.
     """
     if (config.get("encoder_conf") or {}).get("architecture") is not None:
         raise InputError(source, "is compact already", "prune its dense teacher again")
-    if not decoder:
+    if "frontend" in beside:
+        check_frontend(config, source)
+    if "decoder" not in beside:
         return
     if config.get("decoder") not in DECODERS:
         raise InputError(
@@ -74,3 +80,40 @@ def check_gates(config: dict[str, Any], source: str | Path, decoder: bool) -> No
         DECODER.check(config.get("decoder_conf") or {})
     except OptionError as e:
         raise InputError(source, str(e)) from e
+
+
+def check_frontend(config: dict[str, Any], source: str | Path) -> None:
+    """Refuse a frontend that cannot be pruned.
+
+    Args:
+        config, source: as for :func:`check_student`.
+
+    Raises:
+        InputError: names what it is that cannot, and the mend.
+    """
+    # Here, because it takes seconds.
+    from espnet_prune.families.ssl.configs import PRUNED, read_config
+    from espnet_prune.families.ssl.directory import locate
+
+    name, conf = config.get("frontend") or "default", config.get("frontend_conf") or {}
+    options = conf.get("frontend_conf") or {}
+    mend = f"leave out prune_frontend, or train with frontend: {SELF_SUPERVISED} and "
+    mend += f"upstream: {UPSTREAM} (docs/ssl.md)"
+    if name != SELF_SUPERVISED:
+        raise InputError(source, f"frontend {name!r} cannot be pruned", mend)
+    if options.get("upstream") != UPSTREAM:
+        what = f"upstream {options.get('upstream')!r} of its frontend cannot be pruned"
+        raise InputError(source, what, mend)
+    try:
+        FRONTEND.check(conf)
+    except OptionError as e:
+        raise InputError(source, str(e), "leave out prune_frontend") from e
+    path, told = options.get("path_or_url"), options.get("extra_conf") or {}
+    kind = (told.get("config") or {}).get("model_type")
+    if kind is None:
+        if path is None:
+            raise InputError(source, "its frontend lacks path_or_url", mend)
+        kind = read_config(locate(path)).model_type
+    if kind.startswith(PRUNED):
+        what = "its frontend is compact already"
+        raise InputError(source, what, "leave out prune_frontend")

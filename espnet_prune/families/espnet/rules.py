@@ -211,3 +211,9 @@ DECODER = Rules(
     ),
     left_out=frozenset({"layer_drop_rate", "gradient_checkpoint_layers"}),
 )
+# Of s3prl, with the upstream of this package.
+FRONTEND = Rules(
+    "frontend_conf",
+    {"layer": (-1, "blocks above it would be of no use")},
+    frozenset({"fs", "frontend_conf", "download_dir", "multilayer_feature"}),
+)

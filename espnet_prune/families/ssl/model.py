@@ -11,48 +11,22 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCTC,
-    HubertModel,
-    PreTrainedModel,
-    Wav2Vec2Model,
-    WavLMModel,
-)
-from transformers.utils import logging as of_transformers
+from transformers import AutoConfig, AutoModelForCTC, PreTrainedModel
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.config.sections import GateOptions
 from espnet_prune.families.described import Described, check_finite
 from espnet_prune.families.parts import under
+from espnet_prune.families.ssl.configs import CLASSES, PRUNED, read_config, sized_config
 from espnet_prune.families.ssl.describe import describe
-from espnet_prune.families.ssl.pruned_speech import (
-    PrunedHubertModel,
-    PrunedWav2Vec2Model,
-    PrunedWavLMModel,
-    plain_positions,
-    register,
-)
+from espnet_prune.families.ssl.pruned_speech import plain_positions
 from espnet_prune.pruning.cost import Terms, price_terms
 from espnet_prune.pruning.layout import Layout
 from espnet_prune.pruning.slicing import kept_sizes
 
-# ``model_type`` of a config -> the model without heads, and what a pruned one is.
-CLASSES: dict[str, tuple[type[PreTrainedModel], type[PreTrainedModel]]] = {
-    "hubert": (HubertModel, PrunedHubertModel),
-    "wav2vec2": (Wav2Vec2Model, PrunedWav2Vec2Model),
-    "wavlm": (WavLMModel, PrunedWavLMModel),
-}
-PRUNED = "pruned_"  # before the ``model_type`` of a compact one
 # What never goes, with a price of its own -> the group that it is counted with.
 STAYING = {"projection.module": "ffn"}
 PRETRAINING = "masked_spec_embed"  # a parameter that nothing else uses
-# Options of a config that the descriptions do not hold for -> why.
-UNSUPPORTED = {
-    "add_adapter": "an adapter behind the encoder",
-    "adapter_attn_dim": "adapters in the blocks",
-    "conv_pos_batch_norm": "a BatchNorm behind the positional convolution",
-}
 
 
 def read(path: str | Path) -> PreTrainedModel:
@@ -68,26 +42,8 @@ def read(path: str | Path) -> PreTrainedModel:
     Raises:
         InputError: it cannot be read, or is of a kind that cannot be pruned, by name.
     """
-    if not (Path(path) / "config.json").is_file():
-        raise InputError(path, "holds no config.json", "give a Hugging Face directory")
-    of_transformers.set_verbosity_error()
-    of_transformers.disable_progress_bar()
-    register()
-    try:
-        config = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as e:
-        reason = str(e).strip().splitlines()[0]
-        raise InputError(path, f"is no model of transformers: {reason}") from e
+    config = read_config(path)
     kind = config.model_type.removeprefix(PRUNED)
-    if kind not in CLASSES:
-        raise InputError(
-            path,
-            f"a model of type {config.model_type!r} cannot be pruned",
-            f"give one of {', '.join(CLASSES)}",
-        )
-    for option, why in UNSUPPORTED.items():
-        if getattr(config, option, None):
-            raise InputError(path, f"{why} ({option}) cannot be pruned")
     cls = CLASSES[kind][config.model_type.startswith(PRUNED)]
     try:
         model, told = cls.from_pretrained(
@@ -225,7 +181,7 @@ def architecture_of(layout: Layout, own: Tensor) -> dict[str, Any]:
             position = int(structure.name.split("layers.")[1].split(".")[0])
             index = reached[layout.span(structure.name)].nonzero().flatten().tolist()
             found["blocks"][position]["head_index"] = index
-    groups, *ends, core = (s for s in layout.structures if s.group == "positions")
+    groups, *ends, core = (s for s in layout.structures if "pos_conv_embed" in s.name)
     found["positions"] = own[layout.span(groups.name)].nonzero().flatten().tolist()
     taps = [
         layout.entries(structure, slot)[own[layout.span(structure.name)] != 0]
@@ -244,12 +200,8 @@ def build(model: PreTrainedModel, architecture: Mapping[str, Any]) -> PreTrained
         model: the dense one.
         architecture: of :func:`architecture_of`.
     """
-    _, pruned = CLASSES[model.config.model_type.removeprefix(PRUNED)]
-    options = model.config.to_dict()
-    for name in ("model_type", "architectures", "transformers_version", "dtype"):
-        options.pop(name, None)
-    config = pruned.config_class(architecture=dict(architecture), **options)
-    return pruned(config)
+    config = sized_config(model.config, architecture)
+    return CLASSES[config.model_type.removeprefix(PRUNED)][1](config)
 
 
 def shortened(model: PreTrainedModel, blocks: int) -> PreTrainedModel:
