@@ -17,6 +17,7 @@ from pathlib import Path
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import atomic_path, write_json, write_text
+from espnet_prune.base.marks import renewed
 from espnet_prune.report.plots import png
 from espnet_prune.report.results import (
     SECTIONS,
@@ -26,14 +27,7 @@ from espnet_prune.report.results import (
     rows_of_bench,
     rows_of_reports,
 )
-from espnet_prune.report.results_page import (
-    BEGIN,
-    END,
-    PICTURE,
-    page,
-    picture,
-    renewed,
-)
+from espnet_prune.report.results_page import PICTURE, claims, page, picture
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -84,11 +78,8 @@ def main(argv: list[str] | None = None) -> None:
     if not records:
         raise InputError(args.results, "holds no records", "add one with --add")
     write_text(args.docs / "results.md", page(records))
-    try:
-        write_text(args.readme, renewed(args.readme.read_text("utf-8"), records))
-    except (OSError, ValueError) as e:
-        what = f"has no place for the claims ({e})"
-        raise InputError(args.readme, what, f"add {BEGIN} and {END}") from e
+    readme = args.readme.read_text(encoding="utf-8")
+    write_text(args.readme, renewed(readme, {"results": claims(records)}))
     with atomic_path(args.docs / PICTURE) as temporary:
         temporary.write_bytes(png(picture(records)))
 

@@ -19,14 +19,16 @@ class GateOptions:
     """Options of how the gates of an encoder are made.
 
     Args:
-        mode: ``hard_concrete`` (values in [0, 1]) or ``straight_through`` (the
-            forward sees exactly 0 or 1, the gradient is the hard concrete's; the
-            idea of Wang et al. 2023, arXiv 2306.01385).
-        drop_rate_init: probability that a gate's underlying coin says "drop" at the
-            start; small, since the student starts as the teacher.
-        fine_heads: also gate the dimensions inside each attention head.
-        model_dim: also gate the channels between the layers (CoFi's hidden dimensions,
-            Xia et al. 2022, arXiv 2204.00408); one gate closes a channel in all blocks.
+        mode: ``straight_through``, whose forward sees exactly 0 or 1 while the gradient
+            is the hard concrete's (the idea of Wang et al. 2023, arXiv 2306.01385), or
+            ``hard_concrete``: values from 0 to 1, folded into the weights at export.
+        drop_rate_init: probability that a gate says "drop" at the start, above 0 and
+            below 1; small, since the student starts as the teacher.
+        fine_heads: whether the query/key and value dimensions inside each attention
+            head have gates, too.
+        model_dim: whether the channels between the layers have gates, too (CoFi's
+            hidden dimensions, Xia et al. 2022, arXiv 2204.00408; Conformers without
+            self-conditioned CTC); one gate closes a channel in all blocks.
 
     Raises:
         OptionError: unknown mode, or a rate outside (0, 1).
@@ -53,31 +55,34 @@ class SparsityOptions:
     """Options of what to remove, and how fast.
 
     Args:
-        kind: what the target counts: ``params``, ``macs`` or ``latency``; several,
-            as ``params+macs``: that fraction of each at least.
-        target: fraction of it to remove, in (0, 1).
-        denominator: of what: ``encoder``, or ``model`` with its CTC and decoder (MACs:
-            for one hypothesis; not for latency).
-        groups: targets of their own for some of ``subsampling``, ``attention``,
-            ``ffn``, ``convolution``, ``decoder``, ``frontend``, each a fraction of the
-            group, which may be 0; the others share what ``target`` leaves.
-        model_dim: fraction of the model dimension to remove, where it has gates; None
-            thins it out as much as the units in it: 1 - sqrt(1 - target), of the group
-            that loses least. Without a target of its own it would stay whole, for
-            every layer feels it.
+        kind: what the target counts: ``params``, ``macs``, ``latency``, or several as
+            ``params+macs``: that fraction of each at least.
+        target: fraction of it to remove, above 0 and below 1.
+        denominator: of what: ``encoder``, or ``model``: everything, decoder, CTC and a
+            frontend with weights included (MACs: for one hypothesis; not for latency).
+        groups: targets of their own, from 0 to below 1, for some of ``subsampling``,
+            ``attention``, ``ffn``, ``convolution`` (of an E-Branchformer: ``cgmlp``),
+            ``decoder``, ``frontend``; the others share what ``target`` leaves.
+        model_dim: fraction of the channels between the layers to remove, from 0 to
+            below 1, where they have gates. By default they thin out as much as the
+            units: 1 - sqrt(1 - target), of the group that loses least; without a target
+            of their own they would stay, for every layer feels one. Aimed at in
+            training; the export keeps as many as were learned, and meets the other
+            targets with what is inside.
         start: where the rise of the targets begins, by ``Constraint.key``: what is
-            removed already, on the second rung of a ladder.
-        macs_seconds: length of the utterance whose MACs or latency are counted, in
-            seconds.
-        macs_tokens: length of its transcript, where the model's decoder counts, too.
-        precision: ``fp32`` or ``int8``: in which the encoder will be run, where its
-            latency is limited.
-        warmup: fraction of the steps in which the target rises linearly.
-        gate_lr, multiplier_lr: learning rates; None derives them from the number of
-            steps, so that the gates can close in short runs, too.
+            removed already, on the second rung of a ladder; set by ``--targets``.
+        macs_seconds: length of the utterance whose MACs or latency count, in seconds.
+        macs_tokens: tokens of its transcript, where the model's decoder counts, too.
+        precision: ``fp32`` or ``int8``: in which the encoder will run, where its
+            latency counts.
+        warmup: fraction of the steps in which the target rises linearly, from 0 to 1.
+        gate_lr: learning rate of the gates; by default 100 / updates, between 0.02 and
+            0.3, so that the gates can close in short runs, too.
+        multiplier_lr: learning rate of the Lagrange multipliers; by default 1.5 times
+            that of the gates.
         max_multiplier: bound on the multipliers, against overshooting.
         by: what closes the gates: the ``lagrangian``, or the ``magnitude`` of their
-            weights (a baseline).
+            weights, a baseline; set by ``--method``.
 
     Raises:
         OptionError: an option outside its range, by name.
@@ -144,16 +149,19 @@ class DistillOptions:
 
     Args:
         task_weight: weight of ESPnet's CTC/attention loss.
-        layer_weight: weight of the layer term, summed over the layers: mean |s - t| +
-            1 - cos(s, t) (Peng et al. 2023, arXiv 2305.17651, eq. 6).
-        output_weight: weight of the output term, whose shares of CTC and decoder are
-            those of the task loss.
-        layers: number of blocks compared, evenly spaced and ending with the last; all
-            of them where the teacher has fewer.
-        means: whether, instead of those blocks, the means over them and all blocks
+        layer_weight: weight of the difference between blocks at the same depth, summed
+            over them: mean |s - t| + 1 - cos(s, t) (Peng et al. 2023, arXiv 2305.17651,
+            eq. 6).
+        output_weight: weight of the KL divergence of CTC and decoder outputs, in the
+            shares of the task loss.
+        layers: how many blocks are compared, evenly spaced, the last among them; all of
+            them where there are fewer.
+        means: whether, instead of single blocks, the means over them and all blocks
             since the one before are compared (groups of layers, arXiv 2402.16830).
-        precision: in which the student's encoder will be run: ``int8`` rounds its
-            weights and inputs while it is trained.
+        precision: in which the student's encoder will run: ``int8`` rounds its weights
+            and inputs while it is trained. Give it to stage 14, ``--finetune_args
+            "--distill precision=int8"``, if int8 costs too much (``--precisions int8``
+            shows it).
 
     Raises:
         OptionError: an option is outside its range, by name.

@@ -9,13 +9,10 @@ from espnet_prune.report.rendering import DASH, Table
 from espnet_prune.report.results import SECTIONS, Record, Row
 
 PICTURE = "results.png"
-COMMAND = "python3 -m espnet_prune.cli.results"
-# Of the README: what stands between is made.
-BEGIN, END = f"<!-- made by: {COMMAND} -->", "<!-- end of what is made -->"
 HEAD = """\
 # Results
 
-{begin}
+<!-- made by: python3 -m espnet_prune.cli.results, from results/*.json -->
 
 Means over seeds; in brackets the least and the largest of them. Differences to the
 dense model stand with their 95 % interval over utterances.
@@ -38,23 +35,13 @@ def page(records: Mapping[str, Record]) -> str:
     Args:
         records: by name.
     """
-    parts = [HEAD.format(begin=BEGIN, claims=claims(records), picture=PICTURE)]
+    parts = [HEAD.format(claims=claims(records), picture=PICTURE)]
     for section in SECTIONS:
         own = [record for record in records.values() if record.section == section]
         if own:
             parts += [f"## {section[0].upper()}{section[1:]}\n", table(own).markdown()]
             parts += [_origin(record) for record in own]
     return "\n".join(parts)
-
-
-def renewed(text: str, records: Mapping[str, Record]) -> str:
-    """Return a page with the claims of now between its marks.
-
-    Raises:
-        ValueError: it lacks a mark.
-    """
-    before, after = text[: text.index(BEGIN)], text[text.index(END) :]
-    return f"{before}{BEGIN}\n\n{claims(records)}\n\n{after}"
 
 
 def claims(records: Mapping[str, Record]) -> str:

@@ -1,8 +1,5 @@
 """Configs in the documentation: the option classes and ESPnet's parser take them."""
 
-import dataclasses
-import re
-
 import pytest
 import yaml
 from espnet2.bin import asr_inference, asr_inference_streaming
@@ -60,15 +57,3 @@ def test_each_dense_model_is_built(file):
     model = DenseASRTask.build_model(args)
     assert model.encoder.output_size() == args.encoder_conf["output_size"]
     assert len(model.encoder.encoders) == args.encoder_conf["num_blocks"]
-
-
-@pytest.mark.parametrize("section", SECTIONS)
-def test_table_of_a_section_has_all_its_options_and_their_defaults(section):
-    page = (ROOT / "docs/configs.md").read_text()
-    (part,) = re.findall(rf"^## `{section}`.*?(?=^## )", page, re.S | re.M)
-    told = {}
-    for names, defaults in re.findall(r"^\| (`.*?) \| (.*?) \|", part, re.M):
-        values = [d.strip("`").replace("none", "null") for d in defaults.split(", ")]
-        for name, value in zip(names.split(", "), values, strict=True):
-            told[name.strip("`")] = yaml.safe_load(value)
-    assert told == dataclasses.asdict(SECTIONS[section]())

@@ -8,6 +8,7 @@ import pytest
 from left import RIGHT, WRONG, dump, options, scored
 
 from espnet_prune.base.errors import InputError
+from espnet_prune.base.marks import renewed
 from espnet_prune.cli import report, results
 from espnet_prune.report.results import (
     Made,
@@ -17,16 +18,7 @@ from espnet_prune.report.results import (
     rows_of_bench,
     rows_of_reports,
 )
-from espnet_prune.report.results_page import (
-    BEGIN,
-    END,
-    claim,
-    claims,
-    page,
-    picture,
-    renewed,
-    verdict,
-)
+from espnet_prune.report.results_page import claim, claims, page, picture, verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 ORIGIN = Made(["./run.sh"], "abc", "a CPU", "2026-11-30")
@@ -37,7 +29,7 @@ def test_page_and_readme_are_those_of_the_records():
     records = read_records(ROOT / "results")
     assert (ROOT / "docs/results.md").read_text() == page(records)
     readme = (ROOT / "README.md").read_text()
-    assert renewed(readme, records) == readme
+    assert renewed(readme, {"results": claims(records)}) == readme
     # Four tables at most, of eight rows at most.
     tables = page(records).split("\n\n")
     rows = [part.count("\n| ") - 1 for part in tables if part.startswith("| ")]
@@ -102,7 +94,9 @@ def test_bench_is_told_in_times_of_espnets_encoder(tmp_path):
 
 def test_command_writes_page_readme_and_picture(full):
     report.main(options(full))
-    (full / "README.md").write_text(f"# Mine\n{BEGIN}\nstale\n{END}\nmore\n")
+    (full / "README.md").write_text(
+        "# Mine\n<!-- made: results -->\nstale\n<!-- end -->\n"
+    )
     given = ["--results", full / "results", "--docs", full / "docs", "--readme"]
     given += [full / "README.md", "--add", "tones", "--title", "tones", "--section"]
     given += ["synthetic speech", "--test", "160 words", "--commit", "abc"]

@@ -4,54 +4,18 @@ The list is Markdown, for a page of the documentation: what the registry says, s
 the page cannot say anything else.
 """
 
-import argparse
 import json
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
-from espnet_prune.base.errors import InputError, run_main
-from espnet_prune.base.files import write_text
 from espnet_prune.families.espnet.prunable import DECODERS, SELF_SUPERVISED
 from espnet_prune.families.espnet.rules import DECODER, FRONTEND, Rules
 from espnet_prune.families.registry import CAPABILITIES, KINDS, TAKES, UPSTREAM, Kind
 
-# The list stands between these lines of a page.
-BEGIN = (
-    "<!-- made by: python3 -m espnet_prune.cli.supported --page docs/supported.md -->"
-)
-END = "<!-- end of what is made -->"
 HEARD_BY = (
     "HuBERT, WavLM or wav2vec 2.0 of a Hugging Face directory, by "
     f"`upstream: {UPSTREAM}` ([how](ssl.md#prune-the-encoder-inside-a-recognizer))."
 )
-
-
-def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--page", type=Path, help="put the list there, between marks")
-    return parser
-
-
-def main() -> None:
-    page = get_parser().parse_args().page
-    if page is None:
-        print(listed())
-        return
-    try:
-        write_text(page, renewed(page.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as e:
-        raise InputError(page, f"has no place for the list ({e})", f"add {END}") from e
-
-
-def renewed(page: str) -> str:
-    """Return a page with the list of now in place of the one that it has.
-
-    Raises:
-        ValueError: it lacks a mark.
-    """
-    before, after = page[: page.index(BEGIN)], page[page.index(END) :]
-    return f"{before}{BEGIN}\n\n{listed()}\n\n{after}"
 
 
 def listed() -> str:
@@ -100,7 +64,3 @@ def codes(names: Iterable[str]) -> str:
 def written(value: Any) -> str:
     """Write a value as YAML has it."""
     return json.dumps(value).strip('"')
-
-
-if __name__ == "__main__":
-    run_main(main)
