@@ -28,8 +28,8 @@ from espnet_prune.data.audio import AUDIO_DIGEST, check_rate
 from espnet_prune.families.espnet.checkpoint import read_state, sampling_rate
 from espnet_prune.families.espnet.tasks import Task
 from espnet_prune.measuring.latency import settle_table
-from espnet_prune.training.one_cycle import ONE_CYCLE
 from espnet_prune.training.resume import COUNTERS
+from espnet_prune.training.three_stages import THREE_STAGES
 
 DATA_OPTIONS = tuple(
     f"--{part}_data_path_and_name_and_type" for part in ("train", "valid")
@@ -88,7 +88,7 @@ def refuse_other_length(options: argparse.Namespace) -> None:
     """Refuse to go on with a training that was planned for other epochs.
 
     The target of a pruning would fall back, or jump: it rises over a share of all
-    steps. So would the learning rates of its gates, and that of one cycle.
+    steps. So would the learning rates of its gates, and that of three stages.
     """
     what = "target rises" if is_gated(options) else "learning rate falls"
     planned = read_yaml(Path(options.output_dir) / "config.yaml")["max_epoch"]
@@ -249,7 +249,7 @@ def pieces(path: str | Path) -> list[Path]:
 def described(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
     """Collect options that make the training, and fingerprints of the files named."""
     # Others may train on for longer: their learning rate is planned anew.
-    planned = is_gated(options) or options.scheduler == ONE_CYCLE
+    planned = is_gated(options) or options.scheduler == THREE_STAGES
     free = FREE if planned else (*FREE, "max_epoch")
     kept = {
         key: value

@@ -15,8 +15,8 @@ from espnet2.utils.types import str_or_none
 
 from espnet_prune.config.options import optimizer_options
 from espnet_prune.families.espnet.checkpoint import load_model
-from espnet_prune.training.one_cycle import completed
 from espnet_prune.training.student import RecognizerStudent
+from espnet_prune.training.three_stages import completed
 from espnet_prune.training.trainer import (
     PruneTrainer,
     SafeTrainer,
@@ -38,7 +38,7 @@ class SafeTask(AbsTask):
 
 
 class DenseASRTask(SafeTask, ASRTask):
-    """ESPnet's ASR task; a killed run resumes, and one cycle knows its length."""
+    """ESPnet's ASR task; a killed run resumes, and knows how long it is."""
 
     trainer = SafeTrainer
 

@@ -54,9 +54,11 @@ def test_pruning_takes_the_epochs_that_it_was_planned_for(begun, tmp_path, epoch
         begun("--max_epoch", "9", "--seed", "7")
 
 
-def test_one_cycle_takes_the_epochs_that_it_was_planned_for(finetune_command, tmp_path):
-    """Its learning rate has fallen to nothing: torch refuses a step more."""
-    cycle = ["--scheduler", "onecyclelr", "--max_epoch"]
+def test_three_stages_take_the_epochs_that_it_was_planned_for(
+    finetune_command, tmp_path
+):
+    """The learning rate has fallen to nothing: what follows would not train."""
+    cycle = ["--scheduler", "tristagelr", "--max_epoch"]
     command = [*finetune_command(tmp_path / "run"), *cycle]
     options = PruneASRTask.get_parser().parse_args([*command, "2"])
     refuse_another_run(options)

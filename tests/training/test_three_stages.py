@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from espnet2.schedulers.tristage_lr import TristageLR
 
-from espnet_prune.training.one_cycle import completed
 from espnet_prune.training.task import DenseASRTask
+from espnet_prune.training.three_stages import completed
 
 
 @pytest.fixture
@@ -17,29 +18,27 @@ def options(tmp_path):
 
     def parse(more=""):
         parser = DenseASRTask.get_parser()
-        return parser.parse_args(f"{given} --scheduler onecyclelr {more}".split())
+        return parser.parse_args(f"{given} --scheduler tristagelr {more}".split())
 
     return parse
 
 
 def test_rate_falls_to_nothing_at_the_last_step(options):
-    conf = completed(options("--scheduler_conf pct_start=0.5"))
-    assert conf["total_steps"] == 6 and conf["pct_start"] == 0.5
+    given = options("--scheduler_conf warmup_ratio=0.5 --scheduler_conf hold_ratio=0.0")
+    conf = completed(given)
+    assert conf == {"max_steps": 6, "warmup_ratio": 0.5, "hold_ratio": 0.0}
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.ones(1))], lr=0.01)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, **conf)
-    rates = [scheduler.get_last_lr()[0]]
-    for _ in range(5):
+    scheduler = TristageLR(optimizer, **conf)
+    rates = []
+    for _ in range(6):
         optimizer.step()
         scheduler.step()
         rates += scheduler.get_last_lr()
-    assert max(rates) == pytest.approx(0.01) and rates[-1] < 1e-6
+    assert max(rates) == pytest.approx(0.01) and rates[-1] == pytest.approx(1e-4)
 
 
 def test_what_is_given_stays(options):
-    given = options("--scheduler_conf total_steps=50 --scheduler_conf max_lr=0.1")
-    assert completed(given) == {
-        "total_steps": 50, "max_lr": 0.1, "cycle_momentum": False
-    }  # fmt: skip
+    assert completed(options("--scheduler_conf max_steps=50")) == {"max_steps": 50}
     other = options("--scheduler warmuplr --scheduler_conf warmup_steps=3")
     assert completed(other) == {"warmup_steps": 3}
-    assert completed(options("--collect_stats true"))["total_steps"] == 1
+    assert completed(options("--collect_stats true")) == {"max_steps": 1}

@@ -1,8 +1,7 @@
 """Let a dense training end: a rate that falls to nothing within its epochs.
 
-ESPnet takes torch's ``OneCycleLR`` (Smith & Topin 2018, arXiv 1708.07120), which must
-be told its number of steps, and stops a training that takes one more. What the data
-give is counted here, so that a config names the scheduler alone.
+ESPnet's ``tristagelr`` (warm-up, hold, decay, as in fairseq) must be told its number of
+steps. What the data give is counted here, so that a config names the scheduler alone.
 """
 
 import argparse
@@ -10,21 +9,19 @@ from typing import Any
 
 from espnet2.samplers.build_batch_sampler import build_batch_sampler
 
-ONE_CYCLE = "onecyclelr"
+THREE_STAGES = "tristagelr"
 
 
 def completed(args: argparse.Namespace) -> dict[str, Any]:
-    """Return ``scheduler_conf`` with peak and number of steps, where they are missing.
+    """Return ``scheduler_conf`` with the number of steps, where that is missing.
 
     Args:
-        args: options of ESPnet's training, on one device.
+        args: options of ESPnet's training.
     """
     conf = dict(args.scheduler_conf or {})
-    if args.scheduler != ONE_CYCLE:
-        return conf
-    if not conf.keys() & {"total_steps", "epochs"}:
-        conf["total_steps"] = 1 if args.collect_stats else steps(args)
-    return {"max_lr": (args.optim_conf or {}).get("lr"), "cycle_momentum": False} | conf
+    if args.scheduler == THREE_STAGES and "max_steps" not in conf:
+        conf["max_steps"] = 1 if args.collect_stats else steps(args)
+    return conf
 
 
 def steps(args: argparse.Namespace) -> int:
