@@ -3,11 +3,13 @@
 Training text and references have composed letters (one character for a letter with its
 accent, where macOS writes two: NFC, where that is shorter) and single blanks: no-break,
 ideographic and narrow blanks, tabs and Unicode's line ends are blanks. Error rates
-compare both sides in NFKC besides, for a BPE model writes full-width letters and
-ligatures as plain ones. ``<noise>``, ``[laughter]``, ``(uh)`` are words as all others.
+compare both sides as SentencePiece writes them besides (its ``nmt_nfkc``), for a BPE
+model cannot write full-width letters, ligatures or blanks of no width. ``<noise>``,
+``[laughter]``, ``(uh)`` are words as all others.
 """
 
 import unicodedata
+from functools import cache
 
 # Beside ``text``, of ESPnet's ``s2t.sh``: what was said before, and what CTC learns.
 MORE_TEXTS = "text.prev", "text.ctc"
@@ -20,7 +22,7 @@ def normalized(words: str) -> str:
 
 def comparable(words: str) -> str:
     """Return a reference or a hypothesis in the form in which the two are compared."""
-    return normalized("".join(map(_plain, words)))
+    return normalized(_sentencepiece().Normalize(normalized(words)))
 
 
 def _composed(word: str) -> str:
@@ -29,7 +31,8 @@ def _composed(word: str) -> str:
     return composed if len(composed) <= len(word) else word
 
 
-def _plain(character: str) -> str:
-    """Fold a character; an accent that stands alone would become a blank, and stays."""
-    folded = unicodedata.normalize("NFKC", character)
-    return character if " " in folded and not character.isspace() else folded
+@cache
+def _sentencepiece():
+    import sentencepiece  # only scoring needs it
+
+    return sentencepiece.SentencePieceNormalizer(rule_name="nmt_nfkc")
