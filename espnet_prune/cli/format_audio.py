@@ -25,6 +25,7 @@ from espnet_prune.data.kaldi_dir import (
     read_data_dir,
     write_tables,
 )
+from espnet_prune.data.text import MARKS, settle_marks
 from espnet_prune.running.executor import Executor, add_arguments, from_arguments
 
 _FILES_PER_FOLDER = 1000
@@ -44,6 +45,12 @@ def get_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="drop and count what cannot be read, instead of stopping",
     )
+    parser.add_argument(
+        "--marks",
+        choices=MARKS,
+        default="keep",
+        help="what to do about <noise>, [laughter], (uh) in transcripts",
+    )
     return parser
 
 
@@ -55,6 +62,11 @@ def main(argv: list[str] | None = None) -> None:
     if source.resolve() == out.resolve():
         raise InputError("--out", "is the directory to read", "give another")
     data = read_data_dir(source)
+    if not data.more:  # where <na> or <asr> is a symbol
+        data.text = settle_marks(source / "text", data.text, args.marks)
+    elif args.marks != "keep":
+        what = f"is {args.marks}, but {min(data.more)} says that these are OWSM's data"
+        raise InputError("--marks", what, "keep them: their symbols look like marks")
     executor = from_arguments(args)
     stamp = stamp_of(data, args.fs)
     commands = any(file_of(value) is None for value in data.wav.values())

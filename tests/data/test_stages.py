@@ -221,6 +221,40 @@ def test_other_audio_of_the_same_length_is_seen(cli, make_dir, tmp_path, tone):
     assert seen[0] != seen[1]
 
 
+MARKED = {
+    "s-0": "<noise> A [LAUGHTER], B",
+    "s-1": "(uh huh) [breath]<noise>",
+    "s-2": "C(D) <E [wh]at",  # no marks: within words, or open
+}
+
+
+def test_marks_are_kept_dropped_or_refused(cli, make_dir, tmp_path, caplog):
+    folder, out = make_dir(), tmp_path / "out"
+    (folder / "text").write_text("".join(f"{u} {w}\n" for u, w in MARKED.items()))
+    dropped = {"s-0": "A B", "s-1": "", "s-2": MARKED["s-2"]}
+    for options, text, done in (
+        ((), MARKED, "kept as words"),
+        (("--marks", "drop"), dropped, "dropped"),
+        (("--marks", "keep"), MARKED, "kept as words"),
+    ):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            cli(FORMAT, "--in", folder, "--out", out, *options)
+        assert read_table(out / "text") == text
+        assert (
+            f"text: 4 marks in 2 transcripts are {done} (line 1: <noise>; line 2: ("
+            in caplog.text
+        )
+    told = r"x/text:2: 1 transcripts hold marks \(line 2: .* -> take them out"
+    (folder / "text").write_text(f"s-0 A\ns-1 {MARKED['s-1']}\ns-2 B\n")
+    with pytest.raises(InputError, match=told):
+        cli(FORMAT, "--in", folder, "--out", out, "--marks", "refuse")
+    for name in ("text.prev", "text.ctc"):
+        (folder / name).write_text("s-0 <na>\ns-1 <na>\ns-2 <na>\n")
+    with pytest.raises(InputError, match="symbols look like marks"):
+        cli(FORMAT, "--in", folder, "--out", out, "--marks", "drop")
+
+
 def test_what_goes_beyond_full_scale_is_scaled_and_told(
     cli, make_dir, tmp_path, tone, caplog
 ):
