@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import nullcontext, suppress
 from typing import IO
 
@@ -26,6 +26,7 @@ _SHORT = re.compile(
 )
 _SPHERE_LENGTH = re.compile(rb"^sample_count -i (\d+)", re.M)  # of each channel
 _STREAMED = 0x40000000  # from here on a length says: written before it was known
+_UNTOLD = 2**63 - 1  # samples that libsndfile says of a FLAC that was streamed
 _PADDING = 64  # bytes, of SPHERE samples, by which sloppy headers are off
 _OGG_PAGE = 65307  # bytes, at most
 _FIRST_PAGE = re.compile(rb"OggS\0[\2\3\6\7]")  # of a stream
@@ -71,11 +72,15 @@ def read_blocks(
     try:
         if not isinstance(source, str):
             source.seek(0)
-        # Only the stretch is decoded, but of an MP3 that does not tell its length: a
+        # Only the stretch is decoded, but of a file that does not tell its length: a
         # recording of hours may have a thousand.
         with _Stream(source) as f:
             if f.format == "MP3" and not _tells_its_length(source):
                 yield from _read_to_the_end(source, name, start, end)
+                return
+            if f.frames == _UNTOLD:
+                at = yield from _until_the_end(f, start, end)
+                stretch(name, at, f.samplerate, start, end)
                 return
             if _is_cut_off(f, source):
                 raise InputError(name, "ends before its length says", MEND)
@@ -105,15 +110,17 @@ def read_blocks(
 def seekable(source: Source) -> Source:
     """Return a file with the same samples, a stretch of which is soon found.
 
-    That is the file itself; or, of an MP3 that does not tell its length, one without a
+    That is the file itself; or, of one that does not tell its length, one without a
     name, in ``TMPDIR``, of what it decodes to: an hour of 44.1 kHz stereo is 1.3 GB.
     """
     with suppress(InputError, soundfile.LibsndfileError, OSError):  # who reads it tells
         if not isinstance(source, str):
             source.seek(0)
         with soundfile.SoundFile(source) as f:
-            kind, rate, channels = f.format, f.samplerate, f.channels
-        if kind == "MP3" and not _tells_its_length(source):
+            rate, channels = f.samplerate, f.channels
+            told = f.frames < _UNTOLD
+            told = told and (f.format != "MP3" or _tells_its_length(source))
+        if not told:
             decoded = tempfile.TemporaryFile()
             with soundfile.SoundFile(
                 decoded, "w", rate, channels, "FLOAT", format="W64"
@@ -216,6 +223,19 @@ def _tells_its_length(mp3: Source) -> bool:
     return not behind.strip(b"\0")
 
 
+def _until_the_end(
+    f: soundfile.SoundFile, start: float, end: float | None
+) -> Generator[tuple[np.ndarray, int], None, int]:
+    """Decode from the first sample on, and return how many there were until the end."""
+    at, rate = 0, f.samplerate
+    first = round(start * rate)
+    last = sys.maxsize if end is None else round(end * rate)
+    while at < last and len(block := f.read(BLOCK, dtype="float32", always_2d=True)):
+        yield block[max(0, first - at) : max(0, last - at)], rate
+        at += len(block)
+    return at
+
+
 def _read_to_the_end(
     source: Source, name: str, start: float, end: float | None
 ) -> Iterator[tuple[np.ndarray, int]]:
@@ -237,18 +257,12 @@ def _read_to_the_end(
     feeding.start()
     try:
         with soundfile.SoundFile(output, closefd=False) as f:
-            at, rate = 0, f.samplerate
-            first = round(start * rate)
-            last = sys.maxsize if end is None else round(end * rate)
-            while at < last and len(
-                block := f.read(BLOCK, dtype="float32", always_2d=True)
-            ):
-                yield block[max(0, first - at) : max(0, last - at)], rate
-                at += len(block)
-            if at < last and os.read(output, 1):
+            at = yield from _until_the_end(f, start, end)
+            inside = end is not None and at >= round(end * f.samplerate)
+            if not inside and os.read(output, 1):
                 what = "changes its sampling rate or its channels on the way"
                 raise InputError(name, what, _WRITE_ANEW)
-            stretch(name, at, rate, start, end)
+            stretch(name, at, f.samplerate, start, end)
     finally:
         os.close(output)
         feeding.join()

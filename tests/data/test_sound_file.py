@@ -8,6 +8,7 @@ import soundfile
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.data.audio import load_source, load_utterance, source_blocks
+from espnet_prune.data.sound_file import read_blocks, seekable
 
 SECONDS = 6
 ART = b"ID3\4\0\0\0\2\0\0" + bytes(2 << 14)
@@ -193,6 +194,33 @@ def test_ogg_streams_in_a_row_are_refused(written, read, tmp_path, subtype, copi
         list(source_blocks(path, 7.5, 8.0))
     part = np.concatenate([b for b, _ in source_blocks(path, 0.0, SECONDS)])
     np.testing.assert_array_equal(part, expected)
+
+
+def streamed(flac):
+    """A FLAC as encoders write it to a pipe: the number of its samples is 0."""
+    said = int.from_bytes(flac[18:26])
+    return flac[:18] + (said >> 36 << 36).to_bytes(8) + flac[26:]
+
+
+@pytest.mark.parametrize("piped", [True, False])
+def test_streamed_flac_is_read_to_its_end(written, read, tmp_path, piped):
+    flac = written("FLAC", "PCM_16")
+    expected, fs = read(flac)
+    samples, _ = read(streamed(flac), piped)
+    np.testing.assert_array_equal(samples, expected)
+    path = str(tmp_path / "sound")
+    for source in (path, seekable(path)):  # whose own length is told
+        for start, end in ((4.5, 5.5), (4.5, None), (5.9, 6.4)):
+            blocks = [b for b, _ in read_blocks(source, path, start, end)]
+            stop = None if end is None else round(end * fs)
+            part = expected[round(start * fs) : stop]
+            np.testing.assert_array_equal(np.concatenate(blocks), part)
+        with pytest.raises(InputError, match="lasts 6.00 s, but a segment goes from 5"):
+            list(read_blocks(source, path, 5.0, 7.0))
+    assert seekable(path) != path
+    for share in (0.3, 0.9, 0.999):
+        with pytest.raises(InputError, match="sound( .)?: cannot be read as audio"):
+            read(streamed(flac)[: int(len(flac) * share)], piped)
 
 
 @pytest.mark.parametrize("length", [0xFFFFFFFF, 0x7FFFF024, 0x7FFFFFFF])
