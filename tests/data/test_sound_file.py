@@ -237,6 +237,50 @@ def test_wav_with_something_behind_its_samples_is_whole(written, read):
     assert len(read(content)[0]) == 16000 * SECONDS
 
 
+def with_length(wav, size):
+    """A WAV whose header says so many bytes of samples."""
+    at = wav.index(b"data") + 4
+    said = wav[:4] + struct.pack("<I", at - 4 + size) + wav[8:at]
+    return said + struct.pack("<I", size) + wav[at + 4 :]
+
+
+@pytest.mark.parametrize("piped", [True, False])
+@pytest.mark.parametrize("kind", ["WAV", "WAVEX"])
+def test_wav_that_holds_more_than_it_says_is_named(written, read, kind, piped):
+    """As a recorder leaves it that stopped before it wrote the length."""
+    whole = written(kind, "PCM_16")
+    for size, seconds in ((32000, 1), (0, 0)):
+        told = f"holds more than the {seconds}.00 s that it says -> write it anew"
+        with pytest.raises(InputError, match=told):
+            read(with_length(whole, size), piped)
+    short = with_length(whole, 32000)[: whole.index(b"data") + 8 + 32000]
+    assert len(read(short, piped)[0]) == 16000
+    other = with_length(short + short, 32000)
+    with pytest.raises(InputError, match="RIFF|holds more than the 1.00 s"):
+        read(other, piped)
+    with pytest.raises(InputError, match="holds no audio samples"):
+        read(with_length(whole, 0)[: whole.index(b"data") + 8], piped)
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        b"LIST\4\0\0\0abcd" * 9,
+        b"iXML\x63\0\0\0" + bytes(range(100)) + b"_PMX\4\0\0\0abcd",
+        ID3V1,
+        ART,
+        bytes(4096),
+        b"some bytes",
+    ],
+)
+def test_wav_with_chunks_or_tags_behind_its_samples_is_whole(written, read, behind):
+    for subtype, odd in (("PCM_16", b""), ("PCM_U8", b"\x80")):
+        wav = written("WAV", subtype)
+        wav = with_length(wav + odd, len(wav + odd) - wav.index(b"data") - 8)
+        for pad in {b"", bytes(len(odd))}:
+            assert len(read(wav + pad + behind)[0]) == 16000 * SECONDS + len(odd)
+
+
 def test_wav_of_a_sloppy_header_is_whole(written, read):
     """Where only the length of the samples is right."""
     content = bytearray(written("WAV", "PCM_16"))
