@@ -67,7 +67,9 @@ def test_one_recording_is_cut_and_crops_of_it_are_held_out(tmp_path):
     assert len(valid) == 1 and len(train) == 7 and not {*train} & {*valid}
 
 
-def test_other_audio_of_the_same_size_and_date_is_cut_anew(tmp_path, caplog):
+def test_other_audio_of_the_same_size_and_date_is_cut_anew(
+    tmp_path, caplog, monkeypatch
+):
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
     for i in range(2):
@@ -94,6 +96,9 @@ def test_other_audio_of_the_same_size_and_date_is_cut_anew(tmp_path, caplog):
     assert seen == [second, second] and "commands give audio: it is made" in caplog.text
     noise(folder / "1.wav", 3, 1)
     assert run(True, scp) == first
+    assert (run(True), run(False)) == (first, first)
+    monkeypatch.setattr(ssl_audio, "__version__", "0.0.0")  # of an older one
+    assert run(True) == first
 
 
 @pytest.mark.parametrize("fs, channels", [(44100, 2), (16000, 1), (8000, 2)])
