@@ -89,7 +89,7 @@ def read_audio(
             wanted = ", ".join(map(str, sorted(rates)))
             raise InputError(path, f"has {rate} Hz, the models want {wanted} Hz")
         for model in models:
-            refuse_too_long(scp, key, len(samples) / rate, model)
+            refuse_too_long(scp, {key: len(samples) / rate}, model)
         if len(samples) >= MIN_SECONDS * rate:
             audio.append(torch.from_numpy(samples[:, 0]))
     if not audio:
