@@ -61,6 +61,11 @@ SIGNIFICANCE = (
     "five or more of similar size; MAPSSWE of NIST's SCTK where that is installed."
 )
 
+DELAY = (
+    "Latency of the streaming search, from an utterance's last samples to its text "
+    "(the median; the encoder's look-ahead is waited for while audio still comes)"
+)
+
 UNITS = (
     "Kept of the dense model's, block by block: hidden units of the two feed-forward "
     "modules (ffn1, ffn2), attention heads, query/key and value dimensions of each "
@@ -98,6 +103,10 @@ def build(found: Collected, note: str) -> list[Part]:
             tables.times_table(found.times),
             Paragraph(f"{SPREAD} {BY_RUNTIME if by_runtime else BY_TORCH}"),
         ]
+        waits = {tables.label(row): row["delay"] for row in report["rows"]}
+        told = [f"{name} {1000 * s:.0f} ms" for name, s in waits.items() if s]
+        if told:
+            parts.append(Paragraph(f"{DELAY}: {', '.join(told)}."))
     parts.append(Heading("What was kept"))
     if not found.pruning:
         parts.append(Paragraph("Not known yet: export (stage 13) writes it."))
