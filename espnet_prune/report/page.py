@@ -82,9 +82,10 @@ def _length(seconds: float | None) -> str:
 def build(found: Collected, note: str) -> list[Part]:
     """Lay the report out, top to bottom."""
     report = found.report
-    parts: list[Part] = [Paragraph(text) for text in verdicts(report["rows"])]
-    warnings = [*caveats(report), *filter(None, [note])]
-    parts += [Paragraph(text, warning=True) for text in warnings]
+    # What the preset says of all numbers stands before the first of them.
+    parts: list[Part] = [Paragraph(note, warning=True)] if note else []
+    parts += [Paragraph(text) for text in verdicts(report["rows"])]
+    parts += [Paragraph(text, warning=True) for text in caveats(report)]
     parts += [
         Paragraph(
             f"Corpus: {report['corpus']}. Decoded as {report['decoding']}.yaml says."
