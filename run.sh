@@ -25,7 +25,7 @@ Data
   --test_sets        names of the test sets under data/, blanks between
   --speed_perturb    factors of stage 2, as \"0.9 1.0 1.1\"; empty: none
   --fs               sampling rate in Hz
-  --format_args      further options of stage 3, as \"--skip_bad\"
+  --format_args      further options of stage 3, as \"--skip_bad --marks drop\"
   --min_wav_duration drop shorter utterances, seconds
   --max_wav_duration drop longer utterances, seconds
   --token_type       bpe | char

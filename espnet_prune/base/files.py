@@ -85,15 +85,20 @@ def resumable_dir(path: str | Path, stamp: str) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path):
         _clear_up_after_killed_runs(path)
-        work = path.with_name(f".{path.name}.work")
+        work = unfinished(path)
         mark = work / ".stamp"
-        if not mark.is_file() or mark.read_text() != stamp:
+        if not mark.is_file() or mark.read_text() != _digest(stamp):
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir()
-            mark.write_text(stamp)
+            mark.write_text(_digest(stamp))
         yield work
         mark.unlink()
         _swap_in(work, path)
+
+
+def unfinished(path: Path) -> Path:
+    """Name the place beside ``path`` where :func:`resumable_dir` makes it."""
+    return path.with_name(f".{path.name}.work")
 
 
 def is_made_of(path: str | Path, stamp: str) -> bool:

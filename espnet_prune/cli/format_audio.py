@@ -14,10 +14,11 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+from espnet_prune import __version__
 from espnet_prune.base.errors import InputError, run_main
-from espnet_prune.base.files import is_made_of, note_made_of, resumable_dir
+from espnet_prune.base.files import note_made_of, resumable_dir
 from espnet_prune.base.table import write_table
-from espnet_prune.data.audio import AUDIO_DIGEST, file_of
+from espnet_prune.data.audio import AUDIO_DIGEST
 from espnet_prune.data.formatting import Formatted, Job, Part, format_part, split
 from espnet_prune.data.kaldi_dir import (
     DataDir,
@@ -25,6 +26,8 @@ from espnet_prune.data.kaldi_dir import (
     read_data_dir,
     write_tables,
 )
+from espnet_prune.data.sources import look_at
+from espnet_prune.data.text import MARKS, settle_marks
 from espnet_prune.running.executor import Executor, add_arguments, from_arguments
 
 _FILES_PER_FOLDER = 1000
@@ -43,6 +46,12 @@ def get_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="drop and count what cannot be read, instead of stopping",
     )
+    parser.add_argument(
+        "--marks",
+        choices=MARKS,
+        default="keep",
+        help="what to do about <noise>, [laughter], (uh) in transcripts",
+    )
     return parser
 
 
@@ -54,15 +63,18 @@ def main(argv: list[str] | None = None) -> None:
     if source.resolve() == out.resolve():
         raise InputError("--out", "is the directory to read", "give another")
     data = read_data_dir(source)
+    if not data.more:  # where <na> or <asr> is a symbol
+        data.text = settle_marks(source / "text", data.text, args.marks)
+    elif args.marks != "keep":
+        what = f"is {args.marks}, but {min(data.more)} says that these are OWSM's data"
+        raise InputError("--marks", what, "keep them: their symbols look like marks")
     executor = from_arguments(args)
-    stamp = stamp_of(data, args.fs)
-    commands = any(file_of(value) is None for value in data.wav.values())
-    if commands:  # what they give cannot be seen
-        logging.info(f"{source}: commands give audio: it is formatted anew")
-    elif is_made_of(out, stamp):
-        logging.info(f"{out}: formatted before, from the same files")
+    sources = look_at(data.wav.values(), out)
+    stamp = f"{__version__} {args.fs} {data} {sources.digests}"
+    if sources.are_those_of(out, stamp):
         return
     with resumable_dir(out, stamp) as temporary:
+        sources.note(temporary)
         files = _name_files(data)
         results = format_in_parts(
             _make_jobs(data, files, temporary, args.fs),
@@ -88,16 +100,6 @@ def main(argv: list[str] | None = None) -> None:
         shutil.rmtree(temporary / PARTS)
     if not bad:  # what was left out may be mended by then
         note_made_of(out, stamp)
-
-
-def stamp_of(data: DataDir, fs: int) -> str:
-    """Compute a SHA-256 of what the files are made of, audio by its size and date."""
-    seen = []
-    for value in data.wav.values():
-        if (file := file_of(value)) is not None:
-            now = Path(file).stat()
-            seen.append((now.st_mtime_ns, now.st_size))
-    return hashlib.sha256(f"{fs} {data} {seen}".encode()).hexdigest()
 
 
 def format_in_parts(

@@ -9,6 +9,7 @@ recordings, these stay whole, and those without one, or too long, are left out.
 """
 
 import argparse
+import hashlib
 import logging
 import shutil
 from pathlib import Path
@@ -16,11 +17,13 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from espnet_prune import __version__
 from espnet_prune.base.errors import InputError, run_main
-from espnet_prune.base.files import is_made_of, note_made_of, resumable_dir
+from espnet_prune.base.files import note_made_of, resumable_dir
 from espnet_prune.base.table import read_table, write_table
-from espnet_prune.data.audio import array_split, file_of, load_utterance
+from espnet_prune.data.audio import AUDIO_DIGEST, array_split, load_utterance
 from espnet_prune.data.kaldi_dir import find_audio
+from espnet_prune.data.sources import look_at
 from espnet_prune.data.text import normalized
 from espnet_prune.families.ssl.audio import RATE
 from espnet_prune.running.executor import add_arguments, from_arguments
@@ -76,22 +79,22 @@ def crop_name(name: str) -> str:
     return name.replace("/", "-")
 
 
-def crop(job: tuple[str, str, Path, float, bool]) -> tuple[dict[str, int], str]:
+def crop(job: tuple[str, str, Path, float, bool]) -> tuple[dict[str, int], str, str]:
     """Write the crops of a recording, or the whole of it.
 
     Returns:
-        samples by the name of the crop, and what was wrong.
+        samples by the name of the crop, what was wrong, and a SHA-256 of all crops.
     """
     name, source, folder, seconds, whole = job
     try:
         audio = load_utterance(source, RATE)
         total = sum(map(len, audio.blocks()))
     except InputError as e:
-        return {}, str(e)
+        return {}, str(e), ""
     if whole and total > seconds * RATE:
-        return {}, f"{source}: is longer than {seconds:g} s"
+        return {}, f"{source}: is longer than {seconds:g} s", ""
     parts = 1 if whole else max(1, round(total / RATE / seconds))
-    found = {}
+    found, digest = {}, hashlib.sha256()
     for number, part in enumerate(array_split(audio.blocks(), total, parts)):
         if len(part) < SHORTEST * RATE or np.sqrt(np.mean(part**2)) < SILENCE:
             continue
@@ -100,7 +103,9 @@ def crop(job: tuple[str, str, Path, float, bool]) -> tuple[dict[str, int], str]:
         part = np.clip(part, -1.0, 1.0)  # resampling overshoots a little at full scale
         soundfile.write(file, part, RATE, subtype="PCM_16", format="FLAC")
         found[key] = len(part)
-    return found, "" if found else f"{source}: is silent, or shorter than {SHORTEST} s"
+        digest.update(part)
+    error = "" if found else f"{source}: is silent, or shorter than {SHORTEST} s"
+    return found, error, digest.hexdigest()
 
 
 def held_out(
@@ -150,17 +155,12 @@ def main(argv: list[str] | None = None) -> None:
             raise InputError(args.text, what, mend)
         recordings = spoken
     executor = from_arguments(args)
-    files = [
-        Path(file) for v in recordings.values() if (file := file_of(v)) is not None
-    ]
-    seen = [
-        (str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in files if f.exists()
-    ]
-    stamp = f"{args.seconds} {recordings} {seen}" + (f" {texts}" if texts else "")
-    if is_made_of(args.out, stamp):
-        logging.info(f"{args.out}: made before, from the same files")
+    seen = look_at(recordings.values(), args.out)
+    stamp = f"{__version__} {args.seconds} {recordings} {seen.digests} {texts}"
+    if seen.are_those_of(args.out, stamp):
         return
     with resumable_dir(args.out, stamp) as work:
+        seen.note(work)
         folder = work / "audio"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -171,9 +171,12 @@ def main(argv: list[str] | None = None) -> None:
         done = executor.map(crop, jobs, args.out.parent / "log", "crops")
         made: dict[str, dict[str, int]] = {}
         wrong = []
-        for name, (found, error) in zip(recordings, done, strict=True):
+        held = hashlib.sha256()  # trainings go by it, not by how often a command ran
+        for name, (found, error, digest) in zip(recordings, done, strict=True):
+            held.update(f"{name} {found} {digest}\n".encode())
             made |= {name: found} if found else {}
             wrong += [error.split(" -> ")[0]] if error else []
+        (work / AUDIO_DIGEST).write_text(held.hexdigest())
         if wrong:
             logging.warning(f"left out {len(wrong)} recordings: {wrong[0]}")
         for which, own in held_out(args.audio, made, wrong).items():

@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import fingerprint, write_json
 from espnet_prune.base.table import read_table
-from espnet_prune.data.audio import file_of
 from espnet_prune.data.kaldi_dir import find_audio
+from espnet_prune.data.sources import look_at
 from espnet_prune.families.ssl.audio import normalizes
 from espnet_prune.families.ssl.directory import fingerprint_of, named
 from espnet_prune.families.ssl.model import read, untrained
@@ -81,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
             "train": str(probe.train),
             "test": str(probe.test),
         }
-        data = stamp_of(probe.kind, folders)
+        data = stamp_of(probe.kind, folders, args.out)
         sets: list[Labelled] = []
         stamps = {
             name: f"{data} {weights} {args.seeds} {kind.version}"
@@ -134,17 +135,29 @@ def check_probes(texts: Sequence[str]) -> list[Probe]:
     return probes
 
 
-def stamp_of(kind: str, folders: Sequence[Path]) -> str:
-    """Compute the SHA-256 that tells the data of a probe from others."""
-    table, parts = TASKS[kind].table, [kind]
+def stamp_of(kind: str, folders: Sequence[Path], out: Path) -> str:
+    """Compute the SHA-256 that tells the data of a probe from others.
+
+    What a command will give cannot be seen: with one it is never the same.
+
+    Args:
+        kind: of the probe.
+        folders: the data.
+        out: where the contents of files are noted, which are read once.
+    """
+    table, tables, values = TASKS[kind].table, [], []
     for folder in folders:
-        parts.append(fingerprint(folder / table))
-        sources = find_audio(folder, read_table(folder / "wav.scp"))
-        for value in sources.values():
-            file = file_of(value)  # None: a command's output
-            seen = Path(file).stat() if file and Path(file).is_file() else None
-            parts.append(f"{value} {seen and (seen.st_size, seen.st_mtime_ns)}")
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+        found = find_audio(folder, read_table(folder / "wav.scp"))
+        tables.append((fingerprint(folder / table), found))
+        values += found.values()
+    sources = look_at(values, out)
+    sources.note(out)
+    seen = f"{kind} {tables} {sources.digests}"
+    if sources.commands:
+        names = " and ".join(map(str, folders))
+        logging.info(f"{names}: commands give audio: it is probed anew")
+        seen += uuid.uuid4().hex
+    return hashlib.sha256(seen.encode()).hexdigest()
 
 
 if __name__ == "__main__":

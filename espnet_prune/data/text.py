@@ -3,14 +3,26 @@
 Training text and references have composed letters (one character for a letter with its
 accent, where macOS writes two: NFC, where that is shorter) and single blanks: no-break,
 ideographic and narrow blanks, tabs and Unicode's line ends are blanks. Error rates
-compare both sides in NFKC besides, for a BPE model writes full-width letters and
-ligatures as plain ones. ``<noise>``, ``[laughter]``, ``(uh)`` are words as all others.
+compare both sides as SentencePiece writes them besides (its ``nmt_nfkc``), for a BPE
+model cannot write full-width letters, ligatures or blanks of no width. Marks, which
+are ``<noise>``, ``[laughter]`` and ``(uh)``, are words as all others, or dropped or
+refused, as stage 3 is told.
 """
 
+import logging
+import re
 import unicodedata
+from functools import cache
+from pathlib import Path
+
+from espnet_prune.base.errors import InputError
 
 # Beside ``text``, of ESPnet's ``s2t.sh``: what was said before, and what CTC learns.
 MORE_TEXTS = "text.prev", "text.ctc"
+
+MARKS = "keep", "drop", "refuse"  # what can be done about them
+# Brackets that stand alone, or beside each other, with what they hold.
+_MARK = re.compile(r"(?<!\S)(?:(?:<[^<>]*>|\[[^][]*\]|\([^()]*\))[.,;:!?]*)+(?!\S)")
 
 
 def normalized(words: str) -> str:
@@ -20,7 +32,7 @@ def normalized(words: str) -> str:
 
 def comparable(words: str) -> str:
     """Return a reference or a hypothesis in the form in which the two are compared."""
-    return normalized("".join(map(_plain, words)))
+    return normalized(_sentencepiece().Normalize(normalized(words)))
 
 
 def _composed(word: str) -> str:
@@ -29,7 +41,43 @@ def _composed(word: str) -> str:
     return composed if len(composed) <= len(word) else word
 
 
-def _plain(character: str) -> str:
-    """Fold a character; an accent that stands alone would become a blank, and stays."""
-    folded = unicodedata.normalize("NFKC", character)
-    return character if " " in folded and not character.isspace() else folded
+def settle_marks(path: Path, text: dict[str, str], how: str) -> dict[str, str]:
+    """Keep or drop the marks of all transcripts, and count them in the log.
+
+    Args:
+        path: the table that holds the transcripts, for messages.
+        text: utterance id -> words, in the order of the table.
+        how: one of :data:`MARKS`.
+
+    Returns:
+        utterance id -> words; "" where there was nothing but marks, and they are
+        dropped.
+
+    Raises:
+        InputError: there are some, and they are to be refused.
+    """
+    without, count, examples = {}, 0, []
+    for number, (utterance, words) in enumerate(text.items(), 1):
+        left, found = _MARK.subn("", words)
+        without[utterance] = normalized(left)
+        if found:
+            count += found
+            examples.append(f"line {number}: {_MARK.search(words)[0]}")
+    if not examples:
+        return text
+    if how == "refuse":
+        line = examples[0].split(":")[0].removeprefix("line ")
+        what = f"{len(examples)} transcripts hold marks ({'; '.join(examples[:3])})"
+        mend = "take them out, or give --marks keep or drop (--format_args)"
+        raise InputError(f"{path}:{line}", what, mend)
+    done = "dropped" if how == "drop" else "kept as words"
+    told = f"{count} marks in {len(examples)} transcripts are {done}"
+    logging.info(f"{path}: {told} ({'; '.join(examples[:3])})")
+    return without if how == "drop" else text
+
+
+@cache
+def _sentencepiece():
+    import sentencepiece  # only scoring needs it
+
+    return sentencepiece.SentencePieceNormalizer(rule_name="nmt_nfkc")

@@ -1,16 +1,19 @@
 """Stages 2 to 4: speed perturbation, formatting, filtering."""
 
 import os
+import shutil
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
 from espnet_prune.base.errors import InputError
+from espnet_prune.base.files import fingerprint
 from espnet_prune.base.table import read_table
-from espnet_prune.data import sound_file
+from espnet_prune.data import sound_file, sources
 from espnet_prune.data.audio import audio_digest
 from espnet_prune.data.formatting import Job, Part, format_part, format_utterance, split
 from espnet_prune.data.kaldi_dir import Segment, read_data_dir
@@ -94,10 +97,45 @@ def test_format_is_not_repeated_unless_something_changed(
     made = file.stat().st_mtime_ns
     with caplog.at_level("INFO"):
         cli(FORMAT, *options)
-    assert file.stat().st_mtime_ns == made and "formatted before" in caplog.text
+    assert file.stat().st_mtime_ns == made and "made before" in caplog.text
     soundfile.write(folder / "s-1.wav", tone(0.3, 16000), 16000)
     cli(FORMAT, *options)
     assert read_table(out / "utt2num_samples") == {"s-1": "4800"}
+
+
+def test_other_audio_of_the_same_size_and_date_is_seen(
+    cli, make_dir, tmp_path, tone, caplog, monkeypatch
+):
+    folder, out = make_dir(), tmp_path / "out"
+    options, other = ("--in", folder, "--out", out), tmp_path / "other.wav"
+    read = []
+    monkeypatch.setattr(
+        sources, "fingerprint", lambda file: read.append(file) or fingerprint(file)
+    )
+
+    def run(again):
+        caplog.clear()
+        read.clear()
+        with caplog.at_level("INFO"):
+            cli(FORMAT, *options)
+        assert ("made before" in caplog.text) != again
+        return sorted(Path(f).name for f in read), audio_digest(out / "wav.scp")
+
+    names, first = run(True)
+    assert names == ["s-0.wav", "s-1.wav", "s-2.wav"]
+    assert run(False) == ([], first)  # nothing is read
+    soundfile.write(other, -tone(1.0, 16000), 16000)
+    dates = (folder / "s-1.wav").stat()
+    os.utime(other, ns=(dates.st_atime_ns, dates.st_mtime_ns))
+    shutil.copy2(other, folder / "s-1.wav")
+    assert (folder / "s-1.wav").stat().st_mtime_ns == dates.st_mtime_ns
+    names, second = run(True)
+    assert names == ["s-1.wav"] and second != first
+    (folder / "s-2.wav").touch()  # the same contents
+    assert run(False) == (["s-2.wav"], second)
+    assert run(False) == ([], second)
+    monkeypatch.setattr("espnet_prune.cli.format_audio.__version__", "0.0.0")
+    assert run(True) == ([], second)
 
 
 def test_format_is_the_same_as_an_array_of_jobs(
@@ -219,6 +257,40 @@ def test_other_audio_of_the_same_length_is_seen(cli, make_dir, tmp_path, tone):
         marks = [tmp_path / name / ".made_of" for name in ("org", "kept")]
         assert marks[0].read_text() == marks[1].read_text()
     assert seen[0] != seen[1]
+
+
+MARKED = {
+    "s-0": "<noise> A [LAUGHTER], B",
+    "s-1": "(uh huh) [breath]<noise>",
+    "s-2": "C(D) <E [wh]at",  # no marks: within words, or open
+}
+
+
+def test_marks_are_kept_dropped_or_refused(cli, make_dir, tmp_path, caplog):
+    folder, out = make_dir(), tmp_path / "out"
+    (folder / "text").write_text("".join(f"{u} {w}\n" for u, w in MARKED.items()))
+    dropped = {"s-0": "A B", "s-1": "", "s-2": MARKED["s-2"]}
+    for options, text, done in (
+        ((), MARKED, "kept as words"),
+        (("--marks", "drop"), dropped, "dropped"),
+        (("--marks", "keep"), MARKED, "kept as words"),
+    ):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            cli(FORMAT, "--in", folder, "--out", out, *options)
+        assert read_table(out / "text") == text
+        assert (
+            f"text: 4 marks in 2 transcripts are {done} (line 1: <noise>; line 2: ("
+            in caplog.text
+        )
+    told = r"x/text:2: 1 transcripts hold marks \(line 2: .* -> take them out"
+    (folder / "text").write_text(f"s-0 A\ns-1 {MARKED['s-1']}\ns-2 B\n")
+    with pytest.raises(InputError, match=told):
+        cli(FORMAT, "--in", folder, "--out", out, "--marks", "refuse")
+    for name in ("text.prev", "text.ctc"):
+        (folder / name).write_text("s-0 <na>\ns-1 <na>\ns-2 <na>\n")
+    with pytest.raises(InputError, match="symbols look like marks"):
+        cli(FORMAT, "--in", folder, "--out", out, "--marks", "drop")
 
 
 def test_what_goes_beyond_full_scale_is_scaled_and_told(

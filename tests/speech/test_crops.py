@@ -1,5 +1,6 @@
 """Audio of any kind becomes crops."""
 
+import os
 import tracemalloc
 
 import numpy as np
@@ -66,6 +67,35 @@ def test_one_recording_is_cut_and_crops_of_it_are_held_out(tmp_path):
     assert len(valid) == 1 and len(train) == 7 and not {*train} & {*valid}
 
 
+def test_other_audio_of_the_same_size_and_date_is_cut_anew(tmp_path, caplog):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for i in range(2):
+        noise(folder / f"{i}.wav", 3, i)
+
+    def run(again, source=folder):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            made(source, tmp_path)
+        assert ("made before" in caplog.text) != again
+        return (out / "audio.sha256").read_text()
+
+    first = run(True)
+    assert run(False) == first
+    dates = (folder / "1.wav").stat()
+    noise(folder / "1.wav", 3, 9)
+    os.utime(folder / "1.wav", ns=(dates.st_atime_ns, dates.st_mtime_ns))
+    second = run(True)
+    assert second != first and run(False) == second
+    # What a command gives cannot be seen; trainings go on if it was the same.
+    scp = tmp_path / "wav.scp"
+    scp.write_text(f"0 {folder}/0.wav\n1 cat {folder}/1.wav |\n")
+    seen = [run(True, scp) for _ in range(2)]
+    assert seen == [second, second] and "commands give audio: it is made" in caplog.text
+    noise(folder / "1.wav", 3, 1)
+    assert run(True, scp) == first
+
+
 @pytest.mark.parametrize("fs, channels", [(44100, 2), (16000, 1), (8000, 2)])
 @pytest.mark.parametrize("short", [0, 1 << 22])  # samples that are kept
 def test_crops_are_those_of_the_whole_at_once(
@@ -76,7 +106,7 @@ def test_crops_are_those_of_the_whole_at_once(
     soundfile.write(tmp_path / "a.wav", wave, fs, subtype="FLOAT")
     mono = wave.astype(np.float32).mean(axis=1, dtype=np.float32)
     whole = soxr.resample(mono, fs, 16000)
-    found, _ = ssl_audio.crop(("a", str(tmp_path / "a.wav"), tmp_path, 2.0, False))
+    found, *_ = ssl_audio.crop(("a", str(tmp_path / "a.wav"), tmp_path, 2.0, False))
     expected = np.array_split(whole, 5)
     assert [*found.values()] == [len(part) for part in expected]
     for key, part in zip(found, expected, strict=True):
@@ -90,7 +120,7 @@ def test_memory_of_a_cut_does_not_grow_with_the_length(tmp_path):
     for seconds in (120, 240):
         soundfile.write(path, np.full((44100 * seconds, 2), 999, np.int16), 44100)
         tracemalloc.start()
-        found, _ = ssl_audio.crop(("a", str(path), tmp_path, 4.0, False))
+        found, *_ = ssl_audio.crop(("a", str(path), tmp_path, 4.0, False))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert len(found) == seconds / 4

@@ -1,6 +1,7 @@
 """Costs and probes of several encoders stand in one report."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -48,6 +49,30 @@ def test_report_compares_costs_and_probes(dense, compact, tmp_path, capsys, capl
     assert "there is no score" in (out / "report.html").read_text()
     assert "## Measured" in (compact / "README.md").read_text()
     assert "compact -50 % params+macs" in capsys.readouterr().out
+
+
+def test_audio_of_a_probe_is_seen_by_its_contents(tmp_path, caplog):
+    folders = [tmp_path / "train", tmp_path / "test"]
+    for folder in folders:
+        folder.mkdir()
+        soundfile.write(folder / "u.wav", np.full(100, 0.1), 16000)
+        (folder / "text").write_text("u a\n")
+        (folder / "wav.scp").write_text("u u.wav\n")
+
+    def stamp():
+        return ssl_probe.stamp_of("words", folders, tmp_path / "out")
+
+    first, file = stamp(), folders[1] / "u.wav"
+    assert stamp() == first
+    dates = file.stat()
+    soundfile.write(file, np.full(100, 0.2), 16000)
+    os.utime(file, ns=(dates.st_atime_ns, dates.st_mtime_ns))
+    second = stamp()
+    assert second != first and stamp() == second
+    (folders[1] / "wav.scp").write_text(f"u cat {file} |\n")
+    with caplog.at_level("INFO"):
+        assert stamp() != stamp()
+    assert "commands give audio: it is probed anew" in caplog.text
 
 
 def test_score_puts_log_mel_at_0_and_dense_at_1000_whichever_way_is_up():
