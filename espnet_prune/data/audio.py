@@ -16,7 +16,8 @@ import soxr
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import fingerprint
 from espnet_prune.base.table import read_table
-from espnet_prune.data.sound_file import BLOCK, MEND, Source, read_blocks, stretch
+from espnet_prune.data.sound_file import BLOCK, MEND, read_blocks, stretch
+from espnet_prune.data.sound_length import Source
 
 AUDIO_DIGEST = "audio.sha256"  # in a formatted set: a digest of all its samples
 # Beyond full scale: an instant is clipped, more is scaled, and far more is a mistake.

@@ -13,7 +13,8 @@ from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import write_json
 from espnet_prune.data.audio import Opener, file_of, load_utterance, open_source
 from espnet_prune.data.kaldi_dir import Segment
-from espnet_prune.data.sound_file import Source, seekable
+from espnet_prune.data.sound_file import seekable
+from espnet_prune.data.sound_length import Source
 
 
 @dataclass(frozen=True)

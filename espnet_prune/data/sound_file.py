@@ -1,43 +1,36 @@
 """Read a sound file to its end, or say that it has none: what decodes is its length."""
 
-import mmap
 import os
-import re
 import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import nullcontext, suppress
-from typing import IO
+from collections.abc import Generator, Iterator
+from contextlib import suppress
 
 import numpy as np
 import soundfile
 
 from espnet_prune.base.errors import InputError
+from espnet_prune.data.sound_length import (
+    MP3_LENGTH,
+    Source,
+    behind_id3,
+    goes_on,
+    is_chained,
+    is_cut_off,
+    opened,
+    tells_its_length,
+)
 
 # Kaldi's extract-segments forgives an end this far behind the recording's (seconds).
 _MAX_OVERSHOOT = 0.5
 MEND = 'replace or remove the recording, or drop such: --format_args "--skip_bad"'
 _WRITE_ANEW = f"write it anew as one (ffmpeg -i FILE NEW.flac), or {MEND}"
-# Where libsndfile finds fewer samples than a header says: in WAV, AIFF, AU, W64, RF64.
-_SHORT = re.compile(
-    r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.M
-)
-_SPHERE_LENGTH = re.compile(rb"^sample_count -i (\d+)", re.M)  # of each channel
-_STREAMED = 0x40000000  # from here on a length says: written before it was known
-_PADDING = 64  # bytes, of SPHERE samples, by which sloppy headers are off
-_OGG_PAGE = 65307  # bytes, at most
-_FIRST_PAGE = re.compile(rb"OggS\0[\2\3\6\7]")  # of a stream
-_LATER_PAGE = re.compile(rb"OggS\0[\0\1\4\5]")
-# A frame of MP3 that says the file's length, behind the side information.
-_MP3_LENGTH = re.compile(
-    rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb].{11,36}(Xing|Info|VBRI).{16}", re.DOTALL
-)
+_BELIEVE_NOT = f"write it anew (ffmpeg -ignore_length 1 -i FILE NEW.flac), or {MEND}"
+_UNTOLD = 2**63 - 1  # samples that libsndfile says of a FLAC that was streamed
 _RUN_UP = 32 * 1152  # samples: a frame of MP3 is made of those before it, too
 BLOCK = 1 << 16  # samples: what is in memory of a recording of hours
-
-Source = str | IO[bytes]  # a path, or a file without a name
 
 
 class _Stream(soundfile.SoundFile):
@@ -71,16 +64,23 @@ def read_blocks(
     try:
         if not isinstance(source, str):
             source.seek(0)
-        # Only the stretch is decoded, but of an MP3 that does not tell its length: a
+        # Only the stretch is decoded, but of a file that does not tell its length: a
         # recording of hours may have a thousand.
         with _Stream(source) as f:
-            if f.format == "MP3" and not _tells_its_length(source):
+            if f.format == "MP3" and not tells_its_length(source):
                 yield from _read_to_the_end(source, name, start, end)
                 return
-            if _is_cut_off(f, source):
+            if f.frames == _UNTOLD:
+                at = yield from _until_the_end(f, start, end)
+                stretch(name, at, f.samplerate, start, end)
+                return
+            if is_cut_off(f, source):
                 raise InputError(name, "ends before its length says", MEND)
             within = end is not None and end * f.samplerate <= len(f)
-            if f.format == "OGG" and not within and _is_chained(source):
+            if goes_on(source):
+                what = f"holds more than the {len(f) / f.samplerate:.2f} s that it says"
+                raise InputError(name, what, _BELIEVE_NOT)
+            if f.format == "OGG" and not within and is_chained(source):
                 what = "is several Ogg streams in a row, and the first alone is read"
                 raise InputError(name, what, _WRITE_ANEW)
             first, last = stretch(name, len(f), f.samplerate, start, end)
@@ -105,15 +105,17 @@ def read_blocks(
 def seekable(source: Source) -> Source:
     """Return a file with the same samples, a stretch of which is soon found.
 
-    That is the file itself; or, of an MP3 that does not tell its length, one without a
+    That is the file itself; or, of one that does not tell its length, one without a
     name, in ``TMPDIR``, of what it decodes to: an hour of 44.1 kHz stereo is 1.3 GB.
     """
     with suppress(InputError, soundfile.LibsndfileError, OSError):  # who reads it tells
         if not isinstance(source, str):
             source.seek(0)
         with soundfile.SoundFile(source) as f:
-            kind, rate, channels = f.format, f.samplerate, f.channels
-        if kind == "MP3" and not _tells_its_length(source):
+            rate, channels = f.samplerate, f.channels
+            told = f.frames < _UNTOLD
+            told = told and (f.format != "MP3" or tells_its_length(source))
+        if not told:
             decoded = tempfile.TemporaryFile()
             with soundfile.SoundFile(
                 decoded, "w", rate, channels, "FLOAT", format="W64"
@@ -146,74 +148,17 @@ def stretch(
     return first, min(last, total)
 
 
-def _opened(source: Source):
-    return open(source, "rb") if isinstance(source, str) else nullcontext(source)
-
-
-def _bytes(source: Source, start: int, count: int) -> bytes:
-    """Read some of a file's bytes; a negative ``start`` counts from the end."""
-    with _opened(source) as f:
-        size = os.fstat(f.fileno()).st_size
-        # Who reads the file itself goes on where it was.
-        return os.pread(f.fileno(), count, max(0, size + start) if start < 0 else start)
-
-
-def _is_cut_off(f: soundfile.SoundFile, source: Source) -> bool:
-    """Tell whether a header, or the lack of a last page, says that the end is gone."""
-    if f.format == "OGG":
-        tail = _bytes(source, -_OGG_PAGE, _OGG_PAGE)
-        page = tail[max(tail.rfind(b"OggS"), 0) :]
-        sizes = page[27 : 27 + page[26]] if len(page) > 26 else b""
-        whole = len(sizes) and len(page) >= 27 + len(sizes) + sum(sizes)
-        return not (whole and page[5] & 4)
-    if f.format == "NIST":  # SPHERE, of which libsndfile asks the file's size alone
-        said = _SPHERE_LENGTH.search(_bytes(source, 0, 1024))
-        return bool(said) and len(f) + _PADDING < int(said[1])
-    found = (map(int, pair) for pair in _SHORT.findall(f.extra_info))
-    return any(there + _PADDING < said < _STREAMED for said, there in found)
-
-
-def _is_chained(ogg: Source) -> bool:
-    """Tell whether a stream begins behind another: libsndfile reads the first."""
-    with _opened(ogg) as f:
-        pages = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
-    with pages:
-        later = _LATER_PAGE.search(pages)
-        return bool(later and _FIRST_PAGE.search(pages, later.end()))
-
-
-def _behind_id3(mp3: Source) -> int:
-    """Find where the tags end that an MP3 file may begin with."""
-    at = 0
-    while (head := _bytes(mp3, at, 10))[:3] == b"ID3":
-        size = 0
-        for byte in head[6:10]:
-            size = size * 128 + byte
-        at += 10 + size
+def _until_the_end(
+    f: soundfile.SoundFile, start: float, end: float | None
+) -> Generator[tuple[np.ndarray, int], None, int]:
+    """Decode from the first sample on, and return how many there were until the end."""
+    at, rate = 0, f.samplerate
+    first = round(start * rate)
+    last = sys.maxsize if end is None else round(end * rate)
+    while at < last and len(block := f.read(BLOCK, dtype="float32", always_2d=True)):
+        yield block[max(0, first - at) : max(0, last - at)], rate
+        at += len(block)
     return at
-
-
-def _tells_its_length(mp3: Source) -> bool:
-    """Tell whether an MP3 file says its length, and nothing but tags is behind that.
-
-    Without one libsndfile takes the rate of the first frame for that of all. What was
-    joined of several files says the length of the first.
-    """
-    at = _behind_id3(mp3)
-    first = _bytes(mp3, at, 4096)
-    if (found := _MP3_LENGTH.search(first)) is None:
-        return False
-    said = first[found.start(1) :]
-    if found[1] == b"VBRI":
-        size = said[10:14]
-    else:  # flags, a number of frames, a size: the flags tell which there are
-        size = said[12:16] if said[7] & 1 else said[8:12]
-        size = size if said[7] & 2 else b""
-    at += found.start() + int.from_bytes(size)
-    while (behind := _bytes(mp3, at, 4096)).startswith((b"TAG", b"APETAGEX")):
-        ape = 32 + int.from_bytes(behind[12:16], "little")
-        at += 128 if behind.startswith(b"TAG") else ape
-    return not behind.strip(b"\0")
 
 
 def _read_to_the_end(
@@ -224,10 +169,10 @@ def _read_to_the_end(
 
     def feed() -> None:
         with suppress(BrokenPipeError), os.fdopen(given, "wb") as pipe:
-            with _opened(source) as f:
-                f.seek(_behind_id3(source))
+            with opened(source) as f:
+                f.seek(behind_id3(source))
                 first = f.read(4096)
-                if found := _MP3_LENGTH.search(first):  # or decoding would end there
+                if found := MP3_LENGTH.search(first):  # or decoding would end there
                     mark = found.start(1)
                     first = first[:mark] + bytes(4) + first[mark + 4 :]
                 pipe.write(first)
@@ -237,18 +182,12 @@ def _read_to_the_end(
     feeding.start()
     try:
         with soundfile.SoundFile(output, closefd=False) as f:
-            at, rate = 0, f.samplerate
-            first = round(start * rate)
-            last = sys.maxsize if end is None else round(end * rate)
-            while at < last and len(
-                block := f.read(BLOCK, dtype="float32", always_2d=True)
-            ):
-                yield block[max(0, first - at) : max(0, last - at)], rate
-                at += len(block)
-            if at < last and os.read(output, 1):
+            at = yield from _until_the_end(f, start, end)
+            inside = end is not None and at >= round(end * f.samplerate)
+            if not inside and os.read(output, 1):
                 what = "changes its sampling rate or its channels on the way"
                 raise InputError(name, what, _WRITE_ANEW)
-            stretch(name, at, rate, start, end)
+            stretch(name, at, f.samplerate, start, end)
     finally:
         os.close(output)
         feeding.join()

@@ -8,6 +8,7 @@ import soundfile
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.data.audio import load_source, load_utterance, source_blocks
+from espnet_prune.data.sound_file import read_blocks, seekable
 
 SECONDS = 6
 ART = b"ID3\4\0\0\0\2\0\0" + bytes(2 << 14)
@@ -195,6 +196,33 @@ def test_ogg_streams_in_a_row_are_refused(written, read, tmp_path, subtype, copi
     np.testing.assert_array_equal(part, expected)
 
 
+def streamed(flac):
+    """A FLAC as encoders write it to a pipe: the number of its samples is 0."""
+    said = int.from_bytes(flac[18:26])
+    return flac[:18] + (said >> 36 << 36).to_bytes(8) + flac[26:]
+
+
+@pytest.mark.parametrize("piped", [True, False])
+def test_streamed_flac_is_read_to_its_end(written, read, tmp_path, piped):
+    flac = written("FLAC", "PCM_16")
+    expected, fs = read(flac)
+    samples, _ = read(streamed(flac), piped)
+    np.testing.assert_array_equal(samples, expected)
+    path = str(tmp_path / "sound")
+    for source in (path, seekable(path)):  # whose own length is told
+        for start, end in ((4.5, 5.5), (4.5, None), (5.9, 6.4)):
+            blocks = [b for b, _ in read_blocks(source, path, start, end)]
+            stop = None if end is None else round(end * fs)
+            part = expected[round(start * fs) : stop]
+            np.testing.assert_array_equal(np.concatenate(blocks), part)
+        with pytest.raises(InputError, match="lasts 6.00 s, but a segment goes from 5"):
+            list(read_blocks(source, path, 5.0, 7.0))
+    assert seekable(path) != path
+    for share in (0.3, 0.9, 0.999):
+        with pytest.raises(InputError, match="sound( .)?: cannot be read as audio"):
+            read(streamed(flac)[: int(len(flac) * share)], piped)
+
+
 @pytest.mark.parametrize("length", [0xFFFFFFFF, 0x7FFFF024, 0x7FFFFFFF])
 def test_streamed_wav_that_does_not_know_its_length_is_whole(written, read, length):
     content = bytearray(written("WAV", "PCM_16"))
@@ -207,6 +235,50 @@ def test_streamed_wav_that_does_not_know_its_length_is_whole(written, read, leng
 def test_wav_with_something_behind_its_samples_is_whole(written, read):
     content = written("WAV", "PCM_16") + b"LIST\4\0\0\0abcd"
     assert len(read(content)[0]) == 16000 * SECONDS
+
+
+def with_length(wav, size):
+    """A WAV whose header says so many bytes of samples."""
+    at = wav.index(b"data") + 4
+    said = wav[:4] + struct.pack("<I", at - 4 + size) + wav[8:at]
+    return said + struct.pack("<I", size) + wav[at + 4 :]
+
+
+@pytest.mark.parametrize("piped", [True, False])
+@pytest.mark.parametrize("kind", ["WAV", "WAVEX"])
+def test_wav_that_holds_more_than_it_says_is_named(written, read, kind, piped):
+    """As a recorder leaves it that stopped before it wrote the length."""
+    whole = written(kind, "PCM_16")
+    for size, seconds in ((32000, 1), (0, 0)):
+        told = f"holds more than the {seconds}.00 s that it says -> write it anew"
+        with pytest.raises(InputError, match=told):
+            read(with_length(whole, size), piped)
+    short = with_length(whole, 32000)[: whole.index(b"data") + 8 + 32000]
+    assert len(read(short, piped)[0]) == 16000
+    other = with_length(short + short, 32000)
+    with pytest.raises(InputError, match="RIFF|holds more than the 1.00 s"):
+        read(other, piped)
+    with pytest.raises(InputError, match="holds no audio samples"):
+        read(with_length(whole, 0)[: whole.index(b"data") + 8], piped)
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        b"LIST\4\0\0\0abcd" * 9,
+        b"iXML\x63\0\0\0" + bytes(range(100)) + b"_PMX\4\0\0\0abcd",
+        ID3V1,
+        ART,
+        bytes(4096),
+        b"some bytes",
+    ],
+)
+def test_wav_with_chunks_or_tags_behind_its_samples_is_whole(written, read, behind):
+    for subtype, odd in (("PCM_16", b""), ("PCM_U8", b"\x80")):
+        wav = written("WAV", subtype)
+        wav = with_length(wav + odd, len(wav + odd) - wav.index(b"data") - 8)
+        for pad in {b"", bytes(len(odd))}:
+            assert len(read(wav + pad + behind)[0]) == 16000 * SECONDS + len(odd)
 
 
 def test_wav_of_a_sloppy_header_is_whole(written, read):
