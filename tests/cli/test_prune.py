@@ -36,6 +36,7 @@ def test_an_experiment_and_a_kaldi_directory_give_a_compact_model(
     out = tmp_path / "out"
     options = {"prune_options": SHORT, "finetune_options": SHORT, "nj": 1}
     options["beam_size"] = 2
+    options["finetune_options"] = (*SHORT, "--batch_type", "folded")
     speech2text = espnet_prune.prune(dense, kaldi, out, model="model.pth", **options)
     speech, _ = soundfile.read(kaldi.parent / read_table(kaldi / "wav.scp")["utt03"])
     assert isinstance(speech2text(speech)[0][0], str)
