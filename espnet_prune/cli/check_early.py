@@ -114,12 +114,17 @@ def check_dense(args: argparse.Namespace, config: dict[str, Any]) -> None:
         require(kind_of(config), "runtime", "--precisions int8")
 
 
-def check_teacher(config: Path, weights: Path, fs: int | None = None) -> None:
+def check_teacher(
+    config: Path, weights: Path, fs: int | None = None
+) -> argparse.Namespace:
     """Load a teacher, and what makes its tokens: whatever its files lack shows.
 
     Args:
         config, weights: of the teacher.
         fs: rate of the audio to come, in Hz.
+
+    Returns:
+        the options of its training.
     """
     import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 
@@ -141,6 +146,7 @@ def check_teacher(config: Path, weights: Path, fs: int | None = None) -> None:
         reason = ": ".join([type(e).__name__, *str(e).strip().splitlines()[:1]])
         what = f"its token_type {told.token_type} cannot be used here ({reason})"
         raise InputError(config, what, "install what it needs") from e
+    return told
 
 
 def check_hardware(args: argparse.Namespace) -> None:

@@ -15,6 +15,10 @@ from espnet_prune.training.recipe import OWN_KEYS
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
+# ESPnet's parser would not let these be none, its tasks do: features, or none wanted.
+_NONE = "frontend", "encoder"
+
+
 class OneLineParser(argparse.ArgumentParser):
     """A parser whose ``prog`` is the option of ours that holds the command line."""
 
@@ -69,6 +73,8 @@ def check_values(source: object, config: Mapping[str, Any]) -> None:
     for action in espnet_parser()._actions:
         value = config.get(action.dest)
         if value == action.default or action.nargs == 0 or action.dest == "config":
+            continue
+        if action.dest in _NONE and value in (None, "none"):
             continue
         if isinstance(action.default, dict):
             if not isinstance(value or {}, Mapping):
