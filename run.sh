@@ -112,7 +112,8 @@ fi
 [[ " ${test_sets} " != *" ${valid_set} "* ]] ||
     die "--valid_set ${valid_set}: is a test set, too -> give it a copy of another name"
 . ./path.sh
-# Hours lie between this and the stages that would notice.
+# Hours lie between this and the stages that would notice; it takes some seconds.
+echo "checking options, models and machine"
 machine=()
 if [ -z "${cuda_cmd}" ] && { runs 11 || runs 12 || runs 14; }; then machine+=(--ngpu "${ngpu}"); fi
 if [ "${executor}" = local ] && { runs 15 || runs 17; }; then
