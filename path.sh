@@ -34,6 +34,5 @@ else
 fi
 export PATH
 export PYTHONPATH=${root}${PYTHONPATH:+:${PYTHONPATH}}
-python3 "${check}" --shadowed || exit 2
 export PYTHONIOENCODING=UTF-8
 export LC_ALL=C.UTF-8

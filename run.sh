@@ -112,7 +112,8 @@ fi
 [[ " ${test_sets} " != *" ${valid_set} "* ]] ||
     die "--valid_set ${valid_set}: is a test set, too -> give it a copy of another name"
 . ./path.sh
-# Hours lie between this and the stages that would notice.
+# Hours lie between this and the stages that would notice; it takes some seconds.
+echo "checking options, models and machine"
 machine=()
 if [ -z "${cuda_cmd}" ] && { runs 11 || runs 12 || runs 14; }; then machine+=(--ngpu "${ngpu}"); fi
 if [ "${executor}" = local ] && { runs 15 || runs 17; }; then
@@ -157,11 +158,6 @@ while read -r _ name goal; do
     pruned+=("exp/${tag}_pruned_${name}") goals+=("${goal}") compacts+=("exp/${tag}_compact_${goal}")
 done <<<"${rungs}"
 decode_tag=decode_$(basename "${inference_config}" .yaml)
-fold() { # config options lengths: of ESPnet's default batches, unless it has its own
-    [[ "$(<"$1") $2" != *fold_length* ]] || return 1
-    [[ $2 == *"batch_type folded"* ]] || ! grep -q "^batch_type: *[^ f]" "$1" || return 1
-    printf -- "--fold_length %s " "${@:3}"
-}
 tag_in() { # precision
     echo "${decode_tag}$([ "$1" = fp32 ] || echo "_$1")"
 }
@@ -264,19 +260,17 @@ if [ -z "${teacher_tag}" ] && begin 11 "train the dense model in ${dense}"; then
     if grep -q "^normalize: *global_mvn" "${asr_config}"; then
         mvn=(--normalize_conf "stats_file=${stats}/train/feats_stats.npz")
     fi
-    # shellcheck disable=SC2046,SC2086
+    # shellcheck disable=SC2086
     python3 -m espnet_prune.cli.progress --log "${dense}/train.log" "${launch[@]}" -- \
         python3 -m espnet_prune.cli.asr_train --output_dir "${dense}" --ngpu "${ngpu}" \
         --config "${asr_config}" "${token_args[@]}" "${mvn[@]}" "${data[@]}" \
         --train_shape_file "${stats}/train/speech_shape" \
         --train_shape_file "${stats}/train/text_shape.${token_type}" \
         --valid_shape_file "${stats}/valid/speech_shape" \
-        --valid_shape_file "${stats}/valid/text_shape.${token_type}" \
-        $(fold "${asr_config}" "${asr_args}" 80000 150) ${asr_args}
+        --valid_shape_file "${stats}/valid/text_shape.${token_type}" ${asr_args}
 fi
 if runs 12 || runs 13 || runs 14; then
     # A student needs the lengths of its data only, no statistics: stage 10 can be skipped.
-    # shellcheck disable=SC2046
     python3 -m espnet_prune.cli.ladder --family espnet --elapsed "${SECONDS}" \
         --stages "$(for n in 12 13 14; do ! runs ${n} || printf "%s " ${n}; done)" \
         --method "${method}" --targets "${targets}" --target_kind "${target_kind}" \
@@ -286,8 +280,6 @@ if runs 12 || runs 13 || runs 14; then
         --made "${teacher_config}" "${teacher_model}" "${launch[@]}" -- "${data[@]}" \
         --train_shape_file "dump/raw/${sp_set}/utt2num_samples" \
         --valid_shape_file "dump/raw/${valid_set}/utt2num_samples" \
-        $(fold "${prune_config}" "${prune_args}" 80000 ||
-            fold "${finetune_config}" "${finetune_args}" 80000) \
         --teacher_config "${teacher_config}" --teacher_model "${teacher_model}"
 fi
 [ "${inference_model}" = pruned.pth ] && made_by=13 || made_by=14

@@ -1,7 +1,4 @@
-"""Does this Python satisfy a requirements file? Exit 0 if so; needs no package.
-
-With ``--shadowed``: is the ``espnet2`` that is imported the one that is installed?
-"""
+"""Does this Python satisfy a requirements file? Exit 0 if so; needs no package."""
 
 import re
 import sys
@@ -50,22 +47,7 @@ def _is_for_this_python(pin: re.Match[str]) -> bool:
     return newer == (pin["when"] == ">=")
 
 
-def shadowed() -> str | None:
-    """Say which other version of ESPnet comes first, by ``PYTHONPATH`` perhaps."""
-    import espnet2
-
-    installed, found = metadata.version("espnet"), espnet2.__version__
-    if found == installed:
-        return None
-    return (
-        f"error: {espnet2.__file__} is of ESPnet {found}, and {installed} is installed "
-        "-> take its folder out of PYTHONPATH"
-    )
-
-
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--shadowed"]:
-        sys.exit(shadowed())
     problems = unmet(Path(sys.argv[1]))
     if problems:
         print("\n".join(problems), file=sys.stderr)

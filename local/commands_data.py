@@ -11,8 +11,7 @@ import re
 from pathlib import Path
 
 from espnet_prune.base.errors import InputError, run_main
-from espnet_prune.base.table import read_table
-from espnet_prune.data.kaldi_dir import find_audio
+from espnet_prune.data.kaldi_dir import read_data_dir
 from espnet_prune.data.strings import Split, Word, fetch, get_parser, write_strings
 
 NAME = "speech_commands"
@@ -21,7 +20,7 @@ URL = f"http://download.tensorflow.org/data/{ARCHIVE}"
 USES = {"train": 2, "dev": 2, "test": 4}  # of a recording
 LONGEST = 6  # words in a string
 EVERY = 10  # of so many speakers one is for development, and one for the tests
-# Of a file: its speaker, and in the folder of other words also the word.
+# A file's name has its speaker, and in the folder of other words also the word.
 _FILE = re.compile(r"(?:([a-z]+)_)?([0-9a-f]{8})_nohash_\d+")
 
 
@@ -44,12 +43,16 @@ def find_recordings(downloads: Path) -> Split:
 
 def read_set(folder: Path) -> dict[str, list[Word]]:
     """Read the recordings of a Kaldi directory by speaker."""
-    tables = (read_table(folder / name) for name in ("text", "utt2spk"))
-    text, speakers = tables
-    audio = find_audio(folder, read_table(folder / "wav.scp"))
+    data = read_data_dir(folder)
+    if data.segments is not None:
+        raise InputError(
+            folder / "segments", "is not used", "give a file for each word"
+        )
     found: dict[str, list[Word]] = {}
-    for utt, path in sorted(audio.items()):
-        found.setdefault(speakers[utt], []).append(Word(Path(path), text[utt]))
+    for utt, path in sorted(data.wav.items()):
+        found.setdefault(data.speakers[utt], []).append(
+            Word(Path(path), data.text[utt])
+        )
     return found
 
 

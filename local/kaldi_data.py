@@ -10,7 +10,7 @@ import logging
 from pathlib import Path
 
 from espnet_prune.base.errors import InputError, run_main
-from espnet_prune.data.kaldi_dir import read_data_dir, write_data_dir
+from espnet_prune.data.kaldi_dir import DataDir, read_data_dir, write_data_dir
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -21,6 +21,16 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", default="data", help="directory of the data sets")
     parser.add_argument("--prefix", default="kaldi_", help="of the sets' names")
     return parser
+
+
+def audio_of(data: DataDir) -> dict[str, tuple[object, ...]]:
+    """Tell what each utterance is cut from: a source, and the stretch of it if any."""
+    if data.segments is None:
+        return {utt: (source,) for utt, source in data.wav.items()}
+    return {
+        utt: (data.wav[part.recording], part.start, part.end)
+        for utt, part in data.segments.items()
+    }
 
 
 def main() -> None:
@@ -39,13 +49,17 @@ def main() -> None:
     for name, target in targets.items():
         if target.resolve() == Path(sources[name]).resolve():
             raise InputError(target, "is the directory to copy", "change --prefix")
-    for name, other in (("dev", "train"), *((n, "train") for n in list(read)[2:])):
-        shared = read[name].text.keys() & read[other].text.keys()
+    heard = {audio: utt for utt, audio in audio_of(read["train"]).items()}
+    for name in list(read)[1:]:
+        shared = [
+            (utt, heard.get(audio, utt))
+            for utt, audio in audio_of(read[name]).items()
+            if audio in heard or utt in read["train"].text
+        ]
         if shared:
-            logging.warning(
-                "%s and %s share %d utterances, as %s",
-                sources[name], sources[other], len(shared), min(shared),
-            )  # fmt: skip
+            (utt, other), number = shared[0], len(shared)
+            told = f"{number} utterances of {sources[name]} are in {sources['train']}"
+            logging.warning(f"{told}, too: {utt} there is {other}")
     for name, target in targets.items():
         write_data_dir(target, read[name])
         logging.info("%s: %d utterances", target, len(read[name].text))

@@ -379,35 +379,6 @@ def test_misspelled_option_of_a_training_is_noticed_before_the_data(
     assert told.startswith("error: conf/") and message in told
 
 
-LENGTHS = "--fold_length 8 --fold_length 9 "
-
-
-@pytest.mark.parametrize(
-    ("config", "options", "given"),
-    [
-        ("", "", LENGTHS),  # ESPnet's default is folded
-        ("batch_type: folded\n", "", LENGTHS),
-        ("batch_type: numel\n", "", ""),
-        ("batch_type: numel\n", "--batch_type folded", LENGTHS),
-        ("batch_type: folded\nfold_length: [1, 2]\n", "", ""),
-    ],
-)  # fmt: skip
-def test_folded_batches_get_lengths(config, options, given, tmp_path):
-    file, numel = tmp_path / "a.yaml", tmp_path / "numel.yaml"
-    file.write_text(config)
-    numel.write_text("batch_type: numel\n")
-    (function,) = re.findall(
-        r"^fold\(\).*?^}", (ROOT / "run.sh").read_text(), re.M | re.S
-    )
-    for first, second in ((file, numel), (numel, file)):
-        both = f"fold {first} '{options}' 8 9 || fold {second} '{options}' 8 9"
-        words = f'set -e; printf "%s" "$({both})"'
-        run = subprocess.run(
-            ["bash", "-c", f"{function}\n{words}"], capture_output=True
-        )
-        assert run.stdout.decode() == given
-
-
 @pytest.mark.parametrize("program", ["./run.sh", "./run.sh --family ssl"])
 def test_killed_program_says_that_memory_was_too_little(recipe, tmp_path, program):
     folder = tmp_path / "bin"

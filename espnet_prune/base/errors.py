@@ -1,8 +1,12 @@
 """The one error a user meets when an input is wrong."""
 
+import errno
 import logging
 import sys
 from collections.abc import Callable
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+MAKE_ROOM = "make room, and start the same command again: what is finished is kept"
 
 
 class InputError(ValueError):
@@ -33,7 +37,7 @@ def is_for_the_user(record: logging.LogRecord) -> bool:
 def run_main(main: Callable[[], int | None]) -> None:
     """Run a command line: an InputError becomes one line on stderr and exit 2.
 
-    So does Ctrl-C, with the exit status that shells give it.
+    So do a full disk, and Ctrl-C, with the exit status that shells give it.
     """
     logging.basicConfig(
         level=logging.INFO,
@@ -46,6 +50,12 @@ def run_main(main: Callable[[], int | None]) -> None:
         sys.exit(main() or 0)
     except InputError as e:
         print(f"error: {e}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as e:
+        if e.errno not in FULL:
+            raise
+        where = e.filename or "the disk"
+        print(f"error: {where}: {e.strerror} -> {MAKE_ROOM}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

@@ -1,7 +1,9 @@
 """Refuse an ESPnet whose layers are not those that are described here."""
 
+import importlib.util
 import sys
 from importlib import metadata
+from pathlib import Path
 
 from espnet_prune.base.errors import InputError
 
@@ -15,6 +17,19 @@ def version_for(python: tuple[int, int]) -> str:
     return next(v for since, v in VERSIONS.items() if python >= since)
 
 
+def imported() -> tuple[str, Path]:
+    """Tell the version of the ESPnet that is imported, and its folder.
+
+    ESPnet's own path.sh puts its checkout before what is installed; a checkout says its
+    version in a file.
+    """
+    folder = Path(importlib.util.find_spec("espnet2").origin).parents[1]
+    for file in (folder / "version.txt", folder / "espnet" / "version.txt"):
+        if file.is_file():
+            return file.read_text(encoding="utf-8").strip(), folder
+    return metadata.version("espnet"), folder
+
+
 def check_espnet() -> None:
     """Refuse another version than those that this package is made for.
 
@@ -23,8 +38,9 @@ def check_espnet() -> None:
     Raises:
         InputError: names the version to install.
     """
-    found = metadata.version("espnet")
+    found, folder = imported()
     if not found.startswith(tuple(VERSIONS.values())):
         mend = f"pip install espnet=={version_for(sys.version_info[:2])}"
-        what = f"version {found} is installed, and its layers are others"
-        raise InputError("espnet", what, mend)
+        if found != (installed := metadata.version("espnet")):
+            mend = f"take {folder} out of PYTHONPATH: {installed} is installed"
+        raise InputError("espnet", f"is version {found}, whose layers are others", mend)

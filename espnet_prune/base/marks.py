@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-_PART = re.compile(r"(<!-- made: (.+?) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+_PART = re.compile(r"<!-- made: (.+?) -->\n(?:.*?\n)??<!-- end -->", re.DOTALL)
 
 
 def renewed(page: str, parts: Mapping[str, str]) -> str:
@@ -17,7 +17,9 @@ def renewed(page: str, parts: Mapping[str, str]) -> str:
     """
 
     def part(found: re.Match[str]) -> str:
-        begin, name, end = found.groups()
-        return f"{begin}\n{parts[name]}\n{end}" if name in parts else found[0]
+        name = found[1]
+        if name not in parts:
+            return found[0]
+        return f"<!-- made: {name} -->\n\n{parts[name]}\n\n<!-- end -->"
 
     return _PART.sub(part, page)

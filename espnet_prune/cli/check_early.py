@@ -62,45 +62,69 @@ def check(args: argparse.Namespace) -> None:
     """
     if args.ngpu or args.decode_ngpu or args.precisions:
         check_hardware(args)
-    if args.asr_args:
-        from espnet_prune.training.espnet_options import check_options
-
-        check_options("--asr_args", args.asr_args)
-    config = None
-    if args.config is not None:
-        from espnet_prune.training.dense_config import check_dense, check_search
-
-        config = with_options(read_yaml(args.config), args.asr_args or [])
-        if args.asr_args is not None:
-            check_dense(args.config, config, args.inference_asr_model)
-        if args.inference_config is not None:
-            from espnet_prune.cli.decode import check_lm_files  # seconds
-            from espnet_prune.serving.decoders import read_search
-
-            search = read_search(args.inference_config, task_of(config))
-            check_lm_files(search, args.inference_config)
-            check_search(args.config, config, search)
-        for folder in filter(Path.is_dir, args.data):
-            for name in task_of(config).texts[1:]:  # text itself all stages need
-                if not (folder / name).is_file():
-                    what = f"does not exist, and {args.config} learns from it"
-                    raise InputError(folder / name, what, "make it: see docs/owsm.md")
-        if "int8" in args.precisions:
-            require(kind_of(config), "runtime", "--precisions int8")
+    config = args.config and read_config(args)
     if args.finetune_config is not None:
         check_finetuning(args, config)
     if args.prune_config is not None:
         check_pruning(args, config)
+    if args.config is not None:
+        check_dense(args, config)
     if args.teacher_model is not None:
         check_teacher(args.config, args.teacher_model, args.fs)
 
 
-def check_teacher(config: Path, weights: Path, fs: int | None = None) -> None:
+def read_config(args: argparse.Namespace) -> dict[str, Any]:
+    """Read the config of the dense model, and the options that it is trained with."""
+    if args.asr_args is None:
+        return read_yaml(args.config)
+    from espnet_prune.training.dense_config import read_dense
+
+    return read_dense(args.config, args.asr_args)
+
+
+def check_dense(args: argparse.Namespace, config: dict[str, Any]) -> None:
+    """Refuse a dense model that cannot be trained, decoded, or learn from these data.
+
+    Args:
+        args: the command line.
+        config: of :func:`read_config`.
+    """
+    if args.asr_args is not None:
+        from espnet_prune.training.dense_config import check_made, check_weights
+
+        check_made(args.config, config, args.asr_args)
+        check_weights(args.config, config, args.inference_asr_model)
+    if args.inference_config is not None:
+        import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
+
+        # isort: split
+        from espnet_prune.cli.decode import check_lm_files
+        from espnet_prune.serving.decoders import read_search
+        from espnet_prune.training.dense_config import check_search
+
+        search = read_search(args.inference_config, task_of(config))
+        check_lm_files(search, args.inference_config)
+        check_search(args.config, config, search)
+    for folder in filter(Path.is_dir, args.data):
+        for name in task_of(config).texts[1:]:  # text itself all stages need
+            if not (folder / name).is_file():
+                what = f"does not exist, and {args.config} learns from it"
+                raise InputError(folder / name, what, "make it: see docs/owsm.md")
+    if "int8" in args.precisions:
+        require(kind_of(config), "runtime", "--precisions int8")
+
+
+def check_teacher(
+    config: Path, weights: Path, fs: int | None = None
+) -> argparse.Namespace:
     """Load a teacher, and what makes its tokens: whatever its files lack shows.
 
     Args:
         config, weights: of the teacher.
         fs: rate of the audio to come, in Hz.
+
+    Returns:
+        the options of its training.
     """
     import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 
@@ -122,23 +146,7 @@ def check_teacher(config: Path, weights: Path, fs: int | None = None) -> None:
         reason = ": ".join([type(e).__name__, *str(e).strip().splitlines()[:1]])
         what = f"its token_type {told.token_type} cannot be used here ({reason})"
         raise InputError(config, what, "install what it needs") from e
-
-
-def with_options(config: dict[str, Any], options: Sequence[str]) -> dict[str, Any]:
-    """Change a training config's model as options of ESPnet's command line do."""
-    from espnet2.utils.nested_dict_action import NestedDictAction
-
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parts = "frontend", "preencoder", "encoder", "postencoder", "decoder"
-    for name in ("model", *parts):
-        parser.add_argument(f"--{name}", default=config.get(name))
-    for name in ("frontend_conf", "encoder_conf", "model_conf"):
-        conf = config.get(name) or {}
-        parser.add_argument(f"--{name}", action=NestedDictAction, default=conf)
-    changed = config | vars(parser.parse_known_args(options)[0])
-    if any(word.startswith("--best_model_criterion") for word in options):
-        del changed["best_model_criterion"]  # for ESPnet to look at
-    return changed
+    return told
 
 
 def check_hardware(args: argparse.Namespace) -> None:
@@ -241,6 +249,7 @@ def training_options(
         OneLineParser,
         check_keys,
         check_options,
+        check_values,
     )
     from espnet_prune.training.recipe import OWN_KEYS, SHARED, add_changes
 
@@ -252,7 +261,9 @@ def training_options(
             what = f"--{name} is not of one stage alone"
             raise InputError(where, what, "give it beside this option, not in it")
     check_options(where, rest)
-    check_keys(recipe, read_yaml(recipe).keys() - {*OWN_KEYS})
+    of_espnet = {k: v for k, v in read_yaml(recipe).items() if k not in OWN_KEYS}
+    check_keys(recipe, of_espnet)
+    check_values(recipe, of_espnet)
     shared = {"method": method, "kind": kind, "target": target, "recipe": recipe}
     shared |= {"compact": compact, "previous": None}
     return argparse.Namespace(**vars(found), **shared)

@@ -5,6 +5,7 @@ The stage writes ESPnet's files (``text``, ``token``, ``token_int``, ``score``) 
 """
 
 import argparse
+import heapq
 import json
 import logging
 import shutil
@@ -72,7 +73,8 @@ def main() -> None:
     model = argparse.Namespace(**read_yaml(args.config))
     check_rate(args.data / "wav.scp", sampling_rate(model), args.config)
     if executor.is_local and not args.ngpu and args.precision == "fp32":
-        refuse_longest(long_enough, args.data / "utt2num_samples", model)
+        lengths = args.data / "utt2num_samples"
+        refuse_longest(long_enough, lengths, model, args.nj)
     # The logs lie beside the output, so that they survive a failure.
     log_dir = args.out.parent / "log" / args.out.name
     task = task_of(vars(model))
@@ -182,13 +184,23 @@ def without_too_short(keys: list[str], samples: Path) -> list[str]:
     return kept
 
 
-def refuse_longest(keys: list[str], samples: Path, model: argparse.Namespace) -> None:
-    """Refuse a set whose longest utterance needs more memory than there is."""
+def refuse_longest(
+    keys: list[str], samples: Path, model: argparse.Namespace, at_once: int
+) -> None:
+    """Refuse a set whose longest utterances need more memory than there is.
+
+    Args:
+        keys: utterances of the set.
+        samples: table of their lengths.
+        model: the ``config.yaml`` of what is to decode them.
+        at_once: processes on this machine, which may meet the longest together.
+    """
     if samples.exists():
         lengths = read_table(samples)
-        longest = max(keys, key=lambda key: int(lengths.get(key, 0)))
-        seconds = int(lengths.get(longest, 0)) / sampling_rate(model)
-        refuse_too_long(samples, longest, seconds, model)
+        rate = sampling_rate(model)
+        longest = heapq.nlargest(at_once, keys, lambda key: int(lengths.get(key, 0)))
+        seconds = {key: int(lengths.get(key, 0)) / rate for key in longest}
+        refuse_too_long(samples, seconds, model)
 
 
 def merge(jobs: list[Path], folder: Path, keys: list[str], task: Task = ASR) -> None:

@@ -1,4 +1,4 @@
-"""Pack as ``asr.sh`` calls ``espnet2.bin.pack`` (its stage 14).
+"""Pack as ``asr.sh`` and ``s2t.sh`` call ``espnet2.bin.pack`` (stage 14 of ``asr.sh``).
 
 ESPnet packs files under the paths that its recipe has for them. A compact model's
 config names its own copies, so that :mod:`espnet_prune.export.pack` packs it, as it
@@ -16,6 +16,7 @@ from espnet2.bin import pack as espnet
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import read_yaml
 from espnet_prune.export.pack import LANGUAGE_MODEL, pack
+from espnet_prune.families.espnet.tasks import ASR, TASKS
 from espnet_prune.report.card import plain_card
 from espnet_prune.serving.load import refuse_gates
 from espnet_prune.training.registration import names_ours
@@ -23,16 +24,19 @@ from espnet_prune.training.registration import names_ours
 
 def main() -> None:
     args = espnet.get_parser().parse_args()
-    config = Path(getattr(args, "asr_train_config", None) or "")
+    told = vars(args)
+    (task,) = [task for task in TASKS if task.config_option in told] or [ASR]
+    config = Path(told.get(task.config_option) or "")
     if not config.is_file() or not is_ours(config):
         return espnet.main()
-    if args.asr_model_file is None:
-        raise InputError("--asr_model_file", "is missing", f"name that of {config}")
+    weights = told[task.weights_option]
+    if weights is None:
+        raise InputError(f"--{task.weights_option}", "is missing", f"name {config}'s")
     given = {option: getattr(args, option) for option in LANGUAGE_MODEL}
     out = Path(args.outpath)
     pack(
         config,
-        Path(args.asr_model_file),
+        Path(weights),
         plain_card(config, out.name),
         out,
         {option: Path(path) for option, path in given.items() if path is not None},

@@ -133,7 +133,7 @@ def check(
         teacher: config of the teacher.
     """
     settle_method(stage)
-    check_keys(stage.recipe, recipe.keys() - {*OWN_KEYS})
+    check_keys(stage.recipe, recipe.keys() - {*OWN_KEYS, *TEACHER})
     check_early.check_stage(stage, teacher, stage.teacher_config)
     check_early.check_teacher(stage.teacher_config, stage.teacher_model)
 

@@ -31,7 +31,6 @@ from espnet_prune.data.text import MARKS, settle_marks
 from espnet_prune.running.executor import Executor, add_arguments, from_arguments
 
 _FILES_PER_FOLDER = 1000
-_LONGEST = 250  # bytes of an id: a file name has five more
 PARTS = ".parts"
 _PER_PART = 200  # utterances: what a kill, or a failed job, makes us do again
 
@@ -142,15 +141,6 @@ def _name_files(data: DataDir) -> dict[str, str]:
     """Name each utterance's file below the output directory."""
     names = {}
     for number, utterance in enumerate(sorted(data.text)):
-        what = "has a slash in its id" if "/" in utterance else ""
-        if len(utterance.encode()) > _LONGEST:
-            what = f"has an id of more than {_LONGEST} bytes"
-        if what:
-            raise InputError(
-                f"utterance {utterance!r}",
-                f"{what}, which cannot be a file name",
-                "rename it in every table",
-            )
         folder = f"data/{number // _FILES_PER_FOLDER:03d}"
         names[utterance] = f"{folder}/{utterance}.flac"
     return names

@@ -18,6 +18,7 @@ import inspect
 import json
 import logging
 import random
+import statistics
 import time
 import uuid
 from collections.abc import Iterable
@@ -89,12 +90,22 @@ def read_audio(
             wanted = ", ".join(map(str, sorted(rates)))
             raise InputError(path, f"has {rate} Hz, the models want {wanted} Hz")
         for model in models:
-            refuse_too_long(scp, key, len(samples) / rate, model)
+            refuse_too_long(scp, {key: len(samples) / rate}, model)
         if len(samples) >= MIN_SECONDS * rate:
             audio.append(torch.from_numpy(samples[:, 0]))
     if not audio:
         raise InputError(scp, f"holds no utterance of at least {MIN_SECONDS} s")
     return audio
+
+
+def delay_of(decoder: object) -> float | None:
+    """Give the median seconds from the last part of an utterance to its text.
+
+    Args:
+        decoder: one that has been timed; None is returned for one that hears no parts.
+    """
+    delays = getattr(decoder, "delays", None)
+    return statistics.median(delays) if delays else None
 
 
 def length_of_targets(systems: list[System]) -> float:
@@ -217,6 +228,7 @@ def main(argv: list[str] | None = None) -> None:
             "rtf": rtf,
             "rtf_espnet": by_espnet or None,
             "rtf_by_precision": dict(zip(precisions, lower, strict=True)),
+            "delay": delay_of(loaded[system.name]),
             "inference": inference,
             "decoding": args.inference_config and args.inference_config.stem,
             "machine": machine,

@@ -17,7 +17,7 @@ from espnet_prune.cli.ladder import FAMILIES, Ladder
 from espnet_prune.config.methods import REFERENCE
 from espnet_prune.config.rungs import FINETUNED, Rung
 from espnet_prune.data.kaldi_dir import read_data_dir, write_data_dir
-from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
+from espnet_prune.families.espnet.checkpoint import sampling_rate
 from espnet_prune.families.espnet.tasks import S2T, task_of
 from espnet_prune.serving.load import load
 
@@ -88,7 +88,7 @@ def prune(
     early.finetune_args = list(map(str, finetune_options))
     early.data = [Path(folder) for folder in (train, valid) if folder is not None]
     check_early.check(early)
-    _, told = load_model(teacher, weights)
+    told = check_early.check_teacher(teacher, weights)
     rate, longest = sampling_rate(told), []
     if task_of(vars(told)) is S2T:
         longest = ["--max_seconds", told.preprocessor_conf.get("speech_length", 30)]

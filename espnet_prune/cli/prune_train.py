@@ -26,6 +26,7 @@ from espnet_prune.pruning.scores import scores_of, settle
 from espnet_prune.running.nodes import Node
 from espnet_prune.training.choices import refusing
 from espnet_prune.training.configs import before_encoder
+from espnet_prune.training.known_tokens import refuse_unknown_tokens
 from espnet_prune.training.origin import (
     STUDENT,
     averaged_name,
@@ -112,7 +113,9 @@ def refuse_untaken(options: argparse.Namespace, student: dict[str, Any]) -> None
             cannot be pruned; or the data are not those of the model.
     """
     refuse_wrong_rate(options)
-    refuse_missing_texts(options, task_of(student))
+    task = task_of(student)
+    refuse_missing_texts(options, task)
+    refuse_unknown_tokens(options, task)
     with refusing("--encoder_conf"):
         find_kind(student["encoder"]).rules.check(options.encoder_conf)
     for name in OWN_OPTIONS:

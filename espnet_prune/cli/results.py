@@ -27,7 +27,7 @@ from espnet_prune.report.results import (
     rows_of_bench,
     rows_of_reports,
 )
-from espnet_prune.report.results_page import PICTURE, claims, page, picture
+from espnet_prune.report.results_page import KINDS, PICTURE, claims, page, picture
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -39,7 +39,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--title", help="of the record")
     parser.add_argument("--section", choices=SECTIONS)
     parser.add_argument("--test", help="what it was tested on")
-    parser.add_argument("--kind", default="params+macs", help="what targets count")
+    parser.add_argument(
+        "--kind", choices=KINDS, default="params+macs", help="what targets count"
+    )
     parser.add_argument("--commit", help="that ran")
     parser.add_argument("--machine", help="processor and threads")
     parser.add_argument("--command", nargs="+", help="what was run, line by line")
@@ -49,7 +51,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def record(args: argparse.Namespace) -> Record:
+def new_record(args: argparse.Namespace) -> Record:
     """Make a record of what the command line names.
 
     Raises:
@@ -73,15 +75,16 @@ def record(args: argparse.Namespace) -> Record:
 def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
     if args.add:
-        write_json(args.results / f"{args.add}.json", record(args).dump())
+        write_json(args.results / f"{args.add}.json", new_record(args).dump())
     records = read_records(args.results)
     if not records:
         raise InputError(args.results, "holds no records", "add one with --add")
     write_text(args.docs / "results.md", page(records))
     readme = args.readme.read_text(encoding="utf-8")
     write_text(args.readme, renewed(readme, {"results": claims(records)}))
-    with atomic_path(args.docs / PICTURE) as temporary:
-        temporary.write_bytes(png(picture(records)))
+    if (figure := picture(records)) is not None:
+        with atomic_path(args.docs / PICTURE) as temporary:
+            temporary.write_bytes(png(figure))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ AUDIO_DIGEST = "audio.sha256"  # in a formatted set: a digest of all its samples
 # Beyond full scale: an instant is clipped, more is scaled, and far more is a mistake.
 _INSTANT = 1e-3  # of the samples
 _MOST = 8.0
+_CANCELLED = 1e-3  # of the channels' power: their mean has less where they cancel
 # Mono samples: what is longer is read a second time, and never in memory as a whole.
 _SHORT = 1 << 22
 
@@ -190,8 +191,11 @@ def load_utterance(
     def read() -> Iterator[tuple[np.ndarray, int, int]]:
         for samples, rate in source_blocks(value, start, end, lambda _: opened):
             mono = samples.mean(axis=1, dtype=np.float32)
+            nonlocal power, left
+            power, left = power + np.mean(samples**2, axis=1).sum(), left + mono @ mono
             yield mono, rate, samples.shape[1]
 
+    power, left = 0.0, 0.0  # of the channels, and of their mean
     kept, total, beyond, peak = [], 0, 0, np.float32(0)
     for mono, *of_file in read():
         source_fs, channels = of_file
@@ -200,6 +204,10 @@ def load_utterance(
         peak = max(peak, abs(mono).max(initial=0))
         if total <= _SHORT:
             kept.append(mono)
+    if left < _CANCELLED * power:
+        what = f"its {channels} channels cancel each other: their mean is silent"
+        mend = "pick one by a pipe in wav.scp, as: sox FILE -t wav - remix 1 |"
+        raise InputError(value, what, mend)
     scale = peak if total and beyond / total > _INSTANT else None
 
     def blocks() -> Iterator[np.ndarray]:

@@ -17,6 +17,13 @@ from pathlib import Path
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import atomic_dir
 from espnet_prune.base.table import read_table, write_table
+from espnet_prune.data.table_checks import (
+    check_channels,
+    check_names,
+    check_same_ids,
+    check_speakers,
+    examples,
+)
 from espnet_prune.data.text import MORE_TEXTS, normalized
 
 
@@ -70,7 +77,9 @@ def read_data_dir(path: str | Path) -> DataDir:
     """
     path = Path(path)
     if not path.is_dir():
-        raise InputError(path, "is no directory", "give a Kaldi-style data directory")
+        where = "" if path.is_absolute() else f" (paths count from {Path.cwd()})"
+        mend = f"give a Kaldi-style data directory{where}"
+        raise InputError(path, "is no directory", mend)
     wav = find_audio(path, read_table(path / "wav.scp"))
     segments = None
     if (path / "segments").exists():
@@ -80,8 +89,8 @@ def read_data_dir(path: str | Path) -> DataDir:
     source = path / ("wav.scp" if segments is None else "segments")
     text = _read_text(path / "text")
     speakers = read_table(path / "utt2spk")
-    _check_same_ids(source, utterances, path / "text", text)
-    _check_same_ids(source, utterances, path / "utt2spk", speakers)
+    check_same_ids(source, utterances, path / "text", text)
+    check_same_ids(source, utterances, path / "utt2spk", speakers)
     for number, (utterance, speaker) in enumerate(speakers.items(), 1):
         if len(speaker.split()) != 1:
             raise InputError(
@@ -89,7 +98,9 @@ def read_data_dir(path: str | Path) -> DataDir:
                 f"gives {utterance!r} not one speaker but {speaker!r}",
                 "write lines of 'utterance speaker'",
             )
-    _check_spk2utt(path / "spk2utt", speakers)
+    check_speakers(path / "spk2utt", speakers)
+    check_names(source, utterances)
+    check_channels(path / "reco2file_and_channel", wav)
     speeds = {}
     if (path / "utt2speed").exists():
         speeds = _read_speeds(path / "utt2speed")
@@ -104,7 +115,7 @@ def read_data_dir(path: str | Path) -> DataDir:
     for name in MORE_TEXTS:
         if (path / name).exists():
             more[name] = _read_text(path / name)
-            _check_same_ids(source, utterances, path / name, more[name])
+            check_same_ids(source, utterances, path / name, more[name])
     empty = sum(not words for words in text.values())
     if empty:
         logging.warning("%s: %d empty transcripts", path / "text", empty)
@@ -134,6 +145,15 @@ def find_audio(path: Path, wav: dict[str, str]) -> dict[str, str]:
                 "write lines of 'id path' or 'id command |'",
             )
         resolved = _resolve(path, value)
+        several = value.split()
+        if (
+            resolved is None
+            and len(several) > 1
+            and all(_resolve(path, part) for part in several)
+        ):
+            what = f"gives {recording!r} {len(several)} files, and only one is read"
+            mend = "mix or pick channels by a pipe, as: sox -M FILE FILE -t wav - |"
+            raise InputError(f"{path / 'wav.scp'}:{number}", what, mend)
         if resolved is None:
             missing.append(f"line {number} {value}")
         else:
@@ -142,7 +162,7 @@ def find_audio(path: Path, wav: dict[str, str]) -> dict[str, str]:
         raise InputError(
             path / "wav.scp",
             f"{len(missing)} of {len(wav)} audio files do not exist: "
-            + _examples(missing),
+            + examples(missing),
             f"paths count from the current directory, or from {path} and its parents",
         )
     return found
@@ -214,40 +234,9 @@ def _check_recordings(
         raise InputError(
             path / "segments",
             f"{len(unknown)} lines name recordings that wav.scp lacks: "
-            + _examples(unknown),
+            + examples(unknown),
             "make the two files agree",
         )
-
-
-def _check_same_ids(
-    a_path: Path, a: Iterable[str], b_path: Path, b: Iterable[str]
-) -> None:
-    only_a, only_b = sorted(set(a) - set(b)), sorted(set(b) - set(a))
-    if only_a or only_b:
-        raise InputError(
-            b_path,
-            f"{len(only_a)} ids are only in {a_path.name} ({_examples(only_a)}) and "
-            f"{len(only_b)} only in {b_path.name} ({_examples(only_b)})",
-            "make the two files name the same ids",
-        )
-
-
-def _check_spk2utt(path: Path, speakers: dict[str, str]) -> None:
-    if not path.exists():
-        return
-    stated = {
-        utterance: speaker
-        for speaker, utterances in read_table(path).items()
-        for utterance in utterances.split()
-    }
-    if stated != speakers:
-        raise InputError(
-            path, "disagrees with utt2spk", "delete it: it is derived from utt2spk"
-        )
-
-
-def _examples(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def write_tables(folder: str | Path, data: DataDir) -> None:

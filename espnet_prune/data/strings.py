@@ -33,7 +33,7 @@ class Word:
     """A recording of one word.
 
     Args:
-        path: of its audio.
+        path: the audio file.
         text: what is said.
     """
 
@@ -51,8 +51,8 @@ def get_parser(
     """Make the parser of a corpus's stage 1.
 
     Args:
-        doc: of the program.
-        corpus: its name.
+        doc: the program's docstring, whose first line is the description.
+        corpus: the corpus's name.
         where: what ``--downloads`` holds.
         uses: set -> uses of a recording, by default.
         fs: sampling rate in Hz, by default.
@@ -88,7 +88,7 @@ def fetch(url: str, archive: Path, folder: Path, pattern: str) -> None:
         InputError: there is no archive to be had, it is damaged, or holds no such file.
     """
     if not archive.exists():
-        logging.info("downloading %s", url)
+        logging.info(f"downloading {url}")
         try:
             with atomic_path(archive) as temporary:
                 urllib.request.urlretrieve(url, temporary)
@@ -105,7 +105,8 @@ def fetch(url: str, archive: Path, folder: Path, pattern: str) -> None:
             with tarfile.open(archive) as tar:
                 for member in tar:
                     path = PurePosixPath(member.name)
-                    if member.isfile() and path.match(pattern):
+                    inside = ".." not in path.parts
+                    if member.isfile() and inside and path.match(pattern):
                         target = temporary.joinpath(*path.parts[-depth:])
                         target.parent.mkdir(parents=True, exist_ok=True)
                         with target.open("wb") as f:
@@ -187,7 +188,10 @@ def write_strings(args: argparse.Namespace, split: Split, longest: int) -> None:
                 strings = join_strings(rng, recordings, repeats[subset], longest)
                 for index, string in enumerate(strings):
                     for word in string:
-                        assert used.setdefault(word.path, subset) == subset, word
+                        if used.setdefault(word.path, subset) != subset:
+                            what = f"is in {used[word.path]}, too"
+                            mend = "give each recording to one set"
+                            raise InputError(f"{subset}: {word.path}", what, mend)
                     utt = f"{speaker}-{subset}{index:05d}"
                     samples = speak_string(rng, audio, string, fs)
                     file = f"{name}/{utt}.wav"
@@ -196,9 +200,7 @@ def write_strings(args: argparse.Namespace, split: Split, longest: int) -> None:
                     data[subset].wav[utt] = str(audio_dir / file)
                     data[subset].speakers[utt] = speaker
                     data[subset].text[utt] = " ".join(word.text for word in string)
-            logging.info(
-                "%s: %d strings of %d speakers, %.1f min",
-                name, len(data[subset].text), len(speakers), seconds / 60,
-            )  # fmt: skip
+            told = f"{len(data[subset].text)} strings of {len(speakers)} speakers"
+            logging.info(f"{name}: {told}, {seconds / 60:.1f} min")
     for subset, own in data.items():
         write_data_dir(args.out / f"{args.prefix}{subset}", own)

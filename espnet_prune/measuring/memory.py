@@ -5,7 +5,7 @@ import ctypes
 import gc
 import re
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import torch
 from espnet_prune.base.errors import InputError
 from espnet_prune.families.espnet.checkpoint import sampling_rate
 from espnet_prune.families.registry import find_kind
-from espnet_prune.running.parallel import CUT
+from espnet_prune.running.parallel import CUT, FEWER
 
 _AT_ONCE = 5  # tables of scores that torch has of one layer, measured
 
@@ -111,21 +111,24 @@ def attention_bytes(model: argparse.Namespace, seconds: float) -> int:
 
 
 def refuse_too_long(
-    where: object, utterance: str, seconds: float, model: argparse.Namespace
+    where: object, seconds: Mapping[str, float], model: argparse.Namespace
 ) -> None:
-    """Refuse an utterance that torch has no memory to encode.
+    """Refuse utterances that torch has no memory to encode at once.
 
     Args:
         where: the set, for the message.
-        utterance: its name.
-        seconds: of it.
+        seconds: their lengths by name, the longest first.
         model: the ``config.yaml`` of what is to encode it.
 
     Raises:
         InputError: there is too little.
     """
-    need, have = attention_bytes(model, seconds), available_bytes()
+    need = sum(attention_bytes(model, length) for length in seconds.values())
+    have = available_bytes()
     if have is not None and need > have:
-        what = f"{utterance} lasts {seconds:.0f} s, for which attention takes about "
-        what += f"{need / 1e9:.1f} GB of memory: there are {have / 1e9:.1f}"
-        raise InputError(where, what, CUT)
+        utterance, longest = next(iter(seconds.items()))
+        what = f"{utterance} lasts {longest:.0f} s, for which attention takes about "
+        what += f"{need / 1e9:.1f} GB of memory"
+        what += f" ({len(seconds)} at once)" if len(seconds) > 1 else ""
+        mend = FEWER if len(seconds) > 1 else CUT
+        raise InputError(where, f"{what}: there are {have / 1e9:.1f}", mend)

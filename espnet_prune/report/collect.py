@@ -184,9 +184,9 @@ def _row(
         if system == "compact" or not first:
             tests = found.comparisons(decode)
     wer, cer = wer or {}, cer or {}
-    rtf, rtf_espnet = {}, {}
+    rtf, rtf_espnet, delay = {}, {}, None
     if found.same_session(exp, measured, dense):
-        times = measured.get("rtf", {})
+        times, delay = measured.get("rtf", {}), measured.get("delay")
         if not first:
             times = measured.get("rtf_by_precision", {}).get(precision, {})
         rtf = {name: r["median"] for name, r in times.items()}
@@ -213,6 +213,7 @@ def _row(
         "macs_per_second": _part(measured.get("macs_per_second"), MACS),
         "rtf": _part(rtf, RTF),
         "rtf_espnet": _part(rtf_espnet, RTF),
+        "delay": delay if first else None,
         "bytes": measured.get("bytes"),
         "p_vs_dense": tests.get("dense", {}).get("p_value"),
         "vs": tests,

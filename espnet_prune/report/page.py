@@ -61,6 +61,11 @@ SIGNIFICANCE = (
     "five or more of similar size; MAPSSWE of NIST's SCTK where that is installed."
 )
 
+DELAY = (
+    "Latency of the streaming search, from an utterance's last samples to its text "
+    "(the median; the encoder's look-ahead is waited for while audio still comes)"
+)
+
 UNITS = (
     "Kept of the dense model's, block by block: hidden units of the two feed-forward "
     "modules (ffn1, ffn2), attention heads, query/key and value dimensions of each "
@@ -77,9 +82,10 @@ def _length(seconds: float | None) -> str:
 def build(found: Collected, note: str) -> list[Part]:
     """Lay the report out, top to bottom."""
     report = found.report
-    parts: list[Part] = [Paragraph(text) for text in verdicts(report["rows"])]
-    warnings = [*caveats(report), *filter(None, [note])]
-    parts += [Paragraph(text, warning=True) for text in warnings]
+    # What the preset says of all numbers stands before the first of them.
+    parts: list[Part] = [Paragraph(note, warning=True)] if note else []
+    parts += [Paragraph(text) for text in verdicts(report["rows"])]
+    parts += [Paragraph(text, warning=True) for text in caveats(report)]
     parts += [
         Paragraph(
             f"Corpus: {report['corpus']}. Decoded as {report['decoding']}.yaml says."
@@ -98,6 +104,10 @@ def build(found: Collected, note: str) -> list[Part]:
             tables.times_table(found.times),
             Paragraph(f"{SPREAD} {BY_RUNTIME if by_runtime else BY_TORCH}"),
         ]
+        waits = {tables.label(row): row["delay"] for row in report["rows"]}
+        told = [f"{name} {1000 * s:.0f} ms" for name, s in waits.items() if s]
+        if told:
+            parts.append(Paragraph(f"{DELAY}: {', '.join(told)}."))
     parts.append(Heading("What was kept"))
     if not found.pruning:
         parts.append(Paragraph("Not known yet: export (stage 13) writes it."))

@@ -8,14 +8,16 @@ with its interval.
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from espnet_prune.base.errors import InputError
+from espnet_prune.config.methods import REFERENCE
 from espnet_prune.measuring.significance import compare, pool, read_result
 from espnet_prune.report.tables import label
 
+Scored = Mapping[str, Any]  # a row of report.json
 SECTIONS = ("real speech", "synthetic speech", "self-supervised", "the clock")
 
 
@@ -63,6 +65,7 @@ class Row:
 
     @property
     def mean(self) -> float:
+        """Return the mean over seeds."""
         return statistics.mean(self.values) if self.values else self.summary[0]
 
     @property
@@ -99,9 +102,11 @@ class Record:
 
     @property
     def dense(self) -> Row:
+        """Return the row of the dense model."""
         return next(row for row in self.rows if row.target is None)
 
     def dump(self) -> dict[str, Any]:
+        """Return the record as plain data."""
         return asdict(self)
 
 
@@ -133,68 +138,73 @@ def rows_of_reports(reports: Sequence[Path]) -> list[Row]:
         reports: ``report.json`` of each run, started in this directory.
 
     Raises:
-        InputError: a file is missing, or a run has been scored on another set.
+        InputError: a file is none, or a run has been scored on another set.
     """
-    by_system: dict[tuple[str, float | None], list[dict[str, Any]]] = {}
+    # Of each system its row in every report that has it, beside the dense one's there.
+    pairs: dict[tuple[str, float | None], list[tuple[Scored, Scored]]] = {}
     for path in reports:
-        try:
-            rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        except (OSError, ValueError, KeyError) as e:
-            raise InputError(path, f"is no report ({e!r})", "run stage 18") from e
+        dense, *others = rows = _scored(path)
         for row in rows:
-            if row["wer"] is not None and row["precision"] == "fp32":
-                key = label(row), row["target"]["value"]
-                by_system.setdefault(key, []).append(row)
-    results = {key: [_result(row) for row in own] for key, own in by_system.items()}
-    (base,) = (key for key in by_system if key[0] == "dense")
-    dense, of_dense = by_system[base], pool(results[base], "dense")
+            key = label(row), row["target"]["value"]
+            pairs.setdefault(key, []).append((row, dense))
     found = []
-    for key, own in by_system.items():
-        difference = None
-        if key != base:
-            test = compare(pool(results[key], key[0]), of_dense, "dense")
+    for (name, target), own in pairs.items():
+        rows = [row for row, _ in own]
+        made = Row(
+            "L0" if rows[0]["method"] == REFERENCE else rows[0]["method"],
+            [round(100 * row["wer"], 4) for row in rows],
+            target,
+            seeds=len(rows),
+        )
+        if target is not None:
+            sides = zip(*own, strict=True)
+            runs, base = (pool(list(map(_result, side)), name) for side in sides)
+            test = compare(runs, base, "dense")
             ends = [100 * x for x in test["interval"] or []]
             difference = [100 * test["delta_wer"], *ends] if ends else None
-        method = own[0]["method"]
-        found.append(
-            Row(
-                "L0" if method == "l0" else method,
-                [round(100 * row["wer"], 4) for row in own],
-                key[1],
-                {} if key == base else _gone(own, dense),
-                difference,
-                {} if key == base else _speed(own, dense),
-                seeds=len(own),
+            made = replace(
+                made, gone=_gone(own), speed=_speed(own), difference=difference
             )
-        )
+        found.append(made)
     return found
 
 
-def _result(row: Mapping[str, Any]) -> dict[str, Any]:
+def _scored(path: Path) -> list[Scored]:
+    """Read the rows of a report that have been scored, the dense one first."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        own = [r for r in rows if r["wer"] is not None and r["precision"] == "fp32"]
+        if not own or own[0]["system"] != "dense" or "decoded" not in own[0]:
+            raise ValueError("no dense model has been scored")
+        if len({row["test_set"] for row in own}) > 1:
+            raise ValueError("it has several test sets")
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        what = f"is no report to take figures from ({e})"
+        raise InputError(path, what, "run stages 15-18 on one test set") from e
+    return own
+
+
+def _result(row: Scored) -> dict[str, Any]:
     return read_result(Path(row["decoded"]) / "score_wer" / "result.json")
 
 
-def _gone(own: list[dict[str, Any]], dense: list[dict[str, Any]]) -> dict[str, float]:
+def _gone(own: Sequence[tuple[Scored, Scored]]) -> dict[str, float]:
     """Compute the mean fractions of the encoder that are gone."""
     found = {}
     for name, part in (("params", "params"), ("macs", "macs_per_second")):
-        kept = [row[part]["encoder"] for row in own]
-        whole = dense[0][part]["encoder"]
-        if whole and None not in kept:
-            found[name] = 1 - statistics.mean(kept) / whole
+        kept = [(row[part]["encoder"], dense[part]["encoder"]) for row, dense in own]
+        if all(after is not None and before for after, before in kept):
+            found[name] = 1 - statistics.mean(after / before for after, before in kept)
     return found
 
 
-def _speed(own: list[dict[str, Any]], dense: list[dict[str, Any]]) -> dict[str, float]:
+def _speed(own: Sequence[tuple[Scored, Scored]]) -> dict[str, float]:
     """Compute how many times as fast as the dense model of the same run it is."""
     found = {}
     for name in ("encoder", "search"):
-        pairs = [
-            (whole["rtf"][name], row["rtf"][name])
-            for whole, row in zip(dense, own, strict=False)
-        ]
-        if all(before and after for before, after in pairs):
-            found[name] = statistics.mean(before / after for before, after in pairs)
+        times = [(dense["rtf"][name], row["rtf"][name]) for row, dense in own]
+        if all(before and after for before, after in times):
+            found[name] = statistics.mean(before / after for before, after in times)
     return found
 
 

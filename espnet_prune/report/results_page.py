@@ -25,7 +25,10 @@ What helps, what does not, and when pruning is the wrong choice:
 [findings](findings.md). Older protocols, and all else that was measured:
 [archive](results-archive.md).
 """
-KINDS = {"params": "parameters", "macs": "MACs"}
+KINDS = {
+    "params": "parameters", "macs": "MACs", "params+macs": "parameters and MACs",
+    "latency": "time",
+}  # fmt: skip
 SEEDS = {1: "one seed", 2: "two seeds", 3: "three seeds"}
 
 
@@ -62,11 +65,12 @@ def claim(record: Record) -> str:
         elif row.target and row.system == "L0":
             found = f"{shown(row)}, {verdict(row, record)}"
             told.append(f"{100 * row.target:g} % gone: {found}")
-    of = "times as fast as the dense one, on one core"
+    dense = ", ".join(f"{v:.1f} in {k}" for k, v in record.dense.speed.items())
+    of = f"times as fast as the dense one by torch, by onnxruntime: dense {dense}"
     if record.metric:
         of = f"{record.metric} {shown(record.dense)} for the dense one"
-    kinds = " and ".join(KINDS[kind] for kind in record.kind.split("+"))
-    return f"**{record.title}**: {of}; of the encoder's {kinds} {'; '.join(told)}."
+    told = "; ".join(told)
+    return f"**{record.title}**: {of}; of the encoder's {KINDS[record.kind]} {told}."
 
 
 def verdict(row: Row, record: Record) -> str:
@@ -136,11 +140,14 @@ def _origin(record: Record) -> str:
     return f"{told}\n\n{commands}\n"
 
 
-def picture(records: Mapping[str, Record]) -> Figure:
+def picture(records: Mapping[str, Record]) -> Figure | None:
     """Draw the metric against what is left and against time, a dot per seed.
 
     Args:
         records: those of which no pruned encoder has values are left out.
+
+    Returns:
+        None where none has.
     """
     panels = [
         (record, cost, label)
@@ -148,11 +155,12 @@ def picture(records: Mapping[str, Record]) -> Figure:
         for cost, label in ((_left, "parameters"), (_time, "time"))
         if any(row.target and row.values and cost(row) for row in record.rows)
     ]
+    if not panels:
+        return None
     lines = -(-len(panels) // 2)
     figure = Figure(figsize=(9.5, 3.2 * lines), layout="constrained")
-    for axes in (grid := figure.subplots(lines, 2, squeeze=False).ravel())[
-        len(panels) :
-    ]:
+    grid = figure.subplots(lines, 2, squeeze=False).ravel()
+    for axes in grid[len(panels) :]:
         axes.set_visible(False)
     for axes, (record, cost, label) in zip(grid, panels, strict=False):
         systems = list(dict.fromkeys(row.system for row in record.rows))

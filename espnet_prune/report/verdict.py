@@ -37,7 +37,8 @@ def _smaller(row: Row, dense: Row) -> str:
     before, after = (r["params"]["encoder"] for r in (dense, row))
     if not before or after is None:
         return ""
-    return f"the encoder is {100 * (1 - after / before):.0f} % smaller"
+    gone = 100 * (1 - after / before)
+    return f"the encoder is {abs(gone):.0f} % {'smaller' if gone >= 0 else 'larger'}"
 
 
 def times(before: float | None, after: float | None) -> str:

@@ -26,7 +26,7 @@ def run_shards(
     done: Sequence[Path] = (),
     gpus: bool = False,
 ) -> None:
-    """Run the commands at once, each with its own log and its share of the cores.
+    """Run the commands, as many at once as there are cores, each with its own log.
 
     Args:
         commands: one per shard.
@@ -82,7 +82,10 @@ class Shard:
         also = failed_too([shard.log for shard in others])
         if was_killed(status):
             return InputError(self.log, f"this job {KILLED}{also}", FEWER)
-        tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-5:])
+        lines = self.log.read_text(errors="replace").splitlines()[-5:]
+        if status < 0:
+            lines.append(f"it was ended by signal {-status}: start it again")
+        tail = "\n".join(lines or ["it said nothing"])
         return InputError(self.log, f"this job failed{also}:\n{tail}")
 
     def run(self) -> None:
@@ -106,19 +109,26 @@ def visible_gpus() -> list[str]:
 def run_here(
     shards: Sequence[Shard], progress: Callable[[], str], gpus: Sequence[str] = ()
 ) -> None:
-    """Run shards side by side in processes of this machine, in turn on its GPUs."""
-    threads = max(1, (os.cpu_count() or 1) // len(shards))
+    """Run shards side by side in processes of this machine, in turn on its GPUs.
+
+    More than there are cores would only share memory out among them.
+    """
+    cores = os.cpu_count() or 1
+    at_once = max(cores, len(gpus))
+    threads = max(1, cores // len(shards))
     given = os.environ.get("OMP_NUM_THREADS", "")
     if given.isdigit():  # the user shares the machine, or a scheduler does
         threads = min(threads, max(1, int(given)))
     env = os.environ | {"OMP_NUM_THREADS": str(threads)}
     processes: list[subprocess.Popen] = []
     try:
-        for n, shard in enumerate(shards):
-            own = {"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]} if gpus else {}
-            processes.append(shard.start(env | own))
         told = time.monotonic()
-        while any(p.poll() is None for p in processes):
+        while len(processes) < len(shards) or any(p.poll() is None for p in processes):
+            n = len(processes)
+            if n < len(shards) and sum(p.poll() is None for p in processes) < at_once:
+                own = {"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]} if gpus else {}
+                processes.append(shards[n].start(env | own))
+                continue
             time.sleep(0.2)
             if time.monotonic() - told > 10:
                 logging.info(progress())

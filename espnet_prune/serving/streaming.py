@@ -1,6 +1,7 @@
 """ESPnet's streaming search, which hears an utterance in parts."""
 
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,8 @@ PART = "sim_chunk_length"
 class StreamingSpeech2Text(Speech2TextStreaming):
     """ESPnet's decoder of streaming encoders, given an utterance in parts.
 
-    ESPnet's program gives it parts, too, but loses utterances shorter than one.
+    ESPnet's program gives it parts, too, but loses utterances shorter than one. What an
+    utterance took from its last part to its text, in seconds, is added to ``delays``.
 
     Args:
         asr_train_config: the model's ``config.yaml``.
@@ -45,6 +47,7 @@ class StreamingSpeech2Text(Speech2TextStreaming):
                 f"give more than {self.win_length}, or 0 for whole utterances",
             )
         self.part = sim_chunk_length
+        self.delays: list[float] = []
 
     def __call__(self, speech: Tensor | np.ndarray) -> list[tuple[Any, ...]]:
         """Decode audio, (sample,), to text, tokens, their ids, a scored hypothesis.
@@ -60,7 +63,9 @@ class StreamingSpeech2Text(Speech2TextStreaming):
         try:
             for part in parts:
                 super().__call__(part, is_final=False)
+            start = time.perf_counter()
             found = super().__call__(last)
+            self.delays.append(time.perf_counter() - start)
         finally:
             self.reset()  # the next utterance begins anew if this one was too short
             logging.disable(before)

@@ -1,44 +1,89 @@
-"""Check the config of a dense training before its data are made."""
+"""Check the config of a dense training before its data are made.
 
+ESPnet judges itself: its parser reads config and options, and its model, optimizer and
+scheduler are made, without weights and without data.
+"""
+
+import argparse
+import copy
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
+
+# isort: split
+
+import torch
+from espnet2.asr.ctc import CTC
+from espnet2.tasks.abs_task import optim_classes, scheduler_classes
+
 from espnet_prune.base.errors import InputError
+from espnet_prune.base.files import read_yaml
 from espnet_prune.serving.streaming import PART, check_streaming
-from espnet_prune.training.espnet_options import check_keys, refuse_number
+from espnet_prune.training.espnet_options import (
+    check_keys,
+    check_options,
+    check_values,
+    parser_for,
+    refuse_number,
+)
+from espnet_prune.training.task import DenseASRTask
+from espnet_prune.training.three_stages import completed
 
 _UNITS = ("fs",)  # may be texts: 16k
 _KEPT = re.compile(r"valid\.(.+?)\.(ave|best)(_\d+best)?\.pth")
+# Options of classes that load, or download, a model while they are made.
+_LOADS = r".*_(url|path)|download_dir|frontends|masking_conf"
+# What ESPnet gives to a class itself.
+_GIVEN = "params", "optimizer", "vocab_size", "odim", "encoder_output_size"
+_TOKENS = ["<blank>", "<unk>", "<space>", "a", "b", "<sos/eos>"]  # any will do
+_FEATURES = 80
 
 
-def check_dense(source: Path, config: Mapping[str, Any], model: str | None) -> None:
-    """Refuse what would end a training, or what uses it, after hours.
+def read_dense(source: Path, options: Sequence[str]) -> dict[str, Any]:
+    """Read a training config, and options beside it, as ESPnet's training does.
 
     Args:
         source: the training config.
-        config: its content.
-        model: the file of weights that later stages take; None: they do not run.
+        options: of ``--asr_args``.
+
+    Returns:
+        ESPnet's options of the training.
 
     Raises:
-        InputError: an option that there is not, text in place of a number, or a model
-            file that the training will not make.
+        InputError: an option that there is not, or a value that it cannot have.
     """
+    check_options("--asr_args", options)
+    config = read_yaml(source)
     check_keys(source, config)
     # What is in no section ESPnet's own parser converts.
     sections = {k: v for k, v in config.items() if isinstance(v, Mapping)}
     for name, text in _texts(sections):
         refuse_number(source, name, text)
-    check_arguments(source, config)
+    check_values(source, config)
+    command = ["--config", str(source), *options]
+    return vars(parser_for(source).parse_args(command))
+
+
+def check_weights(source: Path, config: Mapping[str, Any], model: str | None) -> None:
+    """Refuse a file of weights that a training will not make.
+
+    Args:
+        source: the training config.
+        config: of :func:`read_dense`.
+        model: the file of weights that later stages take; None: they do not run.
+
+    Raises:
+        InputError: names what the training keeps.
+    """
     if found := _KEPT.fullmatch(model or ""):
-        kept = [
-            name
-            for which, name, *_ in config.get("best_model_criterion") or []
-            if which == "valid"
-        ]
-        if found[1] not in kept and "best_model_criterion" in config:
+        kept = [n for which, n, _ in config["best_model_criterion"] if which == "valid"]
+        if found[1] not in kept:
             mend = f"give --inference_asr_model valid.{(kept or ['loss'])[0]}.ave.pth"
             what = f"its best_model_criterion keeps no {model}"
             raise InputError(source, what, mend)
@@ -49,24 +94,127 @@ def check_dense(source: Path, config: Mapping[str, Any], model: str | None) -> N
             raise InputError(source, what, mend)
 
 
-def check_arguments(source: Path, config: Mapping[str, Any]) -> None:
-    """Refuse options that optimizer or scheduler have not, as after a change of it.
+def check_made(source: Path, config: Mapping[str, Any], options: Sequence[str]) -> None:
+    """Refuse a config of which ESPnet makes no model, optimizer or scheduler.
+
+    The model has no weights, for it is on torch's meta device, and no statistics; what
+    loads weights while it is made is not made, only its options are looked at.
+
+    Args:
+        source: the training config.
+        config: of :func:`read_dense`.
+        options: of ``--asr_args``.
 
     Raises:
-        InputError: names the option, and what it may be.
+        InputError: names the section, or the option, and ESPnet's reason; or the
+            training keeps models by a name that the model does not report.
     """
-    from espnet2.tasks.abs_task import optim_classes, scheduler_classes
+    # The model's making changes what it is given.
+    told = argparse.Namespace(**copy.deepcopy(dict(config)))
+    told.collect_stats = True  # no data are there to count the steps of
+    told.scheduler_conf = completed(told)
+    told.token_list = list(_TOKENS)
+    classes = _classes(told)
 
-    for part, classes in (("optim", optim_classes), ("scheduler", scheduler_classes)):
-        known = classes.get(str(config.get(part)).lower())
-        if known is None:
-            continue  # none, or ESPnet's parser says which there are
-        takes = [*inspect.signature(known).parameters]
-        for name in config.get(f"{part}_conf") or {}:
-            if name not in takes:
-                what = f"{part}_conf: {config[part]} has no option {name!r}"
-                mend = f"it has: {', '.join(takes[1:])}"
-                raise InputError(source, what, mend)
+    def where(section: str) -> object:
+        option = "--" + section.removesuffix("_conf")
+        return "--asr_args" if option in " ".join(options) else source
+
+    for part, known in classes.items():
+        _check_names(where(part), part, known, told)
+    with _judging(where, "optim_conf"):
+        (optimizer,) = DenseASRTask.build_optimizers(told, torch.nn.Linear(1, 1))
+    if told.scheduler is not None:
+        with _judging(where, "scheduler_conf"):
+            classes["scheduler"](optimizer, **told.scheduler_conf)
+    if told.normalize is not None and _has(classes["normalize"], "stats_file"):
+        told.normalize = None  # stage 10 makes the file
+    if told.frontend is not None and _has(classes["frontend"], _LOADS):
+        told.input_size = _FEATURES
+    others = (made for part, made in classes.items() if part != "frontend")
+    if not any(_has(made, _LOADS) for made in others):
+        with _judging(where, "", classes), torch.device("meta"):
+            DenseASRTask.build_model(told)
+    _check_criteria(where, config, classes["model"])
+
+
+def _classes(told: argparse.Namespace) -> dict[str, type]:
+    """Return the class of each part of a training that has a section of options."""
+    choices = {c.name: c.get_class for c in DenseASRTask.class_choices_list}
+    choices |= {"optim": optim_classes.get, "scheduler": scheduler_classes.get}
+    named = {part: getattr(told, part) for part in choices}
+    found = {p: choices[p](name) for p, name in named.items() if name is not None}
+    return found | {"ctc": CTC}
+
+
+def _has(made: type, option: str) -> bool:
+    """Tell whether a class has an option of a name that matches."""
+    return any(
+        re.fullmatch(option, name) for name in inspect.signature(made).parameters
+    )
+
+
+def _check_names(
+    where: object, part: str, made: type, told: argparse.Namespace
+) -> None:
+    """Refuse options that a class has not, as after a change of the class."""
+    takes, conf = inspect.signature(made).parameters, getattr(told, f"{part}_conf")
+    if conf is None:
+        raise InputError(where, f"{part}_conf is empty", "leave it out, or write {}")
+    if any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+        return
+    for option in conf:
+        if option not in takes:
+            what = f"{part}_conf: {getattr(told, part, part)} has no option {option!r}"
+            own = ", ".join(n for n in takes if n not in _GIVEN)
+            raise InputError(where, what, f"it has: {own}")
+
+
+@contextmanager
+def _judging(
+    where: Callable[[str], object],
+    section: str,
+    classes: Mapping[str, type] | None = None,
+) -> Iterator[None]:
+    """Make one line of any exception of ESPnet's.
+
+    Args:
+        where: file or option that holds a section.
+        section: of all that is made; else ``classes``, section by section, tell whose
+            making failed.
+    """
+    try:
+        yield
+    except Exception as e:
+        for frame, _ in traceback.walk_tb(e.__traceback__):
+            for part, made in (classes or {}).items():
+                if isinstance(frame.f_locals.get("self"), made):
+                    section = f"{part}_conf"
+        reason = ": ".join([type(e).__name__, *str(e).strip().splitlines()[:1]])
+        what = f"{section or 'its model'}: ESPnet cannot use that ({reason})"
+        raise InputError(where(section or "model"), what, "correct it") from e
+
+
+def _check_criteria(
+    where: Callable[[str], object], config: Mapping[str, Any], model: type
+) -> None:
+    """Refuse to choose epochs by what a model does not report."""
+    said = inspect.unwrap(model.forward).__code__.co_consts
+    # ESPnet's own default names the accuracy, whatever the model.
+    names = ["acc", *(text for text in said if isinstance(text, str))]
+    reported = "|".join(re.escape(n).replace(r"\{\}", r"\d+") for n in names)
+    criteria = {"best_model_criterion": config["best_model_criterion"]}
+    for option in ("early_stopping_criterion", "val_scheduler_criterion"):
+        criteria[option] = [config[option]]
+    for option, chosen in criteria.items():
+        for phase, name, *mode in chosen:
+            known = phase in ("train", "valid") and re.fullmatch(reported, name)
+            if not known or {*mode} - {"min", "max"}:
+                given = ",".join([phase, name, *mode])
+                what = f"{option}: the model reports no {given}"
+                mend = "write as valid,acc,max; there are loss, loss_att, loss_ctc, "
+                mend += "acc, cer, wer, cer_ctc"
+                raise InputError(where(option), what, mend)
 
 
 def check_search(
@@ -101,12 +249,16 @@ def check_search(
 
 def has_ctc(config: Mapping[str, Any]) -> bool:
     """Tell whether a model has a CTC head."""
-    return (config.get("model_conf") or {}).get("ctc_weight", 0.5) > 0
+    return _ctc_weight(config) > 0
 
 
 def has_decoder(config: Mapping[str, Any]) -> bool:
     """Tell whether a model has a decoder."""
-    return (config.get("model_conf") or {}).get("ctc_weight", 0.5) < 1
+    return _ctc_weight(config) < 1
+
+
+def _ctc_weight(config: Mapping[str, Any]) -> float:
+    return float((config.get("model_conf") or {}).get("ctc_weight", 0.5))
 
 
 def _texts(values: Any, name: str = "") -> Iterator[tuple[str, str]]:

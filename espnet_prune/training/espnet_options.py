@@ -1,27 +1,22 @@
-"""Check options that are ESPnet's own before hours of work, by its own parser.
-
-The parser takes seconds to import, so it is asked only about what is not known here.
-"""
+"""Check options that are ESPnet's own before hours of work, by its own parser."""
 
 import argparse
 import difflib
 import re
-from collections.abc import Iterable, Sequence
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import yaml
-from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.training.recipe import OWN_KEYS
 
-NUMBERS = ("max_epoch", "seed", "keep_nbest_models", "batch_bins", "accum_grad")
-DICTIONARIES = ("encoder_conf", "frontend_conf", "optim_conf")
-OTHERS = ("batch_type", "log_interval", "num_att_plot", "best_model_criterion")
-OTHERS += ("num_workers", "use_amp")
 # As 2e-3, which has no point.
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-KNOWN = {*NUMBERS, *DICTIONARIES, *OTHERS}
+
+
+# ESPnet's parser would not let these be none, its tasks do: features, or none wanted.
+_NONE = "frontend", "encoder"
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -44,18 +39,9 @@ def check_options(where: str, options: Sequence[str]) -> None:
     for option in options:
         name, equals, value = option.rpartition("=")
         if equals and not name.startswith("-"):  # KEY=VALUE, which YAML reads
-            refuse_number(where, name, value)
-    parser = OneLineParser(prog=where, add_help=False, allow_abbrev=False)
-    for name in NUMBERS:
-        parser.add_argument(f"--{name}", type=int)
-    for name in DICTIONARIES:
-        parser.add_argument(f"--{name}", action=NestedDictAction, default={})
-    rest = parser.parse_known_args(options)[1]
-    if not rest:
-        return
-    espnet = espnet_parser()
-    espnet.error = OneLineParser(prog=where).error
-    unknown = espnet.parse_known_args(rest)[1]
+            if isinstance(yaml.safe_load(value), str):
+                refuse_number(where, name, value)
+    unknown = parser_for(where).parse_known_args(options)[1]
     if unknown:
         first = unknown[0]
         mend = nearest(first.lstrip("-"), "--")
@@ -66,19 +52,56 @@ def check_options(where: str, options: Sequence[str]) -> None:
 
 def check_keys(source: object, keys: Iterable[str]) -> None:
     """Raise InputError for a key of a config that is none of ESPnet's training."""
-    unknown = {*keys} - KNOWN
-    if not unknown:
-        return
     known = {action.dest for action in espnet_parser()._actions}
-    for key in sorted(unknown - known):
+    for key in sorted({*keys} - known):
         raise InputError(source, f"no option {key!r}", nearest(key))
 
 
+def check_values(source: object, config: Mapping[str, Any]) -> None:
+    """Refuse a value of a config that ESPnet would not take on its command line.
+
+    ESPnet itself takes any value from a config, and ends in a traceback later.
+
+    Args:
+        source: the config.
+        config: its content; its keys are of ESPnet's.
+
+    Raises:
+        InputError: names the option, and what it may be.
+    """
+    words = []
+    for action in espnet_parser()._actions:
+        value = config.get(action.dest)
+        if value == action.default or action.nargs == 0 or action.dest == "config":
+            continue
+        if action.dest in _NONE and value in (None, "none"):
+            continue
+        if isinstance(action.default, dict):
+            if not isinstance(value or {}, Mapping):
+                what = f"{action.dest} must hold options, not {value!r}"
+                raise InputError(source, what, "write KEY: VALUE lines below it")
+        elif action.dest in config and not isinstance(value, Mapping):
+            option, texts = action.option_strings[0], _texts(value)
+            if action.nargs is not None:
+                words += [option, *texts]
+            else:
+                words += [f"{option}={text}" for text in texts]
+    parser_for(source).parse_args(words)
+
+
 def refuse_number(source: object, name: str, text: str) -> None:
-    """Raise InputError for a number that YAML, and so ESPnet, reads as a text."""
-    if _NUMBER.fullmatch(text) and isinstance(yaml.safe_load(text), str):
-        what = f"{name}: {text} is a text to YAML, not a number"
-        raise InputError(source, what, f"write {float(text):.12f}".rstrip("0"))
+    """Raise InputError for a text that is a number, which ESPnet does not make of it.
+
+    Args:
+        source: a file, or the option that holds the text.
+        name: of the option.
+        text: what YAML reads as a text: ``2e-3``, or a number in quotes.
+    """
+    if _NUMBER.fullmatch(text):
+        quoted = text if isinstance(yaml.safe_load(text), str) else f'"{text}"'
+        number = f"{float(text):.12f}".rstrip("0").rstrip(".")
+        what = f"{name}: {quoted} is a text to YAML, not a number"
+        raise InputError(source, what, f"write {number}")
 
 
 def nearest(name: str, dashes: str = "") -> str:
@@ -88,10 +111,23 @@ def nearest(name: str, dashes: str = "") -> str:
     return f"is it {dashes}{found[0]}?" if found else "leave it out"
 
 
-@cache
-def espnet_parser() -> argparse.ArgumentParser:
-    """Make the parser of stages 11, 12 and 14."""
-    import espnet_prune.base.quiet  # noqa: F401  (before anything else of ESPnet)
-    from espnet_prune.training.task import PruneASRTask
+def parser_for(source: object) -> argparse.ArgumentParser:
+    """Make the parser of stages 10, 11, 12 and 14 name a file or option in errors."""
+    parser = espnet_parser()
+    parser.error = OneLineParser(prog=str(source)).error
+    return parser
 
-    return PruneASRTask.get_parser()
+
+def espnet_parser() -> argparse.ArgumentParser:
+    """Make ESPnet's parser of a training, which keeps what a config sets."""
+    import espnet_prune.base.quiet  # noqa: F401  (before anything else of ESPnet)
+    from espnet_prune.training.task import DenseASRTask
+
+    return DenseASRTask.get_parser()
+
+
+def _texts(value: Any) -> list[str]:
+    """Write a value as the words of a command line; a list is a word an item."""
+    if not isinstance(value, list | tuple):
+        return ["null" if value is None else str(value)]
+    return [",".join(map(str, v)) if isinstance(v, list) else str(v) for v in value]

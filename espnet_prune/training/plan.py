@@ -144,17 +144,20 @@ def check_target(
     if not (stock and whole_encoder and METHODS[args.method].gated):
         return
     model, conf = nn.Module(), config.get("frontend_conf") or {}
-    model.frontend, model.preencoder = DefaultFrontend(**conf), None
-    told = argparse.Namespace(frontend_conf=conf)
-    lengths = lengths_of(model, told, options)
-    with torch.device("meta"):
-        encoder = encoder_choices.get_class(kind.name)
-        try:
+    try:
+        model.frontend, model.preencoder = DefaultFrontend(**conf), None
+        told = argparse.Namespace(frontend_conf=conf)
+        lengths = lengths_of(model, told, options)
+        with torch.device("meta"):
+            encoder = encoder_choices.get_class(kind.name)
             model.encoder = encoder(lengths.features, **encoder_conf)
-        except Exception as e:  # ESPnet's, for a value that it does not know
-            reason = ": ".join([type(e).__name__, *str(e).splitlines()[:1]])
-            what = f"ESPnet makes no encoder of its encoder_conf ({reason})"
-            raise InputError(source, what, "correct it") from e
+    except InputError:
+        raise
+    except Exception as e:  # ESPnet's, for a value that it does not know
+        reason = ": ".join([type(e).__name__, *str(e).splitlines()[:1]])
+        part = "encoder" if hasattr(model, "frontend") else "frontend"
+        what = f"ESPnet makes no {part} of its {part}_conf ({reason})"
+        raise InputError(source, what, "correct it") from e
     gates = make_options(GateOptions, "gates", recipe["gates"])
     with refusing(source_of(args)):
         budget = make_budget(options, describe(model, kind, gates), lengths)

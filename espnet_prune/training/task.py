@@ -24,17 +24,29 @@ from espnet_prune.training.trainer import (
     parameter_groups,
 )
 
+# Samples and tokens, of which ESPnet's recipes make a folded batch smaller.
+FOLD_LENGTHS = 80000, 150
+
 
 class SafeTask(AbsTask):
     """A task of ESPnet; its processes leave their group before they end."""
 
     @classmethod
     def main_worker(cls, args: argparse.Namespace) -> None:
+        cls.complete(args)
         super().main_worker(args)
         # A group that is still open when the interpreter ends may abort the process,
         # which then counts as failed. Not after an error: NCCL could wait for ever.
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()
+
+    @classmethod
+    def complete(cls, args: argparse.Namespace) -> None:
+        """Give a training what its config leaves to us."""
+        if "folded" in (args.batch_type, args.valid_batch_type):
+            # ESPnet's default batches; one length for each shape file, audio first.
+            folds = list(FOLD_LENGTHS[: len(args.train_shape_file)])
+            args.fold_length = args.fold_length or folds
 
 
 class DenseASRTask(SafeTask, ASRTask):
@@ -43,9 +55,9 @@ class DenseASRTask(SafeTask, ASRTask):
     trainer = SafeTrainer
 
     @classmethod
-    def main_worker(cls, args: argparse.Namespace) -> None:
+    def complete(cls, args: argparse.Namespace) -> None:
+        super().complete(args)
         args.scheduler_conf = completed(args)
-        super().main_worker(args)
 
 
 class PruneTask(SafeTask):

@@ -1,8 +1,11 @@
 """ESPnet of another version is refused when its registry, or a program, asks for it."""
 
+import importlib.util
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,13 +14,6 @@ from espnet_prune.base.errors import InputError
 from espnet_prune.base.espnet_version import VERSIONS, version_for
 
 MEND = f"pip install espnet=={version_for(sys.version_info[:2])}"
-
-PRETEND = """
-from importlib import metadata
-real = metadata.version
-metadata.version = lambda name: "202509" if name == "espnet" else real(name)
-import espnet_prune
-"""
 
 
 def test_requirements_ask_for_the_version_of_each_python(request):
@@ -32,19 +28,35 @@ def test_requirements_ask_for_the_version_of_each_python(request):
     ("version", "right"), [("202509", False), ("202511", True), ("202611", True)]
 )
 def test_other_version_is_refused_by_name(monkeypatch, version, right):
+    monkeypatch.setattr(espnet_version, "imported", lambda: (version, "here"))
     monkeypatch.setattr(espnet_version.metadata, "version", lambda _: version)
     if right:
         espnet_version.check_espnet()
         return
-    with pytest.raises(InputError, match=f"{version} is .* {MEND}"):
+    with pytest.raises(InputError, match=f"is version {version}, .* {MEND}"):
         espnet_version.check_espnet()
 
 
 @pytest.mark.parametrize(
     "then", ["import espnet2.tasks.asr", "import espnet_prune.cli.decode"]
 )
-def test_it_is_refused_where_espnet_is_used_and_not_before(then):
-    command = [sys.executable, "-c", PRETEND + "print('here')\n" + then]
-    result = subprocess.run(command, capture_output=True, text=True)
+def test_a_checkout_that_comes_first_is_refused_where_espnet_is_used(tmp_path, then):
+    """ESPnet's own path.sh puts its checkout into PYTHONPATH."""
+    installed = Path(importlib.util.find_spec("espnet2").origin).parents[1]
+    for package in ("espnet", "espnet2"):
+        (tmp_path / package).mkdir()
+        for path in (installed / package).iterdir():
+            (tmp_path / package / path.name).symlink_to(path)
+    version = tmp_path / "espnet" / "version.txt"
+    version.unlink(missing_ok=True)
+    version.write_text("202509\n")
+    code = f"import espnet_prune\nprint('here')\n{then}"
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True,
+    )  # fmt: skip
     assert result.returncode and "here" in result.stdout
-    assert MEND in result.stderr
+    assert f"is version 202509, whose layers are others -> take {tmp_path}" in (
+        result.stderr
+    )

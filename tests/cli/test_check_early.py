@@ -34,6 +34,7 @@ def check(tmp_path, monkeypatch):
         ("prune_decoder: 'no'", (), "prune_decoder must be true or false, not 'no'"),
         ("sparsety: {}", (), r"prune.yaml: no option 'sparsety' -> is it sparsity\?"),
         ("max_epochs: 7", (), r"no option 'max_epochs' -> is it max_epoch\?"),
+        ("batch_type: foldd", (), "prune.yaml: argument --batch_type: invalid choice"),
         (
             "",
             ("--prune_args", "--max_epoch ten"),

@@ -18,6 +18,7 @@ from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import read_yaml
 from espnet_prune.base.table import read_table
 from espnet_prune.cli import decode
+from espnet_prune.measuring import memory
 from espnet_prune.serving.greedy import GreedyDecoder
 from espnet_prune.serving.load import load
 
@@ -120,6 +121,19 @@ def test_utterance_for_which_there_is_no_memory_is_refused_by_name(audio, decode
         decodes()
     samples.write_text("a 1600\nb 1600\n")
     assert decodes()
+
+
+def test_utterances_decoded_at_once_share_the_memory(
+    audio, decodes, dense, monkeypatch
+):
+    decodes()
+    (audio / "utt2num_samples").write_text("a 16000000\nb 16000000\n")
+    model = argparse.Namespace(**read_yaml(dense / "config.yaml"))
+    one = memory.attention_bytes(model, 1000)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1.5 * one)
+    decodes(nj=1)
+    with pytest.raises(InputError, match=r"\(2 at once\): there are .* fewer parts"):
+        decodes(nj=2)
 
 
 def test_audio_in_an_archive_is_seen(audio, decodes, tmp_path):

@@ -1,5 +1,6 @@
 """What asr.sh's stage 14 packs: a compact model by ours, every other as ESPnet does."""
 
+import json
 import shutil
 import zipfile
 
@@ -18,12 +19,12 @@ from espnet_prune.families.espnet.checkpoint import load_model
 def pack(tmp_path, monkeypatch):
     """``pack(exp, model, *options)`` in a recipe's directory gives the archive."""
 
-    def run(exp, model, *options, main=drop_in_pack.main):
+    def run(exp, model, *options, main=drop_in_pack.main, task="asr"):
         if not (tmp_path / "exp").exists():
             shutil.copytree(exp, tmp_path / "exp")
         monkeypatch.chdir(tmp_path)
-        argv = ["pack", "asr", "--asr_train_config", "exp/config.yaml"]
-        argv += ["--asr_model_file", f"exp/{model}", "--outpath", "exp/packed.zip"]
+        argv = ["pack", task, f"--{task}_train_config", "exp/config.yaml"]
+        argv += [f"--{task}_model_file", f"exp/{model}", "--outpath", "exp/packed.zip"]
         monkeypatch.setattr("sys.argv", [*argv, *options])
         main()
         return zipfile.ZipFile("exp/packed.zip")
@@ -38,6 +39,17 @@ def test_what_is_not_ours_is_packed_as_espnet_packs_it(dense, pack):
         assert ours.read(name) == theirs.read(name)
     with pytest.raises(FileNotFoundError, match="exp/images"):
         pack(dense, "model.pth", "--option", "exp/images")
+
+
+def test_a_model_of_another_task_is_packed_alike(owsm, pack, tmp_path):
+    shutil.copytree(owsm, tmp_path / "exp")
+    told = {"method": "small", "target": {"kind": "params", "value": 0.5}}
+    (tmp_path / "exp/pruning.json").write_text(json.dumps(told | {"realised": 0.5}))
+    archive = pack(owsm, "model.pth", task="s2t")
+    assert {"config.yaml", "model.pth", "pruning.json"} <= set(archive.namelist())
+    assert b"s2t_inference import Speech2Text" in archive.read("README.md")
+    files = pack_funcs.unpack("exp/packed.zip", "elsewhere")
+    load_model(files["s2t_train_config"], files["s2t_model_file"])
 
 
 def test_a_dense_model_is_packed_with_what_our_upstream_read(

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import soundfile
+import yaml
 
 import espnet_prune
 from espnet_prune.base.errors import InputError
@@ -35,6 +36,7 @@ def test_an_experiment_and_a_kaldi_directory_give_a_compact_model(
     out = tmp_path / "out"
     options = {"prune_options": SHORT, "finetune_options": SHORT, "nj": 1}
     options["beam_size"] = 2
+    options["finetune_options"] = (*SHORT, "--batch_type", "folded")
     speech2text = espnet_prune.prune(dense, kaldi, out, model="model.pth", **options)
     speech, _ = soundfile.read(kaldi.parent / read_table(kaldi / "wav.scp")["utt03"])
     assert isinstance(speech2text(speech)[0][0], str)
@@ -87,6 +89,18 @@ def test_what_is_wrong_is_said_before_any_work(
     options = {"experiment": dense, "model": "model.pth"} | options
     with pytest.raises(InputError, match=message):
         espnet_prune.prune(train=kaldi, out=out, **options)
+    assert not out.exists()
+
+
+def test_tokenizer_that_needs_more_is_named_before_any_work(dense, kaldi, tmp_path):
+    teacher, out = tmp_path / "teacher", tmp_path / "out"
+    teacher.mkdir()
+    (teacher / "model.pth").symlink_to(dense / "model.pth")
+    config = yaml.safe_load((dense / "config.yaml").read_text())
+    config["token_type"] = "whisper_multilingual"
+    (teacher / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(InputError, match="token_type whisper_multilingual cannot be"):
+        espnet_prune.prune(teacher, kaldi, out, model="model.pth")
     assert not out.exists()
 
 

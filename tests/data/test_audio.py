@@ -37,6 +37,16 @@ def test_stereo_is_averaged(tmp_path, tone):
     np.testing.assert_allclose(audio.samples, left / 2, atol=1e-4)
 
 
+def test_channels_that_cancel_each_other_are_refused(tmp_path, tone):
+    """As of balanced lines, or a recorder that is wired wrongly."""
+    left = tone(0.5, 16000)
+    soundfile.write(tmp_path / "a.wav", np.stack([left, -left], 1), 16000)
+    with pytest.raises(InputError, match="its 2 channels cancel .* -> pick one by"):
+        load_utterance(str(tmp_path / "a.wav"), 16000)
+    soundfile.write(tmp_path / "b.wav", np.zeros((800, 2)), 16000)
+    assert not load_utterance(str(tmp_path / "b.wav"), 16000).samples.any()
+
+
 @pytest.mark.parametrize("speed", [0.9, 1.1])
 def test_speed_changes_duration_and_pitch(tmp_path, speed, tone):
     soundfile.write(tmp_path / "a.wav", tone(1.0, 16000), 16000)

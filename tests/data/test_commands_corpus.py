@@ -81,3 +81,22 @@ def test_too_few_speakers_are_refused(cli, published, tmp_path):
         path.unlink()
     with pytest.raises(InputError, match="words of 19 speakers .* as they were"):
         cli("commands_data", "--downloads", published, "--out", tmp_path / "d")
+
+
+def test_kaldi_directories_keep_their_split(cli, make_dir, tone, tmp_path):
+    for number, name in enumerate(SETS):
+        audio = {f"s-{name}{i}": (tone(0.05 + i / 100, 16000), 16000) for i in range(2)}
+        folder = make_dir(name, audio)
+        (folder / "text").write_text(
+            "".join(f"s-{name}{i} W{number}\n" for i in (0, 1))
+        )
+        where = tmp_path / commands_data.NAME / name
+        where.parent.mkdir(exist_ok=True)
+        folder.rename(where)
+    cli("commands_data", "--downloads", tmp_path, "--out", tmp_path / "d")
+    for number, name in enumerate(SETS):
+        text = read_data_dir(tmp_path / f"d/commands_{name}").text
+        assert set(text.values()) == {f"W{number} W{number}"}
+    (tmp_path / commands_data.NAME / "dev/text").write_text("s-dev0 W\n")
+    with pytest.raises(InputError, match="text"):
+        cli("commands_data", "--downloads", tmp_path, "--out", tmp_path / "e")

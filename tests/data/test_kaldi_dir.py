@@ -69,7 +69,7 @@ BAD_LINES = {
     "Windows": (b"s-0 A\r\ns-1 B\r\ns-2 C\r\n", ":1: has a Windows line end"),
     "empty file": (b"", ": is empty"),
     "id missing": (b"s-0 A\ns-1 B\n", "1 ids are only in wav.scp (s-2)"),
-    "id too many": (b"s-0 A\ns-1 B\ns-2 C\ns-3 D\n", "1 only in text (s-3)"),
+    "id too many": (b"s-0 A\ns-1 B\ns-2 C\ns-3 D\n", "1 ids are only in text (s-3)"),
 }
 
 
@@ -171,3 +171,30 @@ def test_any_table_reads_back_sorted_by_bytes(table, tmp_path_factory):
     lines = path.read_bytes().splitlines()
     keys = [line.split(b" ")[0] for line in path.read_bytes().split(b"\n")[:-1]]
     assert lines and keys == sorted(keys)
+
+
+def test_channels_that_nothing_picks_are_named(make_dir):
+    """As Kaldi has telephone speech: two speakers in the channels of one file."""
+    folder = make_dir()
+    (folder / "reco2file_and_channel").write_text("s-0 s A\ns-1 s B\ns-2 t A\n")
+    assert len(read_data_dir(folder).text) == 3
+    (folder / "wav.scp").write_text("s-0 s-0.wav\ns-1 s-0.wav\ns-2 s-2.wav\n")
+    told = "s-0 and s-1 are channels of .*s-0.wav, .* -> pick one by a pipe"
+    with pytest.raises(InputError, match=told):
+        read_data_dir(folder)
+    piped = "s-0 sox s-0.wav - remix 1 |\ns-1 sox s-0.wav - remix 2 |\ns-2 s-2.wav\n"
+    (folder / "wav.scp").write_text(piped)
+    assert len(read_data_dir(folder).text) == 3
+
+
+def test_several_files_of_a_recording_are_no_missing_one(make_dir):
+    folder = make_dir()
+    (folder / "wav.scp").write_text("s-0 s-0.wav s-1.wav\ns-1 s-1.wav\ns-2 s-2.wav\n")
+    with pytest.raises(InputError, match=r":1: gives 's-0' 2 files, .* by a pipe"):
+        read_data_dir(folder)
+
+
+def test_relative_directory_says_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=rf"paths count from {tmp_path}"):
+        read_data_dir("d/train")

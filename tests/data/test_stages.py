@@ -356,12 +356,12 @@ def test_format_refuses_what_cannot_be_written(cli, make_dir, tmp_path):
     for name in ("wav.scp", "text", "utt2spk"):
         path = folder / name
         path.write_text(path.read_text().replace("s-0 ", "s/0 ", 1))
-    with pytest.raises(InputError, match="slash"):
+    with pytest.raises(InputError, match="1 ids cannot be file names, .* s/0 ->"):
         cli(FORMAT, "--in", folder, "--out", tmp_path / "out")
     for name in ("wav.scp", "text", "utt2spk"):
         path = folder / name
         path.write_text(path.read_text().replace("s/0 ", "語" * 90 + " ", 1))
-    with pytest.raises(InputError, match="an id of more than 250 bytes"):
+    with pytest.raises(InputError, match="1 ids cannot be file names"):
         cli(FORMAT, "--in", folder, "--out", tmp_path / "out")
 
 

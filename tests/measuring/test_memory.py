@@ -131,7 +131,7 @@ def test_of_what_is_not_known_nothing_is_refused(encoder, conf, frontend):
     model = argparse.Namespace(encoder=encoder, encoder_conf=conf, frontend=frontend)
     model.frontend_conf = None
     assert attention_bytes(model, 1e6) == 0
-    refuse_too_long("set", "a", 1e6, model)
+    refuse_too_long("set", {"a": 1e6}, model)
 
 
 def test_limit_of_the_shell_counts(python):

@@ -37,6 +37,7 @@ ROW = {
     ),
     "rtf": dict.fromkeys(("encoder", "ctc_greedy", "search"), NUMBER),
     "rtf_espnet": dict.fromkeys(("encoder", "ctc_greedy", "search"), NUMBER),
+    "delay": NUMBER,
     "bytes": COUNT,
     "p_vs_dense": NUMBER,
     "vs": dict,
@@ -183,6 +184,15 @@ def test_full_report(full, capsys, caplog):
     for name in pictures:
         assert (full / "out" / name).read_bytes().startswith(b"\x89PNG")
     assert "compact -50 % params" in capsys.readouterr().out
+
+
+def test_latency_of_a_streaming_search_is_told(full):
+    for system, seconds in (("dense", 0.2), ("compact", 0.15)):
+        file = full / system / "measure.json"
+        dump(file, json.loads(file.read_text()) | {"delay": seconds})
+    report.main(options(full))
+    text = " ".join((full / "out/report.md").read_text().split())
+    assert "comes): dense 200 ms, compact -50 % params 150 ms." in text
 
 
 def test_each_compact_model_has_a_sentence(full, capsys):

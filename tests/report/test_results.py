@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from left import RIGHT, WRONG, dump, options, scored
+from left import RIGHT, WRONG, dump, measured, options, scored
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.marks import renewed
@@ -44,6 +44,9 @@ def test_seeds_are_pooled_and_tested_together(full):
         shutil.copytree(full / "compact", folder, ignore=lambda *_: ["decode_d"])
         vs = {"": full / "dense/decode_d/test"}
         scored(folder / "decode_d/test", full / "ref", hyp, vs)
+        # Only times of one run are compared: in the second all is twice as slow.
+        for system in (full / "dense", folder):
+            measured(system, (1 + number) * (2 if system.name == "dense" else 1))
         given = options(full, f"--out={full / f'out{number}'}")
         given = [o.replace(f"{full / 'compact'}", f"{folder}") for o in given]
         report.main(given)
@@ -57,6 +60,13 @@ def test_seeds_are_pooled_and_tested_together(full):
     assert mean == pytest.approx(12.5) and 0 < low < mean < high
     record = Record(*ABOUT, ORIGIN, [dense, compact])
     assert verdict(compact, record) == "worse (two seeds)"
+
+
+def test_a_report_without_figures_is_named(full):
+    dump(full / "none.json", {"rows": []})
+    for path in (full / "none.json", full / "not.there"):
+        with pytest.raises(InputError, match="run stages 15-18 on one test set"):
+            rows_of_reports([path])
 
 
 @pytest.mark.parametrize(("ends", "higher", "said"), [
@@ -124,12 +134,14 @@ def test_what_is_no_record_is_named(tmp_path):
 
 def test_picture_has_a_dot_for_each_seed():
     rows = [Row("dense", [1.0]), Row("L0", [1.2, 1.4], 0.5, {"params": 0.5})]
+    assert picture({}) is None
     (axes, hidden) = picture({"a": Record(*ABOUT, ORIGIN, rows)}).axes
     dots = {(x, y) for line in axes.lines for x, y in line.get_xydata()}
     assert dots == {(1.0, 1.0), (0.5, 1.2), (0.5, 1.4)} and not hidden.get_visible()
     clock = [Row("d", speed={"fp32": 2.0}), Row("c", target=0.5, speed={"fp32": 4.0})]
     fast = Record("d", "the clock", "10 s", "", True, "macs", ORIGIN, clock)
     assert claims({"b": fast}) == (
-        "- **d**: times as fast as the dense one, on one core; of the encoder's MACs "
-        "50 % gone: 4.0 in fp32."
+        "- **d**: times as fast as the dense one by torch, by onnxruntime: dense 2.0 "
+        "in fp32; of the encoder's MACs 50 % gone: 4.0 in fp32."
     )
+    assert picture({"b": fast}) is None

@@ -48,6 +48,26 @@ def test_failing_shard_names_its_log_and_shows_its_end(tmp_path):
         run_shards(commands, logs, lambda: "")
 
 
+def test_shard_that_a_signal_ends_says_so(tmp_path):
+    end = "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
+    commands, logs = jobs(tmp_path, "print(1)", end)
+    with pytest.raises(InputError, match=r"job\.1\.log.*\nit was ended by signal 15"):
+        run_shards(commands, logs, lambda: "")
+
+
+def test_no_more_run_at_once_than_there_are_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    code = "import os, sys, time; f = sys.argv[1]; open(f, 'w').close(); "
+    code += "n = len(os.listdir(os.path.dirname(f))); time.sleep(0.3); os.remove(f)"
+    code += "; print(n)"
+    (tmp_path / "here").mkdir()
+    commands, logs = jobs(tmp_path, *[code] * 5)
+    for number, command in enumerate(commands):
+        command.append(str(tmp_path / "here" / str(number)))
+    run_shards(commands, logs, lambda: "")
+    assert {int(log.read_text()) for log in logs} <= {1, 2}
+
+
 def test_every_failing_shard_is_named(tmp_path, jobs_here):
     commands, logs = jobs(tmp_path, *["raise SystemExit('why')", "print(1)"] * 2)
     with pytest.raises(InputError) as here:

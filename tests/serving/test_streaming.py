@@ -11,7 +11,7 @@ from espnet2.bin.asr_inference_streaming import Speech2TextStreaming
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.cli import asr_inference, run
-from espnet_prune.cli.measure import read_inference_config
+from espnet_prune.cli.measure import delay_of, read_inference_config
 from espnet_prune.families.espnet.tasks import ASR
 from espnet_prune.serving.decoders import read_search
 from espnet_prune.serving.load import load
@@ -56,9 +56,11 @@ def test_it_hears_in_parts_what_espnet_hears_as_a_whole(compact, samples, caplog
     assert expected == heard(Speech2Text(*compact, **SEARCH))
     assert len({token for ids in expected for token in ids}) > 3
     decoder = load(*compact, **SEARCH, sim_chunk_length=samples)
+    assert delay_of(decoder) is None
     with caplog.at_level("INFO"):
         caplog.clear()
         assert heard(decoder) == expected
+    assert len(decoder.delays) == len(expected) and delay_of(decoder) > 0
     told = [r for r in caplog.records if "best hypo" in r.getMessage()]
     assert len(told) == len(expected)
 
