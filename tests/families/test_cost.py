@@ -135,10 +135,11 @@ def test_what_conditions_counts_with_the_encoder_and_what_is_heard_with_the_head
     conf = conf | {"interctc_use_conditioning": False}
     plain = make_model(encoder=kind, encoder_conf=conf).eval()
     twice = 2 * 24 * 16 * 7
+    lengths = Lengths(100, FEATURES, 5)
     own, before = (encoder_cost(m.encoder, 100, FEATURES) for m in (model, plain))
     assert own["params"] == before["params"] + 16 * 7 + 16
     assert own["macs"] == before["macs"] + twice
-    head, before = (rest_cost(m, 100, 5) for m in (model, plain))
+    head, before = (rest_cost(m, lengths) for m in (model, plain))
     assert head["params"] == before["params"]
     assert head["macs"] == before["macs"] + twice
     with FlopCounterMode(display=False) as flops, torch.no_grad():
@@ -146,7 +147,7 @@ def test_what_conditions_counts_with_the_encoder_and_what_is_heard_with_the_head
         model.encoder(*x, **lent(model))
     assert flops.get_total_flops() / 2 == own["macs"] + twice
     described = describe(model, KINDS[kind], GateOptions())
-    terms, layout = described.terms(Lengths(100, FEATURES, 5)), described.layout
+    terms, layout = described.terms(lengths), described.layout
     sums = layout.sums(layout.whole())
     assert {kind: float(evaluate(terms[kind], sums)) for kind in own} == own
 
