@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from recipe_copy import ROOT, copy_recipe, fake_python, start
+from recipe_copy import ROOT, copy_recipe, fake_python, start, unchecked
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +18,12 @@ def recipe(tmp_path_factory) -> Path:
 @pytest.fixture
 def run(recipe):
     return partial(start, recipe / "run.sh")
+
+
+@pytest.fixture
+def enter(recipe, tmp_path):
+    """As ``run``, without the check of options against models."""
+    return partial(start, recipe / "run.sh", first=unchecked(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -131,10 +137,10 @@ def test_wrong_option_is_one_clear_line(run, options, message):
 )
 @pytest.mark.parametrize("token_type", ["bpe", "char"])
 def test_stage_without_its_input_names_the_stage_that_makes_it(
-    run, stage, made_by, token_type
+    enter, stage, made_by, token_type
 ):
     options = ("--stage", str(stage), "--stop_stage", str(stage))
-    result = run(*options, "--token_type", token_type)
+    result = enter(*options, "--token_type", token_type)
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: ") and "is missing" in line
@@ -164,11 +170,13 @@ def test_thorough_gates_the_model_dimension_of_the_recipes_own_models(
     assert result.stdout.endswith("--max_epoch 20 --mine\n")
 
 
-@pytest.mark.parametrize("corpus", ["synth", "digits", "librispeech", "kaldi"])
+@pytest.mark.parametrize(
+    "corpus", ["synth", "commands", "digits", "librispeech", "kaldi"]
+)
 @pytest.mark.parametrize("preset", ["default", "quick", "thorough"])
-def test_every_corpus_and_preset_can_be_entered(run, corpus, preset):
+def test_every_corpus_and_preset_can_be_entered(enter, corpus, preset):
     options = ("--corpus", corpus, "--preset", preset, "--stage", "5")
-    result = run(*options, "--stop_stage", "5")
+    result = enter(*options, "--stop_stage", "5")
     assert result.returncode == 2
     assert "run stage 4 " in result.stderr
 
