@@ -1,6 +1,5 @@
 """A run that is killed and started again ends where it would have ended."""
 
-import argparse
 import os
 import signal
 import subprocess
@@ -234,5 +233,5 @@ def test_process_leaves_its_group_after_the_training(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ASRTask, "main_worker", classmethod(join))
     for task in (DenseASRTask, PruneASRTask):
-        task.main_worker(argparse.Namespace())
+        task.main_worker(task.get_parser().parse_args([]))
         assert not dist.is_initialized(), task
