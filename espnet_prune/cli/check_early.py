@@ -247,9 +247,8 @@ def training_options(
     """
     from espnet_prune.training.espnet_options import (
         OneLineParser,
-        check_keys,
+        check_config,
         check_options,
-        check_values,
     )
     from espnet_prune.training.recipe import OWN_KEYS, SHARED, add_changes
 
@@ -261,9 +260,8 @@ def training_options(
             what = f"--{name} is not of one stage alone"
             raise InputError(where, what, "give it beside this option, not in it")
     check_options(where, rest)
-    of_espnet = {k: v for k, v in read_yaml(recipe).items() if k not in OWN_KEYS}
-    check_keys(recipe, of_espnet)
-    check_values(recipe, of_espnet)
+    given = read_yaml(recipe).items()
+    check_config(recipe, {key: value for key, value in given if key not in OWN_KEYS})
     shared = {"method": method, "kind": kind, "target": target, "recipe": recipe}
     shared |= {"compact": compact, "previous": None}
     return argparse.Namespace(**vars(found), **shared)

@@ -23,7 +23,7 @@ from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import read_yaml, write_yaml
 from espnet_prune.cli import asr_train, check_early, prune_train
 from espnet_prune.training.configs import model_config
-from espnet_prune.training.espnet_options import OneLineParser, check_keys
+from espnet_prune.training.espnet_options import OneLineParser, check_config
 from espnet_prune.training.recipe import OWN_KEYS, settle_method
 from espnet_prune.training.registration import names_ours
 from espnet_prune.training.task import DenseASRTask
@@ -133,7 +133,8 @@ def check(
         teacher: config of the teacher.
     """
     settle_method(stage)
-    check_keys(stage.recipe, recipe.keys() - {*OWN_KEYS, *TEACHER})
+    ours = {*OWN_KEYS, *TEACHER}
+    check_config(stage.recipe, {k: v for k, v in recipe.items() if k not in ours})
     check_early.check_stage(stage, teacher, stage.teacher_config)
     check_early.check_teacher(stage.teacher_config, stage.teacher_model)
 

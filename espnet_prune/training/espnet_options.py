@@ -3,7 +3,7 @@
 import argparse
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -50,25 +50,21 @@ def check_options(where: str, options: Sequence[str]) -> None:
         raise InputError(where, f"no option {first!r}", mend)
 
 
-def check_keys(source: object, keys: Iterable[str]) -> None:
-    """Raise InputError for a key of a config that is none of ESPnet's training."""
-    known = {action.dest for action in espnet_parser()._actions}
-    for key in sorted({*keys} - known):
-        raise InputError(source, f"no option {key!r}", nearest(key))
-
-
-def check_values(source: object, config: Mapping[str, Any]) -> None:
-    """Refuse a value of a config that ESPnet would not take on its command line.
+def check_config(source: object, config: Mapping[str, Any]) -> None:
+    """Refuse a key that ESPnet has not, or a value it would not take as an option.
 
     ESPnet itself takes any value from a config, and ends in a traceback later.
 
     Args:
         source: the config.
-        config: its content; its keys are of ESPnet's.
+        config: its content, without keys of ours.
 
     Raises:
         InputError: names the option, and what it may be.
     """
+    known = {action.dest for action in espnet_parser()._actions}
+    for key in sorted(config.keys() - known):
+        raise InputError(source, f"no option {key!r}", nearest(key))
     words = []
     for action in espnet_parser()._actions:
         value = config.get(action.dest)
