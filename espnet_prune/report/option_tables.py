@@ -9,7 +9,7 @@ from typing import Any
 
 from espnet_prune.report.rendering import Table
 
-# Of a docstring without its indentation: names, and what is said of them.
+# These match a docstring without its indentation: names, and what is said of them.
 _ARGS = re.compile(r"^Args:\n(.*?)(?=^\w|\Z)", re.DOTALL | re.MULTILINE)
 _OPTION = re.compile(
     r"^ {4}(\w+(?:, \w+)*): (.*?)(?=^ {4}\w|\Z)", re.DOTALL | re.MULTILINE

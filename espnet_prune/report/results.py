@@ -114,7 +114,7 @@ def read_records(folder: Path) -> dict[str, Record]:
     """Read all records, by name.
 
     Raises:
-        InputError: a file is none.
+        InputError: a file is no record, or its section is unknown.
     """
     found = {}
     for path in sorted(folder.glob("*.json")):
@@ -138,15 +138,15 @@ def rows_of_reports(reports: Sequence[Path]) -> list[Row]:
         reports: ``report.json`` of each run, started in this directory.
 
     Raises:
-        InputError: a file is none, or a run has been scored on another set.
+        InputError: a file is no report, or a run has been scored on another set.
     """
-    # Of each system its row in every report that has it, beside the dense one's there.
+    # A row is compared with the dense one of its own report.
     pairs: dict[tuple[str, float | None], list[tuple[Scored, Scored]]] = {}
     for path in reports:
-        dense, *others = rows = _scored(path)
+        rows = _scored(path)
         for row in rows:
             key = label(row), row["target"]["value"]
-            pairs.setdefault(key, []).append((row, dense))
+            pairs.setdefault(key, []).append((row, rows[0]))
     found = []
     for (name, target), own in pairs.items():
         rows = [row for row, _ in own]
@@ -220,7 +220,7 @@ def rows_of_bench(path: Path, model: str) -> list[Row]:
         format, by the runtime.
 
     Raises:
-        InputError: the file is none, or has no such rows.
+        InputError: the file is no result of the bench, or has no such rows.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))["rows"]
@@ -232,7 +232,8 @@ def rows_of_bench(path: Path, model: str) -> list[Row]:
     for row in others:
         if not row["system"].endswith("_torch"):
             gone = {"macs": 1 - row["macs"] / first["macs"]} if row["target"] else {}
-            own = Row(model, target=row["target"], gone=gone)
+            name = "compact" if row["target"] else "dense"
+            own = Row(name, target=row["target"], gone=gone)
             own = found.setdefault(row["target"], own)
             own.speed[row["precision"]] = first["median_s"] / row["median_s"]
     return [*found.values()]

@@ -95,6 +95,7 @@ def test_bench_is_told_in_times_of_espnets_encoder(tmp_path):
     ]  # fmt: skip
     dump(tmp_path / "bench.json", {"rows": rows})
     dense, compact = rows_of_bench(tmp_path / "bench.json", "d256")
+    assert (dense.system, compact.system) == ("dense", "compact")
     assert (dense.target, dense.speed) == (None, {"fp32": 2.0})
     assert (compact.target, compact.speed) == (0.5, {"fp32": 4.0, "int8": 8.0})
     assert compact.gone == {"macs": 0.5}
