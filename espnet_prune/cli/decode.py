@@ -122,9 +122,7 @@ def main() -> None:
         logging.info(f"decoding {len(keys)} utterances of {args.data}; log: {logs[0]}")
 
         def progress() -> str:
-            done = sum(
-                log.read_text(errors="replace").count("best hypo") for log in logs
-            )
+            done = count_decoded(logs)
             if done and not begun:
                 begun.append(time.monotonic())
                 return f"decoded {done} of {len(keys)} utterances"
@@ -137,6 +135,12 @@ def main() -> None:
         (folder / "model.sha256").write_text(fingerprint(args.model) + "\n")
     note_made_of(args.out, stamp)
     logging.info(f"{args.out}/text: {len(keys)} utterances")
+
+
+def count_decoded(logs: list[Path]) -> int:
+    """Count what the parts have decoded by now; some may wait for a core, without log."""
+    begun = [log.read_text(errors="replace") for log in logs if log.is_file()]
+    return sum(text.count("best hypo") for text in begun)
 
 
 def check_lm_files(options: dict[str, Any], source: Path) -> None:

@@ -322,6 +322,12 @@ def test_outputs_are_the_same_whatever_the_number_of_parts(
     assert len(one) == 12 and three == pytest.approx(one, rel=1e-5)
 
 
+def test_progress_counts_parts_that_wait_for_a_core_as_none(tmp_path):
+    begun, waiting = tmp_path / "asr_inference.1.log", tmp_path / "asr_inference.2.log"
+    begun.write_text("best hypo: LEFT\nbest hypo: \n")
+    assert decode.count_decoded([begun, waiting]) == 2
+
+
 def write_lm(folder, tokens, favourite):
     """A language model of ESPnet's that says one token, whatever came before."""
     from espnet2.tasks.lm import LMTask
