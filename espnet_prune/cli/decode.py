@@ -138,7 +138,7 @@ def main() -> None:
 
 
 def count_decoded(logs: list[Path]) -> int:
-    """Count what the parts have decoded by now; some may wait for a core, without log."""
+    """Count what the parts have decoded; those that wait for a core have no log."""
     begun = [log.read_text(errors="replace") for log in logs if log.is_file()]
     return sum(text.count("best hypo") for text in begun)
 

@@ -19,13 +19,13 @@ from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import atomic_path, write_json, write_text
 from espnet_prune.base.marks import renewed
 from espnet_prune.report.plots import png
+from espnet_prune.report.pooling import pooled
 from espnet_prune.report.results import (
     SECTIONS,
     Made,
     Record,
     read_records,
     rows_of_bench,
-    rows_of_reports,
 )
 from espnet_prune.report.results_page import KINDS, PICTURE, claims, page, picture
 
@@ -67,7 +67,10 @@ def new_record(args: argparse.Namespace) -> Record:
     if args.bench is not None:
         rows, metric = rows_of_bench(args.bench, args.model), ""
     else:
-        rows, metric = rows_of_reports(args.reports), "WER %"
+        sets = pooled(args.reports)
+        if len(sets) > 1:
+            raise InputError("--reports", f"have several test sets: {', '.join(sets)}")
+        ((metric, rows),) = sets.values()
     about = args.title, args.section, args.test, metric, False, args.kind
     return Record(*about, made, rows)
 

@@ -25,6 +25,7 @@ from espnet_prune.base.files import (
     note_made_of,
 )
 from espnet_prune.measuring.mapsswe import find
+from espnet_prune.measuring.metrics import METRICS
 from espnet_prune.measuring.scoring import (
     score_set,
     speakers_of,
@@ -61,16 +62,20 @@ class Part:
 
     def results(self) -> list[Path]:
         """List the files that scoring leaves, the last first."""
-        wer = self.hyp.parent / "score_wer"
-        tests = [wer / test_file(name) for name in self.vs]
+        names = ["result.json", *map(test_file, self.vs)]
         return [
-            self.hyp.parent / "score_cer" / "result.json",
-            wer / "result.json",
-        ] + tests
+            self.hyp.parent / metric.folder / name
+            for metric in reversed(METRICS)
+            for name in names
+        ]
 
     def stamp(self) -> str | None:
         """Say what the results are made of; None if something of that is missing."""
-        others = [other / "score_wer" / "result.json" for other in self.vs.values()]
+        others = [
+            other / metric.folder / "result.json"
+            for other in self.vs.values()
+            for metric in METRICS
+        ]
         files = [self.ref, self.hyp, *others]
         if (speakers := speakers_of(self.ref)).is_file():
             files.append(speakers)
@@ -113,7 +118,7 @@ def parts_of(args: argparse.Namespace) -> Iterator[list[Part]]:
             scored = {
                 other: folder
                 for other, folder in others.items()
-                if not other or (folder / "score_wer").exists()
+                if not other or (folder / METRICS[0].folder).exists()
             }
             for precision in precisions:
                 hyp = system / decoded_in(args.decode_tag, precision) / name / "text"

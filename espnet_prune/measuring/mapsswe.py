@@ -26,7 +26,7 @@ def mapsswe(ours: Path, theirs: Path) -> float | None:
     """Compute the two-sided p value of "no difference" between two systems.
 
     Args:
-        ours, theirs: ``score_wer`` directories, with ``ref.trn`` and ``hyp.trn``.
+        ours, theirs: directories of scores, with ``ref.trn`` and ``hyp.trn``.
 
     Returns:
         the p value in steps of 0.001, the smallest being 0.001; None without SCTK, or

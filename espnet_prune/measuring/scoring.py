@@ -1,8 +1,8 @@
 """Score one decoded set: error rates, and tests against other systems.
 
 What is left beside the hypotheses: ``score_{wer,cer}/{ref.trn,hyp.trn,result.txt,
-result.json}``, and for each other system ``score_wer/significance.json``: over
-utterances and, where an ``utt2spk`` stands beside the references, over speakers.
+result.json}``, and for each other system ``significance.json`` in both: over utterances
+and, where an ``utt2spk`` stands beside the references, over speakers.
 """
 
 from collections.abc import Mapping
@@ -11,8 +11,9 @@ from pathlib import Path
 from espnet_prune.base.files import atomic_dir, write_json, write_text
 from espnet_prune.measuring.alignment import alignment_report, trn
 from espnet_prune.measuring.mapsswe import mapsswe
+from espnet_prune.measuring.metrics import METRICS, leading
 from espnet_prune.measuring.significance import compare, read_result, read_speakers
-from espnet_prune.measuring.wer import UNITS, read_pairs, score
+from espnet_prune.measuring.wer import read_pairs, score
 
 
 def test_file(name: str) -> str:
@@ -52,23 +53,23 @@ def score_set(ref: Path, hyp: Path, vs: Mapping[str, Path]) -> list[str]:
     speaker = None
     if speakers.is_file():
         speaker = read_speakers(speakers, [pair.utt for pair in pairs])
-    for kind, unit in UNITS.items():
-        scored = score(pairs, unit)
-        result = scored.as_json()
-        with atomic_dir(out / f"score_{kind}") as folder:
+    leads = leading(pair.ref for pair in pairs)
+    for metric in METRICS:
+        scored = score(pairs, metric.counted)
+        result = scored.as_json() | {"leads": metric is leads, "references": str(ref)}
+        with atomic_dir(out / metric.folder) as folder:
             write_text(folder / "ref.trn", trn(scored.utts, scored.output.references))
             write_text(folder / "hyp.trn", trn(scored.utts, scored.output.hypotheses))
             write_text(folder / "result.txt", alignment_report(scored))
             write_json(folder / "result.json", result)
-            if kind == "wer":
-                for name, other in vs.items():
-                    scored_other = other / "score_wer"
-                    theirs = read_result(scored_other / "result.json")
-                    significance = compare(result, theirs, str(other), speaker) | {
-                        "mapsswe_p": mapsswe(folder, scored_other),
-                        "vs_sha256": weights_of(other),
-                    }
-                    write_json(folder / test_file(name), significance)
-        where = f"over {scored.n_units} {unit}s: {out / f'score_{kind}'}"
-        said.append(f"{kind.upper()} {scored.told} {where}")
+            for name, other in vs.items():
+                scored_other = other / metric.folder
+                theirs = read_result(scored_other / "result.json")
+                significance = compare(result, theirs, str(other), speaker) | {
+                    "mapsswe_p": mapsswe(folder, scored_other),
+                    "vs_sha256": weights_of(other),
+                }
+                write_json(folder / test_file(name), significance)
+        where = f"over {scored.n_units} {metric.counted}s: {out / metric.folder}"
+        said.append(f"{metric.name} {scored.told} {where}")
     return said

@@ -42,7 +42,7 @@ def compare(
         speakers: utterance id -> speaker, to test over these, too.
 
     Returns:
-        ``delta_wer`` = error rate of ``system`` minus that of ``other`` (a fraction;
+        ``delta`` = error rate of ``system`` minus that of ``other`` (a fraction;
         positive: ``system`` is worse; None without words), its 95 % percentile
         ``interval``, and the two-sided ``p_value`` of "no difference": twice the
         smaller share of resamples on one side of zero, counted with the observation
@@ -64,7 +64,7 @@ def compare(
     total = int(words.sum())
     found = {
         "vs": vs,
-        "delta_wer": float(more.sum() / total) if total else None,
+        "delta": float(more.sum() / total) if total else None,
         "interval": None,
         "p_value": None,
         "method": f"paired bootstrap over utterances, two-sided, {RESAMPLES} resamples",
@@ -162,12 +162,6 @@ def read_result(path: Path) -> dict[str, Any]:
 def errors(counts: dict[str, float]) -> float:
     """Count the errors of an utterance."""
     return counts["sub"] + counts["del"] + counts["ins"]
-
-
-def error_rate(result: dict[str, Any]) -> float:
-    """Compute the errors per reference word, over all utterances."""
-    counts = result["utterances"].values()
-    return sum(map(errors, counts)) / sum(c["n"] for c in counts)
 
 
 def read_speakers(path: Path, utterances: Iterable[str]) -> dict[str, str]:

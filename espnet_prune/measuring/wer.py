@@ -16,8 +16,6 @@ from espnet_prune.base.table import read_table
 from espnet_prune.data.text import comparable
 from espnet_prune.measuring.resampling import RESAMPLES, resample
 
-UNITS = {"wer": "word", "cer": "char"}  # score_<key>/ holds rates over this unit
-
 
 def decoded_in(tag: str, precision: str = "fp32") -> str:
     """Name the directory of what was decoded with a configuration and a format."""

@@ -58,4 +58,4 @@ def _better_than_dense(row: dict[str, Any]) -> bool:
     test = row["vs"].get("dense")
     if not test or test["p_value"] is None:
         return False
-    return test["delta_wer"] < 0 and test["p_value"] < LEVEL
+    return test["delta"] < 0 and test["p_value"] < LEVEL

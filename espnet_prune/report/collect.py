@@ -17,17 +17,16 @@ import yaml
 from espnet_prune import __version__
 from espnet_prune.base.errors import InputError
 from espnet_prune.config.methods import METHODS, REFERENCE
-from espnet_prune.families.espnet.checkpoint import read_checkpoint
+from espnet_prune.measuring.metrics import METRICS, Metric
 from espnet_prune.measuring.wer import decoded_in
+from espnet_prune.report.curves import Curves, read_curves
 
 PARAMS = ("frontend", "subsampling", "blocks", "encoder", "decoder", "total")
 MACS = ("frontend", "subsampling", "blocks", "encoder")
 RTF = ("encoder", "ctc_greedy", "search")
 BY_ESPNET = ", ESPnet's encoder"  # after a name: not by onnxruntime, as the others
-TEST = ("delta_wer", "interval", "p_value", "p_by_speaker", "mapsswe_p")
+TEST = ("p_value", "p_by_speaker", "mapsswe_p")
 PACKAGES = ("espnet", "torch", "numpy")
-
-Curves = dict[str, dict[str, list[tuple[int, float]]]]  # train/valid -> key -> points
 
 
 @dataclass
@@ -99,12 +98,25 @@ class Collected:
         )
         return False
 
-    def comparisons(self, decode: Path) -> dict[str, dict[str, Any]]:
-        """Read a decoding's significance tests by other system: ``dense``, ``l0``."""
+    def quality(self, decode: Path) -> dict[Metric, dict[str, Any]]:
+        """Read a decoding's error rates in percent, the one that leads first."""
+        found, order = {}, {}
+        for metric in METRICS:
+            scores = self.json(decode / metric.folder / "result.json", "15-16") or {}
+            found[metric] = {
+                "value": in_percent(scores.get("error_rate")),
+                "ci": in_percent(scores.get("ci95")),
+                "unit": "%",
+            }
+            order[metric] = not scores.get("leads")
+        return {metric: found[metric] for metric in sorted(METRICS, key=order.get)}
+
+    def comparisons(self, scores: Path) -> dict[str, dict[str, Any]]:
+        """Read the significance tests by other system: ``dense``, ``l0``."""
         names = {"dense": "significance.json", "l0": "significance_l0.json"}
         tests = {}
         for other, name in names.items():
-            file = decode / "score_wer" / name
+            file = scores / name
             if other == "l0" and not file.is_file():
                 continue  # it is L0 itself, or L0 was not asked for
             test = self.json(file, "15-16")
@@ -116,7 +128,8 @@ class Collected:
                     f"{file}: {test['vs']} has been decoded anew since (stage 16)"
                 )
                 continue
-            tests[other] = _part(test, TEST)
+            difference = {k: in_percent(test.get(k)) for k in ("delta", "interval")}
+            tests[other] = difference | _part(test, TEST)
         return tests
 
     def add_curves(self, title: str, checkpoint: Path, stage: str) -> None:
@@ -125,25 +138,6 @@ class Collected:
             self.missing.append(f"{checkpoint} (stage {stage})")
             return
         self.curves[title] = read_curves(checkpoint)
-
-
-def read_curves(checkpoint: Path) -> Curves:
-    """Read ESPnet's reporter statistics: ``train``/``valid`` -> key -> (epoch, value).
-
-    Only finite numbers are kept; ESPnet stores NaN for an epoch without any.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    # mmap: weights and optimizer states are in the file too, and are not wanted.
-    state = read_checkpoint(checkpoint, mmap=True)
-    curves: Curves = {"train": {}, "valid": {}}
-    for epoch, phases in sorted(state["reporter"]["stats"].items()):
-        for phase in curves:
-            for key, value in phases.get(phase, {}).items():
-                if not isinstance(value, datetime.timedelta) and abs(value) < 1e30:
-                    curves[phase].setdefault(key, []).append((epoch, float(value)))
-    return curves
 
 
 def _environment(machine: dict[str, Any] | None) -> dict[str, Any]:
@@ -159,6 +153,13 @@ def _environment(machine: dict[str, Any] | None) -> dict[str, Any]:
         "packages": packages,
         "measured_on": machine,
     }
+
+
+def in_percent(value: float | list[float] | None) -> float | list[float] | None:
+    """Scale a fraction, or the ends of an interval."""
+    if isinstance(value, list):
+        return [100 * end for end in value]
+    return None if value is None else 100 * value
 
 
 def _part(source: dict[str, Any] | None, keys: tuple[str, ...]) -> dict[str, Any]:
@@ -177,13 +178,12 @@ def _row(
     """Make a row of the main table: a system on a test set (``decode`` directory)."""
     first = precision == "fp32"
     measured = found.json(exp / "measure.json", "17") or {}
-    wer, cer, tests = None, None, {}
+    quality, tests = {}, {}
     if found.same_weights(decode, measured):
-        wer = found.json(decode / "score_wer/result.json", "15-16")
-        cer = found.json(decode / "score_cer/result.json", "15-16")
+        quality = found.quality(decode)
         if system == "compact" or not first:
-            tests = found.comparisons(decode)
-    wer, cer = wer or {}, cer or {}
+            (leads, *_) = quality
+            tests = found.comparisons(decode / leads.folder)
     rtf, rtf_espnet, delay = {}, {}, None
     if found.same_session(exp, measured, dense):
         times, delay = measured.get("rtf", {}), measured.get("delay")
@@ -206,9 +206,7 @@ def _row(
         "precision": precision,
         "test_set": decode.name,
         "decoded": str(decode),
-        "wer": wer.get("error_rate"),
-        "wer_ci": wer.get("ci95") or [None, None],
-        "cer": cer.get("error_rate"),
+        "quality": {metric.name: value for metric, value in quality.items()},
         "params": _part(measured.get("params"), PARAMS),
         "macs_per_second": _part(measured.get("macs_per_second"), MACS),
         "rtf": _part(rtf, RTF),

@@ -37,8 +37,8 @@ class Picture:
 Part = Heading | Paragraph | Picture | Table
 
 READING = (
-    "Beside a cost: its change against dense. 95 %: interval of the WER by bootstrap "
-    "over utterances. p: two-sided paired bootstrap against dense on the same "
+    "Beside a cost: its change against dense. 95 %: interval by bootstrap over "
+    "utterances. p: two-sided paired bootstrap against dense on the same "
     "utterances. RTF: seconds of computing per second of audio, one utterance at a "
     "time, each column from audio samples on, so encoder includes the frontend, and "
     "search the encoder; changes within the +- below are noise. M: millions of "
@@ -56,8 +56,8 @@ BY_RUNTIME = (
 )
 BY_TORCH = "The encoders are ESPnet's own, run by torch."
 SIGNIFICANCE = (
-    "Differences in points of WER, positive: worse than the other. Paired bootstrap "
-    "over utterances, two-sided; by speaker: t-test over speakers, where there are "
+    "Differences in points, positive: worse than the other. Paired bootstrap over "
+    "utterances, two-sided; by speaker: t-test over speakers, where there are "
     "five or more of similar size; MAPSSWE of NIST's SCTK where that is installed."
 )
 
@@ -151,7 +151,7 @@ def _comparison(found: Collected) -> list[Part]:
     rows, parts = found.report["rows"], []
     for number, test_set in enumerate(dict.fromkeys(r["test_set"] for r in rows), 1):
         own = [row for row in rows if row["test_set"] == test_set]
-        figure = plots.pareto_figure(own, f"WER against cost ({test_set})")
+        figure = plots.pareto_figure(own, f"Errors against cost ({test_set})")
         if figure:
             name = f"pareto_{number}.png"
             parts.append(Picture(name, f"Pareto of {test_set}", plots.png(figure)))

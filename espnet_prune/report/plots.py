@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from espnet_prune.config.methods import METHODS, REFERENCE
-from espnet_prune.report.collect import Curves
+from espnet_prune.report.curves import Curves
+from espnet_prune.report.quality import is_scored, leading, metrics
 from espnet_prune.report.tables import whole_blocks
 
 PALETTE = (
@@ -42,17 +43,15 @@ COSTS = (
 
 
 def pareto_figure(rows: list[dict[str, Any]], title: str) -> Figure | None:
-    """Draw WER against cost: a line per method, the dense model as a star.
+    """Draw the error rate against cost: a line per method, the dense model as a star.
 
     Args:
         rows: of ``report.json``, of one test set; drawn are those in fp32.
 
     Returns:
-        None unless at least two systems have a WER.
+        None unless at least two systems have been scored.
     """
-    scored = [
-        row for row in rows if row["wer"] is not None and row["precision"] == "fp32"
-    ]
+    scored = [row for row in rows if is_scored(row) and row["precision"] == "fp32"]
     lines: dict[str, list[dict[str, Any]]] = {}
     for row in scored:
         lines.setdefault(row["method"] or "?", []).append(row)
@@ -66,9 +65,11 @@ def pareto_figure(rows: list[dict[str, Any]], title: str) -> Figure | None:
             own = [row for row in own if row[part][key] is not None]
             own = sorted(own, key=lambda row: row[part][key])
             x = [row[part][key] * scale for row in own]
-            y = [100 * row["wer"] for row in own]
+            found = [leading(row) for row in own]
+            y = [each["value"] for each in found]
+            ends = [each["ci"] or 2 * [each["value"]] for each in found]
             bars = [
-                [100 * abs(row["wer_ci"][i] - row["wer"]) for row in own]
+                [abs(end[i] - value) for end, value in zip(ends, y, strict=True)]
                 for i in (0, 1)
             ]
             if method == "dense":
@@ -81,7 +82,7 @@ def pareto_figure(rows: list[dict[str, Any]], title: str) -> Figure | None:
                     label=method,
                 )  # fmt: skip
         axes.set_xlabel(name, size=9)
-        axes.set_ylabel("WER, %", size=9)
+        axes.set_ylabel(f"{metrics(scored)[0]}, %", size=9)
         axes.tick_params(labelsize=8)
         axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)

@@ -7,17 +7,12 @@ with its interval.
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from espnet_prune.base.errors import InputError
-from espnet_prune.config.methods import REFERENCE
-from espnet_prune.measuring.significance import compare, pool, read_result
-from espnet_prune.report.tables import label
 
-Scored = Mapping[str, Any]  # a row of report.json
 SECTIONS = ("real speech", "synthetic speech", "self-supervised", "the clock")
 
 
@@ -48,7 +43,9 @@ class Row:
             largest alone, as ``summary``.
         target: fraction that was to go; None for the dense model.
         gone: of the dense encoder's ``params`` and ``macs``, fractions.
-        difference: to the dense model in the metric's unit, and its 95 % interval.
+        difference: to the dense model in the metric's unit, and its 95 % interval over
+            utterances.
+        by_speaker: the interval over speakers, where there are enough of them.
         speed: times as fast as the dense model, by column (``encoder``, ``search``), or
             as ESPnet's dense encoder, by number format.
         seeds: how many there are.
@@ -59,6 +56,7 @@ class Row:
     target: float | None = None
     gone: dict[str, float] = field(default_factory=dict)
     difference: list[float] | None = None
+    by_speaker: list[float] | None = None
     speed: dict[str, float] = field(default_factory=dict)
     summary: list[float] | None = None
     seeds: int = 1
@@ -128,83 +126,6 @@ def read_records(folder: Path) -> dict[str, Record]:
         if found[path.stem].section not in SECTIONS:
             what = f"its section is none of: {', '.join(SECTIONS)}"
             raise InputError(path, what)
-    return found
-
-
-def rows_of_reports(reports: Sequence[Path]) -> list[Row]:
-    """Join the reports of several seeds of the same systems, on one test set.
-
-    Args:
-        reports: ``report.json`` of each run, started in this directory.
-
-    Raises:
-        InputError: a file is no report, or a run has been scored on another set.
-    """
-    # A row is compared with the dense one of its own report.
-    pairs: dict[tuple[str, float | None], list[tuple[Scored, Scored]]] = {}
-    for path in reports:
-        rows = _scored(path)
-        for row in rows:
-            key = label(row), row["target"]["value"]
-            pairs.setdefault(key, []).append((row, rows[0]))
-    found = []
-    for (name, target), own in pairs.items():
-        rows = [row for row, _ in own]
-        made = Row(
-            "L0" if rows[0]["method"] == REFERENCE else rows[0]["method"],
-            [round(100 * row["wer"], 4) for row in rows],
-            target,
-            seeds=len(rows),
-        )
-        if target is not None:
-            sides = zip(*own, strict=True)
-            runs, base = (pool(list(map(_result, side)), name) for side in sides)
-            test = compare(runs, base, "dense")
-            ends = [100 * x for x in test["interval"] or []]
-            difference = [100 * test["delta_wer"], *ends] if ends else None
-            made = replace(
-                made, gone=_gone(own), speed=_speed(own), difference=difference
-            )
-        found.append(made)
-    return found
-
-
-def _scored(path: Path) -> list[Scored]:
-    """Read the rows of a report that have been scored, the dense one first."""
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        own = [r for r in rows if r["wer"] is not None and r["precision"] == "fp32"]
-        if not own or own[0]["system"] != "dense" or "decoded" not in own[0]:
-            raise ValueError("no dense model has been scored")
-        if len({row["test_set"] for row in own}) > 1:
-            raise ValueError("it has several test sets")
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        what = f"is no report to take figures from ({e})"
-        raise InputError(path, what, "run stages 15-18 on one test set") from e
-    return own
-
-
-def _result(row: Scored) -> dict[str, Any]:
-    return read_result(Path(row["decoded"]) / "score_wer" / "result.json")
-
-
-def _gone(own: Sequence[tuple[Scored, Scored]]) -> dict[str, float]:
-    """Compute the mean fractions of the encoder that are gone."""
-    found = {}
-    for name, part in (("params", "params"), ("macs", "macs_per_second")):
-        kept = [(row[part]["encoder"], dense[part]["encoder"]) for row, dense in own]
-        if all(after is not None and before for after, before in kept):
-            found[name] = 1 - statistics.mean(after / before for after, before in kept)
-    return found
-
-
-def _speed(own: Sequence[tuple[Scored, Scored]]) -> dict[str, float]:
-    """Compute how many times as fast as the dense model of the same run it is."""
-    found = {}
-    for name in ("encoder", "search"):
-        times = [(dense["rtf"][name], row["rtf"][name]) for row, dense in own]
-        if all(before and after for before, after in times):
-            found[name] = statistics.mean(before / after for before, after in times)
     return found
 
 

@@ -1,10 +1,11 @@
 """The page of results, from records: claims first, then four tables at most."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
 from espnet_prune.report.plots import PALETTE, plain
+from espnet_prune.report.pooling import DENSE
 from espnet_prune.report.rendering import DASH, Table
 from espnet_prune.report.results import SECTIONS, Record, Row
 
@@ -15,7 +16,8 @@ HEAD = """\
 <!-- made by: python3 -m espnet_prune.cli.results, from results/*.json -->
 
 Means over seeds; in brackets the least and the largest of them. Differences to the
-dense model stand with their 95 % interval over utterances.
+dense model stand with their 95 % interval over utterances, and over speakers where
+the test set has enough of them.
 
 {claims}
 
@@ -63,7 +65,7 @@ def claim(record: Record) -> str:
             times = ", ".join(f"{v:.1f} in {k}" for k, v in row.speed.items())
             told.append(f"{100 * row.target:g} % gone: {times}")
         elif row.target and row.system == "L0":
-            found = f"{shown(row)}, {verdict(row, record)}"
+            found = f"{shown(row)}, {verdict(row, record.higher)}"
             told.append(f"{100 * row.target:g} % gone: {found}")
     dense = ", ".join(f"{v:.1f} in {k}" for k, v in record.dense.speed.items())
     of = f"times as fast as the dense one by torch, by onnxruntime: dense {dense}"
@@ -73,15 +75,15 @@ def claim(record: Record) -> str:
     return f"**{record.title}**: {of}; of the encoder's {KINDS[record.kind]} {told}."
 
 
-def verdict(row: Row, record: Record) -> str:
-    """Say in words what a difference to the dense model is worth."""
+def verdict(row: Row, higher: bool) -> str:
+    """Say in words what a difference is worth; ``higher``: more of it is better."""
     seeds = f"({SEEDS.get(row.seeds, f'{row.seeds} seeds')})"
     if row.difference is None or len(row.difference) < 3:
         return f"not tested {seeds}"
     _, low, high = row.difference
     if low <= 0 <= high:
         return f"not told apart {seeds}"
-    return f"{'better' if (low > 0) == record.higher else 'worse'} {seeds}"
+    return f"{'better' if (low > 0) == higher else 'worse'} {seeds}"
 
 
 def shown(row: Row) -> str:
@@ -94,30 +96,62 @@ def shown(row: Row) -> str:
 
 def table(records: list[Record]) -> Table:
     """Make the table of a section, of eight rows at most."""
-    clock = not records[0].metric
+    if not records[0].metric:
+        return clock(records)
     several = len(records) > 1
-    header = ["" if several else records[0].title, "gone: params / MACs"]
-    if clock:
-        names = list(dict.fromkeys(n for r in records for w in r.rows for n in w.speed))
-        header += [f"times as fast, {name}" for name in names]
-    else:
-        header += [records[0].metric, "difference to dense", "verdict", "faster"]
+    tables = [
+        comparison(r.title, r.metric, r.rows, DENSE, r.higher, named=several)
+        for r in records
+    ]
+    header = ["", *tables[0].header[1:]] if several else tables[0].header
+    return Table(header, [row for each in tables for row in each.rows])
+
+
+def comparison(
+    title: str,
+    metric: str,
+    rows: Sequence[Row],
+    against: str,
+    higher: bool = False,
+    named: bool = False,
+) -> Table:
+    """Compare systems with another one.
+
+    Args:
+        title: of the comparison.
+        metric: with its unit.
+        rows: of the systems.
+        against: what differences are to.
+        higher: whether more of the metric is better.
+        named: whether each row repeats the title.
+    """
+    header = [title, "gone: params / MACs", metric, f"difference to {against}"]
     lines = []
-    for record in records:
-        for row in record.rows:
-            gone = [
-                f"{100 * row.gone[k]:.0f}" for k in ("params", "macs") if k in row.gone
-            ]
-            name = f"{record.title}: {row.system}" if several else row.system
-            cells = [name, " / ".join(gone) + (" %" if gone else "")]
-            if clock:
-                cells += [_times(row.speed.get(name)) for name in names]
-            else:
-                cells += [shown(row), _difference(row)]
-                told = verdict(row, record) if row.target else ""
-                cells += [told, _times(row.speed.get("encoder"))]
-            lines.append(cells)
-    return Table(header, lines)
+    for row in rows:
+        told = verdict(row, higher) if row.difference or row.target else ""
+        cells = [_gone(row), shown(row), _difference(row), told]
+        name = f"{title}: {row.system}" if named else row.system
+        lines.append([name, *cells, _times(row.speed.get("encoder"))])
+    return Table([*header, "verdict", "faster"], lines)
+
+
+def clock(records: list[Record]) -> Table:
+    """Show how many times as fast as ESPnet's dense encoder each is, by format."""
+    formats = list(dict.fromkeys(n for r in records for w in r.rows for n in w.speed))
+    lines = [
+        [f"{record.title}: {row.system}" if len(records) > 1 else row.system]
+        + [_gone(row), *(_times(row.speed.get(name)) for name in formats)]
+        for record in records
+        for row in record.rows
+    ]
+    title = "" if len(records) > 1 else records[0].title
+    named = (f"times as fast, {name}" for name in formats)
+    return Table([title, "gone: params / MACs", *named], lines)
+
+
+def _gone(row: Row) -> str:
+    gone = [f"{100 * row.gone[k]:.0f}" for k in ("params", "macs") if k in row.gone]
+    return " / ".join(gone) + (" %" if gone else "")
 
 
 def _times(value: float | None) -> str:
@@ -129,7 +163,10 @@ def _difference(row: Row) -> str:
         return DASH
     if len(row.difference) == 1:
         return f"{row.difference[0]:+.2f}"
-    return "{:+.2f} ({:+.2f} to {:+.2f})".format(*row.difference)
+    told = "{:+.2f} ({:+.2f} to {:+.2f}".format(*row.difference)
+    if row.by_speaker:
+        told += "; speakers {:+.2f} to {:+.2f}".format(*row.by_speaker)
+    return f"{told})"
 
 
 def _origin(record: Record) -> str:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from espnet_prune.config.methods import REFERENCE
+from espnet_prune.report.quality import NONE, metrics
 from espnet_prune.report.rendering import DASH, Table
 
 
@@ -38,14 +39,15 @@ def main_table(rows: list[dict[str, Any]]) -> Table:
     dense = {row["test_set"]: row for row in fp32 if row["system"] == "dense"}
     several = len(dense) > 1
     header = ["system", *(["test set"] if several else [])]
-    header += ["WER %", "95 %", "p", "CER %", "encoder M", "GMAC/s"]
+    first, *others = metrics(rows)
+    header += [f"{first} %", "95 %", "p", *(f"{name} %" for name in others)]
+    header += ["encoder M", "GMAC/s"]
     header += ["RTF encoder", "RTF search"]
 
     def cells(row: dict[str, Any]) -> list[str]:
         base = dense[row["test_set"]]
-        interval = DASH
-        if None not in row["wer_ci"]:
-            interval = "{:.2f}-{:.2f}".format(*(100 * x for x in row["wer_ci"]))
+        rate, *rates = (row["quality"].get(name, NONE) for name in (first, *others))
+        interval = "{:.2f}-{:.2f}".format(*rate["ci"]) if rate["ci"] else DASH
 
         def versus(part: str, name: str, form: str, scale: float = 1.0) -> str:
             return _versus(row[part][name], base[part][name], form, scale)
@@ -53,10 +55,10 @@ def main_table(rows: list[dict[str, Any]]) -> Table:
         return [
             label(row),
             *([row["test_set"]] if several else []),
-            _number(row["wer"], ".2f", 100),
+            _number(rate["value"], ".2f"),
             interval,
             _number(row["p_vs_dense"], ".2g"),
-            _number(row["cer"], ".2f", 100),
+            *(_number(each["value"], ".2f") for each in rates),
             versus("params", "encoder", ".2f", 1e-6),
             versus("macs_per_second", "encoder", ".3f", 1e-9),
             *(versus("rtf", name, ".4f") for name in ("encoder", "search")),
@@ -72,7 +74,7 @@ def significance_table(rows: list[dict[str, Any]]) -> Table:
     others = [o for o in names if any(o in row["vs"] for row in tested)]
     header = ["system", "test set"]
     for other in others:
-        header += [f"WER - {names[other]}'s", "95 %", "p bootstrap"]
+        header += [f"{metrics(tested)[0]} - {names[other]}'s", "95 %", "p bootstrap"]
         header += ["p by speaker", "p MAPSSWE"]
 
     def cells(test: dict[str, Any] | None) -> list[str]:
@@ -80,8 +82,8 @@ def significance_table(rows: list[dict[str, Any]]) -> Table:
             return [DASH] * 5
         low, high = test["interval"] or (None, None)
         return [
-            _number(test["delta_wer"], "+.2f", 100),
-            DASH if low is None else f"{100 * low:+.2f} to {100 * high:+.2f}",
+            _number(test["delta"], "+.2f"),
+            DASH if low is None else f"{low:+.2f} to {high:+.2f}",
             _number(test["p_value"], ".2g"),
             _number(test["p_by_speaker"], ".2g"),
             _number(test["mapsswe_p"], ".3f"),

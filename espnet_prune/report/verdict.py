@@ -3,6 +3,7 @@
 from typing import Any
 
 from espnet_prune.report.caveats import LEVEL
+from espnet_prune.report.quality import is_scored, leading
 from espnet_prune.report.tables import label
 
 Row = dict[str, Any]
@@ -18,11 +19,11 @@ def verdicts(rows: list[Row]) -> list[str]:
     sets = len({row["test_set"] for row in rows})
     for row in rows:
         plain = row["precision"] == "fp32"
-        if row["system"] == "dense" or row["wer"] is None or not plain:
+        if row["system"] == "dense" or not is_scored(row) or not plain:
             continue
         same_set = [other for other in rows if other["test_set"] == row["test_set"]]
         (dense, *_) = (other for other in same_set if other["system"] == "dense")
-        if dense["wer"] is None:
+        if not is_scored(dense):
             continue
         where = f" on {row['test_set']}" if sets > 1 else ""
         told = ", ".join(filter(None, [_smaller(row, dense), _faster(row, dense)]))
@@ -56,12 +57,11 @@ def _faster(row: Row, dense: Row) -> str:
 
 
 def _quality(row: Row, dense: Row) -> str:
-    """Compare the error rates, and say whether the difference is significant."""
-    change = 100 * (row["wer"] - dense["wer"])
-    said = (
-        f"WER {100 * row['wer']:.2f} % for {100 * dense['wer']:.2f} %, "
-        f"{change:+.2f} points, "
-    )
+    """Compare the values, and say whether the difference is significant."""
+    (name, own), base = next(iter(row["quality"].items())), leading(dense)
+    unit, change = own["unit"], own["value"] - base["value"]
+    said = f"{name} {own['value']:.2f} {unit} for {base['value']:.2f} {unit}, "
+    said += f"{change:+.2f} points, "
     p_value = row["p_vs_dense"]
     if p_value is None:
         return said + "not tested"

@@ -80,7 +80,7 @@ def test_each_system_is_held_against_those_it_should_be(recipe):
             test = json.loads(found[f"{folder}/significance{other}.json"])
             assert test["vs"] == f"{named}/decode/noisy"
             gap = (wrong - WRONG[named]) / (3 * len(KEYS))
-            assert test["delta_wer"] == pytest.approx(gap)
+            assert test["delta"] == pytest.approx(gap)
     assert not any("dense/decode/" in file and "signif" in file for file in found)
 
 
@@ -162,7 +162,7 @@ def test_corrected_references_reach_a_system_compared_with_older_scores(
         )
     )
     gap = ours["error_rate"] - theirs["error_rate"]
-    assert test["delta_wer"] == pytest.approx(gap)
+    assert test["delta"] == pytest.approx(gap)
 
 
 @pytest.mark.parametrize("gone", ["score_wer", "score_wer/result.json", "score_cer"])

@@ -1,11 +1,8 @@
-import json
-
 import numpy as np
 import pytest
 from scipy.stats import t, ttest_1samp
 
 from espnet_prune.base.errors import InputError
-from espnet_prune.cli import compare as program
 from espnet_prune.measuring.significance import compare, pool, read_speakers
 from espnet_prune.measuring.wer import Pair, score
 
@@ -19,7 +16,7 @@ def result(wrong: set[int], n: int = 60) -> dict:
 
 def test_clearly_worse_is_significant():
     found = compare(result(set(range(40))), result({50}), "dense")
-    assert found["delta_wer"] == pytest.approx(39 / 240)
+    assert found["delta"] == pytest.approx(39 / 240)
     assert found["interval"][0] > 0
     assert found["p_value"] < 0.001
     assert (found["vs"], found["n_utts"], found["n_words"]) == ("dense", 60, 240)
@@ -27,7 +24,7 @@ def test_clearly_worse_is_significant():
 
 def test_identical_and_balanced_are_not():
     same = compare(result({1, 2}), result({1, 2}), "dense")
-    assert (same["delta_wer"], same["p_value"]) == (0.0, 1.0)
+    assert (same["delta"], same["p_value"]) == (0.0, 1.0)
     balanced = compare(result({1, 2, 3}), result({4, 5, 6}), "dense")
     assert balanced["p_value"] > 0.5
 
@@ -36,7 +33,7 @@ def test_symmetric_and_repeatable():
     few, many = result({1, 2, 3}), result(set(range(3, 12)))
     one, other = compare(many, few, "x"), compare(few, many, "x")
     assert one == compare(many, few, "x")
-    assert one["delta_wer"] == -other["delta_wer"]
+    assert one["delta"] == -other["delta"]
     assert one["p_value"] == pytest.approx(other["p_value"], abs=0.02)
 
 
@@ -101,7 +98,7 @@ def test_by_speaker_leaves_out_one_after_the_other():
     delta = difference(of >= 0)
     apart = [difference(of != speaker) - delta for speaker in range(5)]
     error = np.sqrt(4 / 5 * np.square(apart).sum())
-    assert found["delta_wer"] == pytest.approx(delta) and delta < 0
+    assert found["delta"] == pytest.approx(delta) and delta < 0
     assert found["n_speakers"] == 5
     assert found["p_by_speaker"] == pytest.approx(2 * t.sf(-delta / error, 4))
     half = error * t.ppf(0.975, 4)
@@ -162,7 +159,7 @@ def test_other_utterances_are_refused():
 def test_of_few_utterances_nothing_is_claimed(n):
     speakers = {f"u{i}": f"s{i % 6}" for i in range(n)}
     found = compare(result(set(range(n)), n=n), result(set(), n=n), "x", speakers)
-    assert found["delta_wer"] == 0.25 and found["n_utts"] == n
+    assert found["delta"] == 0.25 and found["n_utts"] == n
     for name in ("interval", "p_value", "interval_by_speaker", "p_by_speaker"):
         assert found[name] is None
     enough = compare(result(set(range(30)), n=30), result(set(), n=30), "x")
@@ -172,14 +169,14 @@ def test_of_few_utterances_nothing_is_claimed(n):
 def test_without_words_there_is_no_difference():
     silent = counts([1] * 40, [0] * 40)
     found = compare(silent, counts([0] * 40, [0] * 40), "x")
-    assert found["delta_wer"] is None and found["p_value"] is None
+    assert found["delta"] is None and found["p_value"] is None
 
 
 def test_pooled_runs_are_their_mean_and_no_more_utterances():
     one, two, other = result({1, 2}), result(set(range(20))), result({5})
     pooled = compare(pool([one, two], "a"), pool([other], "b"), "b")
-    alone = [compare(run, other, "b")["delta_wer"] for run in (one, two)]
-    assert pooled["delta_wer"] == pytest.approx(sum(alone) / 2)
+    alone = [compare(run, other, "b")["delta"] for run in (one, two)]
+    assert pooled["delta"] == pytest.approx(sum(alone) / 2)
     assert (pooled["n_utts"], pooled["n_words"]) == (60, 240)
     # Repeating a run is no evidence.
     once, thrice = (compare(pool([two] * n, ""), other, "b") for n in (1, 3))
@@ -187,54 +184,3 @@ def test_pooled_runs_are_their_mean_and_no_more_utterances():
     assert once["interval"] == pytest.approx(thrice["interval"])
     with pytest.raises(InputError, match="scored on other utterances"):
         pool([one, result(set(), n=5)], "--of")
-
-
-def test_program_compares_several_runs(tmp_path, capsys):
-    for name, wrong in (("a", {1, 2}), ("b", set(range(20))), ("c", {5})):
-        (tmp_path / name).write_text(json.dumps(result(wrong)))
-    a, b, c = (str(tmp_path / name) for name in "abc")
-    program.main(["--of", a, b, "--with", c])
-    shown = capsys.readouterr().out
-    assert "| --of | 2 | 4.58 (0.83 to 8.33) |" in shown
-    assert "| --with | 1 | 0.42 (0.42 to 0.42) |" in shown
-    assert "difference +4.17 (" in shown and "60 utterances, 240 words" in shown
-    assert "speakers" not in shown
-    for size, said in (
-        (10, "over 6 speakers: -4.81 to +19.81, p 0.18"),
-        (60, "1 speakers: no test"),
-    ):
-        lines = (f"u{i} s{i // size}\n" for i in range(60))
-        (tmp_path / "utt2spk").write_text("".join(lines))
-        program.main(["--of", b, "--with", a, "--utt2spk", str(tmp_path / "utt2spk")])
-        assert said in capsys.readouterr().out
-    with pytest.raises(InputError, match="run stage 16"):
-        program.main(["--of", a, "--with", str(tmp_path / "none")])
-    (tmp_path / "none").write_text("{}")
-    with pytest.raises(InputError, match="is no result of scoring"):
-        program.main(["--of", a, "--with", str(tmp_path / "none")])
-
-
-def test_program_joins_test_sets_that_share_ids(tmp_path, capsys):
-    wrong = {"a1": {1, 2}, "a2": set(range(20)), "b1": {5}, "b2": set()}
-    for name, of in wrong.items():
-        (tmp_path / name).write_text(json.dumps(result(of, 60 if "1" in name else 30)))
-    for name, n in (("s1", 60), ("s2", 30)):
-        lines = "".join(f"u{i} speaker{i % 6}\n" for i in range(n))
-        (tmp_path / name).write_text(lines)
-
-    def files(*names):
-        return ",".join(str(tmp_path / name) for name in names)
-
-    sides = ["--of", files("a1", "a2"), "--with", files("b1", "b2")]
-    program.main([*sides, "--utt2spk", files("s1", "s2")])
-    shown = capsys.readouterr().out
-    assert "| --of | 1 | 6.11 (" in shown  # 22 of 360 words
-    assert "| --with | 1 | 0.28 (" in shown
-    assert "difference +5.83 (" in shown and "90 utterances, 360 words" in shown
-    assert "over 6 speakers: +" in shown
-    with pytest.raises(InputError, match="names 1 for 2 test sets"):
-        program.main([*sides, "--utt2spk", files("s1")])
-    with pytest.raises(InputError, match="s2: .* of 30 utterances .first: u30"):
-        program.main([*sides, "--utt2spk", files("s2", "s1")])
-    with pytest.raises(InputError, match="scored on other utterances"):
-        program.main(["--of", files("a1", "a2"), "--with", files("b1")])

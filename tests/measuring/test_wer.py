@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.measuring.alignment import alignment_report, trn
+from espnet_prune.measuring.metrics import leading
 from espnet_prune.measuring.scoring import score_set
 from espnet_prune.measuring.wer import Pair, read_pairs, score
 
@@ -199,5 +200,21 @@ def test_a_set_is_scored_and_compared(tmp_path):
     assert sorted(p.name for p in folder.iterdir()) == [
         "hyp.trn", "ref.trn", "result.json", "result.txt", "significance.json",
     ]  # fmt: skip
-    assert json.loads((folder / "significance.json").read_text())["delta_wer"] == 0.75
+    assert json.loads((folder / "significance.json").read_text())["delta"] == 0.75
     assert (tmp_path / "compact/score_cer/result.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("texts", "name"),
+    [
+        (["今天天气怎么样", "好的"], "CER"),
+        (["今 天 天 气", "好 的"], "WER"),  # characters are the words
+        (["ฉันไปตลาด"], "CER"),
+        (["播放 HELLO 这首歌曲吧"], "CER"),
+        (["HELLO WORLD", "ÜBER ÉTÉ"], "WER"),
+        (["안녕하세요 세계", "привет мир"], "WER"),
+        (["", "123"], "WER"),
+    ],
+)
+def test_characters_lead_where_words_are_not_parted(texts, name):
+    assert leading(texts).name == name

@@ -61,7 +61,8 @@ def test_quick_preset_goes_from_nothing_to_a_report(quick, checkout):
     dense, compact = report["rows"]
     assert (dense["system"], compact["system"]) == ("dense", "compact")
     for row in (dense, compact):
-        assert row["wer"] is not None and row["wer_ci"][0] <= row["wer"]
+        rate = row["quality"]["WER"]
+        assert rate["value"] is not None and rate["ci"][0] <= rate["value"]
         for costs in (row["params"], row["macs_per_second"]):
             assert costs.pop("frontend") == 0 and all(v > 0 for v in costs.values())
         assert all(v > 0 for v in row["rtf"].values())
@@ -154,7 +155,7 @@ def test_lower_precisions_are_rows_of_the_report(quick, run, checkout):
         ("dense", "fp32"), ("dense", "int8"), ("compact", "fp32"), ("compact", "int8")
     ]  # fmt: skip
     for row in rows:
-        assert row["wer"] is not None and row["rtf"]["search"] > 0
+        assert row["quality"]["WER"]["value"] is not None and row["rtf"]["search"] > 0
         assert ("dense" in row["vs"]) == (row is not rows[0])
     assert "compact -50 % params int8" in result.stdout
 

@@ -49,7 +49,7 @@ def test_recipe_goes_from_data_of_s2t_to_a_report(
     dense, _, compact, _ = report["rows"]  # each in int8, too
     assert compact["params"]["encoder"] < 0.51 * dense["params"]["encoder"]
     for row in (dense, compact):
-        assert row["wer"] > 0 and row["rtf"]["encoder"] > 0
+        assert row["quality"]["WER"]["value"] > 0 and row["rtf"]["encoder"] > 0
     model = recipe / "exp/owsm_compact_params50"
     heard = read_table(model / "decode_decode_int8/owsm_test/text")
     assert heard.keys() == read_table(spoken / "text").keys()

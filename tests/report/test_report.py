@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import shutil
 
 import pytest
 from left import PRUNING, WRONG, checkpoint, dump, measured, options, scored
@@ -11,7 +12,7 @@ from left import PRUNING, WRONG, checkpoint, dump, measured, options, scored
 from espnet_prune.base.errors import InputError
 from espnet_prune.cli import report
 from espnet_prune.report.caveats import caveats
-from espnet_prune.report.collect import read_curves
+from espnet_prune.report.curves import read_curves
 from espnet_prune.report.plots import pareto_figure
 from espnet_prune.report.rendering import Table
 from espnet_prune.report.tables import channels_sentence, significance_table
@@ -26,9 +27,7 @@ ROW = {
     "precision": str,
     "test_set": str,
     "decoded": str,
-    "wer": NUMBER,
-    "wer_ci": [NUMBER, NUMBER],
-    "cer": NUMBER,
+    "quality": dict,
     "params": dict.fromkeys(
         ("frontend", "subsampling", "blocks", "encoder", "decoder", "total"), COUNT
     ),
@@ -42,7 +41,11 @@ ROW = {
     "p_vs_dense": NUMBER,
     "vs": dict,
 }
-TEST = ("delta_wer", "interval", "p_value", "p_by_speaker", "mapsswe_p")
+TEST = ("delta", "interval", "p_value", "p_by_speaker", "mapsswe_p")
+
+
+def wer(row):
+    return row["quality"].get("WER", {}).get("value")
 
 
 def check(value, form, where="report"):
@@ -66,6 +69,8 @@ def check_report(path):
     assert isinstance(found["environment"], dict)
     for row in found["rows"]:
         check(row, ROW)
+        for value in row["quality"].values():
+            assert value.keys() == {"value", "ci", "unit"}
         assert row["vs"].keys() <= {"dense", "l0"}
         for test in row["vs"].values():
             assert tuple(test) == TEST
@@ -87,7 +92,7 @@ def test_times_of_a_busy_machine_come_with_a_warning(full):
                                             (0.02, 0.01, False)])  # fmt: skip
 def test_compact_better_than_dense_says_what_may_be_behind_it(full, delta, p, said):
     for path in full.glob("compact/*/*/score_wer/significance.json"):
-        test = json.loads(path.read_text()) | {"delta_wer": delta, "p_value": p}
+        test = json.loads(path.read_text()) | {"delta": delta, "p_value": p}
         dump(path, test)
     report.main(options(full))
     text = " ".join((full / "out/report.md").read_text().split())
@@ -96,7 +101,7 @@ def test_compact_better_than_dense_says_what_may_be_behind_it(full, delta, p, sa
 
 
 def test_small_model_better_than_dense_is_no_longer_training_of_it():
-    better = {"dense": {"delta_wer": -0.02, "p_value": 0.001}}
+    better = {"dense": {"delta": -2.0, "p_value": 0.001}}
     row = {"method": "small_distilled", "vs": better, "target": {"value": 0.75}}
     report = {"corpus": "c", "environment": {"measured_on": None}, "rows": [row]}
     (told, _) = caveats(report)
@@ -104,7 +109,7 @@ def test_small_model_better_than_dense_is_no_longer_training_of_it():
 
 
 def test_each_p_value_stands_in_its_own_column(full):
-    values = {"delta_wer": 0.02, "interval": [-0.01, 0.03], "p_value": 0.11}
+    values = {"delta": 0.02, "interval": [-0.01, 0.03], "p_value": 0.11}
     values |= {"p_by_speaker": 0.22, "mapsswe_p": 0.33}
     for path in full.glob("compact/*/*/score_wer/significance.json"):
         dump(path, json.loads(path.read_text()) | values)
@@ -115,7 +120,7 @@ def test_each_p_value_stands_in_its_own_column(full):
 
 
 def test_system_that_was_not_compared_with_both_has_dashes_for_one():
-    test = {"delta_wer": 0.02, "interval": [-0.01, 0.03], "p_value": 0.11}
+    test = {"delta": 2.0, "interval": [-1.0, 3.0], "p_value": 0.11}
     test |= {"p_by_speaker": None, "mapsswe_p": None}
     rows = [
         {
@@ -124,6 +129,7 @@ def test_system_that_was_not_compared_with_both_has_dashes_for_one():
             "method": None,
             "precision": "fp32",
             "test_set": "t",
+            "quality": {"WER": {"value": 3.0, "ci": None, "unit": "%"}},
             "vs": vs,
         }
         for name, vs in (("a", {"dense": test}), ("b", {"dense": test, "l0": test}))
@@ -147,10 +153,10 @@ def test_lower_precisions_have_rows_of_their_own(full, capsys):
         dump(path, result)
     report.main(options(full, "--precisions=int8"))
     rows = check_report(full / "out/report.json")["rows"]
-    found = [(r["system"], r["precision"], r["wer"], r["rtf"]["encoder"]) for r in rows]
+    found = [(r["system"], r["precision"], wer(r), r["rtf"]["encoder"]) for r in rows]
     assert found == [
-        ("dense", "fp32", 0.0, 0.02), ("dense", "int8", 0.25, 0.004),
-        ("compact", "fp32", 0.25, 0.01), ("compact", "int8", 0.5, 0.002),
+        ("dense", "fp32", 0.0, 0.02), ("dense", "int8", 25.0, 0.004),
+        ("compact", "fp32", 25.0, 0.01), ("compact", "int8", 50.0, 0.002),
     ]  # fmt: skip
     assert [list(row["vs"]) for row in rows] == [[], ["dense"], ["dense"], ["dense"]]
     out = capsys.readouterr().out
@@ -165,7 +171,9 @@ def test_full_report(full, capsys, caplog):
     assert "quick preset" in caplog.messages  # beside the table on the screen, too
     rows = check_report(full / "out/report.json")["rows"]
     dense, compact = rows
-    assert (dense["wer"], compact["wer"], compact["cer"]) == (0.0, 0.25, 1 / 6)
+    assert (wer(dense), wer(compact)) == (0.0, 25.0)
+    assert list(dense["quality"]) == ["WER", "CER"]
+    assert compact["quality"]["CER"]["value"] == pytest.approx(100 / 6)
     assert (dense["system"], dense["method"]) == ("dense", "dense")
     assert dense["target"] == {"kind": None, "value": None}
     assert dense["p_vs_dense"] is None and compact["p_vs_dense"] > 0
@@ -220,9 +228,31 @@ def test_rows_stand_in_a_table_for_other_programs(full):
     report.main(options(full))
     with (full / "out/report.csv").open() as f:
         dense, compact = csv.DictReader(f)
-    assert (dense["wer"], compact["wer"]) == ("0.0", "0.25")
+    found = [row["quality.WER.value"] for row in (dense, compact)]
+    assert found == ["0.0", "25.0"]
     assert compact["params.encoder"] == "1000" and dense["vs.dense.p_value"] == ""
     assert float(compact["vs.dense.interval.0"]) > 0
+
+
+def test_characters_are_told_first_where_words_are_not_parted(full, capsys):
+    right, wrong = "今天天气好", "今天天气坏"
+    for system, last in (("dense", right), ("compact", wrong)):
+        folder = full / system / "decode_d/test"
+        shutil.rmtree(folder)
+        keys = [f"u{i}" for i in range(40)]
+        (full / "ref").write_text("".join(f"{key} {right}\n" for key in keys))
+        hyp = "".join(f"{key} {last}\n" for key in keys)
+        vs = {"": full / "dense/decode_d/test"} if system == "compact" else {}
+        scored(folder, full / "ref", hyp, vs)
+    report.main(options(full))
+    out = capsys.readouterr().out
+    assert out.split("\n")[0].split("  ")[0] == "system" and "CER %" in out
+    assert out.index("CER %") < out.index("WER %")
+    assert "CER 20.00 % for 0.00 %, +20.00 points, significant" in out
+    _, compact = check_report(full / "out/report.json")["rows"]
+    assert compact["vs"]["dense"]["delta"] == pytest.approx(20)
+    assert compact["quality"]["WER"]["value"] == 100
+    assert "CER - dense's" in (full / "out/report.md").read_text()
 
 
 def test_main_table_fits_a_laptop(full, capsys):
@@ -246,7 +276,7 @@ def test_nothing_measured_yet_is_null_and_named(tmp_path, capsys):
     rows = check_report(tmp_path / "out/report.json")["rows"]
     assert [row["system"] for row in rows] == ["dense", "compact"]
     for row in rows:
-        assert row["wer"] is None and row["wer_ci"] == [None, None]
+        assert row["quality"]["WER"] == {"value": None, "ci": None, "unit": "%"}
         assert set(row["params"].values()) == {None}
     text = (tmp_path / "out/report.md").read_text()
     missing = text[text.index("Not there yet") :]
@@ -371,9 +401,9 @@ def test_pareto_draws_every_system_where_its_cost_and_wer_are(with_baseline):
             for x, y in line.lines[0].get_xydata()
         }
         assert drawn == {
-            (row["method"], row[part]["encoder"] * scale, 100 * row["wer"])
+            (row["method"], row[part]["encoder"] * scale, wer(row))
             for row in rows
-            if row["wer"] is not None
+            if wer(row) is not None
         }
         assert len(drawn) == 4
 
@@ -389,9 +419,9 @@ def test_several_targets_and_sets(full):
     more = f"--compact={full / 'later'}"
     report.main(options(full, more, "--test_sets=test other"))
     rows = check_report(full / "out/report.json")["rows"]
-    found = [(row["test_set"], row["system"], row["wer"]) for row in rows]
+    found = [(row["test_set"], row["system"], wer(row)) for row in rows]
     assert found == [
-        ("test", "dense", 0.0), ("test", "compact", 0.25), ("test", "compact", None),
+        ("test", "dense", 0.0), ("test", "compact", 25.0), ("test", "compact", None),
         ("other", "dense", None), ("other", "compact", None),
         ("other", "compact", None),
     ]  # fmt: skip
@@ -406,13 +436,13 @@ def test_decoding_of_other_weights_than_were_measured_is_left_out(full):
     mark = full / "compact/decode_d/test/model.sha256"
     result = json.loads((full / "compact/measure.json").read_text())
     dump(full / "compact/measure.json", {**result, "sha256": "aa", "model": "m.pth"})
-    for decoded, wer in (("aa", 0.25), ("bb", None)):
+    for decoded, rate in (("aa", 25.0), ("bb", None)):
         mark.write_text(f"{decoded}\n")
         report.main(options(full))
         row = check_report(full / "out/report.json")["rows"][1]
-        assert row["wer"] == wer and (row["p_vs_dense"] is None) == (wer is None)
+        assert wer(row) == rate and (row["p_vs_dense"] is None) == (rate is None)
         text = (full / "out/report.md").read_text()
-        assert ("other weights than m.pth" in text) == (wer is None)
+        assert ("other weights than m.pth" in text) == (rate is None)
 
 
 def test_times_of_different_runs_do_not_meet_in_a_table(full):

@@ -1,0 +1,27 @@
+"""Read training statistics by epoch from ESPnet's checkpoints."""
+
+import datetime
+from pathlib import Path
+
+from espnet_prune.families.espnet.checkpoint import read_checkpoint
+
+Curves = dict[str, dict[str, list[tuple[int, float]]]]  # train/valid -> key -> points
+
+
+def read_curves(checkpoint: Path) -> Curves:
+    """Read ESPnet's reporter statistics: ``train``/``valid`` -> key -> (epoch, value).
+
+    Only finite numbers are kept; ESPnet stores NaN for an epoch without any.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    # mmap: weights and optimizer states are in the file too, and are not wanted.
+    state = read_checkpoint(checkpoint, mmap=True)
+    curves: Curves = {"train": {}, "valid": {}}
+    for epoch, phases in sorted(state["reporter"]["stats"].items()):
+        for phase in curves:
+            for key, value in phases.get(phase, {}).items():
+                if not isinstance(value, datetime.timedelta) and abs(value) < 1e30:
+                    curves[phase].setdefault(key, []).append((epoch, float(value)))
+    return curves
