@@ -14,11 +14,9 @@ import sys
 from pathlib import Path
 
 from espnet_prune.base.errors import InputError, run_main
-from espnet_prune.base.files import atomic_path, write_json, write_text
 from espnet_prune.report.caveats import caveats
 from espnet_prune.report.collect import collect
-from espnet_prune.report.page import Picture, build, html_page, markdown
-from espnet_prune.report.rendering import write_csv
+from espnet_prune.report.page import build, write_report
 from espnet_prune.report.tables import main_table
 from espnet_prune.report.verdict import verdicts
 
@@ -58,19 +56,7 @@ def main(argv: list[str] | None = None) -> None:
         args.dense_training or args.dense,
     )
     title = f"espnet_prune report: {args.corpus}"
-    parts = build(found, args.note)
-    for old in args.out.glob("*_[0-9]*.png"):  # of other systems, perhaps
-        old.unlink()
-    for part in parts:
-        if isinstance(part, Picture):
-            with atomic_path(args.out / part.name) as temporary:
-                temporary.write_bytes(part.data)
-    write_text(args.out / "report.md", markdown(parts, title))
-    write_text(args.out / "report.html", html_page(parts, title))
-    write_json(args.out / "report.json", found.report)
-    with atomic_path(args.out / "report.csv") as temporary:
-        write_csv(temporary, found.report["rows"])
-
+    write_report(args.out, build(found, args.note), title, found.report)
     for name in found.missing:
         logger.warning(f"not there yet: {name}")
     rows = found.report["rows"]

@@ -2,8 +2,9 @@
 
     python -m espnet_prune.cli.ssl_report --dense DIR --compact DIR ... --out exp/report
 
-reads ``measured.json`` and ``probes.json`` of ``--out`` and leaves ``report.json``,
-``report.md`` and ``report.html`` there; the main table goes to each model's card, too.
+reads ``measured.json`` and ``probes.json`` of ``--out`` and leaves
+``report.{md,html,json,csv}`` and a picture there; the main table goes to each model's
+card, too.
 """
 
 import argparse
@@ -13,10 +14,10 @@ import sys
 from pathlib import Path
 
 from espnet_prune.base.errors import run_main
-from espnet_prune.base.files import write_json, write_text
+from espnet_prune.base.files import write_text
 from espnet_prune.families.ssl.audio import normalizes
-from espnet_prune.report.page import html_page, markdown
-from espnet_prune.report.ssl import build, caveats, collect, main_table
+from espnet_prune.report.page import write_report
+from espnet_prune.report.ssl import build, caveats, collect, main_table, told
 from espnet_prune.report.ssl_card import card
 
 
@@ -34,14 +35,12 @@ def main(argv: list[str] | None = None) -> None:
     report = collect(args.out, args.dense, args.compact)
     title = "espnet_prune report: self-supervised encoders"
     parts = build(report, args.note)
-    write_json(args.out / "report.json", report)
-    write_text(args.out / "report.md", markdown(parts, title))
-    write_text(args.out / "report.html", html_page(parts, title))
+    write_report(args.out, parts, title, report)
     for folder in args.compact:
-        told = json.loads((folder / "pruning.json").read_text(encoding="utf-8"))
-        page = card(folder.name, told, normalizes(folder), report, args.note)
+        pruning = json.loads((folder / "pruning.json").read_text(encoding="utf-8"))
+        page = card(folder.name, pruning, normalizes(folder), report, args.note)
         write_text(folder / "README.md", page)
-    sys.stdout.write(main_table(report).text())
+    sys.stdout.write("\n".join([main_table(report).text(), *told(report), ""]))
     for text in filter(None, [*caveats(report), args.note]):
         logging.warning(text)
     logging.info(f"report: {args.out / 'report.html'}")

@@ -4,13 +4,19 @@ import base64
 import html
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
+from espnet_prune.base.files import atomic_path, write_json, write_text
 from espnet_prune.config.methods import METHODS
 from espnet_prune.report import plots, tables
 from espnet_prune.report.caveats import caveats
 from espnet_prune.report.collect import BY_ESPNET, Collected
-from espnet_prune.report.rendering import Table
+from espnet_prune.report.pareto import Point, pareto
+from espnet_prune.report.quality import is_scored, leading, metrics
+from espnet_prune.report.rendering import Table, write_csv
 from espnet_prune.report.verdict import verdicts
 
 
@@ -36,6 +42,11 @@ class Picture:
 
 Part = Heading | Paragraph | Picture | Table
 
+COSTS = (
+    "encoder parameters, millions",
+    "encoder GMAC per second of audio",
+    "real-time factor of the encoder",
+)
 READING = (
     "Beside a cost: its change against dense. 95 %: interval by bootstrap over "
     "utterances. p: two-sided paired bootstrap against dense on the same "
@@ -151,14 +162,26 @@ def _comparison(found: Collected) -> list[Part]:
     rows, parts = found.report["rows"], []
     for number, test_set in enumerate(dict.fromkeys(r["test_set"] for r in rows), 1):
         own = [row for row in rows if row["test_set"] == test_set]
-        figure = plots.pareto_figure(own, f"Errors against cost ({test_set})")
-        if figure:
+        if figure := pareto_figure(own, f"Errors against cost ({test_set})"):
             name = f"pareto_{number}.png"
             parts.append(Picture(name, f"Pareto of {test_set}", plots.png(figure)))
     if any(row["vs"] for row in rows):
         table = tables.significance_table(rows)
         parts += [Heading("Significance"), table, Paragraph(SIGNIFICANCE)]
     return parts
+
+
+def pareto_figure(rows: list[dict[str, Any]], title: str) -> Figure | None:
+    """Draw the error rates in fp32 of one test set against costs, if there are two."""
+    points = []
+    for row in rows:
+        if is_scored(row) and row["precision"] == "fp32":
+            own = leading(row)
+            params, macs = row["params"]["encoder"], row["macs_per_second"]["encoder"]
+            scaled = (params and params / 1e6, macs and macs / 1e9)
+            costs = *scaled, row["rtf"]["encoder"]
+            points.append(Point(row["method"] or "?", costs, own["value"], own["ci"]))
+    return pareto(points, COSTS, f"{metrics(rows)[0]}, %", title)
 
 
 def _environment_rows(environment: dict[str, Any]) -> list[list[str]]:
@@ -239,3 +262,20 @@ def html_page(parts: list[Part], title: str) -> str:
         + "\n".join(body)
         + "\n</body></html>\n"
     )
+
+
+def write_report(
+    out: Path, parts: list[Part], title: str, report: dict[str, Any]
+) -> None:
+    """Write ``report.{md,html,json,csv}`` and the pictures, instead of older ones."""
+    for old in out.glob("*_[0-9]*.png"):  # of other systems, perhaps
+        old.unlink()
+    for part in parts:
+        if isinstance(part, Picture):
+            with atomic_path(out / part.name) as temporary:
+                temporary.write_bytes(part.data)
+    write_text(out / "report.md", markdown(parts, title))
+    write_text(out / "report.html", html_page(parts, title))
+    write_json(out / "report.json", report)
+    with atomic_path(out / "report.csv") as temporary:
+        write_csv(temporary, report["rows"])

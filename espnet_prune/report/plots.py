@@ -8,9 +8,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from espnet_prune.config.methods import METHODS, REFERENCE
+from espnet_prune.config.methods import METHODS
 from espnet_prune.report.curves import Curves
-from espnet_prune.report.quality import is_scored, leading, metrics
 from espnet_prune.report.tables import whole_blocks
 
 PALETTE = (
@@ -32,64 +31,6 @@ def plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e2e8f0", linewidth=0.8)
     axes.set_axisbelow(True)
-
-
-# Panels of the Pareto picture: axis title, path in a row, scale.
-COSTS = (
-    ("encoder parameters, millions", ("params", "encoder"), 1e-6),
-    ("encoder GMAC per second of audio", ("macs_per_second", "encoder"), 1e-9),
-    ("real-time factor of the encoder", ("rtf", "encoder"), 1.0),
-)
-
-
-def pareto_figure(rows: list[dict[str, Any]], title: str) -> Figure | None:
-    """Draw the error rate against cost: a line per method, the dense model as a star.
-
-    Args:
-        rows: of ``report.json``, of one test set; drawn are those in fp32.
-
-    Returns:
-        None unless at least two systems have been scored.
-    """
-    scored = [row for row in rows if is_scored(row) and row["precision"] == "fp32"]
-    lines: dict[str, list[dict[str, Any]]] = {}
-    for row in scored:
-        lines.setdefault(row["method"] or "?", []).append(row)
-    if len(scored) < 2:
-        return None
-    figure = Figure(figsize=(13.5, 4.2), layout="constrained")
-    for axes, (name, (part, key), scale) in zip(
-        figure.subplots(1, len(COSTS)), COSTS, strict=True
-    ):
-        for method, own in lines.items():
-            own = [row for row in own if row[part][key] is not None]
-            own = sorted(own, key=lambda row: row[part][key])
-            x = [row[part][key] * scale for row in own]
-            found = [leading(row) for row in own]
-            y = [each["value"] for each in found]
-            ends = [each["ci"] or 2 * [each["value"]] for each in found]
-            bars = [
-                [abs(end[i] - value) for end, value in zip(ends, y, strict=True)]
-                for i in (0, 1)
-            ]
-            if method == "dense":
-                axes.errorbar(x, y, bars, fmt="*", color="black", ms=12, label=method)
-            else:
-                width = 2.4 if method == REFERENCE else 1.2
-                colour = COLOURS.get(method, "black")
-                axes.errorbar(
-                    x, y, bars, fmt=".-", color=colour, lw=width, elinewidth=0.7,
-                    label=method,
-                )  # fmt: skip
-        axes.set_xlabel(name, size=9)
-        axes.set_ylabel(f"{metrics(scored)[0]}, %", size=9)
-        axes.tick_params(labelsize=8)
-        axes.set_ylim(bottom=0)
-        axes.set_xlim(left=0)
-        plain(axes)
-    axes.legend(fontsize=8, framealpha=0.7, edgecolor="none")
-    figure.suptitle(title, size=11)
-    return figure
 
 
 def kept_figure(pruning: dict[str, Any], title: str) -> Figure:

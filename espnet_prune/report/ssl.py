@@ -12,8 +12,10 @@ from espnet_prune import __version__
 from espnet_prune.base.errors import InputError
 from espnet_prune.config.methods import REFERENCE
 from espnet_prune.families.ssl.directory import fingerprint_of, name_of, named
-from espnet_prune.report.page import Heading, Paragraph, Part
+from espnet_prune.report.page import Heading, Paragraph, Part, Picture
+from espnet_prune.report.plots import png
 from espnet_prune.report.rendering import DASH, Table
+from espnet_prune.report.ssl_summary import picture, sentences
 
 REFERENCES = ("log_mel", "untrained")
 READING = (
@@ -78,7 +80,7 @@ def collect(folder: Path, dense: Path, compact: Sequence[Path]) -> dict[str, Any
         costs = measured["systems"].get(name)
         row |= {key: v for key, v in (costs or {}).items() if key != "weights"}
         own = probed["systems"].get(name, {})
-        row["probes"] = {
+        row["quality"] = {
             probe: {
                 "value": own[probe]["value"],
                 "unit": about["unit"],
@@ -130,7 +132,7 @@ def scored(rows: list[dict[str, Any]], probes: dict[str, Any]) -> list[str]:
     found = []
     for name, about in probes.items():
         low = value_of(rows, "log_mel", name)
-        least, most = dense["probes"].get(name, {}).get("ci", (None, None))
+        least, most = dense["quality"].get(name, {}).get("ci", (None, None))
         if None not in (low, least) and (
             least > low if about["higher"] else most < low
         ):
@@ -141,7 +143,7 @@ def scored(rows: list[dict[str, Any]], probes: dict[str, Any]) -> list[str]:
 def value_of(rows: list[dict[str, Any]], system: str, probe: str) -> float | None:
     """Find the value that a system has in a probe."""
     (row,) = (row for row in rows if row["system"] == system)
-    return row["probes"].get(probe, {}).get("value")
+    return row["quality"].get(probe, {}).get("value")
 
 
 def score(
@@ -150,22 +152,24 @@ def score(
     """Compute SUPERB's form of a score over some probes; None where one is missing."""
     found = []
     for name in probes:
-        if name not in row["probes"]:
+        if name not in row["quality"]:
             return None
         low, high = (value_of(rows, system, name) for system in ("log_mel", "dense"))
-        found.append(1000 * (row["probes"][name]["value"] - low) / (high - low))
+        found.append(1000 * (row["quality"][name]["value"] - low) / (high - low))
     return float(np.mean(found)) if found else None
 
 
 def build(report: dict[str, Any], note: str = "") -> list[Part]:
     """Lay the report out, top to bottom."""
-    parts: list[Part] = [
-        Paragraph(text, warning=True) for text in [*caveats(report), note] if text
-    ]
+    parts: list[Part] = [Paragraph(note, warning=True)] if note else []
+    parts += [Paragraph(text) for text in told(report)]
+    parts += [Paragraph(text, warning=True) for text in caveats(report)]
     parts += [Heading("Dense against compact"), main_table(report)]
     parts.append(Paragraph(READING.format(seconds=report["seconds"])))
     if report["scored"]:
         parts.append(Paragraph(SCORE.format(probes=", ".join(report["scored"]))))
+    if figure := picture(report):
+        parts.append(Picture("pareto_1.png", "Quality against cost", png(figure)))
     if report["probes"]:
         parts += [
             Heading("Probes"),
@@ -181,10 +185,15 @@ def build(report: dict[str, Any], note: str = "") -> list[Part]:
     if layers is not None:
         parts += [Heading("Weights of the layers"), layers]
     machine = report["machine"]
-    told = f"{machine['cpu']}, {machine['threads']} thread(s), torch {report['torch']}"
-    told += f", transformers {version('transformers')}, espnet_prune {__version__}"
-    about = f"Pruned from {report['dense']}. Timed on {told}, {report['date']}."
+    by = f"{machine['cpu']}, {machine['threads']} thread(s), torch {report['torch']}"
+    by += f", transformers {version('transformers')}, espnet_prune {__version__}"
+    about = f"Pruned from {report['dense']}. Timed on {by}, {report['date']}."
     return [*parts, Heading("Environment"), Paragraph(about)]
+
+
+def told(report: dict[str, Any]) -> list[str]:
+    """Say of each compact model what it has won and lost."""
+    return sentences(report, [label(row) for row in report["rows"]])
 
 
 def caveats(report: dict[str, Any]) -> list[str]:
@@ -198,7 +207,7 @@ def caveats(report: dict[str, Any]) -> list[str]:
     dense = next(row for row in report["rows"] if row["system"] == "dense")
     leaning = [
         name
-        for name, own in dense["probes"].items()
+        for name, own in dense["quality"].items()
         if own["layers"] and own["layers"][0] > 0.5
     ]
     if leaning:
@@ -232,7 +241,7 @@ def main_table(report: dict[str, Any]) -> Table:
         cells = [label(row), shown(row, "params", 1e6), shown(row, "macs", 1e9)]
         cells += [shown(row, key, 1) for key in ("rtf", "rtf_onnx", "rtf_int8")]
         for name in report["probes"]:
-            own = row["probes"].get(name)
+            own = row["quality"].get(name)
             low, high = own["ci"] if own else (0, 0)
             cells.append(f"{own['value']:.1f} ({low:.1f}-{high:.1f})" if own else DASH)
         if report["probes"]:
@@ -250,7 +259,7 @@ def layer_table(rows: list[dict[str, Any]]) -> Table | None:
     lines = [
         [f"{label(row)}, {name}", *(f"{share:.2f}" for share in own["layers"])]
         for row in rows
-        for name, own in row["probes"].items()
+        for name, own in row["quality"].items()
         if own["layers"] and row["system"] not in REFERENCES
     ]
     if not lines:

@@ -26,7 +26,9 @@ def verdicts(rows: list[Row]) -> list[str]:
         if not is_scored(dense):
             continue
         where = f" on {row['test_set']}" if sets > 1 else ""
-        told = ", ".join(filter(None, [_smaller(row, dense), _faster(row, dense)]))
+        before, after = (one["params"]["encoder"] for one in (dense, row))
+        size = smaller("encoder", before, after)
+        told = ", ".join(filter(None, [size, _faster(row, dense)]))
         told = f"{told}; " if told else ""
         fastest = _fastest(row, dense, same_set)
         quality = _quality(row, dense)
@@ -34,12 +36,12 @@ def verdicts(rows: list[Row]) -> list[str]:
     return found
 
 
-def _smaller(row: Row, dense: Row) -> str:
-    before, after = (r["params"]["encoder"] for r in (dense, row))
+def smaller(part: str, before: int | None, after: int | None) -> str:
+    """Say how much smaller a part is; empty where its size is not known."""
     if not before or after is None:
         return ""
     gone = 100 * (1 - after / before)
-    return f"the encoder is {abs(gone):.0f} % {'smaller' if gone >= 0 else 'larger'}"
+    return f"the {part} is {abs(gone):.0f} % {'smaller' if gone >= 0 else 'larger'}"
 
 
 def times(before: float | None, after: float | None) -> str:

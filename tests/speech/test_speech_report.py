@@ -1,7 +1,9 @@
 """Costs and probes of several encoders stand in one report."""
 
+import csv
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from espnet_prune.base.errors import InputError
 from espnet_prune.cli import ssl_measure, ssl_probe, ssl_report
 from espnet_prune.families.ssl.directory import fingerprint_of
 from espnet_prune.report.ssl import check_fresh, score, scored
+from espnet_prune.report.ssl_summary import picture
 from espnet_prune.serving.speech_onnx import InexactError
 
 
@@ -40,7 +43,7 @@ def test_report_compares_costs_and_probes(dense, compact, tmp_path, capsys, capl
     found = report["rows"]
     systems = [row["system"] for row in found]
     assert systems == ["log_mel", "untrained", "dense", "compact"]
-    assert found[0]["probes"]["tone"]["value"] == 100
+    assert found[0]["quality"]["tone"]["value"] == 100
     assert found[3]["removed"].keys() == {"params", "macs"}
     for kind in ("params", "macs"):
         assert found[3][kind] < found[2][kind]
@@ -48,7 +51,27 @@ def test_report_compares_costs_and_probes(dense, compact, tmp_path, capsys, capl
     assert report["scored"] == [] and all(row["score"] is None for row in found)
     assert "there is no score" in (out / "report.html").read_text()
     assert "## Measured" in (compact / "README.md").read_text()
-    assert "compact -50 % params+macs" in capsys.readouterr().out
+    (said,) = re.findall(r"compact -50 % params.macs: the .*", capsys.readouterr().out)
+    value = found[3]["quality"]["tone"]["value"]
+    assert re.search(r"the encoder is 5\d % smaller, \S+ times as fast, tone ", said)
+    assert said.endswith(f"tone {value:.1f} % accuracy for 100.0.")
+    page = (out / "report.md").read_text()
+    assert page.index(said) < page.index("## Dense against compact")
+    # Without a score the probe is drawn, and what is measured of it.
+    panels = picture(report).axes
+    assert [axes.get_ylabel() for axes in panels] == 3 * ["tone, % accuracy"]
+    drawn = {
+        (line.get_label(), *map(float, line.lines[0].get_xydata()[0]))
+        for line in panels[0].containers
+    }
+    assert drawn == {
+        (name, row["params"] / 1e6, row["quality"]["tone"]["value"])
+        for name, row in (("dense", found[2]), ("l0", found[3]))
+    }
+    assert (out / "pareto_1.png").read_bytes().startswith(b"\x89PNG")
+    with (out / "report.csv").open() as f:
+        table = list(csv.DictReader(f))
+    assert float(table[3]["quality.tone.value"]) == value
 
 
 def test_audio_of_a_probe_is_seen_by_its_contents(tmp_path, caplog):
@@ -79,14 +102,14 @@ def test_score_puts_log_mel_at_0_and_dense_at_1000_whichever_way_is_up():
     def row(system, accuracy, errors):
         values = {"words": accuracy, "spelling": errors}
         probes = {k: {"value": v, "ci": (v - 5, v + 5)} for k, v in values.items()}
-        return {"system": system, "probes": probes}
+        return {"system": system, "quality": probes}
 
     rows = [row("log_mel", 40, 80), row("dense", 80, 30), row("compact", 70, 40)]
     probes = {"words": {"higher": True}, "spelling": {"higher": False}}
     both = scored(rows, probes)
     assert both == ["words", "spelling"]
     assert [score(own, rows, both) for own in rows] == [0, 1000, 775]
-    rows[1]["probes"]["words"]["ci"] = (39, 81)  # no longer ahead for sure
+    rows[1]["quality"]["words"]["ci"] = (39, 81)  # no longer ahead for sure
     assert scored(rows, probes) == ["spelling"]
 
 

@@ -47,7 +47,7 @@ def test_quick_preset_needs_nothing(tmp_path):
     )
     assert report["probes"].keys() == {"words", "characters", "queries"}
     assert all(
-        row["probes"].keys() == report["probes"].keys() for row in report["rows"]
+        row["quality"].keys() == report["probes"].keys() for row in report["rows"]
     )
     dense, compact = report["rows"][2:]
     assert compact["params"] < 0.51 * dense["params"]
