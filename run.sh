@@ -38,9 +38,10 @@ Training
   --teacher_model    its weights; skips stages 5, 10 and 11
   --teacher_tag      a published ESPnet model instead: its name in espnet_model_zoo or on
                      Hugging Face, or its zip; skips stages 5 and 10, stage 11 fetches it
-  --target           fraction to remove (0.5): of the encoder, unless --prune_config says else
-  --targets          instead, several, rising, as \"0.5 0.75 0.9\": each goes on from the one before
-  --target_kind      params | macs | latency, or several as params+macs
+  --target           fraction to remove: of the encoder, unless --prune_config says else
+  --targets          instead, several, rising, as \"0.5 0.75 0.9\": each goes on from the one before;
+                     default: 0.5; \"0.5 0.75\" of what synth, digits, commands train
+  --target_kind      params+macs (both, the default) | params | macs | latency
   --round_to         keep multiples of so many units and dimensions, as 8 (stage 13)
   --method           l0, or baselines to compare with (several with blanks between):
                      l0_alone iterative magnitude random blocks small small_distilled
@@ -73,7 +74,7 @@ downloads=downloads librispeech=""
 train_set="" valid_set="" test_sets="" speed_perturb="" fs="" format_args=""
 min_wav_duration=0.1 max_wav_duration=20 token_type="" nbpe=""
 tag="" asr_config="" asr_args="" teacher_config="" teacher_model="" teacher_tag=""
-target="" targets="" target_kind=params round_to=1 method=l0 prune_config=conf/prune.yaml prune_args=""
+target="" targets="" target_kind=params+macs round_to=1 method=l0 prune_config=conf/prune.yaml prune_args=""
 finetune_config=conf/finetune.yaml finetune_args="" seed=""
 inference_config=conf/decode.yaml inference_asr_model=valid.acc.ave.pth
 inference_model=finetuned.pth precisions="" measure_args="" license=unknown
@@ -81,10 +82,14 @@ nj=2 executor=local executor_args="" ngpu=0 gpu_inference=false cuda_cmd="" num_
 . local/parse_options.sh
 
 [ "${stage}" != 19 ] || stop_stage=19
+# The recipe's own dense models of small corpora show two sizes; others take long enough.
+if [ "${preset}" != quick ] && [[ ${corpus} =~ ^(synth|digits|commands)$ ]]; then
+    [ -n "${target}${targets}${teacher_config}${teacher_tag}" ] || targets="0.5 0.75"
+fi
 rungs=$(check_options)
+targets=${targets:-${target:-0.5}}
 [ -z "${teacher_config}" ] || skip_stages+=" 5 10 11"
 [ -z "${teacher_tag}" ] || skip_stages+=" 5 10"
-targets=${targets:-${target:-0.5}}
 split=(--nj "${nj}" --executor "${executor}" --executor_args "${executor_args}")
 decode_ngpu=0
 [ "${gpu_inference}" = false ] || decode_ngpu=1

@@ -21,9 +21,9 @@ def commands(tmp_path):
     recipe.mkdir()
     copy_recipe(recipe)
     there = [f"dump/raw/{s}/utt2num_samples" for s in ("synth_train", "synth_dev")]
-    there += [f"{SET}/wav.scp", f"{SET}/text", "exp/t_pruned_params50/config.yaml"]
-    there += [f"exp/t_compact_params50/{name}" for name in COMPACT]
-    for run in ("t_dense", "t_compact_params50"):
+    there += [f"{SET}/wav.scp", f"{SET}/text", "exp/t_pruned_params_macs50/config.yaml"]
+    there += [f"exp/t_compact_params_macs50/{name}" for name in COMPACT]
+    for run in ("t_dense", "t_compact_params_macs50"):
         for precision in ("", "_int8"):
             there.append(f"exp/{run}/decode_decode{precision}/synth_test/text")
     for folder in ("their", "exp/owner_name"):
@@ -64,7 +64,7 @@ def test_nothing_is_written_beside_a_teacher_from_elsewhere(commands, given):
     else:
         teacher, options = Path("exp/owner_name"), ["--teacher_tag", "owner/name"]
     found = commands("--stage", "12", "--precisions", "int8", *options)
-    names = ["exp/t_dense", "exp/t_compact_params50"]
+    names = ["exp/t_dense", "exp/t_compact_params_macs50"]
     assert values(found, "decode", "--out") == [
         f"{name}/decode_decode{precision}/synth_test"
         for name in names
@@ -74,7 +74,7 @@ def test_nothing_is_written_beside_a_teacher_from_elsewhere(commands, given):
     assert values(found, "score_systems", "--dense") == names[:1]
     assert values(found, "measure", "--system") == [
         f"dense={teacher}/config.yaml:{teacher}/model.pth:{names[0]}",
-        f"params50={names[1]}/config.yaml:{names[1]}/finetuned.pth:{names[1]}",
+        f"params_macs50={names[1]}/config.yaml:{names[1]}/finetuned.pth:{names[1]}",
     ]
     assert values(found, "report", "--dense") == names[:1]
     assert values(found, "report", "--dense_training") == [str(teacher)]
@@ -94,7 +94,7 @@ def test_model_that_the_recipe_trains_has_one_directory(commands, tmp_path):
     dense = tmp_path / "recipe/exp/t_dense"
     for name in ("config.yaml", "valid.acc.ave.pth"):
         (dense / name).touch()
-    found = commands("--stage", "15")
+    found = commands("--stage", "15", "--target", "0.5")
     (system, _) = values(found, "measure", "--system")
     own = "exp/t_dense"
     assert system == f"dense={own}/config.yaml:{own}/valid.acc.ave.pth:{own}"

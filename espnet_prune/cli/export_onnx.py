@@ -1,8 +1,8 @@
 """Write a folder that decodes without torch and ESPnet: the model as ONNX.
 
-    python -m espnet_prune.cli.export_onnx exp/synth_compact_params50
+    python -m espnet_prune.cli.export_onnx exp/synth_compact_params_macs50
 
-writes ``exp/synth_compact_params50/onnx``: ``model.onnx``, ``model.int8.onnx``,
+writes ``exp/synth_compact_params_macs50/onnx``: ``model.onnx``, ``model.int8.onnx``,
 ``tokens.txt`` (one a line; the first is CTC's blank), and ``decode.py`` and
 ``decode.cpp``, which decode WAV files with them. The models compute, from audio, what
 ESPnet's model does, features included; in int8 nearly. Input ``speech``

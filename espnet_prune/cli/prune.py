@@ -32,7 +32,7 @@ def prune(
     valid: str | Path | None = None,
     model: str = "valid.acc.ave.pth",
     target: float = 0.5,
-    kind: str = "params",
+    kind: str = "params+macs",
     method: str = REFERENCE,
     prune_recipe: str | Path = RECIPES / "prune.yaml",
     finetune_recipe: str | Path = RECIPES / "finetune.yaml",

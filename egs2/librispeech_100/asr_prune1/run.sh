@@ -13,5 +13,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
     --speed_perturb "0.9 1.0 1.1" --max_wav_duration 30 --nbpe 5000 \
     --asr_config conf/train_librispeech_100.yaml \
     --prune_config conf/prune_librispeech.yaml --finetune_config conf/finetune_librispeech.yaml \
-    --targets "0.5 0.7" --target_kind params+macs \
+    --targets "0.5 0.7" \
     --inference_config conf/decode_beam10.yaml "$@"
