@@ -18,7 +18,7 @@ from transformers.utils import logging as of_transformers
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.families.registry import UPSTREAM
-from espnet_prune.families.ssl.audio import RATE, read_extractor
+from espnet_prune.families.ssl.audio import VARIANCE_FLOOR, prepared, read_extractor
 from espnet_prune.families.ssl.configs import from_config
 from espnet_prune.families.ssl.model import layer_states, settle
 
@@ -54,6 +54,8 @@ class Upstream(nn.Module):
         else:
             mend = "give the directory of a model"
             raise InputError(f"upstream {UPSTREAM}", "lacks path_or_url", mend)
+        # What :mod:`espnet_prune.families.ssl.fairseq` translates has its own.
+        self.variance_floor = getattr(self.extractor, "variance_floor", VARIANCE_FLOOR)
         settle(self.model)  # no LayerDrop, no masks of SpecAugment
 
     def train(self, mode: bool = True) -> "Upstream":
@@ -84,16 +86,13 @@ class Upstream(nn.Module):
 
     def _encode(self, wavs: list[Tensor]) -> list[Tensor]:
         """Encode a batch: (batch, time, channel) of each layer."""
-        given = self.extractor(
-            [wav.detach().cpu().numpy() for wav in wavs],
-            return_tensors="pt",
-            padding=True,
-            return_attention_mask=True,
-            sampling_rate=RATE,
-        ).to(wavs[0].device)
-        audio = given["input_values"].to(next(self.parameters()).dtype)
-        mask = given.get("attention_mask")
-        return layer_states(self.model, audio, attention_mask=mask)
+        lengths = torch.tensor([len(wav) for wav in wavs], device=wavs[0].device)
+        padded = pad_sequence([wav.detach() for wav in wavs], batch_first=True)
+        audio = prepared(
+            padded, self.extractor.do_normalize, lengths, self.variance_floor
+        ).to(next(self.parameters()).dtype)
+        mask = torch.arange(audio.shape[1], device=audio.device) < lengths[:, None]
+        return layer_states(self.model, audio, attention_mask=mask.long())
 
 
 def upstream(ckpt: str | None = None, *args: Any, **options: Any) -> Upstream:

@@ -10,27 +10,35 @@ from transformers import AutoFeatureExtractor, Wav2Vec2FeatureExtractor
 from espnet_prune.base.errors import InputError
 
 RATE = 16000  # of all these models, in Hz
+VARIANCE_FLOOR = 1e-7  # of transformers' preprocessors, which cannot be told another
 # Where transformers has it: the second is a processor's, with a tokenizer.
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
-def prepared(audio: Tensor, normalize: bool, lengths: Tensor | None = None) -> Tensor:
+def prepared(
+    audio: Tensor,
+    normalize: bool,
+    lengths: Tensor | None = None,
+    variance_floor: float = VARIANCE_FLOOR,
+) -> Tensor:
     """The function returns audio as the model wants it.
 
     Args:
         audio: (batch, sample).
         normalize: whether each utterance gets mean 0 and variance 1.
         lengths: (batch,) of what is no padding; None: all.
+        variance_floor: added to the variance.
     """
     if not normalize:
         return audio
     if lengths is not None:
         rows = [
-            prepared(a[None, :n], True)[0] for a, n in zip(audio, lengths, strict=True)
+            prepared(a[None, :n], True, variance_floor=variance_floor)[0]
+            for a, n in zip(audio, lengths, strict=True)
         ]
         return nn.utils.rnn.pad_sequence(rows, batch_first=True)
     mean, var = audio.mean(1, keepdim=True), audio.var(1, keepdim=True, unbiased=False)
-    return (audio - mean) / torch.sqrt(var + 1e-7)
+    return (audio - mean) / torch.sqrt(var + variance_floor)
 
 
 def normalizes(dense: Path) -> bool:
