@@ -19,6 +19,7 @@ pytest_plugins = [
         "owsm",
         "processes",
         "runs",
+        "s3prl_upstreams",
     )
 ]
 # A busy machine makes no test wrong.
