@@ -11,10 +11,12 @@ from typing import Any
 from espnet_prune.families.espnet.prunable import DECODERS, SELF_SUPERVISED
 from espnet_prune.families.espnet.rules import DECODER, FRONTEND, Rules
 from espnet_prune.families.registry import CAPABILITIES, KINDS, TAKES, UPSTREAM, Kind
+from espnet_prune.families.ssl.fairseq import UPSTREAMS
 
 HEARD_BY = (
     "HuBERT, WavLM or wav2vec 2.0 of a Hugging Face directory, by "
-    f"`upstream: {UPSTREAM}` ([how](ssl.md#prune-the-encoder-inside-a-recognizer))."
+    f"`upstream: {UPSTREAM}` ([how](ssl.md#prune-the-encoder-inside-a-recognizer)). "
+    "Of s3prl's own upstreams, [translated](ssl.md#with-an-upstream-of-s3prls-own) "
 )
 
 
@@ -22,7 +24,8 @@ def listed() -> str:
     """Write the list, a section for each kind of encoder, for decoder and frontend."""
     parts = [part for kind in KINDS.values() for part in of_kind(kind)]
     parts += [f"## Decoder: `{DECODERS[0]}`", *of_rules(DECODER)]
-    parts += [f"## Frontend: `{SELF_SUPERVISED}`", HEARD_BY, *of_rules(FRONTEND)]
+    heard_by = f"{HEARD_BY}once: {codes(UPSTREAMS)}."
+    parts += [f"## Frontend: `{SELF_SUPERVISED}`", heard_by, *of_rules(FRONTEND)]
     return "\n\n".join(parts)
 
 

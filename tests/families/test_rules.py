@@ -133,13 +133,19 @@ OURS = {"upstream": "espnet_prune", "path_or_url": "directory of the model"}
         ("huggingface", {}, "'huggingface' cannot be .*upstream: espnet_prune"),
         (
             "s3prl",
-            {"frontend_conf": OURS | {"upstream": "hubert"}},
-            "upstream 'hubert' of its frontend cannot be pruned -> .*or train with",
+            {"frontend_conf": OURS | {"upstream": "data2vec"}},
+            "upstream 'data2vec' of its frontend cannot be pruned -> .*or train with"
+            ".* upstream: espnet_prune, or one of hubert, .*, wavlm_large",
+        ),
+        (
+            "s3prl",
+            {"frontend_conf": {"upstream": "hubert"}},
+            "upstream 'hubert' .*as it is -> .*translate_frontend --config a.yaml ",
         ),
         ("s3prl", {"frontend_conf": OURS | {"path_or_url": None}}, "lacks path_or_url"),
         (
             "s3prl",
-            {"frontend_conf": OURS, "layer": 0},
+            {"frontend_conf": OURS | {"upstream": "hubert"}, "layer": 0},
             "layer=0 is not supported .* -> leave out prune_frontend",
         ),
     ],

@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from espnet_prune.base.errors import OptionError
 from espnet_prune.config.sections import GateOptions
 from espnet_prune.families.espnet.compact import FRONTEND
 from espnet_prune.families.parts import Description
 from espnet_prune.families.registry import UPSTREAM
 from espnet_prune.families.ssl import describe as speech
+from espnet_prune.families.ssl import fairseq
 from espnet_prune.families.ssl.configs import sized_config
 from espnet_prune.families.ssl.model import architecture_of as speech_architecture
 from espnet_prune.pruning.layout import Layout
@@ -112,3 +114,33 @@ def self_contained(
     read = {name: json.loads(part.to_json_string()) for name, part in told.items()}
     rest = {name: value for name, value in options.items() if name != "path_or_url"}
     return {**conf, "frontend_conf": rest | {"extra_conf": read}}
+
+
+def translated(
+    config: Mapping[str, Any], state: Mapping[str, Tensor]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The function lets a recognizer hear by our upstream instead of s3prl's own.
+
+    Args:
+        config: of the ASR model; its upstream is one of ``fairseq.UPSTREAMS``.
+        state: its weights.
+
+    Returns:
+        both of the recognizer that computes the same, with nothing to download.
+
+    Raises:
+        OptionError: its encoder is none of those that s3prl has under that name.
+    """
+    conf = dict(config["frontend_conf"])
+    conf.pop("download_dir", None)
+    options = dict(conf["frontend_conf"])
+    if options.get("extra_conf"):
+        raise OptionError("extra_conf of its upstream cannot be translated")
+    own = {k.removeprefix(INSIDE): v for k, v in state.items() if k.startswith(INSIDE)}
+    encoder = fairseq.translate(own, fairseq.UPSTREAMS[options["upstream"]])
+    told = {"config": encoder.config, "preprocessor": encoder.preprocessor}
+    options.pop("path_or_url", None)
+    conf["frontend_conf"] = options | {"upstream": UPSTREAM, "extra_conf": told}
+    weights = {INSIDE + name: tensor for name, tensor in encoder.weights.items()}
+    rest = {name: t for name, t in state.items() if not name.startswith(INSIDE)}
+    return {**config, "frontend_conf": conf}, rest | weights

@@ -10,6 +10,10 @@ from espnet_prune.families.registry import KINDS, UPSTREAM, Kind, kind_of
 
 DECODERS = ("transformer", "prunable_transformer")
 SELF_SUPERVISED = "s3prl"  # the frontend that can be pruned
+TRANSLATE = (
+    "translate the trained model, and prune what that leaves: python3 -m "
+    "espnet_prune.cli.translate_frontend --config {} --model WEIGHTS --out DIR"
+)
 
 
 def check_student(config: dict[str, Any], source: str | Path) -> Kind:
@@ -94,20 +98,25 @@ def check_frontend(config: dict[str, Any], source: str | Path) -> None:
     # Here, because it takes seconds.
     from espnet_prune.families.ssl.configs import PRUNED, read_config
     from espnet_prune.families.ssl.directory import locate
+    from espnet_prune.families.ssl.fairseq import UPSTREAMS
 
     name, conf = config.get("frontend") or "default", config.get("frontend_conf") or {}
     options = conf.get("frontend_conf") or {}
+    upstream = options.get("upstream")
     mend = f"leave out prune_frontend, or train with frontend: {SELF_SUPERVISED} and "
-    mend += f"upstream: {UPSTREAM} (docs/ssl.md)"
+    mend += f"upstream: {UPSTREAM}, or one of {', '.join(UPSTREAMS)} (docs/ssl.md)"
     if name != SELF_SUPERVISED:
         raise InputError(source, f"frontend {name!r} cannot be pruned", mend)
-    if options.get("upstream") != UPSTREAM:
-        what = f"upstream {options.get('upstream')!r} of its frontend cannot be pruned"
+    if upstream not in (UPSTREAM, *UPSTREAMS):
+        what = f"upstream {upstream!r} of its frontend cannot be pruned"
         raise InputError(source, what, mend)
     try:
         FRONTEND.check(conf)
     except OptionError as e:
         raise InputError(source, str(e), "leave out prune_frontend") from e
+    if upstream in UPSTREAMS:
+        what = f"upstream {upstream!r} of its frontend cannot be pruned as it is"
+        raise InputError(source, what, TRANSLATE.format(source))
     path, told = options.get("path_or_url"), options.get("extra_conf") or {}
     kind = (told.get("config") or {}).get("model_type")
     if kind is None:
