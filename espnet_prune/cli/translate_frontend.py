@@ -14,7 +14,7 @@ import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 
 import torch
 
-from espnet_prune.base.errors import InputError, run_main
+from espnet_prune.base.errors import InputError, OptionError, run_main
 from espnet_prune.base.files import atomic_dir, write_yaml
 from espnet_prune.families.espnet.checkpoint import (
     check_resources,
@@ -24,7 +24,6 @@ from espnet_prune.families.espnet.checkpoint import (
 from espnet_prune.families.espnet.frontend import translated
 from espnet_prune.families.espnet.prunable import SELF_SUPERVISED
 from espnet_prune.families.ssl.fairseq import UPSTREAMS
-from espnet_prune.training.choices import refusing
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -58,13 +57,20 @@ def translate(config: Path, weights: Path, out: Path) -> None:
         raise InputError(out, "exists already", "remove it, or give another --out")
     values = check_resources(config)
     name, conf = values.get("frontend"), values.get("frontend_conf") or {}
-    upstream = (conf.get("frontend_conf") or {}).get("upstream")
+    options = conf.get("frontend_conf") or {}
+    upstream = options.get("upstream")
     if name != SELF_SUPERVISED or upstream not in UPSTREAMS:
         what = f"frontend {name!r}, upstream {upstream!r} cannot be translated"
         mend = f"{SELF_SUPERVISED} with one of these can be: {', '.join(UPSTREAMS)}"
         raise InputError(config, what, mend)
-    with refusing(weights):
+    if options.get("extra_conf"):
+        what = "extra_conf of its upstream cannot be translated"
+        raise InputError(config, what, "leave out prune_frontend")
+    try:
         told, state = translated(values, read_state(weights))
+    except OptionError as e:
+        mend = f"give the weights that {config} was trained to, with its frontend"
+        raise InputError(weights, str(e), mend) from e
     with atomic_dir(out) as folder:
         files = folder / "config.yaml", folder / "model.pth"
         write_yaml(files[0], told)

@@ -78,8 +78,8 @@ def test_a_recognizer_is_translated_and_pruned_with_its_upstream(
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({}, "lacks|is no wavlm|has no"),
-        ({"extra_conf": {"a": 1}}, "model.pth: extra_conf of its upstream cannot be"),
+        ({}, "model.pth: its encoder has no encoder.pos_conv.0.weight_v"),
+        ({"extra_conf": {"a": 1}}, "config.yaml: extra_conf of its upstream cannot be"),
         ({"upstream": "data2vec"}, "upstream 'data2vec' cannot be .*wavlm_large"),
         ({"upstream": "espnet_prune"}, "upstream 'espnet_prune' cannot be translated"),
     ],

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from espnet_prune.base.errors import OptionError
 from espnet_prune.config.sections import GateOptions
 from espnet_prune.families.espnet.compact import FRONTEND
 from espnet_prune.families.parts import Description
@@ -134,8 +133,6 @@ def translated(
     conf = dict(config["frontend_conf"])
     conf.pop("download_dir", None)
     options = dict(conf["frontend_conf"])
-    if options.get("extra_conf"):
-        raise OptionError("extra_conf of its upstream cannot be translated")
     own = {k.removeprefix(INSIDE): v for k, v in state.items() if k.startswith(INSIDE)}
     encoder = fairseq.translate(own, fairseq.UPSTREAMS[options["upstream"]])
     told = {"config": encoder.config, "preprocessor": encoder.preprocessor}
