@@ -3,6 +3,9 @@
 It prints about flash attention, a dependency (g2p_en, for speech synthesis) downloads
 nltk data, torch warns about ESPnet's use of it: nothing that a user of the recipe needs
 or can act on. Import this module before any that imports ESPnet.
+
+What is imported here is also without ESPnet's checks of the types of arguments: they
+are compiled while it is imported, which takes four of ten seconds.
 """
 
 import contextlib
@@ -10,6 +13,7 @@ import io
 import logging
 import os
 import warnings
+from unittest import mock
 
 from espnet_prune.base.errors import is_for_the_user
 from espnet_prune.base.espnet_version import check_espnet
@@ -28,6 +32,7 @@ with contextlib.suppress(ImportError):  # ESPnet 202511 brings it
 with (
     contextlib.redirect_stdout(io.StringIO()),
     contextlib.redirect_stderr(io.StringIO()),
+    mock.patch("typeguard.typechecked", lambda function: function),
 ):
     import espnet2.tasks.asr  # noqa: F401
 
