@@ -14,7 +14,6 @@ from pathlib import Path
 
 from espnet_prune.base.errors import run_main
 from espnet_prune.base.files import write_json, write_text
-from espnet_prune.families.ssl.audio import normalizes
 from espnet_prune.report.page import html_page, markdown
 from espnet_prune.report.ssl import build, caveats, collect, main_table
 from espnet_prune.report.ssl_card import card
@@ -37,6 +36,8 @@ def main(argv: list[str] | None = None) -> None:
     write_json(args.out / "report.json", report)
     write_text(args.out / "report.md", markdown(parts, title))
     write_text(args.out / "report.html", html_page(parts, title))
+    from espnet_prune.families.ssl.audio import normalizes  # imports transformers
+
     for folder in args.compact:
         told = json.loads((folder / "pruning.json").read_text(encoding="utf-8"))
         page = card(folder.name, told, normalizes(folder), report, args.note)

@@ -17,7 +17,6 @@ import yaml
 from espnet_prune import __version__
 from espnet_prune.base.errors import InputError
 from espnet_prune.config.methods import METHODS, REFERENCE
-from espnet_prune.families.espnet.checkpoint import read_checkpoint
 from espnet_prune.measuring.wer import decoded_in
 
 PARAMS = ("frontend", "subsampling", "blocks", "encoder", "decoder", "total")
@@ -136,6 +135,8 @@ def read_curves(checkpoint: Path) -> Curves:
         InputError: the file is damaged.
     """
     # mmap: weights and optimizer states are in the file too, and are not wanted.
+    from espnet_prune.families.espnet.checkpoint import read_checkpoint  # imports torch
+
     state = read_checkpoint(checkpoint, mmap=True)
     curves: Curves = {"train": {}, "valid": {}}
     for epoch, phases in sorted(state["reporter"]["stats"].items()):
