@@ -32,7 +32,7 @@ def test_killed_pruning_ends_where_it_would_have_ended(
 
 def test_distillation_brings_it_nearer_to_the_dense_model(dense, compact, crops):
     run = compact.with_name("distil")
-    options = "--compact", compact, "--max_epoch", 4, "--optim_conf", "lr=0.005"
+    options = "--compact", compact, "--max_epoch", 2, "--optim_conf", "lr=0.01"
     train(dense, crops, run, "distil", *options)
     audio = torch.randn(4, 16000, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
