@@ -43,7 +43,7 @@ def start(
 def unchecked(folder: Path) -> Path:
     """A folder with a ``python3`` that has nothing to say against any options.
 
-    The check takes ten seconds, and has tests of its own.
+    The check takes seconds, and has tests of its own.
     """
     program = folder / "python3"
     pass_by = 'case "$*" in *cli.check_early*) exit 0;; esac'

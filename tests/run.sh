@@ -16,9 +16,9 @@ if [ $# -eq 0 ] || [ "$1" = --quick ]; then
     # Not --quiet: warnings would not be counted.
     log=$(python3 -m mkdocs build --strict 2>&1) || { echo "${log}" && exit 1; }
 fi
-quick() { # most of them are about small things: a core each, two at a time
-    OMP_NUM_THREADS=1 python3 -m pytest -m "not slow" -n 2 "$@"
-}
+# Two at a time, a core each. Neighbours share what they are made of: they stay together.
+quick() { OMP_NUM_THREADS=1 python3 -m pytest -m "not slow" -n 2 --dist worksteal "$@"; }
+slow() { OMP_NUM_THREADS=1 python3 -m pytest -m slow -n 2 --dist loadscope; }
 # Compact models compute what gated ones did, and cost what was declared, once more. The
 # fast ones of these directories take some two minutes.
 equalities_elsewhere() {
@@ -44,7 +44,7 @@ fi
 # The fast tests first: they fail early.
 if [ $# -eq 0 ]; then
     quick
-    python3 -m pytest -m slow
+    slow
     (equalities_elsewhere)
     exit
 fi

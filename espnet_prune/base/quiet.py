@@ -3,6 +3,10 @@
 It prints about flash attention, a dependency (g2p_en, for speech synthesis) downloads
 nltk data, torch warns about ESPnet's use of it: nothing that a user of the recipe needs
 or can act on. Import this module before any that imports ESPnet.
+
+ESPnet checks the types of arguments by functions that are compiled while it is
+imported: in its models, whose options users give; not in its large modules of tasks and
+training, which would take a third of the time.
 """
 
 import contextlib
@@ -10,11 +14,21 @@ import io
 import logging
 import os
 import warnings
+from typing import Any
+from unittest import mock
+
+import typeguard
 
 from espnet_prune.base.errors import is_for_the_user
 from espnet_prune.base.espnet_version import check_espnet
 
 check_espnet()
+
+
+def _checked(function: Any, check: Any = typeguard.typechecked) -> Any:
+    whole = function.__module__.startswith(("espnet2.tasks.", "espnet2.train."))
+    return function if whole else check(function)
+
 
 # For this process and for those that it starts.
 os.environ.setdefault("PYTHONWARNINGS", "ignore")
@@ -28,6 +42,7 @@ with contextlib.suppress(ImportError):  # ESPnet 202511 brings it
 with (
     contextlib.redirect_stdout(io.StringIO()),
     contextlib.redirect_stderr(io.StringIO()),
+    mock.patch("typeguard.typechecked", _checked),
 ):
     import espnet2.tasks.asr  # noqa: F401
 

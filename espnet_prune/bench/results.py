@@ -31,7 +31,7 @@ class Results:
             why its times are not to be trusted, or None.
         """
         self.rows += rows
-        before, now = self.machine["busy_cores"], busy_cores(0.5)
+        before, now = self.machine["busy_cores"], busy_cores()
         if now is not None:  # the most of all samples: any of them spoils ratios
             self.machine["busy_cores"] = max(before or 0.0, now)
         self.machine["warning"] = doubts(self.machine["busy_cores"], self.rows)

@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import (
     code_version,
@@ -28,16 +27,10 @@ from espnet_prune.base.table import read_table, write_table
 from espnet_prune.config.run_options import PRECISIONS
 from espnet_prune.data.audio import audio_digest, check_rate
 from espnet_prune.data.kaldi_dir import audio_type
-from espnet_prune.families.espnet.checkpoint import read_state, resources, sampling_rate
 from espnet_prune.families.espnet.tasks import ASR, S2T, Task, task_of
-from espnet_prune.measuring.memory import refuse_too_long
 from espnet_prune.running.executor import add_arguments, from_arguments, split
 from espnet_prune.running.parallel import time_left
 from espnet_prune.running.shards import mark_of, run_shards
-from espnet_prune.serving.decoders import check_symbols, read_search
-from espnet_prune.serving.load import load
-from espnet_prune.serving.streaming import PART, check_streaming
-from espnet_prune.training.origin import refuse_missing_gpus
 
 # Half a window of ESPnet's widest usual STFT (1024), which reflects it at the edges.
 MIN_SAMPLES = 513
@@ -60,6 +53,19 @@ def get_parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = get_parser().parse_args()
     executor = from_arguments(args)
+    import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
+
+    # isort: split
+    from espnet_prune.families.espnet.checkpoint import (
+        read_state,
+        resources,
+        sampling_rate,
+    )
+    from espnet_prune.serving.decoders import check_symbols, read_search
+    from espnet_prune.serving.load import load
+    from espnet_prune.serving.streaming import PART, check_streaming
+    from espnet_prune.training.origin import refuse_missing_gpus
+
     if executor.is_local:
         refuse_missing_gpus(args.ngpu)
     if not args.inference_config.exists():
@@ -151,6 +157,8 @@ def check_lm_files(options: dict[str, Any], source: Path) -> None:
                 source, f"{name} {options[name]} does not exist", "train it, or name it"
             )
     if options.get("lm_file") is not None:
+        from espnet_prune.families.espnet.checkpoint import read_state  # imports torch
+
         read_state(options["lm_file"])
 
 
@@ -199,6 +207,9 @@ def refuse_longest(
         model: the ``config.yaml`` of what is to decode them.
         at_once: processes on this machine, which may meet the longest together.
     """
+    from espnet_prune.families.espnet.checkpoint import sampling_rate  # imports torch
+    from espnet_prune.measuring.memory import refuse_too_long
+
     if samples.exists():
         lengths = read_table(samples)
         rate = sampling_rate(model)

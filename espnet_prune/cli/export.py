@@ -4,11 +4,8 @@ import argparse
 import logging
 from pathlib import Path
 
-import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import read_yaml
-from espnet_prune.export.export import export
-from espnet_prune.training.origin import averaged_name
 
 SAID = (("encoder", "params"), ("encoder", "macs"))  # of every model
 
@@ -38,6 +35,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def checkpoint_name(config: Path) -> str:
     """Name the last epoch of a gated run, which is at its target; else the average."""
+    from espnet_prune.training.origin import averaged_name
+
     options = read_yaml(config)
     if (options.get("model_conf") or {}).get("gates") is not None:
         return "latest.pth"
@@ -46,6 +45,11 @@ def checkpoint_name(config: Path) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     args = arguments(argv)
+    import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
+
+    # isort: split
+    from espnet_prune.export.export import export
+
     config = args.pruned / "config.yaml"
     weights = args.pruned / checkpoint_name(config)
     summary = export(config, weights, args.out, args.round_to)

@@ -9,10 +9,8 @@ import logging
 import warnings
 from pathlib import Path
 
-import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import atomic_path, fingerprint
-from espnet_prune.families.espnet.checkpoint import load_model
 from espnet_prune.families.espnet.tasks import TASKS
 
 NAMES = "config.yaml", "model.pth"
@@ -66,6 +64,11 @@ def fetch(tag: str, folder: Path) -> tuple[str, str]:
 def main() -> None:
     args = get_parser().parse_args()
     files = fetch(args.tag, args.out / "zoo")
+    import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
+
+    # isort: split
+    from espnet_prune.families.espnet.checkpoint import load_model
+
     load_model(*files)
     for file, name in zip(files, NAMES, strict=True):
         with atomic_path(args.out / name) as temporary:

@@ -23,32 +23,21 @@ import time
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
-
-# isort: split
-
-import torch
-from espnet2.bin.asr_inference_streaming import Speech2TextStreaming
+from typing import TYPE_CHECKING, Any
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import fingerprint, read_yaml, write_json
 from espnet_prune.base.table import read_table
 from espnet_prune.config.sections import SparsityOptions
 from espnet_prune.data.audio import load_source
-from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
 from espnet_prune.families.espnet.tasks import Task, decoded_with, task_of
 from espnet_prune.measuring.allocator import keep_freed_memory
-from espnet_prune.measuring.cost import count_macs, count_params
-from espnet_prune.measuring.machine import describe, pin_threads
-from espnet_prune.measuring.memory import refuse_too_long
-from espnet_prune.measuring.rtf import columns, summarise, time_rounds
-from espnet_prune.measuring.system import RESULT, System, quiet_date
 from espnet_prune.running.parallel import time_left
-from espnet_prune.serving.decoders import OWN, read_search
-from espnet_prune.serving.load import set_precision
-from espnet_prune.serving.streaming import PART
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from espnet_prune.measuring.system import System
 
 logger = logging.getLogger("espnet_prune.measuring")
 
@@ -61,6 +50,11 @@ def read_inference_config(path: Path | None, task: Task) -> dict[str, Any]:
     """Read the options of a decoder; drop those of ESPnet's command line alone."""
     if path is None:
         return {}
+    from espnet2.bin.asr_inference_streaming import Speech2TextStreaming
+
+    from espnet_prune.serving.decoders import OWN, read_search
+    from espnet_prune.serving.streaming import PART
+
     options, known = read_search(path, task), {PART, *OWN}
     for decoder in (task.inference.Speech2Text, Speech2TextStreaming):
         known |= inspect.signature(decoder).parameters.keys()
@@ -72,16 +66,20 @@ def read_audio(
     n_utts: int,
     rates: set[int],
     models: Iterable[argparse.Namespace] = (),
-) -> list[torch.Tensor]:
+) -> "list[Tensor]":
     """Read a fixed random choice of utterances: audio (sample,) each, in [-1, 1].
 
     Raises:
         InputError: a file is unreadable, not mono, has another rate than the models, or
             is too long for one of them.
     """
+    import torch
+
+    from espnet_prune.measuring.memory import refuse_too_long
+
     entries = list(read_table(scp, "run stages 1-4").items())
     chosen = random.Random(0).sample(entries, min(n_utts, len(entries)))
-    audio: list[torch.Tensor] = []
+    audio: list[Tensor] = []
     for key, path in chosen:
         samples, rate = load_source(path)
         if samples.shape[1] != 1:
@@ -108,7 +106,7 @@ def delay_of(decoder: object) -> float | None:
     return statistics.median(delays) if delays else None
 
 
-def length_of_targets(systems: list[System]) -> float:
+def length_of_targets(systems: "list[System]") -> float:
     """Find the seconds of the utterance in which the systems' targets were counted.
 
     Raises:
@@ -149,6 +147,16 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
+    import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
+
+    # isort: split
+    from espnet_prune.families.espnet.checkpoint import load_model, sampling_rate
+    from espnet_prune.measuring.cost import count_macs, count_params
+    from espnet_prune.measuring.machine import describe, pin_threads
+    from espnet_prune.measuring.rtf import columns, summarise, time_rounds
+    from espnet_prune.measuring.system import RESULT, System, quiet_date
+    from espnet_prune.serving.load import set_precision
+
     # Speech2Text logs every utterance on the root logger; only our lines are wanted.
     logging.getLogger().setLevel(logging.ERROR)
     logging.getLogger("espnet_prune").setLevel(logging.INFO)

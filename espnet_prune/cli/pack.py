@@ -4,12 +4,8 @@ import argparse
 import logging
 from pathlib import Path
 
-import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.config.rungs import FINETUNED
-from espnet_prune.export.pack import pack
-from espnet_prune.report.card import card
-from espnet_prune.report.collect import collect
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -29,6 +25,13 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = get_parser().parse_args()
+    import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
+
+    # isort: split
+    from espnet_prune.export.pack import pack
+    from espnet_prune.report.card import card
+    from espnet_prune.report.collect import collect
+
     found = collect(
         args.corpus,
         args.dense,

@@ -7,16 +7,9 @@ What is printed is the directory of the model.
 import argparse
 from pathlib import Path
 
-import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 from espnet_prune.base.errors import run_main
 from espnet_prune.cli.check_early import COMPACT, training_options
-from espnet_prune.cli.ssl_probe import check_probes
-from espnet_prune.families.ssl.audio import normalizes
 from espnet_prune.families.ssl.directory import locate
-from espnet_prune.families.ssl.model import read_head
-from espnet_prune.training.origin import refuse_missing_gpus
-from espnet_prune.training.ssl_plan import check_options
-from espnet_prune.training.ssl_task import Spelling
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -36,8 +29,18 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
-    refuse_missing_gpus(args.ngpu)
     dense = locate(args.dense)
+    import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
+
+    # isort: split
+    from espnet_prune.cli.ssl_probe import check_probes
+    from espnet_prune.families.ssl.audio import normalizes
+    from espnet_prune.families.ssl.model import read_head
+    from espnet_prune.training.origin import refuse_missing_gpus
+    from espnet_prune.training.ssl_plan import check_options
+    from espnet_prune.training.ssl_task import Spelling
+
+    refuse_missing_gpus(args.ngpu)
     normalizes(dense)
     check_probes(args.probes)
     if args.text:

@@ -10,25 +10,12 @@ import argparse
 import datetime
 import logging
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
-
-import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
-
-# isort: split
-
-import torch
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import write_json
 from espnet_prune.families.ssl.directory import fingerprint_of, named
-from espnet_prune.families.ssl.model import read
-from espnet_prune.measuring.machine import describe, pin_threads
-from espnet_prune.measuring.ssl import count, count_macs, real_time_factors
-from espnet_prune.serving.speech_onnx import (
-    InexactError,
-    write_speech_int8,
-    write_speech_onnx,
-)
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -46,6 +33,18 @@ def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
     if args.seconds <= 0.1 or args.rounds < 1:
         raise InputError("--seconds, --rounds", "must be above 0")
+    import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
+
+    # isort: split
+    from espnet_prune.families.ssl.model import read
+    from espnet_prune.measuring.machine import describe, pin_threads
+    from espnet_prune.measuring.ssl import count, count_macs, real_time_factors
+    from espnet_prune.serving.speech_onnx import (
+        InexactError,
+        write_speech_int8,
+        write_speech_onnx,
+    )
+
     pin_threads(args.threads)
     models = {"dense": read(args.dense)}
     folders = named(args.compact)
@@ -77,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
         "systems": systems,
         "seconds": args.seconds,
         "machine": machine,
-        "torch": torch.__version__,
+        "torch": version("torch"),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     write_json(args.out / "measured.json", measured)

@@ -12,11 +12,8 @@ import argparse
 import logging
 from pathlib import Path
 
-import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import atomic_path
-from espnet_prune.families.ssl.model import read
-from espnet_prune.serving.speech_onnx import write_speech_int8, write_speech_onnx
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -29,6 +26,12 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
+    import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
+
+    # isort: split
+    from espnet_prune.families.ssl.model import read
+    from espnet_prune.serving.speech_onnx import write_speech_int8, write_speech_onnx
+
     model, out = read(args.model), args.out or args.model
     if not out.is_dir():
         raise InputError("--out", f"{out} is no directory", "make it")

@@ -15,27 +15,17 @@ import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
-
-# isort: split
+from typing import TYPE_CHECKING, Any
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.base.files import fingerprint, write_json
 from espnet_prune.base.table import read_table
 from espnet_prune.data.kaldi_dir import find_audio
 from espnet_prune.data.sources import look_at
-from espnet_prune.families.ssl.audio import normalizes
 from espnet_prune.families.ssl.directory import fingerprint_of, named
-from espnet_prune.families.ssl.model import read, untrained
-from espnet_prune.measuring.probes.features import (
-    Labelled,
-    System,
-    read_labels,
-    read_set,
-)
-from espnet_prune.measuring.probes.tasks import TASKS, Probe
+
+if TYPE_CHECKING:
+    from espnet_prune.measuring.probes.tasks import Probe
 
 APART = 10.0  # points between the heads of two seeds that tell of bad training
 
@@ -47,7 +37,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
         "--probes", type=str.split, default=[], metavar="NAME=KIND:TRAIN:TEST",
-        help=f"several with blanks between; kinds: {', '.join(TASKS)}",
+        help="several with blanks between; kinds: see docs/ssl.md",
     )  # fmt: skip
     parser.add_argument("--seeds", type=int, default=3, help="of the probes' heads")
     return parser
@@ -55,6 +45,14 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
+    import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
+
+    # isort: split
+    from espnet_prune.families.ssl.audio import normalizes
+    from espnet_prune.families.ssl.model import read, untrained
+    from espnet_prune.measuring.probes.features import Labelled, System, read_set
+    from espnet_prune.measuring.probes.tasks import TASKS
+
     probes = check_probes(args.probes)
     if args.seeds < 1:
         raise InputError(f"--seeds {args.seeds}", "give a number from 1 on")
@@ -114,12 +112,15 @@ def main(argv: list[str] | None = None) -> None:
                 )
 
 
-def check_probes(texts: Sequence[str]) -> list[Probe]:
+def check_probes(texts: Sequence[str]) -> "list[Probe]":
     """Parse the probes of ``--probes``, and check their labels.
 
     Raises:
         InputError: one is none, or a name is given twice.
     """
+    from espnet_prune.measuring.probes.features import read_labels
+    from espnet_prune.measuring.probes.tasks import TASKS, Probe
+
     probes = [Probe.parse(text) for text in texts]
     names = [probe.name for probe in probes]
     for probe in probes:
@@ -145,6 +146,8 @@ def stamp_of(kind: str, folders: Sequence[Path], out: Path) -> str:
         folders: the data.
         out: where the contents of files are noted, which are read once.
     """
+    from espnet_prune.measuring.probes.tasks import TASKS
+
     table, tables, values = TASKS[kind].table, [], []
     for folder in folders:
         found = find_audio(folder, read_table(folder / "wav.scp"))

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from espnet_prune.base.errors import run_main
 from espnet_prune.base.files import write_text
-from espnet_prune.families.ssl.audio import normalizes
 from espnet_prune.report.page import write_report
 from espnet_prune.report.ssl import build, caveats, collect, main_table, told
 from espnet_prune.report.ssl_card import card
@@ -36,6 +35,8 @@ def main(argv: list[str] | None = None) -> None:
     title = "espnet_prune report: self-supervised encoders"
     parts = build(report, args.note)
     write_report(args.out, parts, title, report)
+    from espnet_prune.families.ssl.audio import normalizes  # imports transformers
+
     for folder in args.compact:
         pruning = json.loads((folder / "pruning.json").read_text(encoding="utf-8"))
         page = card(folder.name, pruning, normalizes(folder), report, args.note)

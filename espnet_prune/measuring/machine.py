@@ -13,6 +13,7 @@ INSTRUCTION_SETS = (
     "sse4_2 avx avx2 fma avx512f avx512_vnni avx512_bf16 avx_vnni amx_bf16 amx_int8 "
     "asimd asimddp i8mm bf16 sve"
 ).split()
+SAMPLE = 1.0  # seconds of other work that are looked at
 
 
 def cpu() -> dict[str, Any]:
@@ -41,17 +42,17 @@ def _busy_seconds() -> float | None:
     return (user + nice + system + sum(others)) / os.sysconf("SC_CLK_TCK")
 
 
-def busy_cores(sample_seconds: float = 1.0) -> float | None:
+def busy_cores() -> float | None:
     """Measure how many cores are at work while this process sleeps; None if not known.
 
     The load average cannot tell: it still holds the minute of the stage before.
     """
     before = _busy_seconds()
-    time.sleep(sample_seconds)
+    time.sleep(SAMPLE)
     after = _busy_seconds()
     if before is None or after is None:
         return None
-    return round((after - before) / sample_seconds, 2)
+    return round((after - before) / SAMPLE, 2)
 
 
 def busy_warning(busy: float | None) -> str | None:
@@ -62,13 +63,13 @@ def busy_warning(busy: float | None) -> str | None:
     return f"other work kept {busy} of {cores} cores busy"
 
 
-def describe(sample_seconds: float = 1.0) -> dict[str, Any]:
+def describe() -> dict[str, Any]:
     """Describe all that must stand beside a measured time; call it before measuring.
 
     ``warning`` is null on a quiet machine, else a sentence: times taken beside other
     work vary, above all on a machine of few cores.
     """
-    busy = busy_cores(sample_seconds)
+    busy = busy_cores()
     return {
         **cpu(),
         "cores": os.cpu_count() or 1,

@@ -5,7 +5,6 @@ without a reference word, too: what is inserted there is part of the rate.
 """
 
 import numpy as np
-from scipy.stats import bootstrap
 
 RESAMPLES = 10_000
 
@@ -25,6 +24,7 @@ def resample(
     """
     if len(words) < 2 or not words.sum():
         return None
+    from scipy.stats import bootstrap  # takes a second to import
 
     def rate(errors: np.ndarray, words: np.ndarray, axis: int) -> np.ndarray:
         return errors.sum(axis) / np.maximum(words.sum(axis), 1)

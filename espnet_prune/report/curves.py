@@ -3,8 +3,6 @@
 import datetime
 from pathlib import Path
 
-from espnet_prune.families.espnet.checkpoint import read_checkpoint
-
 Curves = dict[str, dict[str, list[tuple[int, float]]]]  # train/valid -> key -> points
 
 
@@ -16,6 +14,8 @@ def read_curves(checkpoint: Path) -> Curves:
     Raises:
         InputError: the file is damaged.
     """
+    from espnet_prune.families.espnet.checkpoint import read_checkpoint  # imports torch
+
     # mmap: weights and optimizer states are in the file too, and are not wanted.
     state = read_checkpoint(checkpoint, mmap=True)
     curves: Curves = {"train": {}, "valid": {}}

@@ -12,6 +12,7 @@ import pytest
 from espnet_prune.base import espnet_version
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.espnet_version import VERSIONS, version_for
+from espnet_prune.training import registration
 
 MEND = f"pip install espnet=={version_for(sys.version_info[:2])}"
 
@@ -37,10 +38,13 @@ def test_other_version_is_refused_by_name(monkeypatch, version, right):
         espnet_version.check_espnet()
 
 
-@pytest.mark.parametrize(
-    "then", ["import espnet2.tasks.asr", "import espnet_prune.cli.decode"]
-)
-def test_a_checkout_that_comes_first_is_refused_where_espnet_is_used(tmp_path, then):
+def test_registry_of_another_version_is_refused(monkeypatch):
+    monkeypatch.setattr(espnet_version, "imported", lambda: ("202509", "here"))
+    with pytest.raises(InputError, match="is version 202509, whose layers are others"):
+        registration.register()
+
+
+def test_a_checkout_that_comes_first_is_refused_where_espnet_is_used(tmp_path):
     """ESPnet's own path.sh puts its checkout into PYTHONPATH."""
     installed = Path(importlib.util.find_spec("espnet2").origin).parents[1]
     for package in ("espnet", "espnet2"):
@@ -50,7 +54,7 @@ def test_a_checkout_that_comes_first_is_refused_where_espnet_is_used(tmp_path, t
     version = tmp_path / "espnet" / "version.txt"
     version.unlink(missing_ok=True)
     version.write_text("202509\n")
-    code = f"import espnet_prune\nprint('here')\n{then}"
+    code = "import espnet_prune\nprint('here')\nimport espnet_prune.cli.asr_inference"
     path = os.pathsep.join([str(tmp_path), *sys.path])
     result = subprocess.run(
         [sys.executable, "-c", code],

@@ -35,7 +35,7 @@ def test_command_line_writes_the_documented_rows(tmp_path, capsys):
     data.mkdir()
     (data / "utt2num_samples").write_text("a 8000\nb 24000\n")
     argv = ["--models", "tiny", "--targets", "0.5", "--seconds", "0.5", "--rounds", "3"]
-    argv += ["--batch", "1", "2", "--data", str(data), "--json", str(tmp_path / "b")]
+    argv += ["--batch", "2", "--data", str(data), "--json", str(tmp_path / "b")]
     bench.main(argv)
     found = json.loads((tmp_path / "b").read_text())
     assert found["machine"]["cpu"] and found["gemm_macs_per_second"] > 1e8
@@ -46,7 +46,7 @@ def test_command_line_writes_the_documented_rows(tmp_path, capsys):
     rate = f"{found['gemm_macs_per_second'] / 1e9:.1f}"
     assert f"GMAC/s: {rate} on 1 thread(s)" in printed.splitlines()[1]
     assert f"0.5 s, batch 2, 1 thread(s), product {rate} GMAC/s" in printed
-    assert "data (1 s on average), batch 1" in printed
+    assert "data (1 s on average), batch 2" in printed
     for row in rows:
         assert set(row) == KEYS | {"data"}
         assert row["model"] == "tiny" and row["precision"] in PRECISIONS
@@ -65,11 +65,11 @@ def test_command_line_writes_the_documented_rows(tmp_path, capsys):
         ("compact_torch", 0.5),
     }  # fmt: skip
     assert {(r["data"], r["seconds"], r["batch"]) for r in rows} == {
-        (None, 0.5, 1), (None, 0.5, 2), ("data", 1.0, 1), ("data", 1.0, 2)
+        (None, 0.5, 2), ("data", 1.0, 2)
     }  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # torch.compile takes a minute
 def test_compiled_encoders_compute_the_same():
     compared = systems(SIZES["tiny"], [0.5], ["fp32"], CPU)
     found = compiled(compared, CPU)
@@ -125,7 +125,7 @@ def test_killed_run_leaves_the_tables_that_it_finished(tmp_path, monkeypatch, ca
         return time_systems(compared, seconds, *more)
 
     monkeypatch.setattr(bench, "time_systems", stopped)
-    monkeypatch.setattr(bench_results, "busy_cores", lambda _: 99.0)
+    monkeypatch.setattr(bench_results, "busy_cores", lambda: 99.0)
     with pytest.raises(KeyboardInterrupt):
         bench.main([*argv, "--json", str(tmp_path / "b")])
     found = json.loads((tmp_path / "b").read_text())
@@ -158,7 +158,7 @@ def test_utterance_too_short_to_encode_counts_as_the_one_that_was_timed():
 
 
 def test_compact_encoders_use_their_budget_and_outputs_agree():
-    found = systems(SIZES["tiny"], [0.5, 0.8], ["fp32"], CPU, multiples=[1, 4])
+    found = systems(SIZES["tiny"], [0.5], ["fp32"], CPU, multiples=[1, 4])
     x, lengths = torch.randn(1, 200, 20), torch.tensor([200])
     with torch.no_grad():
         out = {(s.name, s.target): s.run(x, lengths)[0] for s in found}

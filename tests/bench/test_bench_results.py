@@ -16,7 +16,7 @@ def row(iqr):
 @pytest.mark.parametrize("unknown", [False, True])
 def test_doubts_are_recorded_with_the_rows(tmp_path, monkeypatch, unknown):
     samples = iter([None] * 3 if unknown else [0.01, 99.0, 0.02])
-    monkeypatch.setattr(bench_results, "busy_cores", lambda _: next(samples))
+    monkeypatch.setattr(bench_results, "busy_cores", lambda: next(samples))
     machine = {"cpu": "x", "busy_cores": None if unknown else 0.0, "warning": None}
     results = Results(machine, {2: 5e9, 1: 3e9}, tmp_path / "b")
 
@@ -40,7 +40,7 @@ def test_doubts_are_recorded_with_the_rows(tmp_path, monkeypatch, unknown):
 
 
 def test_machine_busy_before_the_first_table_stays_so(monkeypatch):
-    monkeypatch.setattr(bench_results, "busy_cores", lambda _: 0.0)
+    monkeypatch.setattr(bench_results, "busy_cores", lambda: 0.0)
     results = Results({"busy_cores": 99.0, "warning": "busy"}, {1: 1e9}, None)
     assert results.add([row(0.0)]) is None
     assert "99.0" in results.machine["warning"]

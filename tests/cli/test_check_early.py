@@ -103,6 +103,27 @@ def check(tmp_path, monkeypatch):
             ("--targets", "0.5"),
             "model_dim 0.9 removes more than the targets ask for",
         ),
+        ("", ("--prune_args", "--max_epoch 0"), "--max_epoch 0: must be at least 1"),
+        ("", ("--prune_args", "--distill layrs=2"), "no option 'layrs'"),
+        ("", ("--finetune_args", "--distill layrs=2"), "no option 'layrs'"),
+        ("gates: {mood: straight_through}", (), "gates: no option 'mood'"),
+        (
+            "prune_decoder: true\nsparsity: {denominator: model}",
+            ("--asr_args", "--decoder rnn"),
+            "decoder 'rnn' cannot be pruned -> leave out prune_decoder",
+        ),
+        (
+            "",
+            ("--methods", "small", "--target_kind", "latency"),
+            "in params or macs of the whole encoder",
+        ),
+        (
+            "",
+            ("--inference_config", CONF / "decode_beam60_lm.yaml"),
+            "decode_beam60_lm.yaml: lm_train_config",
+        ),
+        ("", ("--ngpu", "99"), "--ngpu 99: torch"),
+        ("", ("--decode_ngpu", "99"), "--gpu_inference true: torch"),
         ("", ("--targets", "0.5 0.9999"), "100.0% of the encoder's params cannot be"),
         (
             "distill: {precision: int8}",
@@ -355,6 +376,10 @@ def dense_config(tmp_path, check):
             (),
             "optim_conf: adam has no option 'momentum' -> it has: lr, betas",
         ),
+        ("use_cnn_module: true", "use_cnn_module: false", (), "it must be True"),
+        ("output_size: 96", "output_size: 98", (), "is no multiple of attention_heads"),
+        ("output_size: 96", "architecture: {}", (), "is compact already"),
+        ("decoder: transformer", "decoder: transducer", (), "cannot be distilled"),
         ("swish", "gelu", (), "train.yaml: ESPnet makes no encoder .*'gelu'"),
         ("seed: 2024", "seed: 2024  # caf\xe9", (), "train.yaml: is not UTF-8"),
         (

@@ -120,7 +120,7 @@ def test_without_a_network_a_tag_is_one_clear_line(
     assert type(raised).__name__ in line and "check the tag and the network" in line
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # run.sh checks again once the model is there
 def test_what_a_fetched_model_cannot_have_is_refused_before_the_data(
     published, tmp_path
 ):

@@ -48,8 +48,8 @@ def noise() -> np.ndarray:
 @pytest.mark.parametrize(
     ("method", "recipe"),
     [(method, {}) for method in METHODS]
-    + [(m, DECODER_TOO) for m in ("l0", "iterative", "magnitude", "random")]
-    + [(m, MODEL_DIM_TOO) for m in METHODS if not m.startswith("small")]
+    + [(m, DECODER_TOO) for m in ("l0", "random")]
+    + [(m, MODEL_DIM_TOO) for m in ("l0", "iterative", "magnitude", "blocks")]
     + [("l0", DECODER_TOO | MODEL_DIM_TOO)],
     ids=lambda x: "-".join(x) if isinstance(x, dict) else x,
 )

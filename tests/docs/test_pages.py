@@ -28,7 +28,7 @@ def test_the_reference_holds_all_modules():
             assert name in listed | {"base.quiet"}, name
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # the page as a user types it
 def test_the_python_page_runs(dense, data_dir, python, tmp_path, monkeypatch):
     experiment = tmp_path / "exp/asr_train"
     experiment.mkdir(parents=True)

@@ -42,7 +42,7 @@ def elsewhere(installed, tmp_path, monkeypatch):
     return f"{installed}:{tmp_path / 'site'}"
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # the code on the card, where only the package is
 def test_packed_model_decodes_elsewhere_as_its_card_says(
     pack, compact, python, data_dir, elsewhere, installed, tmp_path
 ):

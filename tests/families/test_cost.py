@@ -31,7 +31,7 @@ def declared(gated, own, frames, tokens):
     tokens=st.integers(1, 9), fine=st.booleans(), units=st.floats(0, 1),
     modules=st.floats(0, 1),
 )  # fmt: skip
-@settings(max_examples=15)
+@settings(max_examples=10)
 def test_declared_is_counted(name, data, seed, frames, tokens, fine, units, modules):
     """Of the dense module, and of what masks leave with heads equally wide."""
     sizes = data.draw(drawn_sizes(name))

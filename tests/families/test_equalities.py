@@ -44,7 +44,7 @@ def test_open_gates_are_the_stock_module(name, data, seed, lengths, train):
     fine=st.booleans(), soft=st.booleans(), units=st.floats(0, 1),
     modules=st.floats(0, 1),
 )  # fmt: skip
-@settings(max_examples=30)
+@settings(max_examples=20)
 def test_gated_with_final_values_is_compact(
     name, data, seed, lengths, train, fine, soft, units, modules
 ):
@@ -71,8 +71,8 @@ def test_they_are_the_same_in_single_precision(name, seed):
 
 def in_the_second_block():
     """Structures of the second block, and of what is in none, of every case."""
-    for name, case in CASES.items():
-        for structure in case.make().layout.structures:
+    for name in (n for n in CASES if n not in CONDITIONED):  # the same structures
+        for structure in CASES[name].make().layout.structures:
             if "ers.0" not in structure.name and not structure.any_of:
                 yield pytest.param(name, structure, id=f"{name}-{structure.name}")
 

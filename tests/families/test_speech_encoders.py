@@ -29,7 +29,7 @@ from tests.fixtures.gated import drawn_values
 TINY = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
     "intermediate_size": 24, "conv_dim": [6, 8, 10], "conv_kernel": [10, 3, 2],
-    "conv_stride": [5, 2, 2], "num_conv_pos_embeddings": 8,
+    "conv_stride": [5, 4, 2], "num_conv_pos_embeddings": 8,
     "num_conv_pos_embedding_groups": 4, "num_feat_extract_layers": 3,
     "hidden_dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0,
     "feat_proj_dropout": 0.0,

@@ -107,57 +107,87 @@ def test_target_in_latency_is_met_and_felt_on_the_clock(encoder, model_dim):
     assert 0.4 < fastest[1] / fastest[0] < 0.6
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.fixture
+def drawn(monkeypatch):
+    """``drawn(subject, number)``: so many counts, each beside the encoder drawn.
+
+    Files for onnxruntime, which take seconds each, are not written.
+    """
+    written = []
+
+    def write(encoder, *_):
+        written.append(encoder)
+
+    for name in ("write_graph", "write_speech_onnx"):
+        monkeypatch.setattr(drawn_encoders, name, write)
+    monkeypatch.setattr(drawn_encoders, "Runner", lambda file: print)
+
+    def draw(subject, number):
+        monkeypatch.setattr(drawn_encoders, "ENCODERS", number)
+        counts = [count for count, _ in subject.points()]
+        assert len(counts) == len(written) == number and counts[0] != counts[1]
+        return [*zip(counts, written, strict=True)]
+
+    return draw
+
+
+def channels(module):
+    """The channels of its convolutions, one after the other."""
+    return [m.out_channels for m in module.modules() if isinstance(m, nn.Conv2d)]
+
+
 @pytest.mark.parametrize("name", [n for n in RUN if n in (*KINDS, "conformer_by_8")])
-def test_drawn_encoders_are_what_is_counted(name, precision, monkeypatch):
-    monkeypatch.setattr(drawn_encoders, "ENCODERS", 3)
-    monkeypatch.setattr(latency, "ROUNDS", 2)
+def test_drawn_encoders_are_what_is_counted(name, drawn):
     stock = CASES[name].make(0, torch.float).stock.eval()
     kind = CASES[name].ours.kind
-    subject = ASREncoders(stock, kind, Lengths(50, 20), precision)
-    table = latency_table(subject)
-    counts = [point["counts"] for point in table["points"]]
-    assert len(counts) == 3 and counts[0] != counts[1]
-    assert all(point["seconds"] > 0 for point in table["points"])
-    for count in counts:
+    for count, small in drawn(ASREncoders(stock, kind, Lengths(50, 20)), 5):
         assert count["subsampling.module"] == 1
-        pairs = count["subsampling.first"] * count["subsampling.second"]
-        assert count["subsampling.filter"] == pairs > 0
+        first, second, *third = channels(small.embed)
+        assert count["subsampling.first"] == first
+        assert count["subsampling.second"] == second
+        assert count["subsampling.filter"] == first * second
         if name == "conformer_by_8":
-            pairs = count["subsampling.second"] * count["subsampling.third"]
-            assert count["subsampling.second_filter"] == pairs > 0
-        if "ffn" in kind.groups:
-            assert (count["ffn.unit"] > 0) == (count["ffn.module"] > 0)
-    assert table["prices"].keys() == counts[0].keys()
+            assert count["subsampling.second_filter"] == second * third[0]
+        ffns = [m for m in small.modules() if hasattr(m, "w_1")]
+        assert count.get("ffn.module", 0) == len(ffns)
+        assert count.get("ffn.unit", 0) == sum(m.w_1.out_features for m in ffns)
 
 
-def test_channels_between_the_layers_of_drawn_encoders_are_counted(monkeypatch):
-    monkeypatch.setattr(drawn_encoders, "ENCODERS", 6)
+def test_prices_are_of_what_was_counted_and_timed(monkeypatch):
+    monkeypatch.setattr(drawn_encoders, "ENCODERS", 2)
+    monkeypatch.setattr(drawn_encoders, "BLOCKS", 1)
     monkeypatch.setattr(latency, "ROUNDS", 2)
     stock = CASES["conformer"].make(0, torch.float).stock.eval()
-    subject = ASREncoders(stock, CONFORMER, Lengths(50, 20), model_dim=True)
-    found = set()
-    for point in latency_table(subject)["points"]:
-        count = point["counts"]
-        found.add(dims := count["subsampling.module per channel"])
+    subject = ASREncoders(stock, CONFORMER, Lengths(50, 20), "int8")
+    table = latency_table(subject)
+    assert len(table["points"]) == 2
+    for point in table["points"]:
+        assert point["seconds"] > 0 and table["prices"].keys() == point["counts"].keys()
+
+
+def test_channels_between_the_layers_of_drawn_encoders_are_counted(drawn):
+    stock = CASES["conformer"].make(0, torch.float).stock.eval()
+    subject, found = ASREncoders(stock, CONFORMER, Lengths(50, 20), model_dim=True), []
+    for count, small in drawn(subject, 6):
+        found.append(dims := count["subsampling.module per channel"])
+        assert small.embed.out[0].out_features == dims
         for thing in ("ffn.unit", "attention.v", "subsampling.second"):
             assert count[f"{thing} per channel"] == count[thing] * dims
-    assert len(found) > 1 and max(found) <= stock.output_size()
+    assert len({*found}) > 1 and max(found) <= stock.output_size()
 
 
 @pytest.mark.parametrize("name", ["hubert_base", "wavlm_large"])
-def test_drawn_speech_encoders_are_what_is_counted(name, monkeypatch):
-    monkeypatch.setattr(drawn_encoders, "ENCODERS", 2)
-    monkeypatch.setattr(latency, "ROUNDS", 2)
+def test_drawn_speech_encoders_are_what_is_counted(name, drawn):
     torch.manual_seed(0)
-    table = latency_table(SpeechEncoders(SPEECH[name](), 3000))
-    for point in table["points"]:
-        count = point["counts"]
-        assert point["seconds"] > 0 and count["projection.module"] == 1
-        channels = [count[f"convolution.{i}"] for i in range(3)]
-        for i, pair in enumerate(pairwise(channels), 1):
-            assert count[f"convolution.{i}.filter"] == math.prod(pair) > 0
-    assert table["points"][0]["counts"] != table["points"][1]["counts"]
+    for count, small in drawn(SpeechEncoders(SPEECH[name](), 3000), 3):
+        assert count["projection.module"] == 1
+        layers = small.feature_extractor.conv_layers
+        kept = [layer.conv.out_channels for layer in layers]
+        assert kept == [count[f"convolution.{i}"] for i in range(3)]
+        for i, pair in enumerate(pairwise(kept), 1):
+            assert count[f"convolution.{i}.filter"] == math.prod(pair)
+        ffns = [x for n, x in small.named_modules() if "intermediate_dense" in n]
+        assert count["ffn.unit"] == sum(x.out_features for x in ffns)
 
 
 @pytest.fixture

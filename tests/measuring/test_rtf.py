@@ -13,6 +13,7 @@ import torch
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import read_yaml
 from espnet_prune.cli import measure
+from espnet_prune.measuring import machine as this_machine
 from espnet_prune.measuring import memory
 from espnet_prune.measuring.machine import describe
 from espnet_prune.measuring.rtf import (
@@ -21,6 +22,7 @@ from espnet_prune.measuring.rtf import (
     summarise,
     time_rounds,
 )
+from espnet_prune.measuring.system import System
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +76,7 @@ def test_model_without_ctc_is_timed_without_that_column():
 
 
 def test_machine_is_named():
-    found = describe(sample_seconds=0.05)
+    found = describe()
     assert found["cpu"] and found["cores"] >= 1 and len(found["load_average"]) == 3
     assert found["warning"] is None or "busy" in found["warning"]
 
@@ -128,7 +130,7 @@ def test_macs_are_counted_at_the_length_of_the_targets(tmp_path):
             text = json.dumps({"macs_seconds": seconds})
             (tmp_path / name / "pruning.json").write_text(text)
         folder = tmp_path / name
-        return measure.System(name, folder / "config.yaml", folder / "m.pth", folder)
+        return System(name, folder / "config.yaml", folder / "m.pth", folder)
 
     dense, short, alike = system("dense", None), system("a", 2.0), system("b", 2.0)
     assert measure.length_of_targets([dense]) == 10.0
@@ -140,8 +142,8 @@ def test_macs_are_counted_at_the_length_of_the_targets(tmp_path):
 def test_quiet_times_survive_a_busy_machine(
     tiny_models, noise_set, tmp_path, monkeypatch, caplog
 ):
-    machine = describe(sample_seconds=0.05) | {"warning": None, "threads": 1}
-    monkeypatch.setattr(measure, "describe", lambda: machine)
+    machine = describe() | {"warning": None, "threads": 1}
+    monkeypatch.setattr(this_machine, "describe", lambda: machine)
 
     decoding = tmp_path / "greedy.yaml"
     decoding.write_text("ctc_greedy: true\n")
@@ -226,9 +228,9 @@ def test_audio_too_long_for_the_memory_is_named(tiny_models, noise_set, monkeypa
 def test_wrong_inputs_are_named(tmp_path, noise_set):
     for text in ("exp/dense", "dense=a.yaml:a.pth", "dense=a.yaml::out"):
         with pytest.raises(InputError, match="NAME=CONFIG:MODEL:OUT"):
-            measure.System.parse(text)
+            System.parse(text)
     with pytest.raises(InputError, match="no such file"):
-        measure.System.parse("dense=absent.yaml:absent.pth:out")
+        System.parse("dense=absent.yaml:absent.pth:out")
     with pytest.raises(InputError, match="absent: cannot be read"):
         measure.read_audio(tmp_path / "absent", 1, {16000})
     with pytest.raises(InputError, match="16000 Hz, the models want 8000"):

@@ -56,7 +56,7 @@ def results(folder):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # processes and jobs give what one process does
 def test_results_are_the_same_however_the_work_is_split(recipe, jobs_here):
     alone = recipe("alone", "--nj", "1")
     assert recipe("together", "--nj", "3") == alone

@@ -37,8 +37,7 @@ def every(gated, own, ending):
     return torch.stack([of(gated, own, name) for name in names])
 
 
-@by_fine
-@pytest.mark.parametrize("target", [0.3, 0.75])
+@pytest.mark.parametrize(("fine", "target"), [(True, 0.3), (False, 0.75)])
 @pytest.mark.parametrize("method", ONE_SHOT)
 @pytest.mark.parametrize("name", CASES)
 def test_one_shot_methods_meet_the_budget_and_are_projected_as_they_are(

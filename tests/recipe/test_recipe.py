@@ -1,4 +1,8 @@
-"""The recipe as a user runs it, in a copy of the repository."""
+"""The recipe as a user runs it, in a copy of the repository.
+
+What no quick test shows: that the stages of the shell fit each other, one run after
+another in the same directories, after a kill, too.
+"""
 
 import json
 import os
@@ -50,7 +54,8 @@ def run(checkout):
 
 @pytest.fixture(scope="module")
 def quick(run):
-    result = run("--preset", "quick")
+    few = ("--precisions", "int8", "--measure_args", "--utts 2 --rounds 2")
+    result = run("--preset", "quick", *few)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result
 
@@ -58,17 +63,26 @@ def quick(run):
 def test_quick_preset_goes_from_nothing_to_a_report(quick, checkout):
     report = json.loads((checkout / "exp/synth_quick_report/report.json").read_text())
     assert report["corpus"] == "synth"
-    dense, compact = report["rows"]
-    assert (dense["system"], compact["system"]) == ("dense", "compact")
+    rows = report["rows"]
+    assert [(row["system"], row["precision"]) for row in rows] == [
+        ("dense", "fp32"), ("dense", "int8"), ("compact", "fp32"), ("compact", "int8")
+    ]  # fmt: skip
+    dense, _, compact, _ = rows
+    for row in rows:
+        assert row["quality"]["WER"]["value"] is not None and row["rtf"]["search"] > 0
+        assert ("dense" in row["vs"]) == (row is not dense)
     for row in (dense, compact):
         rate = row["quality"]["WER"]
         assert rate["value"] is not None and rate["ci"][0] <= rate["value"]
         for costs in (row["params"], row["macs_per_second"]):
             assert costs.pop("frontend") == 0 and all(v > 0 for v in costs.values())
         assert all(v > 0 for v in row["rtf"].values())
-    assert compact["target"] == {"kind": "params", "value": 0.5}
-    removed = 1 - compact["params"]["encoder"] / dense["params"]["encoder"]
-    assert 0.5 <= removed <= 0.505
+    assert compact["target"] == {"kind": "params+macs", "value": 0.5}
+    removed = [
+        1 - compact[part]["encoder"] / dense[part]["encoder"]
+        for part in ("params", "macs_per_second")
+    ]
+    assert 0.5 <= min(removed) <= 0.505
     assert compact["bytes"] < dense["bytes"]
     page = (checkout / "exp/synth_quick_report/report.html").read_text()
     assert "QUICK PRESET" in page and "ynthetic" in page
@@ -79,7 +93,7 @@ def test_terminal_names_stages_epochs_logs_and_shows_the_table(quick):
         assert f"stage {number}: " in quick.stdout
     assert "epoch 2/" in quick.stdout and "time left" in quick.stdout
     assert "train.log" in quick.stdout
-    assert "compact -50 % params" in quick.stdout
+    assert "compact -50 % params+macs int8" in quick.stdout
 
 
 def test_dense_experiment_is_stock_espnet(quick, checkout):
@@ -92,24 +106,10 @@ def test_dense_experiment_is_stock_espnet(quick, checkout):
     subprocess.run([sys.executable, "-c", code], cwd=checkout, check=True)
 
 
-def test_compact_model_loads_in_stock_speech2text_and_decodes(quick, checkout):
-    code = (
-        "import espnet_prune, soundfile\n"
-        "from espnet2.bin.asr_inference import Speech2Text\n"
-        "d = 'exp/synth_quick_compact_params50/'\n"
-        "s2t = Speech2Text(d + 'config.yaml', d + 'finetuned.pth', beam_size=2)\n"
-        "line = open('dump/raw/synth_quick_test/wav.scp').readline().split()\n"
-        "speech, _ = soundfile.read(line[1], dtype='float32')\n"
-        "text, *_ = s2t(speech)[0]\n"
-        "assert isinstance(text, str)\n"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=checkout, check=True)
-
-
 def test_packed_model_is_a_teacher_that_can_be_fetched(quick, run, checkout):
     result = run("--preset", "quick", "--stage", "19", "--license", "cc0-1.0")
     assert result.returncode == 0, result.stderr
-    name = "synth_quick_compact_params50"
+    name = "synth_quick_compact_params_macs50"
     # A copy: a teacher's experiment directory is named after its zip.
     shutil.copy(checkout / f"exp/{name}/{name}.zip", checkout / "published.zip")
     tag = ("--teacher_tag", "published.zip")
@@ -121,7 +121,7 @@ def test_packed_model_is_a_teacher_that_can_be_fetched(quick, run, checkout):
 
 
 def test_a_training_can_be_started_by_another_program(quick, run, checkout):
-    log = checkout / "exp/synth_quick_compact_params50/finetune/train.log"
+    log = checkout / "exp/synth_quick_compact_params_macs50/finetune/train.log"
     before = log.read_text()
     result = run(
         *("--preset", "quick", "--stage", "14", "--stop_stage", "14"),
@@ -140,24 +140,6 @@ def test_stages_can_be_entered_alone(quick, run, checkout):
     result = run("--preset", "quick", "--stage", "18")
     assert result.returncode == 0, result.stderr
     assert (checkout / "exp/synth_quick_report/report.md").exists()
-
-
-def test_lower_precisions_are_rows_of_the_report(quick, run, checkout):
-    result = run(
-        *("--preset", "quick", "--stage", "15", "--precisions", "int8"),
-        *("--measure_args", "--utts 2 --rounds 2"),
-    )
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
-    rows = json.loads((checkout / "exp/synth_quick_report/report.json").read_text())[
-        "rows"
-    ]
-    assert [(row["system"], row["precision"]) for row in rows] == [
-        ("dense", "fp32"), ("dense", "int8"), ("compact", "fp32"), ("compact", "int8")
-    ]  # fmt: skip
-    for row in rows:
-        assert row["quality"]["WER"]["value"] is not None and row["rtf"]["search"] > 0
-        assert ("dense" in row["vs"]) == (row is not rows[0])
-    assert "compact -50 % params int8" in result.stdout
 
 
 def test_finished_trainings_are_not_done_again(quick, run):
@@ -188,6 +170,7 @@ LADDER = (
     *("--target_kind", "params+macs", "--method", "magnitude l0"),
     *("--prune_args", "--max_epoch 2", "--finetune_args", "--max_epoch 1"),
     *("--measure_args", "--utts 2 --rounds 2", "--inference_config", "fast.yaml"),
+    *("--nj", "1"),
 )
 
 

@@ -16,7 +16,7 @@ from espnet_prune.export.export import export
 from espnet_prune.running.nodes import Node
 from tests.fixtures.runs import RECIPE
 
-EPOCHS = 30
+EPOCHS = 10
 ROOT = Path(__file__).resolve().parents[2]
 # Slurm, as far as ESPnet's launcher and its workers see it: two nodes, one task each.
 SLURM_PL = """#!/usr/bin/env bash
@@ -58,7 +58,7 @@ def launch(tmp_path, dense, data_options):
     return run
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # ESPnet's launcher and two nodes that wait for each other
 def test_two_nodes_prune_together_and_go_on_after_a_kill(launch, tmp_path):
     recipe, out = tmp_path / "recipe.yaml", tmp_path / "pruned"
     recipe.write_text(yaml.safe_dump(RECIPE | {"max_epoch": EPOCHS}))
@@ -78,7 +78,7 @@ def test_two_nodes_prune_together_and_go_on_after_a_kill(launch, tmp_path):
     assert 0.5 <= summary["removed"]["params"] < 0.53
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # nobody waits for ever
 def test_what_the_first_node_refuses_stops_all(launch, tmp_path):
     assert launch(tmp_path / "out", tmp_path / "no.yaml").wait() != 0
     log = (tmp_path / "out/train.log").read_text()

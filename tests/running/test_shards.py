@@ -130,7 +130,7 @@ def test_shards_share_the_cores_that_the_user_leaves(tmp_path, monkeypatch, give
     assert [log.read_text() for log in logs] == [f"{own}\n"] * 2
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # ESPnet's stage 10 for real, in processes
 def test_statistics_are_collected_for_a_config_that_wants_them_itself(
     data_dir, tmp_path, monkeypatch
 ):

@@ -45,15 +45,16 @@ def check(encoder, precision, x, lengths):
     return max(found)
 
 
-@every_precision
 @pytest.mark.parametrize("kind", RUN)
-def test_compact_encoders_of_every_kind_are_near_torchs(kind, precision):
-    gated = CASES[kind].make(1, torch.float, output_size=64, attention_heads=4)
+def test_compact_encoders_of_every_kind_are_near_torchs(kind):
+    sizes = {"output_size": 64, "attention_heads": 4, "num_blocks": 1}
+    gated = CASES[kind].make(1, torch.float, **sizes)
     own = drawn_values(gated.layout, 2, 0.6, 0.8)
     # Several blocks of queries in attention, one and a row of the next, a part of one.
     inputs = gated.inputs(2100, 1031, 61, gated.least)
-    off = check(gated.compact(own.float()), precision, *inputs)
-    assert precision == "fp32" or off > 1e-4
+    compact = gated.compact(own.float())
+    check(compact, "fp32", *inputs)
+    assert check(compact, "int8", *inputs) > 1e-4
 
 
 @torch.no_grad()
@@ -81,11 +82,10 @@ def test_blocks_and_submodules_may_be_gone(precision):
     check(compact, precision, *gated.inputs(200, 40))
 
 
-@pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize("kind", ["conformer", "transformer"])
-def test_memory_grows_as_the_length_does_not_as_its_square(kind, cut):
-    gated = CASES[kind].make(0, torch.float)
-    own = drawn_values(gated.layout, 1, 1 - 0.3 * cut, 1 - 0.3 * cut)
+def test_memory_grows_as_the_length_does_not_as_its_square(kind):
+    gated = CASES[kind].make(0, torch.float, num_blocks=1)
+    own = drawn_values(gated.layout, 1, 0.7, 1.0)
     graph = graph_file(gated.compact(own.float()).eval(), 20, "fp32")
     peaks = []
     for frames in (6000, 12000):
@@ -96,7 +96,7 @@ def test_memory_grows_as_the_length_does_not_as_its_square(kind, cut):
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_what_is_no_number_stays_none_and_alone(make_stock, batch, value):
-    encoder, (x, lengths) = make_stock().eval(), batch((90, 90))
+    encoder, (x, lengths) = make_stock(num_blocks=1).eval(), batch((90, 90))
     for precision in BOUNDS:
         run = RuntimeEncoder(encoder, x.shape[2], precision)
         whole, spoilt = run(x, lengths)[0], x.clone()
@@ -126,16 +126,16 @@ def parametrize(layer):
 
 @pytest.mark.parametrize("change", [adapt, hook, parametrize])
 def test_what_is_put_into_an_encoder_is_not_forgotten(make_stock, batch, change):
-    encoder = make_stock()
+    encoder = make_stock(num_blocks=1)
     check(encoder, "fp32", *batch((61,)))
-    change(encoder.encoders[1].feed_forward)
+    change(encoder.encoders[0].feed_forward)
     check(encoder, "fp32", *batch((61,)))
 
 
 def test_a_file_is_written_once_for_the_same_weights(make_stock, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     inference._cache.cache_clear()
-    encoder, written = make_stock().eval(), []
+    encoder, written = make_stock(num_blocks=1).eval(), []
     write = inference.write_onnx
     monkeypatch.setattr(inference, "write_onnx", lambda *a: written.append(write(*a)))
     first = graph_file(encoder, 20, "fp32")
@@ -146,7 +146,7 @@ def test_a_file_is_written_once_for_the_same_weights(make_stock, monkeypatch, tm
 
 
 def test_a_damaged_file_is_written_anew(make_stock):
-    encoder = make_stock().eval()
+    encoder = make_stock(num_blocks=1).eval()
     file = graph_file(encoder, 20, "fp32")
     for damaged in (b"", file.read_bytes()[:1000]):
         file.write_bytes(damaged)
@@ -159,13 +159,13 @@ def test_where_nothing_can_be_kept_the_process_keeps_its_own(
 ):
     monkeypatch.setenv("TORCH_HOME", "/proc/none")
     inference._cache.cache_clear()
-    check(make_stock(), "fp32", *batch((61,)))
+    check(make_stock(num_blocks=1), "fp32", *batch((61,)))
     assert "cannot be written (TORCH_HOME)" in caplog.text
     inference._cache.cache_clear()
 
 
 def test_a_file_that_computes_something_else_is_refused(make_stock):
-    first, second = (make_stock().eval() for _ in range(2))
+    first, second = (make_stock(num_blocks=1).eval() for _ in range(2))
     file = graph_file(first, 20, "fp32")
     check_graph(file, first, 20, "fp32")
     with pytest.raises(RuntimeError, match="fp32 differ from torch's by"):

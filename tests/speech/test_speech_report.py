@@ -14,6 +14,7 @@ from espnet_prune.cli import ssl_measure, ssl_probe, ssl_report
 from espnet_prune.families.ssl.directory import fingerprint_of
 from espnet_prune.report.ssl import check_fresh, score, scored
 from espnet_prune.report.ssl_summary import picture
+from espnet_prune.serving import speech_onnx
 from espnet_prune.serving.speech_onnx import InexactError
 
 
@@ -128,7 +129,7 @@ def test_a_model_that_int8_does_not_hold_is_timed_without(
     def inexact(*_):
         raise InexactError("outputs in int8 differ by 0.64")
 
-    monkeypatch.setattr(ssl_measure, "write_speech_int8", inexact)
+    monkeypatch.setattr(speech_onnx, "write_speech_int8", inexact)
     models = ["--dense", str(dense), "--out", str(tmp_path)]
     ssl_measure.main([*models, "--seconds", "1", "--rounds", "1"])
     assert "dense: not timed in int8: outputs in int8 differ by 0.64" in caplog.text

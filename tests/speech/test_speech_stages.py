@@ -38,7 +38,9 @@ def test_quick_preset_needs_nothing(tmp_path):
     recipe = copy_recipe(tmp_path)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     result = subprocess.run(
-        ["bash", recipe / "run.sh", "--family", "ssl", "--preset", "quick"],
+        ["bash", recipe / "run.sh", "--family", "ssl", "--preset", "quick"]
+        + ["--prune_args", "--max_epoch 1", "--distil_args", "--max_epoch 1"]
+        + ["--measure_args", "--seconds 2 --rounds 2"],
         env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=1800,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]

@@ -12,7 +12,6 @@ import espnet_prune
 from espnet_prune.base.errors import InputError
 from espnet_prune.cli import ssl_audio, ssl_export
 from espnet_prune.families.ssl.model import read
-from espnet_prune.measuring import drawn_encoders, latency
 from espnet_prune.training.trainer import PruneTrainer
 from tests.speech.training import train
 from tests.training.test_resume import Killed, assert_same_run, kill_in_epoch
@@ -33,7 +32,7 @@ def test_killed_pruning_ends_where_it_would_have_ended(
 
 def test_distillation_brings_it_nearer_to_the_dense_model(dense, compact, crops):
     run = compact.with_name("distil")
-    options = "--compact", compact, "--max_epoch", 4, "--optim_conf", "lr=0.005"
+    options = "--compact", compact, "--max_epoch", 2, "--optim_conf", "lr=0.01"
     train(dense, crops, run, "distil", *options)
     audio = torch.randn(4, 16000, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -68,10 +67,8 @@ def test_baselines_meet_the_same_target_without_training(
 
 
 def test_latency_is_a_target_measured_before_anything_is_written(
-    dense, crops, tmp_path, monkeypatch
+    dense, crops, tmp_path, few_points
 ):
-    monkeypatch.setattr(drawn_encoders, "ENCODERS", 6)
-    monkeypatch.setattr(latency, "ROUNDS", 2)
     run, out = tmp_path / "run", tmp_path / "compact"
     options = ("--kind", "latency", "--method", "magnitude")
     options += ("--sparsity", "macs_seconds=0.5")

@@ -25,11 +25,12 @@ def mean_error(actual, expected):
     return float((actual - expected).abs().mean())
 
 
-@pytest.mark.parametrize("name", ["conformer", "transformer", "e_branchformer"])
+@pytest.mark.parametrize("name", ["conformer", "e_branchformer"])
 @torch.no_grad()
 def test_rounded_encoder_computes_what_onnxruntime_does_in_int8(name):
     """The two differ where a value lies between two steps, and rounding decides."""
-    sizes = {"output_size": 64, "linear_units": 128, "dtype": torch.float32}
+    sizes = {"output_size": 64, "linear_units": 128, "num_blocks": 1}
+    sizes["dtype"] = torch.float32
     encoder = CASES[name].make(1, **sizes).stock.eval()
     x, lengths = torch.randn(1, 70, 20), torch.tensor([70])
     plain = encoder(x, lengths)[0]

@@ -19,7 +19,7 @@ from espnet_prune.cli import pack as packing
 from espnet_prune.serving.inference import RuntimeEncoder
 from tests.fixtures.runs import RECIPE
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow  # another task of ESPnet, from training to decoding
 
 
 @pytest.fixture(scope="module")

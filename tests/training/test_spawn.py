@@ -112,7 +112,7 @@ def assert_same_weights(folder: Path) -> dict[str, torch.Tensor]:
     return first
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # ESPnet spawns for real: processes import what they unpickle
 def test_spawned_processes_fine_tune_as_one_does(
     finetune_command, compact, of_one_length, tmp_path, monkeypatch
 ):
@@ -139,7 +139,7 @@ def test_spawned_processes_fine_tune_as_one_does(
             assert not torch.allclose(value, start[name], rtol=0, atol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # gates and their generators in DDP, after a kill, too
 def test_spawned_processes_draw_gates_of_their_own_and_the_same_after_a_kill(
     student_command, of_one_length, dense, tmp_path, monkeypatch
 ):
@@ -216,7 +216,7 @@ def work(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # DDP averages what we add to the loss
 def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(
     make_model, student_options, tmp_path
 ):

@@ -2,12 +2,13 @@
 
 import logging
 from pathlib import Path
-
-import torch
-from torch import Tensor, nn
-from transformers import AutoFeatureExtractor, Wav2Vec2FeatureExtractor
+from typing import TYPE_CHECKING
 
 from espnet_prune.base.errors import InputError
+
+if TYPE_CHECKING:  # what only cuts audio needs neither
+    from torch import Tensor
+    from transformers import Wav2Vec2FeatureExtractor
 
 RATE = 16000  # of all these models, in Hz
 VARIANCE_FLOOR = 1e-7  # of transformers' preprocessors, which cannot be told another
@@ -16,11 +17,11 @@ PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
 def prepared(
-    audio: Tensor,
+    audio: "Tensor",
     normalize: bool,
-    lengths: Tensor | None = None,
+    lengths: "Tensor | None" = None,
     variance_floor: float = VARIANCE_FLOOR,
-) -> Tensor:
+) -> "Tensor":
     """The function returns audio as the model wants it.
 
     Args:
@@ -29,6 +30,8 @@ def prepared(
         lengths: (batch,) of what is no padding; None: all.
         variance_floor: added to the variance.
     """
+    import torch
+
     if not normalize:
         return audio
     if lengths is not None:
@@ -36,7 +39,7 @@ def prepared(
             prepared(a[None, :n], True, variance_floor=variance_floor)[0]
             for a, n in zip(audio, lengths, strict=True)
         ]
-        return nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     mean, var = audio.mean(1, keepdim=True), audio.var(1, keepdim=True, unbiased=False)
     return (audio - mean) / torch.sqrt(var + variance_floor)
 
@@ -50,12 +53,14 @@ def normalizes(dense: Path) -> bool:
     return bool(read_extractor(dense).do_normalize)
 
 
-def read_extractor(folder: str | Path) -> Wav2Vec2FeatureExtractor:
+def read_extractor(folder: str | Path) -> "Wav2Vec2FeatureExtractor":
     """Read what prepares a model's audio; without a file of it audio stays as it is.
 
     Raises:
         InputError: the file cannot be read, or wants audio of another rate.
     """
+    from transformers import AutoFeatureExtractor, Wav2Vec2FeatureExtractor
+
     if not any((Path(folder) / name).is_file() for name in PREPROCESSORS):
         logging.warning(f"{folder}: no preprocessor_config.json: audio stays as it is")
         return Wav2Vec2FeatureExtractor(do_normalize=False)
