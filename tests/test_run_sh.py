@@ -313,7 +313,7 @@ def test_every_rung_of_every_method_has_its_directory(run, recipe):
     given = ("--teacher_config", "dense/config.yaml")
     given += ("--teacher_model", "dense/model.pth", "--corpus", "digits")
     (recipe / "dump/raw/digits_test/wav.scp").touch()
-    expected = [f"{m}params{t}" for m in ("", "random_") for t in (50, 75)]
+    expected = [f"{m}params_macs{t}" for m in ("", "random_") for t in (50, 75)]
     for goal in expected:
         result = run(*options, *given)
         assert f"exp/digits_compact_{goal}/finetuned.pth is missing" in result.stderr
