@@ -72,7 +72,7 @@ def check(tmp_path):
         ),
         ({"frontend_conf": {"win_length": [1]}}, "frontend_conf: ESPnet cannot use"),
         ({"optim_conf": {"lr": -1}}, "optim_conf: .*Invalid learning rate: -1"),
-        ({"scheduler_conf": {"warmup_steps": "many"}}, "scheduler_conf: ESPnet cannot"),
+        ({"scheduler_conf": {"warmup_ratio": "many"}}, "scheduler_conf: ESPnet cannot"),
         ({"optim_conf": {"lr": "0.001"}}, 'lr: "0.001" is a text .* -> write 0.001$'),
         ({"model_conf": {"ctc_weight": "0.3"}}, "model_conf.ctc_weight: .*write 0.3$"),
         (
@@ -131,7 +131,7 @@ def test_odd_frontend_is_told_where_the_model_is_to_be_pruned(tmp_path, frontend
 @pytest.mark.parametrize(
     ("changes", "asr_args"),
     [
-        ({}, "--scheduler WarmupLR --max_epoch 3"),
+        ({"scheduler_conf": None}, "--scheduler WarmupLR --max_epoch 3"),
         ({"scheduler": "tristagelr", "scheduler_conf": None}, ""),
         ({"scheduler": "TriStageLR", "scheduler_conf": {"warmup_ratio": 0.1}}, ""),
         ({"normalize": "global_mvn", "normalize_conf": {"eps": 1.0e-10}}, ""),
