@@ -365,10 +365,10 @@ def dense_config(tmp_path, check):
         ("lr: 0.0015", "lr: 2e-3", (), "lr: 2e-3 is a text .* -> write 0.002$"),
         ("seed: 2024", "use_lora: true", (), "no option 'use_lora' -> is it use_amp"),
         (
-            "scheduler: warmuplr",
+            "scheduler: tristagelr",
             "scheduler: onecyclelr",
             (),
-            "scheduler_conf: onecyclelr has no option 'warmup_steps' -> it has: max_lr",
+            "scheduler_conf: onecyclelr has no option 'warmup_ratio' -> it has: max_lr",
         ),
         (
             "weight_decay: 0.000001",
