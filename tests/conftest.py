@@ -1,6 +1,7 @@
 """What every test runs under; fixtures are in tests/fixtures."""
 
 import functools
+import gc
 import os
 import tempfile
 import zipfile
@@ -57,6 +58,8 @@ import espnet_prune.base.quiet  # noqa: E402, F401  (a third faster than ESPnet'
 from espnet_prune.measuring import machine  # noqa: E402
 from espnet_prune.serving import speech_onnx  # noqa: E402
 
+# What is imported stays: no collection of garbage need look through it.
+gc.freeze()
 # For each file that it writes torch makes all operators that onnxscript knows.
 onnxscript_apis.get_torchlib_ops = functools.cache(
     lambda: onnxscript_apis.__getattr__("get_torchlib_ops")()

@@ -109,7 +109,7 @@ def taken(kind, heads):
     return peak / attention_bytes(model, 60.0)
 
 cases = itertools.product(("conformer", "transformer"), (0, 3))
-print(json.dumps({f"{kind}, {heads} heads": taken(kind, heads) for kind, heads in cases}))
+print(json.dumps({str(case): taken(*case) for case in cases}))
 """
 
 

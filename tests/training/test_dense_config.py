@@ -1,9 +1,6 @@
 """What would end a dense training after hours is refused before its data are made."""
 
 import copy
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -72,7 +69,7 @@ def check(tmp_path):
         ),
         ({"frontend_conf": {"win_length": [1]}}, "frontend_conf: ESPnet cannot use"),
         ({"optim_conf": {"lr": -1}}, "optim_conf: .*Invalid learning rate: -1"),
-        ({"scheduler_conf": {"warmup_steps": "many"}}, "scheduler_conf: ESPnet cannot"),
+        ({"scheduler_conf": {"warmup_ratio": "many"}}, "scheduler_conf: ESPnet cannot"),
         ({"optim_conf": {"lr": "0.001"}}, 'lr: "0.001" is a text .* -> write 0.001$'),
         ({"model_conf": {"ctc_weight": "0.3"}}, "model_conf.ctc_weight: .*write 0.3$"),
         (
@@ -131,7 +128,7 @@ def test_odd_frontend_is_told_where_the_model_is_to_be_pruned(tmp_path, frontend
 @pytest.mark.parametrize(
     ("changes", "asr_args"),
     [
-        ({}, "--scheduler WarmupLR --max_epoch 3"),
+        ({}, "--scheduler TriStageLR --max_epoch 3"),
         ({"scheduler": "tristagelr", "scheduler_conf": None}, ""),
         ({"scheduler": "TriStageLR", "scheduler_conf": {"warmup_ratio": 0.1}}, ""),
         ({"normalize": "global_mvn", "normalize_conf": {"eps": 1.0e-10}}, ""),
@@ -151,14 +148,3 @@ def test_odd_frontend_is_told_where_the_model_is_to_be_pruned(tmp_path, frontend
 )  # fmt: skip
 def test_what_espnet_trains_passes(check, changes, asr_args):
     check(changes, asr_args)
-
-
-def test_nothing_of_espnet_is_printed(tmp_path):
-    """Importing ESPnet would fetch data of nltk, and print that it could not."""
-    command = [sys.executable, "-m", "espnet_prune.cli.check_early"]
-    command += ["--config", str(CONF / "train_small.yaml"), "--asr_args="]
-    command += ["--inference_config", str(CONF / "decode.yaml")]
-    env = os.environ | {"NLTK_DATA": str(tmp_path), "HOME": str(tmp_path)}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert not [*tmp_path.rglob("*nltk*")]
