@@ -1,5 +1,7 @@
 """What every test runs under; fixtures are in tests/fixtures."""
 
+import functools
+import gc
 import os
 import tempfile
 import zipfile
@@ -7,7 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from hypothesis import settings
+from torch.onnx._internal._lazy_import import onnxscript_apis
+
+from espnet_prune.base.files import LOADER
 
 pytest_plugins = [
     f"tests.fixtures.{name}"
@@ -42,6 +48,8 @@ def _nltk_data() -> tempfile.TemporaryDirectory:
 # What is written for onnxruntime goes where the tests end.
 TORCH_HOME = tempfile.TemporaryDirectory()
 os.environ["TORCH_HOME"] = TORCH_HOME.name
+# ESPnet reads a config whenever it builds a model; libyaml does so ten times as fast.
+yaml.SafeLoader = LOADER
 # At once: conftest.py files of subdirectories import ESPnet. Kept until the end.
 NLTK_DATA = _nltk_data()
 # What looks for a model elsewhere is answered at once, not after attempts.
@@ -49,6 +57,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import espnet_prune.base.quiet  # noqa: E402, F401  (a third faster than ESPnet's own)
 from espnet_prune.measuring import machine  # noqa: E402
 from espnet_prune.serving import speech_onnx  # noqa: E402
+
+# What is imported stays: no collection of garbage need look through it.
+gc.freeze()
+# For each file that it writes torch makes all operators that onnxscript knows.
+onnxscript_apis.get_torchlib_ops = functools.cache(
+    lambda: onnxscript_apis.__getattr__("get_torchlib_ops")()
+)
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,6 @@ from espnet_prune.base.marks import renewed
 from espnet_prune.config.sections import SECTIONS
 from espnet_prune.families.registry import KINDS
 from espnet_prune.report.option_tables import option_table
-from espnet_prune.report.supported import codes, listed
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -27,7 +26,9 @@ def get_parser() -> argparse.ArgumentParser:
 
 def parts() -> dict[str, str]:
     """Make the parts, by name."""
-    from espnet_prune.families.ssl.configs import CLASSES  # imports transformers
+    # These import torch and transformers.
+    from espnet_prune.families.ssl.configs import CLASSES
+    from espnet_prune.report.supported import codes, listed
 
     tables = {name: option_table(options) for name, options in SECTIONS.items()}
     names = {"encoders": codes(KINDS), "speech encoders": codes(CLASSES)}

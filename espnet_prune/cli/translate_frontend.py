@@ -8,22 +8,9 @@ import argparse
 import logging
 from pathlib import Path
 
-import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
-
-# isort: split
-
-import torch
-
 from espnet_prune.base.errors import InputError, OptionError, run_main
 from espnet_prune.base.files import atomic_dir, write_yaml
-from espnet_prune.families.espnet.checkpoint import (
-    check_resources,
-    load_model,
-    read_state,
-)
-from espnet_prune.families.espnet.frontend import translated
 from espnet_prune.families.espnet.prunable import SELF_SUPERVISED
-from espnet_prune.families.ssl.fairseq import UPSTREAMS
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -51,6 +38,19 @@ def translate(config: Path, weights: Path, out: Path) -> None:
     Raises:
         InputError: it has no upstream that can be translated, or the directory exists.
     """
+    import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
+
+    # isort: split
+    import torch
+
+    from espnet_prune.families.espnet.checkpoint import (
+        check_resources,
+        load_model,
+        read_state,
+    )
+    from espnet_prune.families.espnet.frontend import translated
+    from espnet_prune.families.ssl.fairseq import UPSTREAMS
+
     if not config.is_file():
         raise InputError(config, "does not exist", "give a model's config.yaml")
     if out.exists():

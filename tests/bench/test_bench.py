@@ -30,6 +30,17 @@ def threads():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def drawn_alike(monkeypatch):
+    """Whichever test draws them, the same systems have the same files."""
+
+    def draw(*args, **options):
+        torch.manual_seed(0)
+        return systems(*args, **options)
+
+    monkeypatch.setattr(bench, "systems", draw)
+
+
 def test_command_line_writes_the_documented_rows(tmp_path, capsys):
     data = tmp_path / "data"
     data.mkdir()

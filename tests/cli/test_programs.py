@@ -202,21 +202,32 @@ def test_what_cannot_be_run_through_the_package_is_refused(arguments, told):
         run.program(arguments)
 
 
-def test_programs_of_the_recipe_download_nothing(python, tmp_path, monkeypatch):
-    pytest.importorskip("nltk", reason="ESPnet 202511 alone brings it")
-    monkeypatch.delenv("NLTK_DATA")
-    # A dependency of ESPnet asks nltk for data as soon as it is imported.
-    (tmp_path / "sitecustomize.py").write_text(
-        "import nltk\n"
-        "def download(*args, **kwargs): raise SystemExit(f'asked for {args}')\n"
-        "nltk.download = download\n"
-    )
-    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}]; import sitecustomize; "
-    # In one process: the first of them imports ESPnet for all.
-    programs = "asr_train", "asr_inference", "prune_train", "export", "measure"
-    imports = "; ".join(f"import espnet_prune.cli.{name}" for name in programs)
-    result = python("-c", f"{code}{imports}")
-    assert result.returncode == 0, result.stderr
+IMPORTING = """
+import torch
+engine = torch.backends.quantized.supported_engines[-1]
+torch.set_num_threads(3)
+torch.set_num_interop_threads(2)
+torch.set_default_dtype(torch.float64)
+torch.backends.quantized.engine = engine
+import espnet_prune.cli.asr_train, espnet_prune.cli.asr_inference
+assert callable(espnet_prune.load)
+assert torch.get_num_threads() == 3
+assert torch.get_num_interop_threads() == 2
+assert torch.get_default_dtype() is torch.float64
+assert torch.backends.quantized.engine == engine
+assert not torch.cuda.is_initialized()
+"""
+
+
+def test_importing_leaves_torch_as_it_was_says_nothing_and_fetches_nothing(
+    python, tmp_path, monkeypatch
+):
+    """Importing ESPnet 202511 would fetch data of nltk, and print that it could not."""
+    monkeypatch.setenv("NLTK_DATA", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    result = python("-c", IMPORTING)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert not [*tmp_path.rglob("*nltk*")]
 
 
 def test_every_program_is_a_verb(monkeypatch, capsys):

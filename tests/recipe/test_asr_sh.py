@@ -22,7 +22,7 @@ from espnet_prune.base.table import read_table, write_table
 ROOT = Path(__file__).resolve().parents[2]
 RUN_PL = Path(__file__).with_name("run.pl")
 PYTHON = [sys.executable, "-m", "espnet_prune"]
-NBPE, JOBS = 9, 2
+NBPE, JOBS = 9, 1
 BPE = f"data/token_list/bpe_unigram{NBPE}"
 STATS = f"exp/asr_stats_raw_bpe{NBPE}"
 NO_TEXT = ["--non_linguistic_symbols", "none", "--cleaner", "none", "--g2p", "none"]
@@ -184,7 +184,7 @@ class Recipe:
         return options
 
     def stage12(self, exp: str, model: str) -> dict[str, str]:
-        """Leaves exp/decode/test/text, which it returns; decoded by two jobs."""
+        """Leaves exp/decode/test/text, which it returns."""
         out = f"{exp}/decode/test"
         logdir = f"{out}/logdir"
         (self.folder / logdir).mkdir(parents=True)

@@ -1,6 +1,5 @@
 """``espnet_prune.load``: ESPnet's decoder with our encoder in one precision."""
 
-import subprocess
 import sys
 
 import numpy as np
@@ -121,25 +120,6 @@ def test_a_precision_is_chosen_once(dense, precision):
     decoder = load(*files(dense), **DECODING)
     with pytest.raises(InputError, match="already in fp32 -> load the model again"):
         set_precision(decoder, precision)
-
-
-def test_importing_leaves_torch_as_it_was():
-    code = """
-import torch
-engine = torch.backends.quantized.supported_engines[-1]
-torch.set_num_threads(3)
-torch.set_num_interop_threads(2)
-torch.set_default_dtype(torch.float64)
-torch.backends.quantized.engine = engine
-import espnet_prune
-assert callable(espnet_prune.load)
-assert torch.get_num_threads() == 3
-assert torch.get_num_interop_threads() == 2
-assert torch.get_default_dtype() is torch.float64
-assert torch.backends.quantized.engine == engine
-assert not torch.cuda.is_initialized()
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_package_has_no_more_than_it_says():
