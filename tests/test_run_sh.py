@@ -247,8 +247,9 @@ def test_what_would_be_noticed_late_is_checked_early(recipe, tmp_path, options, 
         "-m espnet_prune.cli.check_early --ngpu 3 --precisions bf16 --decode_ngpu 1"
         " --inference_config conf/decode_greedy.yaml --methods l0 small"
         " --target_kind macs --targets 0.5 0.75 --prune_config conf/prune.yaml"
-        " --prune_args=--seed 1 --finetune_config conf/finetune.yaml"
-        " --finetune_args=--seed 2 --config "
+        # The corpus has epochs of its own, which options of the user's come after.
+        " --prune_args=--max_epoch 4 --seed 1 --finetune_config conf/finetune.yaml"
+        " --finetune_args=--max_epoch 3 --seed 2 --config "
     )
     assert line.endswith(told)
 
