@@ -16,7 +16,8 @@ from pathlib import Path
 
 from espnet_prune.base.errors import run_main
 from espnet_prune.config.methods import METHODS
-from espnet_prune.report.pooling import DENSE, pooled
+from espnet_prune.report.pooling import pooled
+from espnet_prune.report.quality import DENSE
 from espnet_prune.report.results_page import comparison
 
 

@@ -20,6 +20,7 @@ from espnet_prune.config.methods import METHODS, REFERENCE
 from espnet_prune.measuring.metrics import METRICS, Metric
 from espnet_prune.measuring.wer import decoded_in
 from espnet_prune.report.curves import Curves, read_curves
+from espnet_prune.report.quality import NONE
 
 PARAMS = ("frontend", "subsampling", "blocks", "encoder", "decoder", "total")
 MACS = ("frontend", "subsampling", "blocks", "encoder")
@@ -178,7 +179,8 @@ def _row(
     """Make a row of the main table: a system on a test set (``decode`` directory)."""
     first = precision == "fp32"
     measured = found.json(exp / "measure.json", "17") or {}
-    quality, tests = {}, {}
+    # Of other weights nothing is known.
+    quality, tests = dict.fromkeys(METRICS, NONE), {}
     if found.same_weights(decode, measured):
         quality = found.quality(decode)
         if system == "compact" or not first:

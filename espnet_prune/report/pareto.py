@@ -7,8 +7,7 @@ from matplotlib.figure import Figure
 
 from espnet_prune.config.methods import REFERENCE
 from espnet_prune.report.plots import COLOURS, plain
-
-DENSE = "dense"
+from espnet_prune.report.quality import DENSE
 
 
 @dataclass(frozen=True)

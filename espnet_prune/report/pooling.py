@@ -22,12 +22,11 @@ from espnet_prune.measuring.significance import (
     read_result,
     read_speakers,
 )
-from espnet_prune.report.quality import is_scored, leading, metrics
+from espnet_prune.report.quality import DENSE, is_scored, leading, metrics
 from espnet_prune.report.results import Row
 
 Scored = dict[str, Any]  # a row of report.json
 Run = dict[tuple[str, float | None], Scored]  # by method and target
-DENSE = "dense"
 
 
 def pooled(
@@ -125,7 +124,8 @@ def _row(
         return made
     (name, *_) = metrics(rows)
     ours, theirs = ([_result(row, name) for row in side] for side in (rows, base))
-    speakers = speakers_of(Path(ours[0].get("references", "")))
+    # What was scored by older code does not say where its references are.
+    speakers = speakers_of(Path(ours[0].get("references", "unknown")))
     test = compare(
         pool(ours, method),
         pool(theirs, other[0]),

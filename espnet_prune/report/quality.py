@@ -4,12 +4,14 @@ from collections.abc import Iterable
 from typing import Any
 
 Row = dict[str, Any]
-NONE = {"value": None, "ci": None, "unit": ""}
+DENSE = "dense"  # the system that others are held against
+NONE = {"value": None, "ci": None, "unit": "%"}
 
 
 def metrics(rows: Iterable[Row]) -> list[str]:
-    """Name the metrics of some rows, the one that leads in the first row first."""
-    return list(dict.fromkeys(name for row in rows for name in row["quality"]))
+    """Name the metrics of some rows, what leads in the first scored one first."""
+    ordered = sorted(rows, key=lambda row: not is_scored(row))
+    return list(dict.fromkeys(name for row in ordered for name in row["quality"]))
 
 
 def leading(row: Row) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 
 from espnet_prune.report.plots import PALETTE, plain
-from espnet_prune.report.pooling import DENSE
+from espnet_prune.report.quality import DENSE
 from espnet_prune.report.rendering import DASH, Table
 from espnet_prune.report.results import SECTIONS, Record, Row
 

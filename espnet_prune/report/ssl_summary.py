@@ -4,7 +4,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from espnet_prune.report.pareto import DENSE, Point, pareto
+from espnet_prune.report.pareto import Point, pareto
+from espnet_prune.report.quality import DENSE
 from espnet_prune.report.verdict import smaller, times
 
 COSTS = {
@@ -31,8 +32,9 @@ def sentences(report: dict[str, Any], names: list[str]) -> list[str]:
         if row["score"] is not None:
             told.append(f"score {row['score']:.0f} of the dense model's 1000")
         for probe, own in row["quality"].items():
-            base = dense["quality"][probe]["value"]
-            told.append(f"{probe} {own['value']:.1f} {own['unit']} for {base:.1f}")
+            if base := dense["quality"].get(probe):
+                values = f"{own['value']:.1f} {own['unit']} for {base['value']:.1f}"
+                told.append(f"{probe} {values}")
         found.append(f"{name}: {', '.join(filter(None, told))}.")
     return found
 

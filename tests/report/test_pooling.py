@@ -1,5 +1,6 @@
 """Several runs of the same systems, told together."""
 
+import json
 import re
 import shutil
 
@@ -99,6 +100,16 @@ def test_test_sets_of_other_names_are_taken_in_their_order(full, caplog):
         pooled([found[0], full / "one_set/report.json"])
     with pytest.raises(InputError, match="reports: have other test sets"):
         pooled(found, others=[full / "one_set/report.json"])
+
+
+def test_scores_of_older_code_have_no_speakers(run, full):
+    report = run("one", WRONG)
+    for path in full.glob("one/*/decode_d/test/score_wer/result.json"):
+        scores = json.loads(path.read_text())
+        del scores["references"], scores["leads"]
+        dump(path, scores)
+    (_, compact) = pooled([report])["test"][1]
+    assert compact.difference[0] == 25 and compact.by_speaker is None
 
 
 def test_a_report_without_figures_is_named(full):

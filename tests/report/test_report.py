@@ -445,6 +445,17 @@ def test_decoding_of_other_weights_than_were_measured_is_left_out(full):
         assert ("other weights than m.pth" in text) == (rate is None)
 
 
+def test_decodings_of_other_weights_alone_leave_dashes(full, capsys):
+    for system in ("dense", "compact"):
+        (full / system / "decode_d/test/model.sha256").write_text("bb\n")
+        file = full / system / "measure.json"
+        dump(file, json.loads(file.read_text()) | {"sha256": "aa", "model": "m.pth"})
+    report.main(options(full))
+    header, _, dense, *_ = capsys.readouterr().out.splitlines()
+    assert header.split()[:3] == ["system", "WER", "%"]
+    assert dense.split()[:3] == ["dense", "-", "-"]
+
+
 def test_times_of_different_runs_do_not_meet_in_a_table(full):
     def sessions(dense, compact):
         for name, session in (("dense", dense), ("compact", compact)):
