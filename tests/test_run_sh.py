@@ -254,6 +254,29 @@ def test_what_would_be_noticed_late_is_checked_early(recipe, tmp_path, options, 
     assert line.endswith(told)
 
 
+@pytest.mark.parametrize(
+    ("options", "targets"),
+    [
+        ((), "0.5 0.75"),
+        (("--target", "0.6"), "0.6"),
+        (("--preset", "quick"), "0.5"),
+        (TEACHER, "0.5"),
+    ],
+    ids=["own model", "asked for", "a first look", "given"],
+)
+def test_what_the_recipe_trains_is_pruned_to_two_sizes(
+    recipe, tmp_path, options, targets
+):
+    calls = tmp_path / "calls"
+    (recipe / "dense").mkdir(exist_ok=True)
+    for name in ("config.yaml", "model.pth"):
+        (recipe / "dense" / name).touch()
+    fake_python(tmp_path / "bin", calls)
+    start(recipe / "run.sh", *options, first=tmp_path / "bin")
+    line = next(x for x in calls.read_text().splitlines() if "check_early" in x)
+    assert f" --target_kind params+macs --targets {targets} --prune_config " in line
+
+
 def test_misspelled_test_set_is_refused_before_the_training(enter, recipe):
     for name in ("synth_train", "synth_dev", "synth_test"):
         folder = recipe / "dump/raw" / name

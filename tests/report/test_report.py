@@ -14,6 +14,7 @@ from espnet_prune.cli import report
 from espnet_prune.report.caveats import caveats
 from espnet_prune.report.curves import read_curves
 from espnet_prune.report.page import pareto_figure
+from espnet_prune.report.pareto import Point, pareto
 from espnet_prune.report.rendering import Table
 from espnet_prune.report.tables import channels_sentence, significance_table
 from espnet_prune.report.verdict import verdicts
@@ -406,6 +407,13 @@ def test_pareto_draws_every_system_where_its_cost_and_wer_are(with_baseline):
             if wer(row) is not None
         }
         assert len(drawn) == 4
+
+
+def test_pareto_joins_a_methods_points_by_their_cost():
+    points = [Point("l0", (cost,), 1.0, None) for cost in (3.0, 1.0, 2.0)]
+    (axes,) = pareto(points, ["cost"], "WER", "t").axes
+    (line, *_) = axes.lines
+    assert list(line.get_xdata()) == [1.0, 2.0, 3.0]
 
 
 def test_pareto_needs_two_systems(full):
