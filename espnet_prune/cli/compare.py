@@ -5,9 +5,10 @@
     python -m espnet_prune.cli.compare REPORT ... --others REPORT ...
 
 The program prints a table for each test set: mean and range over the runs, what is gone
-of the dense encoder, and the difference of the means to the dense model, to another method at
-the same target (``--versus``), or to the same system of other runs (``--others``), as
-those with another option. The program is started where the reports were made.
+of the dense encoder, and the difference of the means to the dense model, to another
+method at the same target (``--versus``), or to the same system of other runs
+(``--others``), as those with another option. Start the program where the reports were
+made.
 """
 
 import argparse
