@@ -183,16 +183,20 @@ def _report_bad(source: Path, bad: list[Formatted], total: int, skip_bad: bool) 
 def _report_good(source: Path, good: list[Formatted], fs: int) -> None:
     rates = Counter(result.source_fs for result in good if result.source_fs != fs)
     mixed = sum(result.channels > 1 for result in good)
-    scaled = [result.utterance for result in good if result.scaled]
     hours = sum(result.samples for result in good) / fs / 3600
     logging.info("%s: %d utterances, %.2f h", source, len(good), hours)
     for rate, count in sorted(rates.items()):
         logging.info("%s: resampled %d from %d to %d Hz", source, count, rate, fs)
     if mixed:
         logging.info("%s: averaged %d to one channel", source, mixed)
-    if scaled:
-        what = f"beyond full scale, and scaled down: {', '.join(scaled[:3])}"
-        logging.warning("%s: %d utterances were %s", source, len(scaled), what)
+    for loud, what in (
+        ([result for result in good if result.scaled], "beyond, and scaled down"),
+        ([result for result in good if result.clipped], "cut off at it, as they stay"),
+    ):
+        if loud:
+            examples = ", ".join(result.utterance for result in loud[:3])
+            message = "%s: full scale: %d utterances were %s: %s"
+            logging.warning(message, source, len(loud), what, examples)
 
 
 if __name__ == "__main__":

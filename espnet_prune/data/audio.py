@@ -22,6 +22,7 @@ from espnet_prune.data.sound_length import Source
 AUDIO_DIGEST = "audio.sha256"  # in a formatted set: a digest of all its samples
 # Beyond full scale: an instant is clipped, more is scaled, and far more is a mistake.
 _INSTANT = 1e-3  # of the samples
+_FULL = 1 - 2**-15  # as 16 bits have it
 _MOST = 8.0
 _CANCELLED = 1e-3  # of the channels' power: their mean has less where they cancel
 # Mono samples: what is longer is read a second time, and never in memory as a whole.
@@ -37,16 +38,17 @@ class Audio:
     Attributes:
         blocks: called, it gives the samples from the first on, float32 (time,) each,
             nominally in [-1, 1].
-        source_fs: the file's own rate in Hz.
-        channels: the file's own number of channels.
+        source_fs, channels: the file's own rate in Hz, and number of channels.
         scaled: whether the samples went beyond full scale, for more than an instant,
             and were scaled to it.
+        clipped: whether whoever wrote the file had cut them off there, for as long.
     """
 
     blocks: Callable[[], Iterator[np.ndarray]]
     source_fs: int
     channels: int
     scaled: bool
+    clipped: bool
 
     @property
     def samples(self) -> np.ndarray:
@@ -196,24 +198,25 @@ def load_utterance(
             yield mono, rate, samples.shape[1]
 
     power, left = 0.0, 0.0  # of the channels, and of their mean
-    kept, total, beyond, peak = [], 0, 0, np.float32(0)
+    kept, total, full, beyond, peak = [], 0, 0, 0, np.float32(0)
     for mono, *of_file in read():
         source_fs, channels = of_file
         total += len(mono)
-        beyond += int((abs(mono) > 1).sum())
-        peak = max(peak, abs(mono).max(initial=0))
+        size = abs(mono)
+        full, beyond = full + (size >= _FULL).sum(), beyond + (size > 1).sum()
+        peak = max(peak, size.max(initial=0))
         if total <= _SHORT:
             kept.append(mono)
     if left < _CANCELLED * power:
         what = f"its {channels} channels cancel each other: their mean is silent"
         mend = "pick one by a pipe in wav.scp, as: sox FILE -t wav - remix 1 |"
         raise InputError(value, what, mend)
-    scale = peak if total and beyond / total > _INSTANT else None
+    scaled, clipped = (bool(n > _INSTANT * total) for n in (beyond, full - beyond))
 
     def blocks() -> Iterator[np.ndarray]:
         found = kept if total <= _SHORT else (mono for mono, *_ in read())
-        if scale is not None:
-            found = (mono / scale for mono in found)
+        if scaled:
+            found = (mono / peak for mono in found)
         if source_fs * speed == fs:
             yield from found
             return
@@ -223,7 +226,7 @@ def load_utterance(
             yield stream.resample_chunk(mono)
         yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
-    return Audio(blocks, source_fs, channels, scale is not None)
+    return Audio(blocks, source_fs, channels, scaled, clipped)
 
 
 def array_split(

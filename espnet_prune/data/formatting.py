@@ -38,6 +38,7 @@ class Formatted:
     source_fs: int = 0
     channels: int = 0
     scaled: bool = False
+    clipped: bool = False
     digest: str = ""
     error: str = ""
 
@@ -86,6 +87,7 @@ def format_utterance(job: Job, opener: Opener = open_source) -> Formatted:
         audio.source_fs,
         audio.channels,
         audio.scaled,
+        audio.clipped,
         digest.hexdigest(),
     )
 

@@ -298,8 +298,12 @@ def test_what_goes_beyond_full_scale_is_scaled_and_told(
 ):
     folder = make_dir()
     soundfile.write(folder / "s-1.wav", 3 * tone(1.0, 16000), 16000, subtype="FLOAT")
+    loud = (3 * tone(1.0, 16000)).clip(-1, 1)  # as a recorder writes it in 16 bits
+    soundfile.write(folder / "s-2.wav", loud, 16000)
     cli(FORMAT, "--in", folder, "--out", tmp_path / "out")
-    assert "1 utterances were beyond full scale, and scaled down: s-1" in caplog.text
+    told = "full scale: 1 utterances were"
+    assert f"{told} beyond, and scaled down: s-1" in caplog.text
+    assert f"{told} cut off at it, as they stay: s-2" in caplog.text
     path = read_table(tmp_path / "out" / "wav.scp")["s-1"]
     samples, _ = soundfile.read(path)
     assert (abs(samples) > 0.999).mean() < 0.05
