@@ -248,8 +248,9 @@ def test_what_would_be_noticed_late_is_checked_early(recipe, tmp_path, options, 
         " --inference_config conf/decode_greedy.yaml --methods l0 small"
         " --target_kind macs --targets 0.5 0.75 --prune_config conf/prune.yaml"
         # The corpus has epochs of its own, which options of the user's come after.
-        " --prune_args=--max_epoch 4 --seed 1 --finetune_config conf/finetune.yaml"
-        " --finetune_args=--max_epoch 3 --seed 2 --config "
+        " --prune_args=--max_epoch 4 --optim_conf lr=0.0015 --seed 1"
+        " --finetune_config conf/finetune.yaml"
+        " --finetune_args=--max_epoch 3 --optim_conf lr=0.0015 --seed 2 --config "
     )
     assert line.endswith(told)
 
