@@ -6,7 +6,7 @@
 # The user's own config is taken as it is.
 if [ -z "${asr_config}" ]; then
     asr_config=conf/train_small.yaml
-    asr_args="--max_epoch 20 ${asr_args}"
+    asr_args="--max_epoch 36 ${asr_args}"
 fi
 # In front: a preset's and the user's own options win.
 [ "${prune_config}" != conf/prune.yaml ] || prune_args="--max_epoch 4 --optim_conf lr=0.0015 ${prune_args}"
