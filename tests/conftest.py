@@ -54,7 +54,7 @@ yaml.SafeLoader = LOADER
 NLTK_DATA = _nltk_data()
 # What looks for a model elsewhere is answered at once, not after attempts.
 os.environ["HF_HUB_OFFLINE"] = "1"
-import espnet_prune.base.quiet  # noqa: E402, F401  (a third faster than ESPnet's own)
+import espnet_prune.base.quiet  # noqa: E402, F401  (a third of ESPnet's own time)
 from espnet_prune.measuring import machine  # noqa: E402
 from espnet_prune.serving import speech_onnx  # noqa: E402
 
