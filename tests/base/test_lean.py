@@ -22,19 +22,19 @@ from transformers.models.wav2vec2.modeling_wav2vec2 import (
 )
 from typeguard import TypeCheckError
 
-from espnet_prune.base import quiet
+from espnet_prune.base import lean
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_arguments_of_other_modules_are_checked_as_typeguard_does():
-    assert typeguard.typechecked is not quiet._typechecked  # it is put back
+    assert typeguard.typechecked is not lean._typechecked  # it is put back
 
-    @quiet._typechecked
+    @lean._typechecked
     def half(number: int) -> float:
         return number / 2
 
-    @quiet._typechecked()
+    @lean._typechecked()
     def count(numbers: list[int]) -> int:
         return len(numbers)
 
@@ -63,7 +63,7 @@ def test_import_takes_no_more_than_most_configs_need(python):
     program = """
 import gc, sys, espnet_prune.cli.asr_inference, espnet_prune.cli.prune_train
 assert gc.isenabled() and gc.get_freeze_count() > 100_000
-print(*{*espnet_prune.base.quiet.LATER, "scipy.stats"} & {*sys.modules})
+print(*{*espnet_prune.base.lean.LATER, "scipy.stats"} & {*sys.modules})
 """
     result = python("-c", program)
     assert (result.returncode, result.stderr) == (0, "")
@@ -73,12 +73,12 @@ print(*{*espnet_prune.base.quiet.LATER, "scipy.stats"} & {*sys.modules})
 def test_garbage_is_collected_after_an_import_if_it_was_before():
     gc.disable()
     try:
-        with quiet._kept():
+        with lean.lean():
             assert not gc.isenabled()
         assert not gc.isenabled()
     finally:
         gc.enable()
-    with quiet._kept():
+    with lean.lean():
         assert not gc.isenabled()
     assert gc.isenabled()
 
