@@ -45,9 +45,10 @@ def _nltk_data() -> tempfile.TemporaryDirectory:
     return folder
 
 
-# What is written for onnxruntime goes where the tests end.
-TORCH_HOME = tempfile.TemporaryDirectory()
-os.environ["TORCH_HOME"] = TORCH_HOME.name
+# What is written for onnxruntime goes where the tests end; workers share it.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    TORCH_HOME = tempfile.TemporaryDirectory()
+    os.environ["TORCH_HOME"] = TORCH_HOME.name
 # ESPnet reads a config whenever it builds a model; libyaml does so ten times as fast.
 yaml.SafeLoader = LOADER
 # At once: conftest.py files of subdirectories import ESPnet. Kept until the end.

@@ -32,10 +32,11 @@ def _typechecked(target: Any = None, **options: Any) -> Any:
 # What takes seconds to import, and few configs need: models of Hugging Face, phonemes
 # (g2p_en, which downloads data for nltk), enhancement.
 LATER = "fast_bss_eval", "g2p_en", "nltk", "scipy", "transformers"
+IMPORTERS = "espnet.", "espnet2.", "librosa."
 
 
 class _Later:
-    """What a module of ESPnet imports is imported when it is first used instead.
+    """What a module imports is imported when it is first used instead.
 
     Args:
         module: its name.
@@ -70,11 +71,10 @@ def _import(
     level: int = 0,
     plainly: Callable[..., Any] = builtins.__import__,
 ) -> Any:
-    """Do as ``__import__``, but for what ESPnet's modules import of :data:`LATER`."""
+    """Do as ``__import__``, but for what :data:`IMPORTERS` import of :data:`LATER`."""
     package = name.partition(".")[0]
     importer = (globals or {}).get("__name__", "")
-    espnets = importer.startswith(("espnet.", "espnet2."))
-    if level or package not in LATER or not espnets:
+    if level or package not in LATER or not importer.startswith(IMPORTERS):
         return plainly(name, globals, locals, fromlist, level)
     if importlib.util.find_spec(package) is None:
         raise ModuleNotFoundError(f"No module named {package!r}", name=package)

@@ -27,6 +27,7 @@ with (
     lean(),
 ):
     import espnet2.bin.asr_inference  # noqa: F401
+    import librosa.filters  # noqa: F401  (what most frontends ask it for)
 
 
 def hand_logging_to_espnet() -> None:

@@ -151,6 +151,7 @@ def test_a_file_is_written_once_for_the_same_weights(make_stock, monkeypatch, tm
 
 
 def test_a_damaged_file_is_written_anew(make_stock):
+    torch.manual_seed(9)  # no other test, in no other worker, has its file
     encoder = make_stock(num_blocks=1).eval()
     file = graph_file(encoder, 20, "int8")
     for damaged in (b"", file.read_bytes()[:1000]):

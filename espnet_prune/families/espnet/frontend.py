@@ -76,11 +76,11 @@ def architecture_of(layout: Layout, own: Tensor) -> dict[str, Any] | None:
         layout: of the gated ASR model.
         own: (unit,) final values, settled.
     """
-    from espnet_prune.families.ssl import model as speech
-
     inside = [s for s in layout.structures if s.name.startswith(INSIDE)]
     if not inside:
         return None
+    from espnet_prune.families.ssl import model as speech
+
     values = torch.cat([own[layout.span(structure.name)] for structure in inside])
     alone = [replace(structure, key=structure.key[1:]) for structure in inside]
     return speech.architecture_of(Layout(alone, layout.shapes), values)
