@@ -60,7 +60,7 @@ DENSE = ("--asr_args", " ".join(f"--encoder_conf {size}" for size in SIZES))
 
 @pytest.fixture(scope="module")
 def quick(run):
-    data = ("--data_args", "--train 120 --dev 20 --test 20")
+    data = ("--data_args", "--train 80 --dev 10 --test 10")
     result = run("--preset", "quick", "--precisions", "int8", *FEW, *data, *DENSE)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result
