@@ -31,6 +31,13 @@ def threads():
 
 
 @pytest.fixture(autouse=True)
+def one_block(monkeypatch):
+    """Files for onnxruntime take seconds a block."""
+    tiny = replace(SIZES["tiny"], num_blocks=1)
+    monkeypatch.setitem(SIZES, "tiny", tiny)
+
+
+@pytest.fixture(autouse=True)
 def drawn_alike(monkeypatch):
     """Whichever test draws them, the same systems have the same files."""
 
@@ -82,14 +89,13 @@ def test_command_line_writes_the_documented_rows(tmp_path, capsys):
 
 @pytest.mark.slow  # torch.compile takes half a minute
 def test_compiled_encoders_compute_the_same():
-    size = replace(SIZES["tiny"], num_blocks=1)
-    compared = systems(size, [0.5], ["fp32"], CPU)
+    compared = systems(SIZES["tiny"], [0.5], ["fp32"], CPU)
     found = compiled(compared, CPU)
     assert [s.name for s in found] == [
         "stock_dense_compiled", "compact_torch_compiled"
     ]  # fmt: skip
     plain = next(s for s in compared if s.name == "compact_torch")
-    x = torch.randn(2, 100, size.features)
+    x = torch.randn(2, 100, SIZES["tiny"].features)
     lengths = torch.tensor([100, 57])
     with torch.no_grad():
         expected, actual = plain.run(x, lengths)[0], found[1].run(x, lengths)[0]
