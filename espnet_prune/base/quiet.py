@@ -9,6 +9,7 @@ import contextlib
 import io
 import logging
 import os
+import sys
 import warnings
 
 from espnet_prune.base.errors import is_for_the_user
@@ -17,12 +18,21 @@ from espnet_prune.base.lean import lean
 
 check_espnet()
 
+
+class _Muted(io.StringIO):
+    """The stream says nothing while it is stdout. Functions of ESPnet that keep it as
+    their default, as what prints a config does, print to the real one later."""
+
+    def write(self, text: str) -> int:
+        return len(text) if sys.stdout is self else sys.stdout.write(text)
+
+
 # For this process and for those that it starts.
 os.environ.setdefault("PYTHONWARNINGS", "ignore")
 warnings.simplefilter("ignore")
 
 with (
-    contextlib.redirect_stdout(io.StringIO()),
+    contextlib.redirect_stdout(_Muted()),
     contextlib.redirect_stderr(io.StringIO()),
     lean(),
 ):
