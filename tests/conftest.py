@@ -45,16 +45,17 @@ def _nltk_data() -> tempfile.TemporaryDirectory:
     return folder
 
 
-# What is written for onnxruntime goes where the tests end.
-TORCH_HOME = tempfile.TemporaryDirectory()
-os.environ["TORCH_HOME"] = TORCH_HOME.name
+# What is written for onnxruntime goes where the tests end; workers share it.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    TORCH_HOME = tempfile.TemporaryDirectory()
+    os.environ["TORCH_HOME"] = TORCH_HOME.name
 # ESPnet reads a config whenever it builds a model; libyaml does so ten times as fast.
 yaml.SafeLoader = LOADER
 # At once: conftest.py files of subdirectories import ESPnet. Kept until the end.
 NLTK_DATA = _nltk_data()
 # What looks for a model elsewhere is answered at once, not after attempts.
 os.environ["HF_HUB_OFFLINE"] = "1"
-import espnet_prune.base.quiet  # noqa: E402, F401  (a third faster than ESPnet's own)
+import espnet_prune.base.quiet  # noqa: E402, F401  (a third of ESPnet's own time)
 from espnet_prune.measuring import machine  # noqa: E402
 from espnet_prune.serving import speech_onnx  # noqa: E402
 

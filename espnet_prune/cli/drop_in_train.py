@@ -7,9 +7,7 @@ that directory (``conf/finetune_asr_sh.yaml``). Every other config trains as in 
 
 import argparse
 import logging
-import os
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from espnet_prune.base.quiet import hand_logging_to_espnet  # before anything of
 
 # isort: split
 
+from espnet2.tasks.asr import ASRTask
 from espnet2.utils.types import str2bool
 
 from espnet_prune.base.errors import InputError, run_main
@@ -58,9 +57,8 @@ def main() -> None:
         named = {"encoder": args.encoder, "decoder": args.decoder}
         if names_ours(recipe | {k: v for k, v in named.items() if v is not None}):
             return asr_train.main()
-        # Nothing of ours: ESPnet's program as it is.
-        program = [sys.executable, "-m", "espnet2.bin.asr_train", *sys.argv[1:]]
-        os.execv(sys.executable, program)
+        hand_logging_to_espnet()
+        return ASRTask.main()
     for name in TEACHER:
         if recipe.get(name) is None:
             raise InputError(args.config, f"lacks {name}", "name the dense model's")

@@ -15,6 +15,7 @@ from types import ModuleType
 # Importing anything of the package registers. Python imports this module, the main one,
 # in each process that the program spawns, too.
 from espnet_prune.base.errors import InputError, run_main
+from espnet_prune.base.lean import lean
 
 # ESPnet programs that ours do better: they check what they load, prune, and know what
 # is compact.
@@ -47,7 +48,8 @@ def program(arguments: list[str]) -> ModuleType:
         )
     name = arguments[1]
     try:
-        module = importlib.import_module(OURS.get(name, name))
+        with lean():
+            module = importlib.import_module(OURS.get(name, name))
     except ModuleNotFoundError as e:
         if e.name is None or not f"{name}.".startswith(f"{e.name}."):
             raise  # it is there, and lacks something itself

@@ -16,8 +16,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
-from scipy.stats import spearmanr
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import write_json
@@ -168,6 +166,9 @@ def _fit(
 
     The fit weighs relative errors: a table is used for small layers, too.
     """
+    from scipy.optimize import nnls  # not above: few targets are in latency
+    from scipy.stats import spearmanr
+
     names = list(counts[0])
     matrix = np.array([[float(c[name]) for name in names] for c in counts])
     # Columns scaled to 1: nnls stops at an absolute tolerance.

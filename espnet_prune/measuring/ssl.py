@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_prune.families.ssl.audio import RATE
-from espnet_prune.families.ssl.model import PRETRAINING
+from espnet_prune.families.ssl.describe import PRETRAINING
 from espnet_prune.measuring.clock import turn
 
 K = TypeVar("K")

@@ -36,7 +36,6 @@ from espnet_prune.families.espnet.prunable import check_student
 from espnet_prune.families.espnet.small import small_encoder
 from espnet_prune.families.registry import Kind
 from espnet_prune.measuring.cost import rest_cost
-from espnet_prune.measuring.drawn_encoders import ASREncoders
 from espnet_prune.measuring.latency import table_of_run
 from espnet_prune.pruning.budget import Budget, make_constraints
 from espnet_prune.pruning.controller import Schedule
@@ -94,6 +93,8 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
     if options.denominator == "model":
         rest = rest_cost(model, lengths)
     if "latency" in options.kinds:
+        from espnet_prune.measuring.drawn_encoders import ASREncoders
+
         where = args.output_dir, args.latency_table
         subject = ASREncoders(
             model.encoder, kind, lengths, options.precision, gates.model_dim

@@ -31,6 +31,13 @@ def threads():
 
 
 @pytest.fixture(autouse=True)
+def one_block(monkeypatch):
+    """Files for onnxruntime take seconds a block."""
+    tiny = replace(SIZES["tiny"], num_blocks=1)
+    monkeypatch.setitem(SIZES, "tiny", tiny)
+
+
+@pytest.fixture(autouse=True)
 def drawn_alike(monkeypatch):
     """Whichever test draws them, the same systems have the same files."""
 
@@ -80,7 +87,7 @@ def test_command_line_writes_the_documented_rows(tmp_path, capsys):
     }  # fmt: skip
 
 
-@pytest.mark.slow  # torch.compile takes a minute
+@pytest.mark.slow  # torch.compile takes half a minute
 def test_compiled_encoders_compute_the_same():
     compared = systems(SIZES["tiny"], [0.5], ["fp32"], CPU)
     found = compiled(compared, CPU)

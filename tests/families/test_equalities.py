@@ -44,7 +44,7 @@ def test_open_gates_are_the_stock_module(name, data, seed, lengths, train):
     fine=st.booleans(), soft=st.booleans(), units=st.floats(0, 1),
     modules=st.floats(0, 1),
 )  # fmt: skip
-@settings(max_examples=20)
+@settings(max_examples=12)
 def test_gated_with_final_values_is_compact(
     name, data, seed, lengths, train, fine, soft, units, modules
 ):

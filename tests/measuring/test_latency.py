@@ -68,15 +68,17 @@ def fits(table):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_dim", [False, True])
-def test_target_in_latency_is_met_and_felt_on_the_clock(encoder, model_dim):
-    """What no unit test shows: the prices are those of this machine."""
-    subject = ASREncoders(encoder, CONFORMER, LENGTHS, model_dim=model_dim)
+def test_target_in_latency_is_met_and_felt_on_the_clock(encoder):
+    """What no unit test shows: the prices are those of this machine.
+
+    Channels between the layers can go, too: more has a price than without that.
+    """
+    subject = ASREncoders(encoder, CONFORMER, LENGTHS, model_dim=True)
     for _ in range(ATTEMPTS):
         if fits(table := latency_table(subject)):
             break
     assert fits(table)
-    about, prices = described(encoder, model_dim), table["prices"]
+    about, prices = described(encoder, model_dim=True), table["prices"]
     assert [*prices] == things_of(about.layout, about.things)
     assert all(price >= 0 for price in prices.values())
 
@@ -87,13 +89,13 @@ def test_target_in_latency_is_met_and_felt_on_the_clock(encoder, model_dim):
         assert price(name) > 0
     options = SparsityOptions("latency", 0.5)
     budget = make_budget(options, about, LENGTHS, prices=prices)
-    gates = Gates(about.layout, GateOptions(model_dim=model_dim))
+    gates = Gates(about.layout, GateOptions(model_dim=True))
     with torch.no_grad():
         gates.log_alpha.normal_()
     projection = project(gates, budget)
     assert 0 <= projection.removed[0] - 0.5 <= projection.slack[0]
     sizes = architecture_of(about.layout, projection.values)
-    assert ("dims" in sizes) == model_dim
+    assert "dims" in sizes
     compact = PrunableConformerEncoder(40, **CONF, architecture=sizes).eval()
     timed = [RuntimeEncoder(each, 40, "fp32") for each in (encoder, compact)]
     speech = torch.randn(1, LENGTHS.frames, 40), torch.tensor([LENGTHS.frames])

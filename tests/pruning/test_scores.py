@@ -37,8 +37,10 @@ def every(gated, own, ending):
     return torch.stack([of(gated, own, name) for name in names])
 
 
-@pytest.mark.parametrize(("fine", "target"), [(True, 0.3), (False, 0.75)])
-@pytest.mark.parametrize("method", ONE_SHOT)
+@pytest.mark.parametrize(
+    ("method", "fine", "target"),
+    [*((method, True, 0.3) for method in ONE_SHOT), ("magnitude", False, 0.75)],
+)
 @pytest.mark.parametrize("name", CASES)
 def test_one_shot_methods_meet_the_budget_and_are_projected_as_they_are(
     name, method, target, fine

@@ -3,6 +3,20 @@ import math
 import pytest
 from left import PRUNING, RIGHT, WRONG, checkpoint, dump, measured, scored
 
+from espnet_prune.report import plots
+
+
+@pytest.fixture
+def rendered():
+    """Asked for by tests that need the pictures."""
+
+
+@pytest.fixture(autouse=True)
+def pictures(request, monkeypatch):
+    """Figures are made in every test; to render them takes most of a report's time."""
+    if "rendered" not in request.fixturenames:
+        monkeypatch.setattr(plots, "png", lambda figure: b"a picture")
+
 
 @pytest.fixture
 def full(tmp_path):

@@ -54,7 +54,7 @@ def look(page, width):
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 @pytest.mark.parametrize("width", [1280, 400])
-def test_page_fits_the_window(full, width):
+def test_page_fits_the_window(rendered, full, width):
     report.main(options(full))
     found = look(full / "out/report.html", width)
     assert found["width"] in range(width - 20, width + 1)  # a scroll bar

@@ -167,7 +167,7 @@ def test_lower_precisions_have_rows_of_their_own(full, capsys):
     assert "| dense int8 |" in text and "| compact -50 % params int8 |" in text
 
 
-def test_full_report(full, capsys, caplog):
+def test_full_report(rendered, full, capsys, caplog):
     report.main(options(full, "--note=quick preset"))
     assert "quick preset" in caplog.messages  # beside the table on the screen, too
     rows = check_report(full / "out/report.json")["rows"]

@@ -17,6 +17,9 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import ProcessExitedException
 
+import espnet_prune.base.quiet  # noqa: F401  (first: spawned processes import this file)
+
+# isort: split
 from espnet_prune.export.export import export
 from espnet_prune.training.task import PruneASRTask
 from espnet_prune.training.trainer import PruneTrainer
@@ -202,8 +205,6 @@ def student(model, teacher):
 
 
 def work(rank: int, folder: str) -> None:
-    import espnet_prune  # noqa: F401  (a spawned process starts bare)
-
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2

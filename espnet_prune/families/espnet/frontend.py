@@ -2,7 +2,8 @@
 
 All that is declared for the encoder itself (:mod:`espnet_prune.families.ssl.describe`)
 holds inside of an ASR model, under longer names and in one group. A compact one is
-written into the config of the ASR model, whose weights hold its own.
+written into the config of the ASR model, whose weights hold its own. Few models have
+such a frontend: what imports transformers is imported where it is needed.
 """
 
 import json
@@ -18,9 +19,6 @@ from espnet_prune.families.espnet.compact import FRONTEND
 from espnet_prune.families.parts import Description
 from espnet_prune.families.registry import UPSTREAM
 from espnet_prune.families.ssl import describe as speech
-from espnet_prune.families.ssl import fairseq
-from espnet_prune.families.ssl.configs import sized_config
-from espnet_prune.families.ssl.model import architecture_of as speech_architecture
 from espnet_prune.pruning.layout import Layout
 from espnet_prune.pruning.structure import Structure
 
@@ -81,9 +79,11 @@ def architecture_of(layout: Layout, own: Tensor) -> dict[str, Any] | None:
     inside = [s for s in layout.structures if s.name.startswith(INSIDE)]
     if not inside:
         return None
+    from espnet_prune.families.ssl import model as speech
+
     values = torch.cat([own[layout.span(structure.name)] for structure in inside])
     alone = [replace(structure, key=structure.key[1:]) for structure in inside]
-    return speech_architecture(Layout(alone, layout.shapes), values)
+    return speech.architecture_of(Layout(alone, layout.shapes), values)
 
 
 def self_contained(
@@ -105,6 +105,8 @@ def self_contained(
     options = conf.get("frontend_conf") or {}
     if options.get("upstream") != UPSTREAM:
         return dict(conf)
+    from espnet_prune.families.ssl.configs import sized_config
+
     upstream = model.frontend.upstream.upstream
     config = upstream.model.config
     if architecture is not None:
@@ -130,6 +132,8 @@ def translated(
     Raises:
         OptionError: its encoder is none of those that s3prl has under that name.
     """
+    from espnet_prune.families.ssl import fairseq
+
     conf = dict(config["frontend_conf"])
     conf.pop("download_dir", None)
     options = dict(conf["frontend_conf"])

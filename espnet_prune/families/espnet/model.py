@@ -15,7 +15,7 @@ from espnet_prune.families.espnet.layers import (
     encoder_clocks,
 )
 from espnet_prune.families.registry import Kind
-from espnet_prune.families.ssl.model import PRETRAINING
+from espnet_prune.families.ssl.describe import PRETRAINING
 from espnet_prune.pruning.cost import REST, Terms, price_terms
 
 ENCODER, DECODER = "encoder.", "decoder."

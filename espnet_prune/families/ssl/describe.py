@@ -14,6 +14,7 @@ from espnet_prune.families import parts
 from espnet_prune.families.parts import Description
 from espnet_prune.pruning.structure import Slot, Structure
 
+PRETRAINING = "masked_spec_embed"  # a parameter that nothing else uses
 TAP_DROP_RATE = 0.01  # at the start, at most: seven of them go together
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 

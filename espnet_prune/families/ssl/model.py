@@ -18,7 +18,7 @@ from espnet_prune.config.sections import GateOptions
 from espnet_prune.families.described import Described, check_finite
 from espnet_prune.families.parts import under
 from espnet_prune.families.ssl.configs import CLASSES, PRUNED, read_config, sized_config
-from espnet_prune.families.ssl.describe import describe
+from espnet_prune.families.ssl.describe import PRETRAINING, describe
 from espnet_prune.families.ssl.pruned_speech import plain_positions
 from espnet_prune.pruning.cost import Terms, price_terms
 from espnet_prune.pruning.layout import Layout
@@ -26,7 +26,6 @@ from espnet_prune.pruning.slicing import kept_sizes
 
 # What never goes, with a price of its own -> the group that it is counted with.
 STAYING = {"projection.module": "ffn"}
-PRETRAINING = "masked_spec_embed"  # a parameter that nothing else uses
 
 
 def read(path: str | Path) -> PreTrainedModel:
