@@ -172,7 +172,8 @@ def test_channels_between_the_layers_of_drawn_encoders_are_counted(drawn):
     subject, found = ASREncoders(stock, CONFORMER, Lengths(50, 20), model_dim=True), []
     for count, small in drawn(subject, 6):
         found.append(dims := count["subsampling.module per channel"])
-        assert small.embed.out[0].out_features == dims
+        (last,) = (m for m in small.embed.out.modules() if isinstance(m, nn.Linear))
+        assert last.out_features == dims
         for thing in ("ffn.unit", "attention.v", "subsampling.second"):
             assert count[f"{thing} per channel"] == count[thing] * dims
     assert len({*found}) > 1 and max(found) <= stock.output_size()

@@ -210,7 +210,7 @@ def test_blocks_of_a_streaming_encoder_are_compared_frame_by_frame(
     seen, told = taught(student, teacher.eval(), speech_batch())
     for model, rec in ((student, seen), (teacher, told)):
         encoded, lengths = rec.encoded
-        assert lengths.tolist() == [15, 12, 10]
+        assert lengths.tolist() in ([15, 12, 10], [15, 11, 9])  # ESPnet 202511, 202611
         for hidden in rec.hidden.values():
             assert hidden.shape[2] == 16 and 15 <= hidden.shape[1] < 17
         last = model.encoder.after_norm(rec.hidden[1])[:, :15]
