@@ -1,6 +1,6 @@
 """Read training statistics by epoch from ESPnet's checkpoints."""
 
-import datetime
+from numbers import Real
 from pathlib import Path
 
 Curves = dict[str, dict[str, list[tuple[int, float]]]]  # train/valid -> key -> points
@@ -9,7 +9,8 @@ Curves = dict[str, dict[str, list[tuple[int, float]]]]  # train/valid -> key -> 
 def read_curves(checkpoint: Path) -> Curves:
     """Read ESPnet's reporter statistics: ``train``/``valid`` -> key -> (epoch, value).
 
-    Only finite numbers are kept; ESPnet stores NaN for an epoch without any.
+    Only finite numbers are kept: no times, which versions of ESPnet write in ways of
+    their own, and no NaN, which stands for an epoch without any.
 
     Raises:
         InputError: the file is damaged.
@@ -22,6 +23,6 @@ def read_curves(checkpoint: Path) -> Curves:
     for epoch, phases in sorted(state["reporter"]["stats"].items()):
         for phase in curves:
             for key, value in phases.get(phase, {}).items():
-                if not isinstance(value, datetime.timedelta) and abs(value) < 1e30:
+                if isinstance(value, Real) and abs(value) < 1e30:
                     curves[phase].setdefault(key, []).append((epoch, float(value)))
     return curves
