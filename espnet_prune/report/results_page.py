@@ -83,7 +83,10 @@ def verdict(row: Row, higher: bool) -> str:
     _, low, high = row.difference
     if low <= 0 <= high:
         return f"not told apart {seeds}"
-    return f"{'better' if (low > 0) == higher else 'worse'} {seeds}"
+    told = "better" if (low > 0) == higher else "worse"
+    if row.by_speaker and row.by_speaker[0] <= 0 <= row.by_speaker[1]:
+        told += " for these speakers"
+    return f"{told} {seeds}"
 
 
 def shown(row: Row) -> str:
