@@ -1,7 +1,7 @@
 """Import programs of ESPnet in a third of the time that they take.
 
-Their modules import packages that few configs need, and check types where no option of
-a user arrives; and Python looks for garbage in what is imported, which all stays.
+ESPnet's modules import packages that few configs need, and check types where no option
+of a user arrives; and Python looks for garbage among modules, although modules stay.
 """
 
 import builtins
@@ -36,7 +36,7 @@ IMPORTERS = "espnet.", "espnet2.", "librosa."
 
 
 class _Later:
-    """What a module imports is imported when it is first used instead.
+    """The object stands for what a module imports, and imports it when it is used.
 
     Args:
         module: its name.
@@ -85,7 +85,10 @@ def _import(
 
 @contextmanager
 def lean() -> Iterator[None]:
-    """Import without all that meanwhile; what was imported is never garbage later."""
+    """Spare imports in the block type checks, few configs' packages, and garbage.
+
+    What was imported in the block is not looked at for garbage later, either.
+    """
     collects = gc.isenabled()
     gc.collect()  # what is garbage by now must not stay, too
     gc.disable()

@@ -2,7 +2,7 @@
 
 It prints about flash attention, and torch warns about ESPnet's use of it: nothing that
 a user of the recipe needs or can act on. Import this module before any that imports
-ESPnet: that takes a third of the time, too (:mod:`espnet_prune.base.lean`).
+ESPnet: the import takes a third of the time, too (:mod:`espnet_prune.base.lean`).
 """
 
 import contextlib
