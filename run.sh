@@ -100,6 +100,13 @@ fi
 preset_note="" note="" data_command=()
 # shellcheck disable=SC1090
 . "conf/presets/${preset}.sh"
+# For conf/corpora/*.sh, of small corpora: what their students need beside the default configs.
+# The user's own configs are taken as they are. In front: a preset's and the user's options win.
+student_args() { # PRUNING FINE_TUNING
+    [ "${prune_config}" != conf/prune.yaml ] || prune_args="$1 --optim_conf lr=0.0015 ${prune_args}"
+    [ "${finetune_config}" != conf/finetune.yaml ] ||
+        finetune_args="$2 --optim_conf lr=0.0015 ${finetune_args}"
+}
 # shellcheck disable=SC1090
 . "conf/corpora/${corpus}.sh"
 nothing=1

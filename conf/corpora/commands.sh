@@ -8,9 +8,7 @@ if [ -z "${asr_config}" ]; then
     asr_config=conf/train_small.yaml
     asr_args="--max_epoch 36 ${asr_args}"
 fi
-# In front: a preset's and the user's own options win.
-[ "${prune_config}" != conf/prune.yaml ] || prune_args="--max_epoch 4 --optim_conf lr=0.0015 ${prune_args}"
-[ "${finetune_config}" != conf/finetune.yaml ] || finetune_args="--max_epoch 3 --optim_conf lr=0.0015 ${finetune_args}"
+student_args "--max_epoch 4" "--max_epoch 3"
 # The default is made; a name of the user's own that is not there is mistyped.
 ! runs 1 || [ "${downloads}" = downloads ] || [ -d "${downloads}" ] ||
     die "--downloads ${downloads}: no such directory -> make it, or check its name"

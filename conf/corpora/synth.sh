@@ -8,8 +8,7 @@ if [ -z "${asr_config}" ]; then
     asr_config=conf/train_small.yaml
     asr_args="--encoder_conf dropout_rate=0.0 --encoder_conf positional_dropout_rate=0.0 --specaug none --specaug_conf {} --optim_conf lr=0.002 ${asr_args}"
 fi
-# Two sizes in half an hour on two cores. In front: a preset's and the user's own options win.
-[ "${prune_config}" != conf/prune.yaml ] || prune_args="--max_epoch 4 --optim_conf lr=0.0015 ${prune_args}"
-[ "${finetune_config}" != conf/finetune.yaml ] || finetune_args="--max_epoch 3 --optim_conf lr=0.0015 ${finetune_args}"
+# Two sizes in half an hour on two cores.
+student_args "--max_epoch 4" "--max_epoch 3"
 note=
 data_command=(python3 local/synth_data.py --prefix "${tag}_" --nj "${nj}")
