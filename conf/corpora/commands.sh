@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2034,SC2154
-# Strings of 2-6 words joined from real recordings of some 240 speakers (Speech Commands);
-# those of the tests are in no other set.
+# Strings of 2-6 of ten words, joined from real recordings of some 240 speakers (Speech
+# Commands); those of the tests are in no other set.
 : "${fs:=16000}" "${token_type:=bpe}" "${nbpe:=60}"
 : "${train_set:=${tag}_train}" "${valid_set:=${tag}_dev}" "${test_sets:=${tag}_test}"
 # The user's own config is taken as it is.

@@ -11,7 +11,7 @@ import tarfile
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -157,13 +157,19 @@ def speak_string(
     return np.concatenate(parts).astype(np.float32)
 
 
-def write_strings(args: argparse.Namespace, split: Split, longest: int) -> None:
+def write_strings(
+    args: argparse.Namespace,
+    split: Split,
+    longest: int,
+    prepare: Callable[[np.ndarray, int], np.ndarray] = lambda samples, _fs: samples,
+) -> None:
     """Write the Kaldi directories of all sets, and their audio.
 
     Args:
         args: options of :func:`get_parser`.
         split: set -> speaker -> recordings; no recording is in two sets.
         longest: recordings in a string, at most.
+        prepare: makes of a recording, (time,), and its rate in Hz what is joined.
 
     Raises:
         InputError: a recording cannot be read or used.
@@ -182,7 +188,7 @@ def write_strings(args: argparse.Namespace, split: Split, longest: int) -> None:
             seconds = 0.0
             for speaker, recordings in speakers.items():
                 audio = {
-                    word.path: load_utterance(str(word.path), fs).samples
+                    word.path: prepare(load_utterance(str(word.path), fs).samples, fs)
                     for word in recordings
                 }
                 strings = join_strings(rng, recordings, repeats[subset], longest)
