@@ -313,8 +313,7 @@ def brute_force(budget, keep, unit):
     return (cost(more) - cost(keep)).tolist()
 
 
-@pytest.mark.parametrize("fine", [True, False])
-@pytest.mark.parametrize("multiple", [1, 4])
+@pytest.mark.parametrize(("fine", "multiple"), [(True, 4), (False, 1)])
 @pytest.mark.parametrize("name", CASES)
 def test_prices_are_differences_of_costs(name, multiple, fine, monkeypatch):
     """Of every unit of a projection, whatever is kept when it is looked at."""

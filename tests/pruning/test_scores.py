@@ -37,11 +37,18 @@ def every(gated, own, ending):
     return torch.stack([of(gated, own, name) for name in names])
 
 
+WAYS = [*((method, True, 0.3) for method in ONE_SHOT), ("magnitude", False, 0.75)]
+
+
+# Each encoder in two ways, each way on half of the encoders.
 @pytest.mark.parametrize(
-    ("method", "fine", "target"),
-    [*((method, True, 0.3) for method in ONE_SHOT), ("magnitude", False, 0.75)],
+    ("name", "method", "fine", "target"),
+    [
+        (name, *WAYS[(number + more) % len(WAYS)])
+        for number, name in enumerate(CASES)
+        for more in (0, 1)
+    ],
 )
-@pytest.mark.parametrize("name", CASES)
 def test_one_shot_methods_meet_the_budget_and_are_projected_as_they_are(
     name, method, target, fine
 ):
