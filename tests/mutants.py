@@ -12,10 +12,12 @@ test is missing there, or the change makes no difference.
 
 import argparse
 import ast
+import contextlib
 import difflib
 import itertools
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+LONGEST = 1800  # seconds for the quick tests, on whatever machine
 CORE = ("pruning", "families", "training", "export", "measuring")
 SWAPS = {
     ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=",
@@ -109,11 +112,26 @@ def caught(mutant: Mutant, copy: Path) -> bool:
             call = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "2", tests]
             call += ["-m", "not slow", "-p", "no:cacheprovider"]
             env = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
-            if subprocess.run(call, cwd=copy, env=env, capture_output=True).returncode:
+            if fails(call, cwd=copy, env=env):
                 return True
         return False
     finally:
         file.write_text(original, encoding="utf-8")
+
+
+def fails(call: list[str], **options) -> bool:
+    """Tell whether a command fails, or never ends, as a changed loop may."""
+    process = subprocess.Popen(
+        call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True, **options,
+    )  # fmt: skip
+    try:
+        return process.wait(LONGEST) != 0
+    except subprocess.TimeoutExpired:
+        return True
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the workers, too
 
 
 def main() -> None:
