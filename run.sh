@@ -82,9 +82,12 @@ nj=2 executor=local executor_args="" ngpu=0 gpu_inference=false cuda_cmd="" num_
 . local/parse_options.sh
 
 [ "${stage}" != 19 ] || stop_stage=19
-# The recipe's own dense models of small corpora show two sizes; others take long enough.
-if [ "${preset}" != quick ] && [[ ${corpus} =~ ^(synth|digits|commands)$ ]]; then
-    [ -n "${target}${targets}${teacher_config}${teacher_tag}" ] || targets="0.5 0.75"
+# The recipe's own dense models of small corpora show two sizes, and the fastest way to run
+# them; others take long enough.
+if [ "${preset}" != quick ] && [[ ${corpus} =~ ^(synth|digits|commands)$ ]] &&
+    [ -z "${target}${targets}${teacher_config}${teacher_tag}" ]; then
+    targets="0.5 0.75"
+    [ "${gpu_inference}" = true ] || precisions=${precisions:-int8}
 fi
 rungs=$(check_options)
 targets=${targets:-${target:-0.5}}

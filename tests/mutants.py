@@ -108,22 +108,19 @@ def caught(mutant: Mutant, copy: Path) -> bool:
     file.write_text(mutant.text, encoding="utf-8")
     try:
         own = mutant.path.parts[1]
-        for tests in (f"tests/{own}", "tests"):
-            call = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "2", tests]
-            call += ["-m", "not slow", "-p", "no:cacheprovider"]
-            env = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
-            if fails(call, cwd=copy, env=env):
-                return True
-        return False
+        return any(fails(tests, copy) for tests in (f"tests/{own}", "tests"))
     finally:
         file.write_text(original, encoding="utf-8")
 
 
-def fails(call: list[str], **options) -> bool:
-    """Tell whether a command fails, or never ends, as a changed loop may."""
+def fails(tests: str, copy: Path) -> bool:
+    """Tell whether a quick test fails, or never ends, as a changed loop may."""
+    call = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "2", tests]
+    call += ["-m", "not slow", "-p", "no:cacheprovider"]
     process = subprocess.Popen(
-        call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True, **options,
+        call, cwd=copy, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
     )  # fmt: skip
     try:
         return process.wait(LONGEST) != 0
@@ -153,6 +150,8 @@ def main() -> None:
     survived = 0
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["git", "clone", "-q", ROOT, folder], check=True)
+        if fails("tests", Path(folder)):
+            sys.exit("a quick test fails without any change: mend it first")
         for number, mutant in enumerate(drawn, 1):
             found = caught(mutant, Path(folder))
             survived += not found

@@ -265,7 +265,7 @@ def test_what_would_be_noticed_late_is_checked_early(recipe, tmp_path, options, 
     ],
     ids=["own model", "asked for", "a first look", "given"],
 )
-def test_what_the_recipe_trains_is_pruned_to_two_sizes(
+def test_what_the_recipe_trains_is_pruned_to_two_sizes_and_timed_in_int8(
     recipe, tmp_path, options, targets
 ):
     calls = tmp_path / "calls"
@@ -276,6 +276,8 @@ def test_what_the_recipe_trains_is_pruned_to_two_sizes(
     start(recipe / "run.sh", *options, first=tmp_path / "bin")
     line = next(x for x in calls.read_text().splitlines() if "check_early" in x)
     assert f" --target_kind params+macs --targets {targets} --prune_config " in line
+    # The default run shows the fastest way, too.
+    assert (" --precisions int8 " in line) == (not options)
 
 
 def test_misspelled_test_set_is_refused_before_the_training(enter, recipe):

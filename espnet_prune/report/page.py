@@ -78,11 +78,11 @@ DELAY = (
 )
 
 UNITS = (
-    "Kept of the dense model's, block by block: hidden units of the two feed-forward "
-    "modules (ffn1, ffn2), attention heads, query/key and value dimensions of each "
-    "head (qk_dim, v_dim), and channels of the convolution (conv). Of an "
-    "E-Branchformer: units of the gating MLP (cgmlp), and channels that each branch "
-    "gives on (attn_out, cgmlp_out)."
+    "The map shows what each block kept of the dense model's: hidden units of the two "
+    "feed-forward modules (ffn1, ffn2), attention heads, query/key and value "
+    "dimensions of each head (qk_dim, v_dim), and channels of the convolution (conv); "
+    "an E-Branchformer also has units of the gating MLP (cgmlp), and channels that "
+    "each branch gives on (attn_out, cgmlp_out)."
 )
 
 

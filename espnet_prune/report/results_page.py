@@ -15,9 +15,10 @@ HEAD = """\
 
 <!-- made by: python3 -m espnet_prune.cli.results, from results/*.json -->
 
-Means over seeds; in brackets the least and the largest of them. Differences to the
-dense model stand with their 95 % interval over utterances, and over speakers where
-the test set has enough of them.
+Values are means over seeds, in brackets the least and the largest of them. Differences
+to the dense model have 95 % intervals over utterances, and over speakers where speakers
+are known: a difference "for these speakers" might turn round with others. Encoders are
+timed by onnxruntime, the search with its decoder.
 
 {claims}
 
@@ -31,6 +32,7 @@ KINDS = {
     "params": "parameters", "macs": "MACs", "params+macs": "parameters and MACs",
     "latency": "time",
 }  # fmt: skip
+PARTS = ("encoder", "search")  # that are timed, of a system that decodes
 SEEDS = {1: "one seed", 2: "two seeds", 3: "three seeds"}
 
 
@@ -59,20 +61,38 @@ def claims(records: Mapping[str, Record]) -> str:
 
 def claim(record: Record) -> str:
     """Say in a sentence what the record shows of L0 pruning, or of the clock."""
-    told = []
-    for row in record.rows:
-        if row.target and not record.metric:
-            times = ", ".join(f"{v:.1f} in {k}" for k, v in row.speed.items())
-            told.append(f"{100 * row.target:g} % gone: {times}")
-        elif row.target and row.system == "L0":
-            found = f"{shown(row)}, {verdict(row, record.higher)}"
-            told.append(f"{100 * row.target:g} % gone: {found}")
-    dense = ", ".join(f"{v:.1f} in {k}" for k, v in record.dense.speed.items())
-    of = f"times as fast as the dense one by torch, by onnxruntime: dense {dense}"
+    dense, pruned = record.dense, [row for row in record.rows if row.target]
     if record.metric:
-        of = f"{record.metric} {shown(record.dense)} for the dense one"
-    told = "; ".join(told)
-    return f"**{record.title}**: {of}; of the encoder's {KINDS[record.kind]} {told}."
+        name = record.metric.removesuffix(" %")
+        unit = record.metric.removeprefix(name)
+        told = [f"the dense model has a {name} of {shown(dense, unit)}"]
+        pruned = [row for row in pruned if row.system == "L0"]
+        found = [f"{shown(row, unit)}, {verdict(row, record.higher)}" for row in pruned]
+        found = [
+            f"it has {said}{_gain(row)}"
+            for said, row in zip(found, pruned, strict=True)
+        ]
+    else:
+        alone = "onnxruntime alone makes the dense encoder"
+        told = [f"{alone} {_speeds(dense)} as fast as torch does"]
+        found = [f"it is {_speeds(row)} as fast" for row in pruned]
+    of = f" of the encoder's {KINDS[record.kind]}"
+    for row, said in zip(pruned, found, strict=True):
+        told.append(f"with {100 * row.target:g} %{of} gone {said}")
+        of = ""
+    return f"**{record.title}**: {'; '.join(told)}."
+
+
+def _gain(row: Row) -> str:
+    times = row.speed.get("encoder")
+    return "" if times is None else f", and its encoder is {times:.1f} times as fast"
+
+
+def _speeds(row: Row) -> str:
+    (first, *more) = (
+        f"{times:.1f} times ({name})" for name, times in row.speed.items()
+    )
+    return " and ".join([first, *more])
 
 
 def verdict(row: Row, higher: bool) -> str:
@@ -89,11 +109,11 @@ def verdict(row: Row, higher: bool) -> str:
     return f"{told} {seeds}"
 
 
-def shown(row: Row) -> str:
+def shown(row: Row, unit: str = "") -> str:
     """Format mean and, of several seeds, least and largest value."""
     digits = ".0f" if row.mean >= 100 or row.mean <= -100 else ".2f"
     low, high = (format(value, digits) for value in row.span)
-    told = format(row.mean, digits)
+    told = format(row.mean, digits) + unit
     return told if low == high else f"{told} ({low} to {high})"
 
 
@@ -134,8 +154,10 @@ def comparison(
         told = verdict(row, higher) if row.difference or row.target else ""
         cells = [_gone(row), shown(row), _difference(row), told]
         name = f"{title}: {row.system}" if named else row.system
-        lines.append([name, *cells, _times(row.speed.get("encoder"))])
-    return Table([*header, "verdict", "faster"], lines)
+        lines.append([name, *cells, *(_times(row.speed.get(part)) for part in PARTS)])
+    return Table(
+        [*header, "verdict", *(f"{part}, times as fast" for part in PARTS)], lines
+    )
 
 
 def clock(records: list[Record]) -> Table:

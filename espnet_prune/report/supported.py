@@ -55,7 +55,7 @@ def of_rules(rules: Rules) -> Iterator[str]:
         must = " or ".join(f"`{written(v)}`" for v in values)
         lines.append(f"| `{name}` | {must} | {why} |")
     yield "\n".join(lines)
-    yield f"Of any value: {codes(rules.free)}."
+    yield f"These may have any value: {codes(rules.free)}."
     if rules.left_out:
         yield f"Left out of the student's training: {codes(rules.left_out)}."
 

@@ -44,8 +44,8 @@ def test_verdict_is_that_of_the_interval(ends, higher, said):
     record = Record("t", "real speech", "w", "m", higher, "params", ORIGIN, rows)
     assert verdict(rows[1], higher) == f"{said} (one seed)"
     assert claim(record) == (
-        "**t**: m 1.00 for the dense one; of the encoder's parameters 50 % gone: "
-        f"1.20, {said} (one seed)."
+        "**t**: the dense model has a m of 1.00; with 50 % of the encoder's parameters "
+        f"gone it has 1.20, {said} (one seed)."
     )
     # A difference that other speakers might turn round is no more than its utterances.
     doubt = "" if said == "not told apart" else " for these speakers"
@@ -86,7 +86,9 @@ def test_command_writes_page_readme_and_picture(full):
     reports = ["--reports", full / "out/report.json"]
     results.main([str(word) for word in given + reports])
     text = (full / "README.md").read_text()
-    assert "stale" not in text and "**tones**: WER % 0.00 for the dense one" in text
+    assert (
+        "stale" not in text and "**tones**: the dense model has a WER of 0.00 %" in text
+    )
     assert (
         "| L0 | 50 / 50 % | 25.00 | +25.00 (" in (full / "docs/results.md").read_text()
     )
@@ -113,7 +115,8 @@ def test_picture_has_a_dot_for_each_seed():
     clock = [Row("d", speed={"fp32": 2.0}), Row("c", target=0.5, speed={"fp32": 4.0})]
     fast = Record("d", "the clock", "10 s", "", True, "macs", ORIGIN, clock)
     assert claims({"b": fast}) == (
-        "- **d**: times as fast as the dense one by torch, by onnxruntime: dense 2.0 "
-        "in fp32; of the encoder's MACs 50 % gone: 4.0 in fp32."
+        "- **d**: onnxruntime alone makes the dense encoder 2.0 times (fp32) as fast "
+        "as torch does; with 50 % of the encoder's MACs gone it is 4.0 times (fp32) as "
+        "fast."
     )
     assert picture({"b": fast}) is None
