@@ -87,7 +87,7 @@ def test_command_line_writes_the_documented_rows(tmp_path, capsys):
     }  # fmt: skip
 
 
-@pytest.mark.slow  # torch.compile takes half a minute
+@pytest.mark.slow  # what torch.compile makes of gated and stock blocks; half a minute
 def test_compiled_encoders_compute_the_same():
     compared = systems(SIZES["tiny"], [0.5], ["fp32"], CPU)
     found = compiled(compared, CPU)

@@ -45,7 +45,7 @@ MODEL = {
     "frontend_conf": {"n_fft": 256, "hop_length": 128, "n_mels": 20},
     "optim": "adam", "optim_conf": {"lr": 0.001},
 }  # fmt: skip
-pytestmark = pytest.mark.slow  # a process for each of asr.sh's own commands
+pytestmark = pytest.mark.slow  # ESPnet's own recipe script, its commands unchanged
 
 
 class Recipe:

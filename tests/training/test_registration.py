@@ -32,7 +32,7 @@ def test_each_kind_is_registered_once_also_after_espnet_was_imported(monkeypatch
     assert issubclass(student, task.model_choices.get_class("espnet"))
 
 
-@pytest.mark.slow  # a process that imports ESPnet; test_spawn.py has more of them
+@pytest.mark.slow  # a bare process, as ESPnet spawns them, knows our task
 def test_spawned_worker_is_registered(python):
     # A spawned worker starts bare and unpickles the function that it is to run; here
     # it also imports the package before ESPnet.
