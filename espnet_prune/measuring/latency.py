@@ -64,7 +64,7 @@ def latency_table(subject: Subject) -> dict[str, Any]:
         torch.set_num_threads(before)
         keep_freed_memory(False)
     counts = [count for count, _ in points]
-    prices, fit = _fit(counts, seconds)
+    prices, fit = fit_prices(counts, seconds)
     if fit["r2"] < MIN_R2 or fit["rank"] < MIN_RANK:
         logging.warning(
             f"latency: the sizes of an encoder explain {fit['r2']:.0%} of what was "
@@ -159,12 +159,20 @@ def _time(tasks: Sequence[Callable[[], object]]) -> np.ndarray:
     return np.min(rounds, axis=0)
 
 
-def _fit(
+def fit_prices(
     counts: Sequence[Counts], seconds: np.ndarray
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Fit the prices that explain the times best, and rate how well they do.
 
     The fit weighs relative errors: a table is used for small layers, too.
+
+    Args:
+        counts: of each encoder, by what has a price.
+        seconds: that each encoder took, (encoder,).
+
+    Returns:
+        the prices in seconds, and ``r2``, the ``rank`` correlation and the
+        ``largest_error`` (relative) of the times that follow from the prices.
     """
     from scipy.optimize import nnls  # not above: few targets are in latency
     from scipy.stats import spearmanr

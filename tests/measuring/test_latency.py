@@ -6,6 +6,7 @@ import math
 import timeit
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
@@ -165,6 +166,23 @@ def test_prices_are_of_what_was_counted_and_timed(monkeypatch):
     assert len(table["points"]) == 2
     for point in table["points"]:
         assert point["seconds"] > 0 and table["prices"].keys() == point["counts"].keys()
+
+
+def test_times_that_are_sums_of_prices_give_them_back():
+    draw = np.random.default_rng(0)
+    prices = {"ffn.unit": 2e-8, "attention.head": 3e-5, "block": 1e-3}
+    counts = [
+        {"ffn.unit": draw.integers(1, 9999), "attention.head": draw.integers(1, 50),
+         "block": draw.integers(1, 13)}
+        for _ in range(12)
+    ]  # fmt: skip
+    seconds = np.array([sum(prices[k] * n for k, n in c.items()) for c in counts])
+    found, fit = latency.fit_prices(counts, seconds)
+    assert found == pytest.approx(prices)
+    assert fit == pytest.approx({"r2": 1, "rank": 1, "largest_error": 0})
+    # Times that follow from nothing that was counted.
+    _, fit = latency.fit_prices(counts, draw.permutation(seconds))
+    assert fit["r2"] < 0.5 and fit["largest_error"] > 0.5
 
 
 def test_channels_between_the_layers_of_drawn_encoders_are_counted(drawn):
