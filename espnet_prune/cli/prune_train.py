@@ -40,6 +40,7 @@ from espnet_prune.training.plan import CONFIG, student_config
 from espnet_prune.training.recipe import add_options, settle_method
 from espnet_prune.training.student import OWN_OPTIONS
 from espnet_prune.training.task import PRUNE_TASKS, PruneTask
+from espnet_prune.training.trainer import atomic_torch_save
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -141,8 +142,8 @@ def prune_at_once(
     budget = model.sparsity.budget
     scores = scores_of(args.method, budget, model.tensors(), train_args.seed)
     settle(model.gates, budget, scores)
-    with atomic_path(args.output_dir / "latest.pth") as temporary:
-        torch.save(model.state_dict(), temporary)
+    with atomic_torch_save():
+        torch.save(model.state_dict(), args.output_dir / "latest.pth")
 
 
 def finish(averaged: Path, compact: Path) -> None:
@@ -151,8 +152,7 @@ def finish(averaged: Path, compact: Path) -> None:
     if not averaged.exists():
         raise InputError(averaged, "was not written", "see the training's log")
     with atomic_path(compact / FINETUNED) as temporary:
-        # To a file object: torch writes a file's name into it, and the report takes the
-        # same weights with another checksum for another model.
+        # To a file object, as atomic_torch_save() does, but checked before it is there.
         with temporary.open("wb") as file:
             torch.save(model_state(read_state(averaged)), file)
         load_model(compact / CONFIG, temporary)

@@ -17,7 +17,7 @@ from espnet_prune.base.quiet import hand_logging_to_espnet  # before anything of
 import torch
 
 from espnet_prune.base.errors import run_main
-from espnet_prune.base.files import atomic_path, write_text, write_yaml
+from espnet_prune.base.files import write_text, write_yaml
 from espnet_prune.config.methods import METHODS
 from espnet_prune.data.audio import check_rate
 from espnet_prune.data.kaldi_dir import audio_type
@@ -33,6 +33,7 @@ from espnet_prune.training.recipe import (
 )
 from espnet_prune.training.ssl_plan import training_config
 from espnet_prune.training.ssl_task import PruneSpeechTask
+from espnet_prune.training.trainer import atomic_torch_save
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -92,8 +93,8 @@ def prune_at_once(args: argparse.Namespace, options: argparse.Namespace) -> None
     settle(model.gates, budget, scores_of(by, budget, model.tensors(), options.seed))
     conf = {"model_conf": options.model_conf, "seed": options.seed}
     write_yaml(args.output_dir / "config.yaml", conf)
-    with atomic_path(args.output_dir / "latest.pth") as temporary:
-        torch.save(model.state_dict(), temporary)
+    with atomic_torch_save():
+        torch.save(model.state_dict(), args.output_dir / "latest.pth")
 
 
 if __name__ == "__main__":

@@ -84,8 +84,11 @@ def claim(record: Record) -> str:
 
 
 def _gain(row: Row) -> str:
-    times = row.speed.get("encoder")
-    return "" if times is None else f", and its encoder is {times:.1f} times as fast"
+    encoder, search = (row.speed.get(part) for part in PARTS)
+    if encoder is None:
+        return ""
+    told = f", and its encoder is {encoder:.1f} times as fast"
+    return told if search is None else f"{told} (the search {search:.1f} times)"
 
 
 def _speeds(row: Row) -> str:

@@ -84,4 +84,10 @@ def _fastest(row: Row, dense: Row, rows: list[Row]) -> str:
     gain = times(espnet, best["rtf"]["encoder"])
     cost = "" if best is row else f", {_quality(best, dense)}"
     way = f"by onnxruntime in {best['precision']}"
-    return f" Fastest here: {way}, {gain} as ESPnet's dense encoder{cost}."
+    alone = [
+        times(espnet, other["rtf"]["encoder"]).removesuffix(" as fast")
+        for other in rows
+        if (other["system"], other["precision"]) == ("dense", best["precision"])
+    ]
+    unpruned = "".join(f" (the dense one so: {told})" for told in alone if told)
+    return f" Fastest here: {way}, {gain} as ESPnet's dense encoder{unpruned}{cost}."

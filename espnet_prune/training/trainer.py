@@ -22,15 +22,16 @@ def atomic_torch_save() -> Iterator[None]:
     """Make torch.save write to a temporary name first while the context is open.
 
     ESPnet's trainer saves in place: a run killed while it writes ``checkpoint.pth``
-    could not be resumed.
+    could not be resumed. What is saved twice is the same to the byte: torch would write
+    the temporary name into the file, and decodings know their model by its bytes.
     """
     plain = torch.save
 
     def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
         if not isinstance(f, str | os.PathLike):
             return plain(obj, f, *args, **kwargs)
-        with atomic_path(f) as temporary:
-            plain(obj, temporary, *args, **kwargs)
+        with atomic_path(f) as temporary, temporary.open("wb") as file:
+            plain(obj, file, *args, **kwargs)
 
     torch.save = save
     try:

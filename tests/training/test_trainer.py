@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 
+from espnet_prune.base import files
 from espnet_prune.base.files import atomic_path
 from espnet_prune.training.trainer import (
     GroupClippedAdamW,
@@ -129,6 +130,17 @@ def test_failed_save_leaves_the_old_file_and_restores_torch_save(tmp_path):
         assert torch.save is plain
     assert torch.load(path) == {"epoch": 1} and torch.load(tmp_path / "open.pth") == 2
     assert {p.name for p in tmp_path.iterdir()} == {"checkpoint.pth", "open.pth"}
+
+
+def test_what_is_saved_again_is_the_same_to_the_byte(tmp_path, monkeypatch):
+    """Whoever saves it: decodings know a model by its bytes."""
+    saved = []
+    for process in (1, 22):
+        monkeypatch.setattr(files.os, "getpid", lambda own=process: own)
+        with atomic_torch_save():
+            torch.save({"epoch": 1, "x": torch.ones(3)}, tmp_path / "model.pth")
+        saved.append((tmp_path / "model.pth").read_bytes())
+    assert saved[0] == saved[1]
 
 
 @pytest.mark.parametrize("latest", ["2epoch.pth", "nowhere.pth", None])
