@@ -36,8 +36,9 @@ def test_p_value_of_sctk(scored):
     assert mapsswe(few, same) > 0.5
 
 
-def test_without_sctk_there_is_none(scored, monkeypatch):
-    monkeypatch.setattr(module.shutil, "which", lambda name: None)
+@pytest.mark.parametrize("there", [(), ("sclite",), ("sc_stats",)])
+def test_without_all_of_sctk_there_is_none(scored, monkeypatch, there):
+    monkeypatch.setattr(module.shutil, "which", {name: name for name in there}.get)
     assert mapsswe(scored("a", {1}), scored("b", {2})) is None
 
 

@@ -79,6 +79,8 @@ def test_alignment_columns():
     assert "id: (u0)\nScores: (#C #S #D #I) 2 1 0 1\n" in text
     assert "REF:  A B C ***\nHYP:  A X C D\nEval:   S   I\n" in text
     assert "| Sum/Avg  |      3       10 |   60.0   10.0   30.0   10.0   50.0" in text
+    head, rule, sums = (x for x in text.splitlines() if x.startswith("|"))
+    assert len(head) == len(rule) == len(sums)
 
 
 def test_trn():
