@@ -61,24 +61,22 @@ def claims(records: Mapping[str, Record]) -> str:
 
 def claim(record: Record) -> str:
     """Say in a sentence what the record shows of L0 pruning, or of the clock."""
-    dense, pruned = record.dense, [row for row in record.rows if row.target]
+    name = record.metric.removesuffix(" %")
+    unit = record.metric.removeprefix(name)
     if record.metric:
-        name = record.metric.removesuffix(" %")
-        unit = record.metric.removeprefix(name)
-        told = [f"the dense model has a {name} of {shown(dense, unit)}"]
-        pruned = [row for row in pruned if row.system == "L0"]
-        found = [f"{shown(row, unit)}, {verdict(row, record.higher)}" for row in pruned]
-        found = [
-            f"it has {said}{_gain(row)}"
-            for said, row in zip(found, pruned, strict=True)
-        ]
+        told = [f"the dense model has a {name} of {shown(record.dense, unit)}"]
     else:
         alone = "onnxruntime alone makes the dense encoder"
-        told = [f"{alone} {_speeds(dense)} as fast as torch does"]
-        found = [f"it is {_speeds(row)} as fast" for row in pruned]
+        told = [f"{alone} {_speeds(record.dense)} as fast as torch does"]
     of = f" of the encoder's {KINDS[record.kind]}"
-    for row, said in zip(pruned, found, strict=True):
-        told.append(f"with {100 * row.target:g} %{of} gone {said}")
+    for row in record.rows:
+        if row.target is None or (record.metric and row.system != "L0"):
+            continue
+        said = f"is {_speeds(row)} as fast"
+        if record.metric:
+            judged = verdict(row, record.higher)
+            said = f"has {shown(row, unit)}, {judged}{_gain(row)}"
+        told.append(f"with {100 * row.target:g} %{of} gone it {said}")
         of = ""
     return f"**{record.title}**: {'; '.join(told)}."
 
@@ -92,10 +90,7 @@ def _gain(row: Row) -> str:
 
 
 def _speeds(row: Row) -> str:
-    (first, *more) = (
-        f"{times:.1f} times ({name})" for name, times in row.speed.items()
-    )
-    return " and ".join([first, *more])
+    return " and ".join(f"{v:.1f} times ({name})" for name, v in row.speed.items())
 
 
 def verdict(row: Row, higher: bool) -> str:

@@ -84,10 +84,8 @@ def _fastest(row: Row, dense: Row, rows: list[Row]) -> str:
     gain = times(espnet, best["rtf"]["encoder"])
     cost = "" if best is row else f", {_quality(best, dense)}"
     way = f"by onnxruntime in {best['precision']}"
-    alone = [
-        times(espnet, other["rtf"]["encoder"]).removesuffix(" as fast")
-        for other in rows
-        if (other["system"], other["precision"]) == ("dense", best["precision"])
-    ]
-    unpruned = "".join(f" (the dense one so: {told})" for told in alone if told)
-    return f" Fastest here: {way}, {gain} as ESPnet's dense encoder{unpruned}{cost}."
+    so = [row for row in rows if row["precision"] == best["precision"]]
+    (alone, *_) = (row["rtf"]["encoder"] for row in so if row["system"] == "dense")
+    told = times(espnet, alone).removesuffix(" as fast")
+    told = told and f" (the dense one so: {told})"
+    return f" Fastest here: {way}, {gain} as ESPnet's dense encoder{told}{cost}."
