@@ -11,6 +11,7 @@ import torch
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from espnet_prune.base.errors import InputError
+from espnet_prune.config.methods import METHODS
 from espnet_prune.config.sections import BESIDE
 from espnet_prune.families.espnet.prunable import check_gates, check_student
 from espnet_prune.families.espnet.rules import DECODER
@@ -129,13 +130,15 @@ def small_config(
     recipe: dict[str, Any],
     encoder_conf: dict[str, Any],
     plan: dict[str, Any],
+    rate: float | None = None,
 ) -> dict[str, Any]:
     """Configure a small dense Conformer that costs what a pruned one would.
 
     Args:
         teacher, source, recipe: as for :func:`pruning_config`.
         encoder_conf: of the small one.
-        plan: what its export must know.
+        plan: what its export must know, its method among it.
+        rate: as for :func:`small_training`.
     """
     config = model_config(teacher, source)
     size = config["encoder_conf"].get("output_size", 256)
@@ -146,7 +149,8 @@ def small_config(
         "teacher_size": size,
         "plan": plan,
     }
-    return config | _training_part(small_training(teacher, recipe))
+    taught = METHODS[plan["method"]].taught
+    return config | _training_part(small_training(teacher, recipe, taught, rate))
 
 
 def finetuning_config(

@@ -265,7 +265,8 @@ def _small(
         },
         "dense_architecture": architecture_of(budget.layout, budget.layout.whole()),
     }
-    return small_config(config, args.teacher_config, recipe, encoder_conf, plan)
+    rate = args.optim_conf.get("lr")
+    return small_config(config, args.teacher_config, recipe, encoder_conf, plan, rate)
 
 
 def teacher_size(args: argparse.Namespace) -> int:

@@ -66,13 +66,16 @@ def test_budget_below_every_conformer_is_refused():
         small(0.999, blocks=2)
 
 
-def test_it_trains_as_long_as_both_trainings_at_the_rate_of_the_dense_one():
+@pytest.mark.parametrize(("taught", "epochs"), [(True, 8), (False, 38)])
+def test_it_costs_as_much_as_what_is_pruned_at_the_rate_of_the_dense_one(
+    taught, epochs
+):
     teacher = {"max_epoch": 30, "optim_conf": {"lr": 0.002}, "keep_nbest_models": 5}
     recipe = {"max_epoch": 8, "optim_conf": {"lr": 0.1}, "batch_bins": 7}
-    assert small_training(teacher, recipe) == {
-        "max_epoch": 38,
+    assert small_training(teacher, recipe, taught) == {
+        "max_epoch": epochs,
         "optim_conf": {"lr": 0.002},
         "keep_nbest_models": 5,
         "batch_bins": 7,
     }
-    assert small_training({}, {})["optim_conf"] == {"lr": 0.001}
+    assert small_training({}, {}, taught)["optim_conf"] == {"lr": 0.001}

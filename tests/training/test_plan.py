@@ -209,14 +209,16 @@ def test_what_is_fine_tuned_knows_its_method(student, compact, tmp_path):
     assert config["model_conf"]["distill"]["layer_weight"] == 0
 
 
-@pytest.mark.parametrize("method", ["small", "small_distilled"])
-def test_small_one_is_trained_for_both_trainings_at_the_dense_rate(
-    student, teacher, method
+@pytest.mark.parametrize(("method", "epochs"), [("small", 50), ("small_distilled", 20)])
+def test_small_one_is_trained_at_equal_cost_at_the_dense_rate_or_that_given(
+    student, teacher, method, epochs
 ):
     teacher |= {"max_epoch": 30, "optim_conf": {"lr": 0.003}}
-    options = ("--method", method, "--max_epoch", "20", "--optim_conf", "lr=0.25")
+    options = ("--method", method, "--max_epoch", "20")
     config = student(*options, teacher=teacher)
-    assert config["max_epoch"] == 50 and config["optim_conf"]["lr"] == 0.003
+    assert config["max_epoch"] == epochs and config["optim_conf"]["lr"] == 0.003
+    config = student(*options, "--optim_conf", "lr=0.25", teacher=teacher)
+    assert config["optim_conf"]["lr"] == 0.25
     assert config["encoder_conf"]["output_size"] < config["model_conf"]["teacher_size"]
 
 

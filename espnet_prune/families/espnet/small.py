@@ -116,16 +116,29 @@ def cost_by_sizes(encoder_conf: dict[str, Any], features: int, frames: int) -> C
     return cost
 
 
-def small_training(teacher: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
-    """Set how a small Conformer is trained.
+def small_training(
+    teacher: dict[str, Any],
+    recipe: dict[str, Any],
+    taught: bool,
+    rate: float | None = None,
+) -> dict[str, Any]:
+    """Set how a small Conformer is trained, at the same cost as what is pruned.
 
-    It takes the dense model's epochs and the pruning's, at the dense model's rate.
+    Under a dense model it takes the pruning's epochs; where it needs none, that one's
+    epochs, too. Batches are the recipe's, and the learning rate's schedule is that of
+    every student.
 
-    A rate that suits pruning need not suit a training from scratch. Batches are the
-    recipe's, and the learning rate's schedule is that of every student.
+    Args:
+        teacher: config of the dense model.
+        recipe: ``conf/prune*.yaml``.
+        taught: whether the dense model is at its side.
+        rate: peak learning rate; by default the dense model's, for one that suits
+            pruning need not suit a training from scratch.
     """
-    epochs = teacher.get("max_epoch", 40) + recipe.get("max_epoch", 0)
-    rate = (teacher.get("optim_conf") or {}).get("lr", 0.001)
+    epochs = recipe.get("max_epoch", 0)
+    if not taught:
+        epochs += teacher.get("max_epoch", 40)
+    rate = rate or (teacher.get("optim_conf") or {}).get("lr", 0.001)
     chosen = {
         key: teacher[key]
         for key in ("best_model_criterion", "keep_nbest_models")
