@@ -21,7 +21,7 @@ ROOMS = (
 REGISTRATION = "espnet_prune.training.registration"
 DOORS = {
     REGISTRATION, "espnet_prune.serving.load", "espnet_prune.cli.prune",
-    "espnet_prune.cli.prune_speech",
+    "espnet_prune.cli.prune_speech", "espnet_prune.serving.sizes",
 }  # fmt: skip
 LONGEST = 300
 LONGER = {"families/ssl/pruned_speech.py": "it travels with each model, as one file"}

@@ -18,6 +18,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--round_to", type=int, default=1,
         help="keep multiples of so many units, channels, dimensions",
     )  # fmt: skip
+    parser.add_argument("--method", help="told of the model; default: as it was pruned")
     return parser
 
 
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
 
     config = args.pruned / "config.yaml"
     weights = args.pruned / checkpoint_name(config)
-    summary = export(config, weights, args.out, args.round_to)
+    summary = export(config, weights, args.out, args.round_to, args.method)
     removed = summary["removed"]
     logging.info(
         f"{args.out}/pruned.pth: {removed['params']:.1%} of the encoder's parameters "

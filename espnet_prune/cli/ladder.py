@@ -17,6 +17,7 @@ from pathlib import Path
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.cli.progress import add_launcher, launched, watch
+from espnet_prune.config.methods import METHODS
 from espnet_prune.config.rungs import PRUNED, Rung, make_rungs
 
 
@@ -106,30 +107,44 @@ class Ladder:
         """
         prune, export, finetune = steps = [self.family.first + i for i in range(3)]
         stages = steps if stages is None else stages
+        done = set()
         for rung in self.rungs:
             pruned, compact = self.pruned(rung), self.compact(rung)
-            if prune in stages:
+            if prune in stages and pruned not in done:
+                done.add(pruned)
                 what = f"prune {rung.target:g} of the {rung.kind} in {pruned}"
                 say(f"stage {prune}: {what} ({rung.method})")
                 self.need(prune - 1, *self.made)
                 do(self.family.train, self.pruning(rung), pruned)
-            if export in stages:
+            if export in stages and rung.target:
                 say(f"stage {export}: export the compact model to {compact}")
                 self.need(prune, pruned / "config.yaml")
                 options = ["--pruned", str(pruned), "--out", str(compact)]
-                options += ["--round_to", str(rung.round_to)]
+                options += ["--round_to", str(rung.round_to), "--method", rung.method]
                 do(self.family.export, options, None)
-            if finetune in stages:
+            if finetune in stages and (tuned := self.tuned(rung)):
                 folder = Path(self.family.training.format(compact))
-                say(f"stage {finetune}: fine-tune the compact model in {folder}")
-                self.need(export, *(compact / name for name in self.family.weights))
+                what = "compact model" if rung.target else "sizes of one checkpoint"
+                say(f"stage {finetune}: fine-tune the {what} in {folder}")
+                for made in tuned:
+                    self.need(export, *(made / name for name in self.family.weights))
                 self.need(prune - 1, *self.made)
-                options = ["--compact", str(compact), *self.common, *self.finetune]
-                do(self.family.train, options, folder)
+                options = ["--compact" if rung.target else "--sizes", *map(str, tuned)]
+                do(self.family.train, [*options, *self.common, *self.finetune], folder)
+
+    def tuned(self, rung: Rung) -> list[Path]:
+        """List the compact models that a rung's fine-tuning begins with, if it has one.
+
+        Weights for all sizes are trained once, when the whole model comes.
+        """
+        if not rung.target:
+            return [self.compact(size) for size in rung.before]
+        return [] if METHODS[rung.method].prunes_as else [self.compact(rung)]
 
     def pruning(self, rung: Rung) -> list[str]:
         """Return the options of a rung's pruning."""
-        options = ["--method", rung.method, "--kind", rung.kind]
+        method = METHODS[rung.method].prunes_as or rung.method
+        options = ["--method", method, "--kind", rung.kind]
         options += ["--target", str(rung.target)]
         if self.latency_table is not None:
             options += ["--latency_table", str(self.latency_table)]

@@ -15,11 +15,11 @@ from espnet_prune.base.quiet import hand_logging_to_espnet  # before anything of
 import torch
 
 from espnet_prune.base.errors import InputError, run_main
-from espnet_prune.base.files import atomic_path, read_yaml
+from espnet_prune.base.files import read_yaml
 from espnet_prune.config.methods import METHODS
-from espnet_prune.config.rungs import FINETUNED
-from espnet_prune.export.compact_dir import model_state
-from espnet_prune.families.espnet.checkpoint import load_model, plain_file, read_state
+from espnet_prune.export.compact_dir import model_state, place_weights
+from espnet_prune.export.sizes import write_sizes
+from espnet_prune.families.espnet.checkpoint import plain_file, read_state
 from espnet_prune.families.espnet.tasks import task_of
 from espnet_prune.families.registry import find_kind
 from espnet_prune.pruning.scores import scores_of, settle
@@ -36,7 +36,7 @@ from espnet_prune.training.origin import (
     settled,
     with_texts,
 )
-from espnet_prune.training.plan import CONFIG, student_config
+from espnet_prune.training.plan import student_config
 from espnet_prune.training.recipe import add_options, settle_method
 from espnet_prune.training.student import OWN_OPTIONS
 from espnet_prune.training.task import PRUNE_TASKS, PruneTask
@@ -57,6 +57,10 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--latency_table", type=Path, help="shared with other runs; default: its own"
     )
+    parser.add_argument(
+        "--sizes", type=Path, nargs="+", default=[],
+        help="instead of --compact, several; one set of weights is trained for all",
+    )  # fmt: skip
     return parser
 
 
@@ -76,6 +80,8 @@ def train(args: argparse.Namespace, training_options: list[str], weights: str) -
         args, training_options: the command line, and ESPnet's own options in it.
         weights: the teacher's, in a file that ESPnet reads.
     """
+    if args.sizes:
+        args.compact = args.sizes[0]  # what holds for one holds for all
     settle_method(args)
     command = ["--output_dir", str(args.output_dir)]
     command += ["--teacher_config", str(args.teacher_config)]
@@ -83,7 +89,7 @@ def train(args: argparse.Namespace, training_options: list[str], weights: str) -
     pruning, teacher = args.compact is None, read_yaml(args.teacher_config)
     task = task_of(teacher)
     training = PRUNE_TASKS[task.name]
-    if pruning and args.previous is None:
+    if (pruning or args.sizes) and args.previous is None:
         start = [weights]
         if not METHODS[args.method].gated:  # all but what is frozen starts from nothing
             start = [f"{weights}:{part}:{part}" for part in before_encoder(teacher)]
@@ -100,9 +106,13 @@ def train(args: argparse.Namespace, training_options: list[str], weights: str) -
     hand_logging_to_espnet()
     training.main(cmd=command)
     if not pruning and node.is_first:
-        finish(
-            args.output_dir / averaged_name(options.best_model_criterion), args.compact
-        )
+        averaged = args.output_dir / averaged_name(options.best_model_criterion)
+        if not averaged.exists():
+            raise InputError(averaged, "was not written", "see the training's log")
+        if args.sizes:
+            write_sizes(args.output_dir, averaged)
+        else:
+            place_weights(model_state(read_state(averaged)), args.compact)
 
 
 def refuse_untaken(options: argparse.Namespace, student: dict[str, Any]) -> None:
@@ -144,18 +154,6 @@ def prune_at_once(
     settle(model.gates, budget, scores)
     with atomic_torch_save():
         torch.save(model.state_dict(), args.output_dir / "latest.pth")
-
-
-def finish(averaged: Path, compact: Path) -> None:
-    """Give the averaged weights their place beside the compact model's config, once
-    they load strictly."""
-    if not averaged.exists():
-        raise InputError(averaged, "was not written", "see the training's log")
-    with atomic_path(compact / FINETUNED) as temporary:
-        # To a file object, as atomic_torch_save() does, but checked before it is there.
-        with temporary.open("wb") as file:
-            torch.save(model_state(read_state(averaged)), file)
-        load_model(compact / CONFIG, temporary)
 
 
 if __name__ == "__main__":

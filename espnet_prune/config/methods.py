@@ -20,6 +20,7 @@ class Method:
         laddered: whether the next target goes on from the gates of the last.
         learned: whether the gates are; weights as they are, or gone, where not.
         steering: what closes gates in a training, as ``sparsity`` has it.
+        prunes_as: method whose pruning it takes, where it has none of its own.
     """
 
     name: str
@@ -29,15 +30,19 @@ class Method:
     laddered: bool = False
     learned: bool = False
     steering: str = "lagrangian"
+    prunes_as: str = ""
 
 
 # What the others are compared with; names of directories leave it out.
 REFERENCE = "l0"
+SLIMMABLE = "slimmable"
 METHODS = {
     method.name: method
     for method in (
         # L0 gates with distillation.
         Method(REFERENCE, laddered=True, learned=True),
+        # One set of weights, fine-tuned for all targets and the whole model at once.
+        Method(SLIMMABLE, laddered=True, learned=True, prunes_as=REFERENCE),
         # The same without distillation, in pruning and fine-tuning.
         Method("l0_alone", taught=False, laddered=True, learned=True),
         # The units of the smallest weights go bit by bit while it trains.

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from espnet_prune.config.methods import METHODS, REFERENCE
+from espnet_prune.config.methods import METHODS, REFERENCE, SLIMMABLE
 
-# Weights in the compact directory of an ESPnet model: as exported, and fine-tuned.
-PRUNED, FINETUNED = "pruned.pth", "finetuned.pth"
+# Weights in the compact directory of an ESPnet model: as exported, and fine-tuned; what
+# is kept of the dense model; and what several sizes keep, beside weights for all.
+PRUNED, FINETUNED, KEPT = "pruned.pth", "finetuned.pth", "kept.pth"
+SIZES = "sizes.pth"
+WHOLE = "0"  # the size of which nothing is gone
 
 
 @dataclass(frozen=True)
@@ -15,10 +18,11 @@ class Rung:
 
     Args:
         method: of ``METHODS``.
-        target: fraction to remove.
+        target: fraction to remove; 0: the whole model, of the weights for all sizes.
         kind: what it counts, as ``params+macs``.
         round_to: multiple of units that export keeps.
-        previous: the rung whose gates it goes on from, if there is one.
+        previous: the rung whose gates it goes on from, if there is one; of the whole
+            model, the last of its sizes.
     """
 
     method: str
@@ -29,14 +33,25 @@ class Rung:
 
     @property
     def pruned(self) -> str:
-        """Name the pruning run."""
-        method = "" if self.method == REFERENCE else f"{self.method}_"
-        return f"{method}{self.kind.replace('+', '_')}{100 * self.target:g}"
+        """Name the pruning run; the whole model is made of the last one before it."""
+        if not self.target:
+            return self.previous.pruned
+        return self._named(METHODS[self.method].prunes_as or self.method)
 
     @property
     def compact(self) -> str:
         """Name what is exported: one pruning run may have several exports."""
-        return self.pruned + (f"_r{self.round_to}" if self.round_to > 1 else "")
+        rounded = f"_r{self.round_to}" if self.round_to > 1 else ""
+        return self._named(self.method) + rounded
+
+    @property
+    def before(self) -> "list[Rung]":
+        """List the rungs before it, the first one first."""
+        return [*self.previous.before, self.previous] if self.previous else []
+
+    def _named(self, method: str) -> str:
+        prefix = "" if method == REFERENCE else f"{method}_"
+        return f"{prefix}{self.kind.replace('+', '_')}{100 * self.target:g}"
 
 
 def make_rungs(
@@ -52,4 +67,6 @@ def make_rungs(
         for target in targets:
             rungs.append(Rung(method, target, kind, round_to, previous))
             previous = rungs[-1] if METHODS[method].laddered else None
+        if method == SLIMMABLE:
+            rungs.append(Rung(method, 0.0, kind, round_to, previous))
     return rungs

@@ -12,8 +12,8 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from espnet_prune.base.files import write_yaml
-from espnet_prune.config.rungs import PRUNED
+from espnet_prune.base.files import atomic_path, write_yaml
+from espnet_prune.config.rungs import FINETUNED, KEPT, PRUNED
 from espnet_prune.export.agreement import check_agreement
 from espnet_prune.export.place import place
 from espnet_prune.families.espnet.checkpoint import (
@@ -28,7 +28,7 @@ from espnet_prune.families.espnet.frontend import PREFIX, self_contained
 from espnet_prune.families.espnet.layers import content
 from espnet_prune.families.espnet.tasks import task_of
 from espnet_prune.training.configs import model_defaults
-from espnet_prune.training.plan import PROJECTION
+from espnet_prune.training.plan import CONFIG, PROJECTION
 from espnet_prune.training.student import OWN_OPTIONS
 
 Summarise = Callable[[AbsESPnetModel], dict[str, Any]]
@@ -43,6 +43,7 @@ class Compact:
         encoder: ESPnet's name of what holds the encoder's.
         architecture: sizes of the encoder; None where nothing was cut.
         decoder, frontend: sizes of these; None where nothing was cut of one.
+        kept: structure -> (unit,) final values; None where nothing was cut.
     """
 
     tensors: dict[str, Tensor]
@@ -50,6 +51,7 @@ class Compact:
     architecture: dict[str, Any] | None = None
     decoder: list[dict[str, int]] | None = None
     frontend: dict[str, Any] | None = None
+    kept: dict[str, Tensor] | None = None
 
 
 def write_compact(
@@ -76,6 +78,8 @@ def write_compact(
     def write(folder: Path) -> dict[str, Any]:
         config_file, weights = folder / "config.yaml", folder / PRUNED
         torch.save(state, weights)
+        if compact.kept is not None:
+            torch.save(compact.kept, folder / KEPT)
         if model.projection is not None:  # the fine-tuning goes on with it
             learned = model.projection.state_dict()
             torch.save(
@@ -90,6 +94,20 @@ def write_compact(
         return summary
 
     return place(out, PRUNED, state, lambda folder: read_state(folder / PRUNED), write)
+
+
+def place_weights(state: dict[str, Tensor], folder: Path) -> None:
+    """Give trained weights their place beside a config, once they load strictly.
+
+    Args:
+        state: of the model.
+        folder: that holds its ``config.yaml``.
+    """
+    with atomic_path(folder / FINETUNED) as temporary:
+        # To a file object, as atomic_torch_save() does, but checked before it is there.
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+        load_model(folder / CONFIG, temporary)
 
 
 def copy_resources(config: dict[str, Any], folder: Path, final: Path) -> dict[str, Any]:
@@ -127,7 +145,7 @@ def compact_model_config(config: dict[str, Any], compact: Compact) -> dict[str, 
 
 def model_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Select what of a student's state dict is the model's own."""
-    extra = ("gates.", "sparsity.", "projection.")
+    extra = ("gates.", "sparsity.", "projection.", "sizes.")
     return {key: v for key, v in state.items() if not key.startswith(extra)}
 
 

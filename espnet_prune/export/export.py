@@ -28,7 +28,11 @@ from espnet_prune.training.student import lengths_in
 
 
 def export(
-    pruned: Path, checkpoint: Path, out: Path, multiple: int = 1
+    pruned: Path,
+    checkpoint: Path,
+    out: Path,
+    multiple: int = 1,
+    method: str | None = None,
 ) -> dict[str, Any]:
     """Write the compact model of a pruning run.
 
@@ -39,6 +43,7 @@ def export(
             older one is kept if it holds the same model, else moved aside as a whole:
             what was fine-tuned and decoded from it does not belong to this one.
         multiple: of what the numbers of kept units, channels and dimensions shall be.
+        method: of ``METHODS``, told of the model; by default as it was pruned.
 
     Returns:
         what ``pruning.json`` holds.
@@ -76,13 +81,14 @@ def export(
         kept,
         decoder,
         frontend,
+        {s.name: projection.values[layout.span(s.name)] for s in layout.structures},
     )
 
     def summarise(small: AbsESPnetModel) -> dict[str, Any]:
         check_budget(budget, projection, counted(small, model_conf))
         size = model.encoder.output_size()
         found = _summary(model, budget, projection) | {
-            "method": plan.get("method", REFERENCE),
+            "method": method or plan.get("method", REFERENCE),
             "teacher": config["teacher_model"],
             "round_to": budget.rounded(multiple),
             "macs_frames": model_conf["budget"]["frames"],

@@ -21,6 +21,7 @@ CAPABILITIES = {
     "runtime": ("onnxruntime does not run it", "leave out int8 and latency"),
     "small": ("there is no small one to train from scratch", "another --method"),
     "untaught": ("without labels it follows the dense one", "another --method"),
+    "sizes": ("its sizes are trained one by one", "another --method"),
     "decoder": ("it has no decoder to be pruned", "prune_decoder: false"),
     "frontend": ("it has no frontend to be pruned", "prune_frontend: false"),
     "beyond": ("it is the whole model", "leave denominator and macs_tokens out"),
@@ -66,7 +67,7 @@ class Kind:
 
 
 _OF_ESPNET = frozenset(
-    {"runtime", "untaught", "decoder", "frontend", "beyond", "outputs"}
+    {"runtime", "untaught", "sizes", "decoder", "frontend", "beyond", "outputs"}
 )
 KINDS = {
     kind.name: kind

@@ -47,8 +47,11 @@ def caveats(report: dict[str, Any]) -> list[str]:
 
 def _way(method: Method, ladder: str) -> str:
     """Say what a method has had before the fine-tuning."""
+    if method.prunes_as:
+        return f"pruned as {method.prunes_as}, and then learn as one set of weights"
     if not method.gated:
-        return "trained for the dense model's epochs and those of pruning"
+        own = "" if method.taught else "the dense model's epochs and "
+        return f"trained from scratch for {own}those of pruning"
     if not method.trained:
         return "cut at once"
     return f"trained while pruned{ladder if method.laddered else ''}"

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from espnet_prune.serving.inference import (
     check_precision,
     has_runtime,
 )
+from espnet_prune.serving.sizes import Sizes, resize
 
 
 def load(
@@ -33,6 +35,7 @@ def load(
     checkpoint: str | Path,
     precision: str = "fp32",
     device: str = "cpu",
+    size: str | None = None,
     **decoding: Any,
 ) -> Speech2Text:
     """Load ESPnet's decoder for a dense or a compact model, with a faster encoder.
@@ -49,6 +52,8 @@ def load(
         precision: of the encoder's products: ``fp32``, ``int8`` (CPUs: weights, and
             inputs as they come) or ``bf16`` (GPUs).
         device: "cpu" or "cuda".
+        size: of a checkpoint of several sizes (``--method slimmable``), the fraction
+            that is gone, as ``"0.75"``, or ``"0"``; :func:`resize` switches later.
         decoding: further arguments of ESPnet's ``Speech2Text``, such as ``beam_size``;
             or ``ctc_greedy=True``, or ``ctc_beam``, a dict of
             :class:`~espnet_prune.serving.beam.BeamOptions`, for the project's own.
@@ -67,7 +72,12 @@ def load(
     make = decoder_for(decoding, task_of(vars(args)))
     with plain_file(checkpoint) as file:
         decoder = make(str(config), file, device=device, **decoding)
-    set_precision(decoder, precision, config)
+    prepare = partial(set_precision, decoder, precision, config)
+    if size is None:
+        prepare()
+        return decoder
+    decoder.sizes = Sizes(decoder, Path(checkpoint), prepare)
+    resize(decoder, size)
     return decoder
 
 

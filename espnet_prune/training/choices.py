@@ -77,6 +77,12 @@ def check_method(
             "only an encoder has blocks to drop",
             f"leave out prune_{min(beside)}, or this method",
         )
+    if METHODS[method].prunes_as and beside:
+        raise InputError(
+            f"--method {method}",
+            "only an encoder has several sizes in one checkpoint",
+            f"leave out prune_{min(beside)}, or this method",
+        )
     whole_encoder = options.denominator == "encoder" and not options.groups
     if not METHODS[method].gated and (not whole_encoder or "latency" in options.kinds):
         raise InputError(
@@ -134,6 +140,7 @@ def require_all(kind: Kind, args: argparse.Namespace, recipe: dict[str, Any]) ->
     asked = {
         "untaught": not method.taught,
         "small": not method.gated,
+        "sizes": bool(method.prunes_as),
         "outputs": distill.get("output_weight", 0) > 0,
         "beyond": any(sparsity.get(n, plain[n]) != plain[n] for n in sizes),
         MODEL_DIM: (recipe.get("gates") or {}).get(MODEL_DIM),
@@ -141,7 +148,7 @@ def require_all(kind: Kind, args: argparse.Namespace, recipe: dict[str, Any]) ->
         "runtime": {"latency", "int8"} & {*kinds, distill.get("precision")},
     }
     for capability in filter(asked.get, asked):
-        by_method = capability in ("untaught", "small")
+        by_method = capability in ("untaught", "small", "sizes")
         where = f"--method {args.method}" if by_method else source_of(args)
         require(kind, capability, where)
 

@@ -121,7 +121,7 @@ def pruning_config(
         **{f"prune_{part}": part in beside for part in BESIDE},
         "distill": recipe.get("distill") or {},
     }
-    return config | _training_part(recipe)
+    return config | training_part(recipe)
 
 
 def small_config(
@@ -150,7 +150,7 @@ def small_config(
         "plan": plan,
     }
     taught = METHODS[plan["method"]].taught
-    return config | _training_part(small_training(teacher, recipe, taught, rate))
+    return config | training_part(small_training(teacher, recipe, taught, rate))
 
 
 def finetuning_config(
@@ -174,10 +174,11 @@ def finetuning_config(
     config["model_conf"]["prune_frontend"] = "frontend" in beside
     if teacher_size is not None:
         config["model_conf"]["teacher_size"] = teacher_size
-    return config | _training_part(recipe)
+    return config | training_part(recipe)
 
 
-def _training_part(recipe: dict[str, Any]) -> dict[str, Any]:
+def training_part(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Take from a recipe what ESPnet's training is told."""
     part = {k: v for k, v in recipe.items() if k not in OWN_KEYS}
     # The optimizer clips each group of parameters apart (trainer.GroupClippedAdamW).
     return part | {"grad_clip": math.inf}

@@ -1,7 +1,10 @@
 """The base of all families' students: gates outside the model, and a teacher."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -13,6 +16,7 @@ from espnet_prune.pruning.controller import SparsityController
 from espnet_prune.pruning.gates import Gates
 from espnet_prune.pruning.iterative import MagnitudeController
 from espnet_prune.training.fake_int8 import FakeInt8
+from espnet_prune.training.sizes import Sizes
 
 
 class GatedStudent(nn.Module):
@@ -20,6 +24,7 @@ class GatedStudent(nn.Module):
 
     Attributes:
         gates, sparsity: None where the student has no gates.
+        sizes: None where it learns for one size.
         teacher: frozen and in evaluation mode for good. It stays outside the module
             registry: not trained, not flipped to training mode, not saved, not wrapped
             by DDP, not drawn by the attention plots.
@@ -27,6 +32,7 @@ class GatedStudent(nn.Module):
     """
 
     gates: Gates | None
+    sizes: Sizes | None
     sparsity: nn.Module | None
     teacher: nn.Module | None
     fake_int8: FakeInt8 | None = None
@@ -72,9 +78,13 @@ class GatedStudent(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Compute the losses of a batch under the gates, and their Lagrangian.
 
+        Of several sizes they are the means over those of the step.
+
         Returns:
             loss, stats to log, weight (batch size).
         """
+        if self.sizes is not None:
+            return self._in_sizes(batch, kwargs)
         replaced, lagrangian = {}, None
         if self.gates is not None:
             tensors = self.tensors()
@@ -82,17 +92,48 @@ class GatedStudent(nn.Module):
             replaced = self.gates.layout.gated(tensors, self.gates())
         if self.fake_int8 is not None:
             replaced |= self.fake_int8.rounded(self.tensors() | replaced)
-        loss, stats, weight = functional_call(
-            _Losses(self),
-            {f"student.{name}": tensor for name, tensor in replaced.items()},
-            batch,
-            kwargs,
-        )
+        loss, stats, weight = self._under(replaced, batch, kwargs)
         if lagrangian is not None:
             loss = loss + lagrangian[0]
             stats.update(lagrangian[1])
         stats["loss"] = loss.detach()
         return force_gatherable((loss, stats, weight), loss.device)
+
+    def _in_sizes(
+        self, batch: tuple[Tensor, ...], kwargs: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Average the losses of a batch, and what is told of them, over sizes."""
+        tensors, losses, told = self.tensors(), [], {}
+        with self.same_for_all():
+            for number in self.sizes.drawn():
+                replaced = self.sizes.replaced(tensors, number)
+                loss, stats, weight = self._under(replaced, batch, kwargs)
+                losses.append(loss)
+                for name, value in stats.items():
+                    told.setdefault(name, []).append(value)
+        loss = torch.stack(losses).mean()
+        means = {
+            name: sum(values) / len(values)
+            for name, values in told.items()
+            if None not in values
+        }
+        means["loss"] = loss.detach()
+        return force_gatherable((loss, means, weight), loss.device)
+
+    def _under(
+        self,
+        replaced: dict[str, Tensor],
+        batch: tuple[Tensor, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Compute the losses of a batch with some tensors replaced."""
+        by_name = {f"student.{name}": tensor for name, tensor in replaced.items()}
+        return functional_call(_Losses(self), by_name, batch, kwargs)
+
+    @contextmanager
+    def same_for_all(self) -> Iterator[None]:
+        """Let all forward passes see one augmentation, and ask the teacher once."""
+        raise NotImplementedError
 
 
 class _Losses(nn.Module):

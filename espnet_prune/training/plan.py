@@ -61,6 +61,7 @@ from espnet_prune.training.recipe import (
     told_of,
 )
 from espnet_prune.training.resume import reached
+from espnet_prune.training.sizes_plan import slimmable_config
 from espnet_prune.training.student import budget_data, projects
 
 # Files of a compact directory: its model as exported, and fine-tuned; and what pruning
@@ -77,6 +78,8 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
     """
     settle_method(args)
     recipe = read_recipe(args)
+    if args.sizes:
+        return slimmable_config(args, recipe)
     if args.compact is not None:
         return _finetuning(args, recipe)
     source, config = args.teacher_config, read_yaml(args.teacher_config)

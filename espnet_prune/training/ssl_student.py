@@ -64,7 +64,8 @@ class PruneSpeechModel(GatedStudent, AbsESPnetModel):
     ):
         super().__init__()
         self.set_teacher(read(dense))
-        self.normalize, self.gates, self.sparsity = normalize, None, None
+        self.normalize = normalize
+        self.gates = self.sparsity = self.sizes = None
         self.distill = make_options(DistillOptions, "distill", distill)
         self.model = read(compact or dense)
         self.head = read_head(dense).requires_grad_(False) if labels else None

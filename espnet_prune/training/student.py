@@ -1,7 +1,8 @@
 """The ESPnet models that are trained while pruning: student, teacher, losses."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from espnet_prune.base.errors import InputError
 from espnet_prune.config.options import make_options
 from espnet_prune.config.sections import DistillOptions, GateOptions
+from espnet_prune.families.espnet.checkpoint import read_state
 from espnet_prune.families.espnet.model import (
     ENCODER,
     DescribedASR,
@@ -29,7 +31,8 @@ from espnet_prune.training.distill import (
 )
 from espnet_prune.training.fake_int8 import FakeInt8
 from espnet_prune.training.gated import GatedStudent
-from espnet_prune.training.recording import record, run_teacher
+from espnet_prune.training.recording import Record, record, run_teacher
+from espnet_prune.training.sizes import Sizes
 
 
 class RecognizerStudent(GatedStudent):
@@ -48,6 +51,8 @@ class RecognizerStudent(GatedStudent):
         gates: keyword arguments of :class:`GateOptions`; None: there are none.
         sparsity: keyword arguments of :class:`SparsityOptions`; they need gates.
         budget: what it means for this model (:func:`budget_data`).
+        sizes: size -> file of what is kept of the model in it; instead of ``sparsity``
+            and ``budget``, one set of weights learns for all of them.
         prune_decoder: whether the decoder has gates, too.
         prune_frontend: whether the frontend has gates, too, or of a compact model had
             them. It learns then, and the teacher hears by its own.
@@ -63,6 +68,7 @@ class RecognizerStudent(GatedStudent):
         gates: dict[str, Any] | None = None,
         sparsity: dict[str, Any] | None = None,
         budget: dict[str, Any] | None = None,
+        sizes: dict[str, str] | None = None,
         prune_decoder: bool = False,
         prune_frontend: bool = False,
         distill: dict[str, Any] | None = None,
@@ -71,21 +77,26 @@ class RecognizerStudent(GatedStudent):
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
-        if not (gates is None) == (sparsity is None) == (budget is None):
+        steered = sparsity is not None and budget is not None
+        if (gates is not None) != (steered or sizes is not None):
             raise ValueError(
                 "model_conf: gates, sparsity and budget belong together: give all of "
-                "them (pruning) or none (fine-tuning)"
+                "them (pruning) or none (fine-tuning); with sizes, gates alone"
             )
         self.distill = make_options(DistillOptions, "distill", distill)
         self.prune_frontend = prune_frontend
-        self.gates = self.sparsity = self.projection = None
+        self.gates = self.sparsity = self.sizes = self.projection = None
         if gates is not None:
             options = make_options(GateOptions, "gates", gates)
             kind = find_kind(encoder_kind)
             asked = {"decoder": prune_decoder, "frontend": prune_frontend}
             described = describe(self, kind, options, [*filter(asked.get, asked)])
-            self.gates = Gates(described.layout, options)
-            self.control(sparsity, read_budget(budget, described))
+            if sizes is not None:
+                kept = {name: read_state(file) for name, file in sizes.items()}
+                self.sizes = Sizes(described.layout, self.tensors(), kept)
+            else:
+                self.gates = Gates(described.layout, options)
+                self.control(sparsity, read_budget(budget, described))
         size = self.encoder.output_size()
         if projects(self.distill, self.encoder, teacher_size, gates):
             self.projection = identity_projection(size, teacher_size or size)
@@ -93,6 +104,7 @@ class RecognizerStudent(GatedStudent):
         if self.distill.precision == "int8":
             self.fake_int8 = FakeInt8(self.encoder, ENCODER)
         self.inside = False  # a forward pass, where gates are at work
+        self.example: list[Record] | None = None  # the teacher's, for several sizes
 
     def encode(self, *speech: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
         """Encode as ESPnet's model does, within :meth:`forward` only.
@@ -100,7 +112,8 @@ class RecognizerStudent(GatedStudent):
         Raises:
             InputError: the model has gates, and ESPnet decodes as if it had none.
         """
-        if self.gates is not None and not self.inside:
+        gated = self.gates is not None or self.sizes is not None
+        if gated and not self.inside:
             raise InputError("the model", *PRUNING_RUN)
         return super().encode(*speech, **options)
 
@@ -120,8 +133,7 @@ class RecognizerStudent(GatedStudent):
         stats["loss_task"] = task.detach()
         if self.teacher is not None and self.distill.asks_teacher:
             outputs = self.distill.output_weight > 0
-            decoder = self.teacher.decoder if outputs else None
-            teacher = run_teacher(self.teacher, decoder, student)
+            teacher = self._teach(student, outputs)
             if self.distill.layer_weight > 0:
                 layer = layer_loss(self.distill, student, teacher, self.projection)
                 loss = loss + self.distill.layer_weight * layer
@@ -131,6 +143,35 @@ class RecognizerStudent(GatedStudent):
                 loss = loss + self.distill.output_weight * output
                 stats["loss_output"] = output.detach()
         return loss, stats, weight
+
+    def _teach(self, student: Record, outputs: bool) -> Record:
+        """Ask the teacher about what the student heard, for several sizes once."""
+        if self.example:
+            return self.example[0]
+        decoder = self.teacher.decoder if outputs else None
+        teacher = run_teacher(self.teacher, decoder, student)
+        if self.example is not None:
+            self.example.append(teacher)
+        return teacher
+
+    @contextmanager
+    def same_for_all(self) -> Iterator[None]:
+        """Let all forward passes see one augmentation, and ask the teacher once."""
+        features: list[tuple[Tensor, ...]] = []
+
+        def the_first(_module, _args, output):
+            features.append(tuple(tensor.clone() for tensor in output))
+            # Copies: ESPnet's normalization may work in place.
+            return tuple(tensor.clone() for tensor in features[0])
+
+        self.example = []
+        hooks = [self.specaug.register_forward_hook(the_first)] if self.specaug else []
+        try:
+            yield
+        finally:
+            self.example = None
+            for hook in hooks:
+                hook.remove()
 
 
 class PruneASRModel(RecognizerStudent, ESPnetASRModel):

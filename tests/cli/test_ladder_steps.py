@@ -67,6 +67,20 @@ def test_later_rungs_go_on_from_the_gates_of_the_one_before(climb, method, goes_
     assert (previous == second[1][6:8]) == goes_on
 
 
+def test_sizes_of_one_checkpoint_are_trained_once_after_all_are_exported(climb):
+    done = climb("slimmable")
+    train, export = FAMILIES["espnet"].train, FAMILIES["espnet"].export
+    assert [module for module, *_ in done] == [train, export, train, export, train]
+    exports = [options for module, options, _ in done if module == export]
+    assert all(o[o.index("--method") + 1] == "slimmable" for o in exports)
+    compacts = [o[o.index("--out") + 1] for o in exports]
+    _, options, folder = done[-1]
+    assert options[:3] == ["--sizes", *compacts]
+    assert folder.parent.name == "compact_slimmable_params0"
+    pruning = [options for _, options, _ in done if "--target" in options]
+    assert all(o[o.index("--method") + 1] == "l0" for o in pruning)
+
+
 @pytest.mark.parametrize(("stage", "made_by"), [(13, 12), (14, 13)])
 def test_a_step_without_its_input_names_the_stage_that_makes_it(climb, stage, made_by):
     with pytest.raises(InputError, match=f"is missing -> run stage {made_by} "):

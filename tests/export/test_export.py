@@ -14,7 +14,6 @@ from espnet2.tasks.asr import encoder_choices
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import fingerprint, read_yaml
 from espnet_prune.cli import export as program
-from espnet_prune.cli.prune_train import finish
 from espnet_prune.export import compact_dir, place
 from espnet_prune.export import export as exporting
 from espnet_prune.export.export import check_budget, export
@@ -61,8 +60,8 @@ def test_compact_config_is_self_contained(compact, dense):
     assert statistics == str(compact / "feats_stats.npz")
     ours, theirs = np.load(statistics), np.load(dense / "feats_stats.npz")
     assert all(np.array_equal(ours[k], theirs[k]) for k in theirs.files)
-    names = {"config.yaml", "pruned.pth", "pruning.json", "feats_stats.npz"}
-    assert {p.name for p in compact.iterdir()} == names
+    names = {"config.yaml", "pruned.pth", "kept.pth", "pruning.json"}
+    assert {p.name for p in compact.iterdir()} == names | {"feats_stats.npz"}
 
 
 def test_summary_says_what_was_removed(compact, dense):
@@ -243,23 +242,18 @@ def test_command_line_exports_the_last_epoch_of_a_pruning(
         program.main()
 
 
-def test_finish_gives_the_averaged_weights_their_place_once_verified(
-    compact, tmp_path, monkeypatch
-):
-    averaged = tmp_path / "valid.acc.ave.pth"
+def test_trained_weights_get_their_place_once_verified(compact, tmp_path, monkeypatch):
     out = shutil.copytree(compact, tmp_path / "compact")
     final = out / "finetuned.pth"
-    with pytest.raises(InputError, match="was not written"):
-        finish(averaged, out)
     state = torch.load(compact / "pruned.pth")
-    torch.save({k: v for k, v in state.items() if k != "ctc.ctc_lo.bias"}, averaged)
     with pytest.raises(InputError, match="ctc_lo.bias"):
-        finish(averaged, out)
+        compact_dir.place_weights(
+            {k: v for k, v in state.items() if k != "ctc.ctc_lo.bias"}, out
+        )
     assert not final.exists()
-    torch.save(state, averaged)
-    finish(averaged, out)
+    compact_dir.place_weights(state, out)
     first = fingerprint(final)
     # Made again by another process, the same weights are the same file.
     monkeypatch.setattr("os.getpid", lambda: 4321)
-    finish(averaged, out)
+    compact_dir.place_weights(state, out)
     assert fingerprint(final) == first

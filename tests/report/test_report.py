@@ -321,7 +321,7 @@ def test_baselines_stand_beside_the_pruned_models(with_baseline):
     # Of a small model, that may have fewer blocks, nothing is kept.
     assert (full / "out/kept_2.png").exists() and "kept_3.png" not in text
     assert "![Pareto of test](pareto_1.png)" in text
-    assert "cut at once (random); trained for the dense model's" in " ".join(
+    assert "cut at once (random); trained from scratch for the" in " ".join(
         text.split()
     )
     table = text[text.index("## Significance") :].splitlines()[2:7]
