@@ -26,7 +26,7 @@ Stages: 1 audio, 2 prune, 3 export, 4 distil, 5 probe, 6 measure, 7 report.
   --targets          instead, several, rising, as \"0.5 0.72\": each goes on from the one before
   --target_kind      params | macs | latency, or several as params+macs
   --method           l0, or baselines to compare with (several with blanks between):
-                     iterative magnitude random blocks small_distilled
+                     iterative feedback magnitude random blocks small_distilled
   --round_to         keep multiples of so many units and dimensions, as 8 (stage 3)
   --seed             of the trainings; default: that of their configs
   --prune_config     of stage 2

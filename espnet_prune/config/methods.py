@@ -47,6 +47,8 @@ METHODS = {
         Method("l0_alone", taught=False, laddered=True, learned=True),
         # The units of the smallest weights go bit by bit while it trains.
         Method("iterative", laddered=True, steering="magnitude"),
+        # The same, but what is closed goes on learning, and may open again.
+        Method("feedback", laddered=True, steering="feedback"),
         # In every layer the units of the smallest weights go, at once.
         Method("magnitude", trained=False),
         # Units at random go.

@@ -8,7 +8,7 @@ GATE_MODES = ("hard_concrete", "straight_through")
 COSTS = ("params", "macs", "latency")
 DENOMINATORS = ("encoder", "model")
 ON_CPUS = ("fp32", "int8")  # precisions
-STEERING = ("lagrangian", "magnitude")
+STEERING = ("lagrangian", "magnitude", "feedback")
 MODEL_DIM = "model_dim"
 # What is pruned with the encoder where a recipe says ``prune_<name>: true``.
 BESIDE = ("decoder", "frontend")
@@ -81,8 +81,9 @@ class SparsityOptions:
         multiplier_lr: learning rate of the Lagrange multipliers; by default 1.5 times
             that of the gates.
         max_multiplier: bound on the multipliers, against overshooting.
-        by: what closes the gates: the ``lagrangian``, or the ``magnitude`` of their
-            weights, a baseline; set by ``--method``.
+        by: what closes the gates: the ``lagrangian``, or, of baselines, the
+            ``magnitude`` of their weights, with ``feedback`` to those that are closed;
+            set by ``--method``.
 
     Raises:
         OptionError: an option outside its range, by name.

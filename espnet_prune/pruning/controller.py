@@ -54,17 +54,20 @@ class Schedule(nn.Module):
                     f"sparsity: start, {start:.3f} of {name}, is beyond the "
                     f"target {end:.3f}"
                 )
-        self.options, self.budget = options, budget
+        self.options, self.budget, self.feedback = options, budget, False
         self.total_steps: int | None = None  # known when the trainer starts
         # The trainer tells the model no step, so it counts its own.
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     def ramp(self) -> float:
         """Return how far the targets have risen at this step, from 0 to 1."""
+        return min(1.0, self.progress())
+
+    def progress(self) -> float:
+        """Return the steps taken, in those that the targets rise."""
         if self.total_steps is None:
             raise RuntimeError("the trainer must set total_steps first")
-        steps = max(1.0, self.options.warmup * self.total_steps)
-        return min(1.0, self.step.item() / steps)
+        return self.step.item() / max(1.0, self.options.warmup * self.total_steps)
 
     def targets(self) -> list[float]:
         """Return the fraction of each constraint to remove at this step."""

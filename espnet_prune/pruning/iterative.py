@@ -1,7 +1,9 @@
 """Iterative magnitude pruning: the weakest units go bit by bit while training goes on.
 
 Zhu & Gupta 2017, "To prune, or not to prune" (arXiv 1710.01878), with structures for
-single weights, and the linear schedule of the gates instead of their cubic one.
+single weights, and the linear schedule of the gates instead of their cubic one. With
+feedback (Lin et al. 2020, arXiv 2006.07253) the gradients at what is left go to all
+weights, and the masks are chosen anew from these until the end: units come back.
 """
 
 import torch
@@ -13,7 +15,7 @@ from espnet_prune.pruning.controller import Schedule
 from espnet_prune.pruning.gates import Gates
 from espnet_prune.pruning.scores import magnitude, settle
 
-UPDATES = 20  # of the masks while the target rises
+UPDATES = 20  # of the masks while the target rises; with feedback they go on
 
 
 class MagnitudeController(Schedule):
@@ -25,6 +27,7 @@ class MagnitudeController(Schedule):
 
     def __init__(self, options: SparsityOptions, budget: Budget):
         super().__init__(options, budget)
+        self.feedback = options.by == "feedback"
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
@@ -41,7 +44,7 @@ class MagnitudeController(Schedule):
         """
         if self.training:
             self.step += 1
-        due = int(self.ramp() * UPDATES)
+        due = int((self.progress() if self.feedback else self.ramp()) * UPDATES)
         if self.training and due > self.updates:
             budget = self.budget.at(self.targets(), self.dim_target())
             settle(gates, budget, magnitude(budget.layout, tensors, budget.share))

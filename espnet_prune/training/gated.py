@@ -51,7 +51,7 @@ class GatedStudent(nn.Module):
             budget: what the student may cost.
         """
         options = make_options(SparsityOptions, "sparsity", sparsity)
-        if options.by == "magnitude":
+        if options.by != "lagrangian":
             self.gates.requires_grad_(False)
             self.sparsity = MagnitudeController(options, budget)
         else:
@@ -90,6 +90,11 @@ class GatedStudent(nn.Module):
             tensors = self.tensors()
             lagrangian = self.sparsity(self.gates, tensors)  # it may set the masks
             replaced = self.gates.layout.gated(tensors, self.gates())
+            if self.sparsity.feedback:  # what is closed sees the gradient, too
+                replaced = {
+                    name: tensors[name] + (value - tensors[name]).detach()
+                    for name, value in replaced.items()
+                }
         if self.fake_int8 is not None:
             replaced |= self.fake_int8.rounded(self.tensors() | replaced)
         loss, stats, weight = self._under(replaced, batch, kwargs)

@@ -186,8 +186,8 @@ def test_blocks_that_stay_are_spread_and_channels_are_the_strong_ones(
     assert 1 - budget.removed(own)[0] > 1 - target
 
 
-def iterative(gated, gates, target=0.7):
-    options = SparsityOptions(target=target, by="magnitude", warmup=0.5)
+def iterative(gated, gates, target=0.7, by="magnitude"):
+    options = SparsityOptions(target=target, by=by, warmup=0.5)
     controller = MagnitudeController(options, gated.budget(FRAMES, target=target))
     controller.total_steps = 4 * UPDATES
     return controller.train(), gated.tensors()
@@ -206,6 +206,30 @@ def test_iterative_rises_to_the_target_and_costs_no_loss():
     assert gone[0] < 0.1 and gone == sorted(gone)
     assert gone[2 * UPDATES] == gone[-1] == pytest.approx(0.7, abs=0.02)
     assert len(set(gone)) > UPDATES / 2
+
+
+@pytest.mark.parametrize("by", ["magnitude", "feedback"])
+def test_with_feedback_units_come_back_until_the_end(by):
+    gated = made()
+    gates = gated.gates(centre=3.0)
+    controller, tensors = iterative(gated, gates, by=by)
+    layout = gates.layout
+    units = layout.span("encoders.0.feed_forward.unit")
+    while controller.step < 3 * UPDATES:
+        controller(gates, tensors)
+    before = gates.mask[units].clone()
+    assert 0 < before.sum() < len(before)
+    # What closed units have learnt meanwhile: they are the strongest now.
+    for name in ("w_1.weight", "w_2.weight"):
+        weight = tensors[f"encoders.0.feed_forward.{name}"]
+        rows = weight if name == "w_1.weight" else weight.T
+        rows.data[before == 0] *= 100
+    while controller.step < 4 * UPDATES:
+        controller(gates, tensors)
+    back = gates.mask[units][before == 0]
+    assert back.any() == (by == "feedback")
+    gone = controller.budget.removed(gates.mask.double())
+    assert gone[0] == pytest.approx(0.7, abs=0.02)
 
 
 def test_iterative_masks_survive_a_resume():

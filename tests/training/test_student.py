@@ -51,6 +51,25 @@ def test_teacher_follows_the_student_to_another_type(student, speech_batch):
     assert stats["loss_layer"] < 1e-8
 
 
+@pytest.mark.parametrize("by", ["magnitude", "feedback"])
+def test_with_feedback_what_is_closed_goes_on_learning(
+    make_model, student_options, speech_batch, by
+):
+    student = make_model(**student_options(by=by)).train()
+    student.sparsity.total_steps = 10
+    student.sparsity.step.fill_(9)
+    student(**speech_batch())[0].backward()
+    layout, mask = student.gates.layout, student.gates.mask
+    closed = 0
+    for structure in layout.structures:
+        if structure.name.endswith("feed_forward.unit"):
+            grad = student.get_parameter(structure.gated[0].tensor).grad
+            units = mask[layout.span(structure.name)] == 0
+            closed += int(units.sum())
+            assert bool(grad[:, units].any()) == (by == "feedback" and units.any())
+    assert closed
+
+
 def test_every_loss_is_in_the_stats(student, speech_batch):
     loss, stats, weight = student.train()(**speech_batch())
     names = {"loss_task", "loss_layer", "loss_output", "loss_sparsity", "acc"}
