@@ -29,6 +29,8 @@ class GateOptions:
         model_dim: whether the channels between the layers have gates, too (CoFi's
             hidden dimensions, Xia et al. 2022, arXiv 2204.00408; Conformers without
             self-conditioned CTC); one gate closes a channel in all blocks.
+        blocks: whether whole blocks have gates, too, each of which closes all
+            submodules of its block: shallow encoders are faster than narrow ones.
 
     Raises:
         OptionError: unknown mode, or a rate outside (0, 1).
@@ -38,6 +40,7 @@ class GateOptions:
     drop_rate_init: float = 0.05
     fine_heads: bool = True
     model_dim: bool = False
+    blocks: bool = False
 
     def __post_init__(self):
         if self.mode not in GATE_MODES:

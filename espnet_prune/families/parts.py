@@ -16,7 +16,7 @@ from espnet_prune.pruning.layout import Layout
 from espnet_prune.pruning.open_norm import OpenNorm
 from espnet_prune.pruning.structure import FLAT, Slot, Structure
 
-DIM_DROP_RATE = 0.01  # at the start, at most, of the channels between the layers
+SHARED_DROP_RATE = 0.01  # at the start, at most, of channels, and of whole blocks
 Key = tuple[str | int, ...]
 ESPNET = ("linear_q", "linear_k", "linear_v", "linear_out")
 
@@ -258,6 +258,8 @@ def whole_block(
             gated=tuple(gated),
             owns=tuple(owns),
             any_of=tuple(parts),
+            with_gate=into.options.blocks,
+            most_dropped=SHARED_DROP_RATE,
         )
     )
 
@@ -288,7 +290,7 @@ def model_dim(model: nn.Module, into: Description, last: list[str]) -> None:
             cut=(*into.reads, *into.writes, *affine),
             opens=tuple(opens),
             least=1,
-            most_dropped=DIM_DROP_RATE,
+            most_dropped=SHARED_DROP_RATE,
         )
     )
 

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from espnet_prune.pruning.structure import FLAT, Slot, Structure
+from espnet_prune.pruning.positions import Positions
+from espnet_prune.pruning.structure import FLAT, Structure
 
 _NONE = torch.empty(0, dtype=torch.long)
 
 
-class Layout:
+class Layout(Positions):
     """Index tensors of a list of structures.
 
     Args:
@@ -29,56 +30,33 @@ class Layout:
     def __init__(
         self, structures: Iterable[Structure], shapes: Mapping[str, Sequence[int]]
     ):
-        self.structures = tuple(structures)
-        self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
-        self.index: dict[str, int] = {}
-        self.offsets: list[int] = []
-        self.size = 0
-        for number, structure in enumerate(self.structures):
-            if structure.name in self.index:
-                raise ValueError(f"structure {structure.name} is declared twice")
-            self.index[structure.name] = number
-            self.offsets.append(self.size)
-            self.size += structure.size
+        super().__init__(structures, shapes)
         self._placed: dict[torch.device, dict[str, Tensor]] = {}
-        parents = self._parents()
+        parents = self.parents()
         alone = [self.offsets[i] for i, s in enumerate(self.structures) if s.size == 1]
         plural = parents.clone()
         plural[torch.isin(plural, torch.tensor(alone, dtype=torch.long))] = self.size
-        self._pieces: dict[str, list[tuple[str, int, int]]] = {}
+        fields = ("gated", "opens")
+        multiplied = {field: self.factors(field) for field in fields}
+        self._pieces = {field: pieces for field, (_, pieces) in multiplied.items()}
         self._made = {
             "where": torch.arange(len(self.structures)).repeat_interleave(
                 torch.tensor([s.size for s in self.structures])
             ),
             "parents": parents,
             "plural": plural,
-            "derived": self._derived(),
+            "derived": self.derived(),
+            "closing": self.closing(),
             "learned": torch.cat(
                 [
                     torch.arange(s.size) + first
-                    if s.learned and not s.any_of
+                    if s.learned and (s.with_gate or not s.any_of)
                     else _NONE
                     for s, first in zip(self.structures, self.offsets, strict=True)
                 ]
             ),
-            "gated": self._factors("gated"),
-            "opens": self._factors("opens"),
+            **{field: made for field, (made, _) in multiplied.items()},
         }
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.index
-
-    def __getitem__(self, name: str) -> Structure:
-        return self.structures[self.index[name]]
-
-    def span(self, name: str) -> slice:
-        """Find where the units of a structure are in a vector (unit,)."""
-        number = self.index[name]
-        start = self.offsets[number]
-        return slice(start, start + self.structures[number].size)
 
     def at(self, name: str, device: torch.device) -> Tensor:
         """Return an index tensor, on a device."""
@@ -91,51 +69,11 @@ class Layout:
         """Return (gate,) indices of the units that have gates of their own, rising."""
         return self._made["learned"]
 
-    def children(self, name: str) -> list[Structure]:
-        """List the structures that depend on this one directly."""
-        return [s for s in self.structures if s.parent == name]
-
-    def ancestors(self, name: str) -> list[str]:
-        """List the parent of a structure, that one's parent, and so on."""
-        found = []
-        while (name := self[name].parent) is not None:
-            found.append(name)
-        return found
-
-    def descendants(self, name: str) -> list[str]:
-        """List all structures that depend on this one, children before their own."""
-        return [s.name for s in self.structures if name in self.ancestors(s.name)]
-
-    def roots(self) -> list[Structure]:
-        """List the structures that depend on no other, without the derived ones."""
-        return [s for s in self.structures if s.parent is None and not s.any_of]
-
-    def entries(self, structure: Structure, slot: Slot) -> Tensor:
-        """Find which entries of a slot's dimension belong to each unit.
-
-        Returns:
-            (unit, entry), indices in the dimension, rising.
-
-        Raises:
-            ValueError: the units do not share the stretch evenly.
-        """
-        shape = self.shapes.get(slot.tensor)
-        if shape is None:
-            raise ValueError(f"{structure.name}: the model has no {slot.tensor}")
-        whole = torch.Size(shape).numel() if slot.dim == FLAT else shape[slot.dim]
-        length = whole - slot.start if slot.length is None else slot.length
-        if length % (structure.size * slot.tiles) or slot.start + length > whole:
-            raise ValueError(
-                f"{structure.name}: {structure.size} units in {slot.tiles} tiles do "
-                f"not share {length} entries of {slot.tensor}"
-            )
-        found = torch.arange(slot.start, slot.start + length)
-        return found.view(slot.tiles, structure.size, -1).transpose(0, 1).flatten(1)
-
     def complete(self, own: Tensor, values: bool = False) -> Tensor:
         """Close nested units as far as those before them, and fill in derived ones.
 
-        A derived structure is open where any of its parts is.
+        A derived structure is open where any of its parts is; one with a gate closes
+        them with itself.
 
         Args:
             own: (unit,) values or probabilities of the gates, 1 where there is none.
@@ -145,11 +83,13 @@ class Layout:
         own, parts = self.nested(own), self.at("derived", own.device)
         if not len(parts):
             return own
-        some = torch.cat([own, own.new_tensor([1.0, 0.0])])[parts[:, 1:]]
-        closed = 1 - some[:, 0]
-        for column in range(1, some.shape[1]):
-            closed = closed * (1 - some[:, column])
-        derived = 1 - closed
+        gate, *some = torch.cat([own, own.new_tensor([1.0, 0.0])])[parts[:, 1:].T]
+        closed = torch.ones_like(gate)
+        for part in some:
+            closed = closed * (1 - part)
+        derived = gate * (1 - closed)
+        inside, over = self.at("closing", own.device)
+        own = own.index_copy(0, inside, own[inside] * own[over])
         if values:
             derived = derived + ((derived > 0).to(own.dtype) - derived).detach()
         return own.index_copy(0, parts[:, 0], derived)
@@ -202,6 +142,7 @@ class Layout:
         Args:
             own: (unit,) final values, 0 for removed.
         """
+        own = self.complete(own, values=True)
         is_open = own != 0
         while True:
             before, reached = is_open.clone(), self.effective(is_open.int()) != 0
@@ -241,59 +182,3 @@ class Layout:
                     shape = [-1 if d == dim else 1 for d in range(old.dim())]
                 found[tensor] = old * part.to(old.dtype).view(shape)
         return found
-
-    def _parents(self) -> Tensor:
-        """Index the ancestors of each unit, (level, unit); one past the end: none."""
-        above = [self.ancestors(s.name) for s in self.structures]
-        levels = torch.full((max(map(len, above), default=0), self.size), self.size)
-        for structure, names in zip(self.structures, above, strict=True):
-            for level, name in zip(levels, names, strict=False):
-                parent = self[name]
-                if structure.size % parent.size:
-                    raise ValueError(
-                        f"{structure.name}: {structure.size} units are not shared "
-                        f"evenly by the {parent.size} of {parent.name}"
-                    )
-                units = torch.arange(structure.size) // (structure.size // parent.size)
-                first = self.offsets[self.index[name]]
-                level[self.span(structure.name)] = units + first
-        return levels
-
-    def _derived(self) -> Tensor:
-        """Index what keeps derived structures open, (derived structure, 1 + part).
-
-        First comes the unit, then those that keep it open; two past the end for none.
-        """
-        derived = [s for s in self.structures if s.any_of]
-        most = max((len(s.any_of) for s in derived), default=0)
-        rows = torch.full((len(derived), 1 + most), self.size + 1)
-        for row, structure in zip(rows, derived, strict=True):
-            row[0] = self.offsets[self.index[structure.name]]
-            for i, part in enumerate(structure.any_of):
-                row[1 + i] = self.offsets[self.index[part]]
-        return rows
-
-    def _factors(self, field: str) -> Tensor:
-        """Index the gates that multiply each entry, (level, entry).
-
-        The entries are those of every dimension that has gates, one dimension after the
-        other; one past the end for none.
-        """
-        factors: dict[tuple[str, int], list[Tensor]] = {}
-        for structure in self.structures:
-            for slot in getattr(structure, field):
-                entries = self.entries(structure, slot)
-                shape = torch.Size(self.shapes[slot.tensor])
-                length = shape.numel() if slot.dim == FLAT else shape[slot.dim]
-                found = torch.full((length,), self.size)
-                first = self.offsets[self.index[structure.name]]
-                units = torch.arange(structure.size)[:, None].expand_as(entries)
-                found[entries.flatten()] = units.flatten() + first
-                factors.setdefault((slot.tensor, slot.dim), []).append(found)
-        self._pieces[field] = [(*at, len(own[0])) for at, own in factors.items()]
-        most = max(map(len, factors.values()), default=0)
-        columns = []
-        for own in factors.values():
-            none = torch.full_like(own[0], self.size)
-            columns.append(torch.stack([*own, *[none] * (most - len(own))]))
-        return torch.cat(columns, 1) if columns else torch.empty(0, 0)

@@ -55,6 +55,10 @@ def choose(gates: Gates, budget: Budget, multiple: int = 1) -> Selection:
     scores = budget.layout.nested(scores)
     learned = torch.ones(len(budget.layout), dtype=torch.bool)
     learned = learned.index_copy(0, where, gates.is_open().cpu())
+    # What a gate closes at once is worth no more than that.
+    inside, over = budget.layout.at("closing", scores.device)
+    scores[inside] = torch.minimum(scores[inside], scores[over])
+    learned[inside] &= learned[over]
     return Selection(budget, scores, learned, multiple)
 
 
@@ -94,7 +98,7 @@ def project(gates: Gates, budget: Budget, multiple: int = 1) -> Projection:
     (logging.warning if flipped > LARGE_CHANGE else logging.info)(
         f"projection: {flipped:.1%} of the gates end other than they were learned"
     )
-    values = gates.spread(gates.open_value()).cpu() * (keep != 0)
+    values = gates.spread(gates.open_value(), values=True).cpu() * (keep != 0)
     slack = [
         max(selection.slack[i], selection.cheapest[i]) / c.dense
         for i, c in enumerate(budget.constraints)

@@ -170,7 +170,7 @@ def blocks(budget: Budget, tensors: Mapping[str, Tensor]) -> Tensor:
     layout = budget.layout
     scores = magnitude(layout, tensors, lambda group: 1.0)
     inside = [
-        [n for part in s.any_of for n in (part, *layout.descendants(part))]
+        [s.name, *(n for p in s.any_of for n in (p, *layout.descendants(p)))]
         for s in layout.structures
         if s.any_of
     ]

@@ -195,9 +195,13 @@ class Selection:
         return keep
 
     def _least(self) -> Tensor:
-        """Mark what must stay, has no gates, or is a kept channel between layers."""
+        """Mark what must stay, has no gates, or is a kept channel between layers.
+
+        Gates of whole blocks are in the scores of what they close.
+        """
         keep = torch.ones(len(self.layout), dtype=torch.bool)
         keep[self.layout.learned] = False
+        keep[self.layout.at("closing", keep.device)[1]] = True
         if self.kept_dims is not None:
             keep[self.kept_dims] = True
         for structure in self.layout.structures:

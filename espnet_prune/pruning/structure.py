@@ -55,7 +55,8 @@ class Structure:
             one after it: the taps of a filter, which go from the ends.
         learned: whether the units have gates; they are all open where not.
         any_of: structures of one unit, of which one that is open keeps this one open;
-            it has no gate of its own then.
+            it has no gate of its own then,
+        with_gate: unless it has one all the same, which closes all of these at once.
         most_dropped: bound on the probability that a gate is closed at the start.
         key: where the number of units that are left stands in the compact model's
             ``architecture``.
@@ -76,5 +77,6 @@ class Structure:
     nested: int = 0
     learned: bool = True
     any_of: tuple[str, ...] = ()
+    with_gate: bool = False
     most_dropped: float = 1.0
     key: tuple[str | int, ...] = ()

@@ -16,7 +16,7 @@ import yaml
 
 from espnet_prune import __version__
 from espnet_prune.base.errors import InputError
-from espnet_prune.config.methods import METHODS, REFERENCE
+from espnet_prune.config.methods import METHODS, REFERENCE, SLIMMABLE
 from espnet_prune.measuring.metrics import METRICS, Metric
 from espnet_prune.measuring.wer import decoded_in
 from espnet_prune.report.curves import Curves, read_curves
@@ -275,6 +275,9 @@ def collect(
         if not (exp / "student.yaml").is_file() or trained(exp):
             found.add_curves(f"Pruning ({exp.name})", exp / "checkpoint.pth", "12")
     for exp in compact:
+        told = found.pruning.get(str(exp), {})
+        if told.get("method") == SLIMMABLE and told["target"]["value"]:
+            continue  # it was trained with all of it
         title = f"Fine-tuning ({exp.name})"
         found.add_curves(title, exp / "finetune" / "checkpoint.pth", "14")
     # Every test set asks for the same measure.json: one note is enough.

@@ -26,7 +26,7 @@ def label(row: dict[str, Any]) -> str:
         row["system"] if row["method"] in (None, "dense", REFERENCE) else row["method"]
     )
     if value is not None:
-        name += f" -{100 * value:g} % {kind}"
+        name += f" -{100 * value:g} % {kind}" if value else ", all of it"
     return name if row["precision"] == "fp32" else f"{name} {row['precision']}"
 
 

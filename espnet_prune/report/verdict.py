@@ -40,6 +40,8 @@ def smaller(part: str, before: int | None, after: int | None) -> str:
     """Say how much smaller a part is; empty where its size is not known."""
     if not before or after is None:
         return ""
+    if after == before:
+        return f"the {part} is as large"
     gone = 100 * (1 - after / before)
     return f"the {part} is {abs(gone):.0f} % {'smaller' if gone >= 0 else 'larger'}"
 

@@ -1,5 +1,6 @@
 """The hard-concrete distribution, its straight-through variant, and their noise."""
 
+import itertools
 import math
 
 import pytest
@@ -151,6 +152,24 @@ def test_clamped_gates_can_come_back():
     gates = gates_with(torch.tensor([-100.0, 100.0]))
     gates.clamp_()
     assert gates.log_alpha.tolist() == pytest.approx([-CLAMP, CLAMP])
+
+
+@both
+def test_a_gate_over_several_closes_all_of_them(mode):
+    structures = [
+        Structure("a", 1), Structure("b", 1),
+        Structure("whole", 1, any_of=("a", "b"), with_gate=True),
+    ]  # fmt: skip
+    gates = Gates(Layout(structures, {}), GateOptions(mode)).eval()
+    assert len(gates) == 3
+    likely = gates.spread(torch.tensor([0.3, 0.6, 0.5])).tolist()
+    assert likely == pytest.approx([0.15, 0.3, 0.5 * (1 - 0.7 * 0.4)])
+    for a, b, whole in itertools.product((0.0, 0.7), (0.0, 1.0), (0.0, 0.5)):
+        values = gates.spread(torch.tensor([a, b, whole]), values=True)
+        there = float(whole > 0 and a + b > 0)
+        assert values.tolist() == pytest.approx([a * whole, b * whole, there])
+        # Final values stay as they are, however often they are completed.
+        assert torch.equal(gates.layout.settled(values), values)
 
 
 @both

@@ -106,7 +106,9 @@ def test_budget_is_met_and_used(
     groups=st.dictionaries(
         st.sampled_from([*GROUPS]), st.sampled_from([0.0, 0.4, 0.6]), max_size=3
     ),
-    name=st.sampled_from(["conformer", "conformer_dim", "transformer"]),
+    name=st.sampled_from(
+        ["conformer", "conformer_dim", "conformer_blocks", "transformer"]
+    ),
     multiple=st.sampled_from([1, 8]),
 )  # fmt: skip
 @settings(max_examples=40)
