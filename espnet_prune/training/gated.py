@@ -95,8 +95,6 @@ class GatedStudent(nn.Module):
                     name: tensors[name] + (value - tensors[name]).detach()
                     for name, value in replaced.items()
                 }
-        if self.fake_int8 is not None:
-            replaced |= self.fake_int8.rounded(self.tensors() | replaced)
         loss, stats, weight = self._under(replaced, batch, kwargs)
         if lagrangian is not None:
             loss = loss + lagrangian[0]
@@ -132,6 +130,8 @@ class GatedStudent(nn.Module):
         kwargs: dict[str, Any],
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Compute the losses of a batch with some tensors replaced."""
+        if self.fake_int8 is not None:
+            replaced |= self.fake_int8.rounded(self.tensors() | replaced)
         by_name = {f"student.{name}": tensor for name, tensor in replaced.items()}
         return functional_call(_Losses(self), by_name, batch, kwargs)
 
