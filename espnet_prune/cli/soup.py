@@ -92,18 +92,22 @@ def cook(
     from espnet_prune.families.espnet.checkpoint import read_state
     from espnet_prune.training.soup import average, choose
 
-    states, alone = [model_state(read_state(path)) for path in weights], []
-    metric = validation.metric.name
-    for path, state in zip(weights, states, strict=True):
-        alone.append(validation.error(state))
-        logging.info(f"{path.parent}: {metric} {alone[-1]:.2%} on the validation set")
+    states = [model_state(read_state(path)) for path in weights]
+    names, metric = [path.parent.name for path in weights], validation.metric.name
 
     def soup(numbers: list[int]) -> dict[str, Any]:
         return average([states[number] for number in numbers])
 
-    chosen, error = choose(alone, lambda numbers: validation.error(soup(numbers)))
+    def error_of(numbers: list[int]) -> float:
+        error = validation.error(soup(numbers))
+        what = " + ".join(names[number] for number in numbers)
+        logging.info(f"{what}: {metric} {error:.2%} on the validation set")
+        return error
+
+    alone = [error_of([number]) for number in range(len(states))]
+    chosen, error = choose(alone, error_of)
     place_weights(soup(chosen), compact)
-    what = f"the average of {len(chosen)} of these {len(weights)}"
+    what = f"the average of {len(chosen)} of {len(names)}"
     logging.info(f"{compact / FINETUNED}: {metric} {error:.2%}, {what}")
     return {
         "metric": metric,
@@ -111,8 +115,8 @@ def cook(
         "error_rate": error,
         "best_single": min(alone),
         "ingredients": [
-            {"run": path.parent.name, "error_rate": rate, "is_in": number in chosen}
-            for number, (path, rate) in enumerate(zip(weights, alone, strict=True))
+            {"run": name, "error_rate": rate, "is_in": number in chosen}
+            for number, (name, rate) in enumerate(zip(names, alone, strict=True))
         ],
     }
 
