@@ -50,6 +50,8 @@ Training
   --prune_args       further options of stage 12
   --finetune_config  of stage 14
   --finetune_args    further options of stage 14
+  --soup             fine-tune so many times, each with a seed of its own, and average what
+                     helps on the validation set (a greedy soup); default: 1, without
   --seed             of all trainings; default: that of their configs
 Decoding and report
   --inference_config ESPnet's decoding config
@@ -76,7 +78,7 @@ train_set="" valid_set="" test_sets="" speed_perturb="" fs="" format_args=""
 min_wav_duration=0.1 max_wav_duration=20 token_type="" nbpe=""
 tag="" asr_config="" asr_args="" teacher_config="" teacher_model="" teacher_tag=""
 target="" targets="" target_kind=params+macs round_to=1 method=l0 prune_config=conf/prune.yaml prune_args=""
-finetune_config=conf/finetune.yaml finetune_args="" seed=""
+finetune_config=conf/finetune.yaml finetune_args="" soup=1 seed=""
 inference_config=conf/decode.yaml inference_asr_model=valid.acc.ave.pth
 inference_model=finetuned.pth precisions="" measure_args="" license=unknown
 nj=2 executor=local executor_args="" ngpu=0 gpu_inference=false cuda_cmd="" num_nodes=1
@@ -138,7 +140,7 @@ fi
 ! runs 15 || machine+=(--inference_config "${inference_config}")
 machine+=(--methods "${method}")
 ! runs 12 || machine+=(--target_kind "${target_kind}" --targets "${targets}" --prune_config "${prune_config}" "--prune_args=${prune_args}")
-! runs 14 || machine+=(--finetune_config "${finetune_config}" "--finetune_args=${finetune_args}")
+! runs 14 || machine+=(--finetune_config "${finetune_config}" "--finetune_args=${finetune_args}" --soup "${soup}")
 [ -n "${teacher_tag}" ] || machine+=(--config "${teacher_config:-${asr_config}}")
 [ -n "${teacher_tag}" ] || ! runs 11 || machine+=("--asr_args=${asr_args}" --inference_asr_model "${inference_asr_model}")
 if [ -n "${teacher_config}" ] && runs 12; then
@@ -293,7 +295,7 @@ if runs 12 || runs 13 || runs 14; then
         --round_to "${round_to}" --exp "exp/${tag}" --latency_table "${dense}/latency.json" \
         --prune_config "${prune_config}" "--prune_args=${prune_args}" \
         --finetune_config "${finetune_config}" "--finetune_args=${finetune_args}" \
-        --made "${teacher_config}" "${teacher_model}" "${launch[@]}" -- "${data[@]}" \
+        --soup "${soup}" --made "${teacher_config}" "${teacher_model}" "${launch[@]}" -- "${data[@]}" \
         --train_shape_file "dump/raw/${sp_set}/utt2num_samples" \
         --valid_shape_file "dump/raw/${valid_set}/utt2num_samples" \
         --teacher_config "${teacher_config}" --teacher_model "${teacher_model}"

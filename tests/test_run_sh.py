@@ -99,6 +99,12 @@ def enter(recipe, tmp_path):
         (("--tag", "../f"), "--tag ../f: letters, digits"),
         (("--fs", "16k"), "--fs 16k: give the rate in Hz"),
         (("--seed", "one"), "--seed one: give a number"),
+        (("--soup", "0"), "--soup 0: give a number of fine-tunings from 1 on"),
+        (
+            ("--soup", "2", "--method", "l0 slimmable"),
+            "--method slimmable: its weights are of several sizes, --soup 2 is for one",
+        ),
+        (("--family", "ssl", "--soup", "2"), "unknown option --soup"),
         (("--targets", "0.5 0.4"), "--targets 0.5 0.4: they must rise"),
         (("--targets", "0.5", "--target", "0.9"), "0.9: there is --targets, too"),
         (("--targets", "0.5 75"), "--target, --targets 75: give fractions"),
@@ -233,7 +239,7 @@ def test_what_would_be_noticed_late_is_checked_early(recipe, tmp_path, options, 
         "ngpu": "3", "gpu_inference": "true", "precisions": "bf16",
         "inference_config": "conf/decode_greedy.yaml", "method": "l0 small",
         "target_kind": "macs", "targets": "0.5 0.75", "prune_args": "--seed 1",
-        "finetune_args": "--seed 2",
+        "finetune_args": "--seed 2", "soup": "3",
     }  # fmt: skip
     (recipe / "dense").mkdir(exist_ok=True)
     for name in ("config.yaml", "model.pth"):
@@ -250,7 +256,8 @@ def test_what_would_be_noticed_late_is_checked_early(recipe, tmp_path, options, 
         # The corpus has epochs of its own, which options of the user's come after.
         " --prune_args=--max_epoch 4 --optim_conf lr=0.0015 --seed 1"
         " --finetune_config conf/finetune.yaml"
-        " --finetune_args=--max_epoch 3 --optim_conf lr=0.0015 --seed 2 --config "
+        " --finetune_args=--max_epoch 3 --optim_conf lr=0.0015 --seed 2 --soup 3"
+        " --config "
     )
     assert line.endswith(told)
 

@@ -37,6 +37,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--prune_args", **words, help="options beside it")
     parser.add_argument("--finetune_config", type=Path, help="the same of stage 14")
     parser.add_argument("--finetune_args", **words)
+    parser.add_argument("--soup", type=int, default=1, help="fine-tunings of each")
     parser.add_argument("--inference_config", type=Path)
     parser.add_argument("--config", type=Path, help="of the dense model")
     parser.add_argument("--asr_args", type=str.split, help="it is trained, with these")
@@ -177,6 +178,15 @@ def check_finetuning(args: argparse.Namespace, config: dict[str, Any] | None) ->
         given = args.finetune_config, args.finetune_args, method
         stage = training_options("--finetune_args", *given, compact=COMPACT)
         check_stage(stage, config, args.config)
+    if args.soup > 1 and config is not None:
+        from espnet_prune.families.espnet.tasks import require_asr
+        from espnet_prune.training.dense_config import has_ctc
+
+        mend = "leave out --soup"
+        require_asr(task_of(config), args.config, mend)
+        if not has_ctc(config):
+            what = f"has no CTC head (ctc_weight: 0), by which --soup {args.soup} tells"
+            raise InputError(args.config, f"{what} its fine-tunings apart", mend)
 
 
 def check_pruning(args: argparse.Namespace, config: dict[str, Any] | None) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from espnet_prune.base.errors import InputError, run_main
 from espnet_prune.cli.progress import add_launcher, launched, watch
+from espnet_prune.config.ingredients import ingredients
 from espnet_prune.config.methods import METHODS
 from espnet_prune.config.rungs import PRUNED, Rung, make_rungs
 
@@ -77,6 +78,7 @@ class Ladder:
         prune, finetune: options of these trainings, ``--recipe`` among them.
         made: files that the stage before must have made.
         latency_table: where that of the dense model is, or goes.
+        soup: number of fine-tunings of each rung, of which one model is made.
     """
 
     family: Family
@@ -88,6 +90,7 @@ class Ladder:
     finetune: Sequence[str]
     made: Sequence[Path] = ()
     latency_table: Path | None = None
+    soup: int = 1
 
     def climb(
         self,
@@ -125,12 +128,19 @@ class Ladder:
             if finetune in stages and (tuned := self.tuned(rung)):
                 folder = Path(self.family.training.format(compact))
                 what = "compact model" if rung.target else "sizes of one checkpoint"
-                say(f"stage {finetune}: fine-tune the {what} in {folder}")
-                for made in tuned:
-                    self.need(export, *(made / name for name in self.family.weights))
-                self.need(prune - 1, *self.made)
                 options = ["--compact" if rung.target else "--sizes", *map(str, tuned)]
-                do(self.family.train, [*options, *self.common, *self.finetune], folder)
+                options += [*self.common, *self.finetune]
+                runs = ingredients(folder, options, self.soup)
+                for run in runs:
+                    say(f"stage {finetune}: fine-tune the {what} in {run}")
+                    for made in tuned:
+                        self.need(export, *(made / n for n in self.family.weights))
+                    self.need(prune - 1, *self.made)
+                    do(self.family.train, runs[run], run)
+                if self.soup > 1:
+                    say(f"stage {finetune}: make one model of them in {compact}")
+                    options = ["--compact", str(compact), "--runs", *map(str, runs)]
+                    do("espnet_prune.cli.soup", options, None)
 
     def tuned(self, rung: Rung) -> list[Path]:
         """List the compact models that a rung's fine-tuning begins with, if it has one.
@@ -178,6 +188,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--made", type=Path, nargs="*", default=[], help="by the stage before"
     )
     parser.add_argument("--latency_table", type=Path)
+    parser.add_argument("--soup", type=int, default=1, help="fine-tunings of each")
     for phase in ("prune", "finetune"):
         parser.add_argument(f"--{phase}_config", required=True)
         parser.add_argument(f"--{phase}_args", type=str.split, default=[])
@@ -222,6 +233,7 @@ def main(argv: list[str] | None = None) -> None:
         ["--recipe", args.finetune_config, *args.finetune_args],
         args.made,
         args.latency_table,
+        args.soup,
     )
     ladder.climb(partial(do_in_process, args), [*map(int, args.stages)], say)
 

@@ -55,6 +55,11 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--teacher_model", type=Path, required=True, help="its weights")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument(
+        "--ingredient",
+        action="store_true",
+        help="of a soup, which takes the place of what is fine-tuned alone",
+    )
+    parser.add_argument(
         "--latency_table", type=Path, help="shared with other runs; default: its own"
     )
     parser.add_argument(
@@ -105,7 +110,7 @@ def train(args: argparse.Namespace, training_options: list[str], weights: str) -
         return
     hand_logging_to_espnet()
     training.main(cmd=command)
-    if not pruning and node.is_first:
+    if not pruning and node.is_first and not args.ingredient:
         averaged = args.output_dir / averaged_name(options.best_model_criterion)
         if not averaged.exists():
             raise InputError(averaged, "was not written", "see the training's log")

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from espnet_prune.base.errors import InputError, run_main
-from espnet_prune.config.methods import METHODS
+from espnet_prune.config.methods import METHODS, SLIMMABLE
 from espnet_prune.config.rungs import FINETUNED, PRUNED, Rung, make_rungs
 from espnet_prune.config.sections import COSTS
 
@@ -28,6 +28,7 @@ FORMS = {
     "tag": (r"[A-Za-z0-9._-]*", "letters, digits, dots, _ and -: names begin with it"),
     "seed": (r"\d*", "give a number"),
     "round_to": (_COUNT, "give a number from 1 on"),
+    "soup": (_COUNT, "give a number of fine-tunings from 1 on"),
     "nj": (_COUNT, "give a number of processes"),
     "ngpu": (r"\d+", "give a number of GPUs"),
     "num_nodes": (_COUNT, "give a number from 1 on"),
@@ -89,6 +90,9 @@ def check(given: Mapping[str, str]) -> list[Rung]:
         if given.get("round_to", "1") != "1" and not METHODS[name].gated:
             what = f"its sizes are even, --round_to {given['round_to']} is for what "
             raise InputError(f"--method {name}", f"{what}is pruned")
+    if int(given.get("soup", 1)) > 1 and SLIMMABLE in methods:
+        what = f"its weights are of several sizes, --soup {given['soup']} is for one"
+        raise InputError(f"--method {SLIMMABLE}", what, "leave out one of the two")
     kinds = given["target_kind"].split("+")
     if set(kinds) - set(COSTS) or len(set(kinds)) < len(kinds):
         mend = f"{', '.join(COSTS)}, or several as params+macs"

@@ -9,6 +9,7 @@ from espnet_prune.config.methods import METHODS, REFERENCE, SLIMMABLE
 # is kept of the dense model; and what several sizes keep, beside weights for all.
 PRUNED, FINETUNED, KEPT = "pruned.pth", "finetuned.pth", "kept.pth"
 SIZES = "sizes.pth"
+SOUP = "soup.json"  # beside weights that are the average of several fine-tunings
 WHOLE = "0"  # the size of which nothing is gone
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from espnet_prune.base.files import atomic_path, write_yaml
-from espnet_prune.config.rungs import FINETUNED, KEPT, PRUNED
+from espnet_prune.config.rungs import FINETUNED, KEPT, PRUNED, SOUP
 from espnet_prune.export.agreement import check_agreement
 from espnet_prune.export.place import place
 from espnet_prune.families.espnet.checkpoint import (
@@ -103,6 +103,7 @@ def place_weights(state: dict[str, Tensor], folder: Path) -> None:
         state: of the model.
         folder: that holds its ``config.yaml``.
     """
+    (folder / SOUP).unlink(missing_ok=True)  # it tells of those before
     with atomic_path(folder / FINETUNED) as temporary:
         # To a file object, as atomic_torch_save() does, but checked before it is there.
         with temporary.open("wb") as file:

@@ -17,6 +17,7 @@ import yaml
 from espnet_prune import __version__
 from espnet_prune.base.errors import InputError
 from espnet_prune.config.methods import METHODS, REFERENCE, SLIMMABLE
+from espnet_prune.config.rungs import SOUP
 from espnet_prune.measuring.metrics import METRICS, Metric
 from espnet_prune.measuring.wer import decoded_in
 from espnet_prune.report.curves import Curves, read_curves
@@ -37,6 +38,8 @@ class Collected:
     Attributes:
         report: the content of ``report.json``.
         pruning: per compact directory, its ``pruning.json`` (absent ones left out).
+        soups: per compact directory that is one of several fine-tunings, its
+            ``soup.json``.
         curves: title -> training statistics by epoch.
         times: experiment's name -> real-time factors by column, median and spread.
         missing: sentences: what is not there, and which stage leaves it.
@@ -44,6 +47,7 @@ class Collected:
 
     report: dict[str, Any]
     pruning: dict[str, dict[str, Any]] = field(default_factory=dict)
+    soups: dict[str, dict[str, Any]] = field(default_factory=dict)
     curves: dict[str, Curves] = field(default_factory=dict)
     times: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
@@ -259,6 +263,8 @@ def collect(
         pruning = found.json(exp / "pruning.json", "13")
         if pruning is not None:
             found.pruning[str(exp)] = pruning
+        if (exp / SOUP).is_file():
+            found.soups[str(exp)] = found.json(exp / SOUP, "14")
     systems = [("dense", dense), *(("compact", exp) for exp in compact)]
     timed = found.json(dense / "measure.json", "17") or {}
     for test_set in test_sets:

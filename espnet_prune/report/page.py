@@ -137,6 +137,9 @@ def build(found: Collected, note: str) -> list[Part]:
             parts.append(decoder)
         if frontend := tables.frontend_table(pruning):
             parts += [Paragraph(tables.frontend_sentence(pruning)), frontend]
+    if found.soups:
+        parts.append(Heading("Averaged fine-tunings"))
+    parts += [Paragraph(tables.soup_sentence(*soup)) for soup in found.soups.items()]
     parts.append(Heading("Training curves"))
     if not found.curves:
         parts.append(Paragraph("None yet: stages 11, 12 and 14 leave them."))

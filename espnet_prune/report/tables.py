@@ -247,3 +247,25 @@ def pruning_sentence(pruning: dict[str, Any]) -> str:
         f" (before the final projection: expected {before['expected']}, "
         f"realised {before['realised']})."
     )
+
+
+def soup_sentence(exp: str, soup: dict[str, Any]) -> str:
+    """Say what the average of fine-tunings brought, on the validation set.
+
+    Args:
+        exp: directory of the compact model.
+        soup: its ``soup.json``.
+    """
+    told = [
+        f"{one['run']} {100 * one['error_rate']:.2f} % "
+        f"({'in' if one['is_in'] else 'left out'})"
+        for one in soup["ingredients"]
+    ]
+    number = sum(one["is_in"] for one in soup["ingredients"])
+    return (
+        f"{exp}: `finetuned.pth` is the average of {number} of {len(told)} "
+        f"fine-tunings, a greedy soup. On the validation set ({soup['validation']}, "
+        f"decoded by {soup['decoding']}), which chose them, its {soup['metric']} is "
+        f"{100 * soup['error_rate']:.2f} %, that of the best single one "
+        f"{100 * soup['best_single']:.2f} %: {', '.join(told)}."
+    )

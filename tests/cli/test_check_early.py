@@ -345,6 +345,16 @@ def test_a_model_without_ctc_is_not_decoded_by_it(check, tmp_path, search):
         check("", "--config", config, "--inference_config", decode)
 
 
+def test_a_soup_needs_a_ctc_head_to_choose_by(check, tmp_path, owsm):
+    config = tmp_path / "train.yaml"
+    config.write_text("encoder: transformer\nmodel_conf: {ctc_weight: 0.0}\n")
+    check("", "--config", config, "--soup", 1)
+    with pytest.raises(InputError, match="train.yaml: has no CTC head .* --soup 2 "):
+        check("", "--config", config, "--soup", 2)
+    with pytest.raises(InputError, match="task s2t .* -> leave out --soup"):
+        check("", "--config", owsm / "config.yaml", "--soup", 2)
+
+
 @pytest.fixture
 def dense_config(tmp_path, check):
     """Run the check on a changed training config of the dense model."""

@@ -12,8 +12,9 @@ from espnet_prune.config.rungs import make_rungs
 @pytest.fixture
 def climb(tmp_path):
     """``climb(method, stages, family)``: its steps as (module, options, directory)."""
+    (tmp_path / "finetune.yaml").write_text("seed: 7\n")
 
-    def run(method, stages=None, family="espnet", made=True):
+    def run(method, stages=None, family="espnet", made=True, soup=1, given=()):
         done = []
         kind = FAMILIES[family]
 
@@ -24,11 +25,13 @@ def climb(tmp_path):
                 path.touch()
 
         def do_all(module, options, folder):
-            out = Path(options[options.index("--out") + 1]) if folder is None else None
-            if out is None:
+            if folder is not None:
                 do(module, options, folder)
                 return
             done.append((module, options, None))
+            if module != kind.export:
+                return
+            out = Path(options[options.index("--out") + 1])
             for name in kind.weights if made else ():
                 (out / name).parent.mkdir(parents=True, exist_ok=True)
                 (out / name).touch()
@@ -40,7 +43,8 @@ def climb(tmp_path):
             lambda rung: tmp_path / f"compact_{rung.compact}",
             ["--common", "data"],
             ["--recipe", "prune.yaml"],
-            ["--recipe", "finetune.yaml"],
+            ["--recipe", str(tmp_path / "finetune.yaml"), *given],
+            soup=soup,
         ).climb(do_all, stages)
         return done
 
@@ -54,6 +58,26 @@ def test_each_rung_is_pruned_exported_and_finetuned_before_the_next(climb, famil
     assert [module for module, *_ in done] == [train, export, train] * 2
     for _, options, folder in done:
         assert folder is None or options[-4:-2] == ["--common", "data"]
+
+
+@pytest.mark.parametrize(
+    ("given", "first"), [((), 7), (("--seed", "2", "--lr", "1", "--seed=40"), 40)]
+)
+def test_each_fine_tuning_of_a_soup_has_a_seed_and_a_directory(climb, given, first):
+    climb("l0", [12, 13])
+    alone = climb("l0", [14], given=given)
+    steps = climb("l0", [14], soup=3, given=given)
+    for one, of_rung in zip(alone, (steps[:4], steps[4:]), strict=True):
+        *runs, (module, options, folder) = of_rung
+        names = ["finetune", "finetune_2", "finetune_3"]
+        assert [run.name for *_, run in runs] == names
+        for n, (train, told, _) in enumerate(runs):
+            seed = ["--seed", str(first + n), "--ingredient"]
+            assert (train, told) == (one[0], [*one[1], *seed])
+        assert (module, folder) == ("espnet_prune.cli.soup", None)
+        compact = one[2].parent
+        given_runs = ["--runs", *(str(compact / name) for name in names)]
+        assert options == ["--compact", str(compact), *given_runs]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -232,6 +233,67 @@ def test_report_holds_rungs_and_baselines_together(ladder, checkout):
     text = (checkout / "exp/synth_quick_report/report.md").read_text()
     assert "pareto_1.png" in text and "WER - L0's" in text
     assert (checkout / "exp/synth_quick_report/pareto_1.png").exists()
+
+
+SOUP = ("--preset", "quick", "--round_to", "2", "--stop_stage", "14", "--soup", "2")
+
+
+@pytest.fixture(scope="module")
+def soup(quick, checkout, run):
+    """Two fine-tunings of one more export, killed in the second one; then done.
+
+    It gives the directory, and what the first fine-tuning had left by then.
+    """
+    compact = checkout / "exp/synth_quick_compact_params_macs50_r2"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    process = subprocess.Popen(
+        ["./run.sh", "--stage", "13", *SOUP],
+        cwd=checkout,
+        env=os.environ | {"PATH": path},
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while not (compact / "finetune_2/config.yaml").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    first = compact / "finetune/1epoch.pth"
+    before = first.stat().st_mtime_ns
+    assert not (compact / "finetuned.pth").exists()
+    result = run("--stage", "14", *SOUP)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert first.stat().st_mtime_ns == before
+    return compact
+
+
+def test_soup_is_the_average_of_what_its_file_tells(soup):
+    told = json.loads((soup / "soup.json").read_text())
+    runs = ["finetune", "finetune_2"]
+    assert [one["run"] for one in told["ingredients"]] == runs
+    assert [one["seed"] for one in told["ingredients"]] == [2024, 2025]
+    rates = [one["error_rate"] for one in told["ingredients"]]
+    assert told["best_single"] == min(rates) and told["error_rate"] <= min(rates)
+    chosen = [one["run"] for one in told["ingredients"] if one["is_in"]]
+    states = [torch.load(soup / run / "valid.acc.ave.pth") for run in chosen]
+    if len(states) == 2:  # they are trainings of their own
+        name = "ctc.ctc_lo.weight"
+        assert not torch.equal(states[0][name], states[1][name])
+    for name, value in torch.load(soup / "finetuned.pth").items():
+        mean = sum(state[name].double() for state in states) / len(states)
+        expected = mean if value.is_floating_point() else states[0][name]
+        torch.testing.assert_close(value, expected.to(value.dtype), rtol=0, atol=0)
+
+
+def test_soup_is_not_made_again_and_stands_in_the_report(soup, run, checkout):
+    files = [soup / name for name in ("finetuned.pth", "soup.json")]
+    before = [file.stat().st_mtime_ns for file in files]
+    assert run("--stage", "14", *SOUP).returncode == 0
+    assert [file.stat().st_mtime_ns for file in files] == before
+    result = run("--stage", "18", *SOUP[:4])
+    assert result.returncode == 0, result.stderr
+    text = (checkout / "exp/synth_quick_report/report.md").read_text()
+    assert "greedy soup" in text and "dump/raw/synth_quick_dev" in text
 
 
 def test_missing_input_names_the_stage_that_makes_it(run):

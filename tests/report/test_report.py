@@ -390,6 +390,25 @@ def test_pruned_decoder_and_several_limits_are_shown(full):
     assert "(ffn params 40.00 %, others params 60.00 %)" in text
 
 
+def test_a_soup_is_told_with_its_errors_on_the_validation_set(full):
+    report.main(options(full))
+    assert "greedy soup" not in (full / "out/report.md").read_text()
+    ingredients = [
+        {"run": "finetune", "error_rate": 0.125, "is_in": True, "seed": 1},
+        {"run": "finetune_2", "error_rate": 0.25, "is_in": False, "seed": 2},
+        {"run": "finetune_3", "error_rate": 0.13, "is_in": True, "seed": 3},
+    ]
+    told = {"metric": "WER", "decoding": "CTC greedy", "validation": "dump/raw/dev"}
+    told |= {"error_rate": 0.11, "best_single": 0.125, "ingredients": ingredients}
+    dump(full / "compact/soup.json", told)
+    report.main(options(full))
+    text = " ".join((full / "out/report.md").read_text().split())
+    assert "is the average of 2 of 3 fine-tunings, a greedy soup." in text
+    assert "the validation set (dump/raw/dev, decoded by CTC greedy)" in text
+    assert "its WER is 11.00 %, that of the best single one 12.50 %:" in text
+    assert "finetune_2 25.00 % (left out), finetune_3 13.00 % (in)." in text
+
+
 def test_pareto_draws_every_system_where_its_cost_and_wer_are(with_baseline):
     full, more = with_baseline
     report.main(options(full, *more))
