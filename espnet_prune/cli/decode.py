@@ -50,8 +50,8 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main() -> None:
-    args = get_parser().parse_args()
+def main(argv: list[str] | None = None) -> None:
+    args = get_parser().parse_args(argv)
     executor = from_arguments(args)
     import espnet_prune.base.quiet  # noqa: F401  (before anything of ESPnet)
 

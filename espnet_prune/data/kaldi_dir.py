@@ -65,11 +65,15 @@ class DataDir:
         )
 
 
-def read_data_dir(path: str | Path) -> DataDir:
+def read_data_dir(path: str | Path, transcribed: bool = True) -> DataDir:
     """Read and check a data directory.
 
     Relative audio paths that the current directory does not have are looked for in
     ``path`` and its parents and come back as found there.
+
+    Args:
+        path: the directory.
+        transcribed: whether ``text`` must be there, with all utterances.
 
     Raises:
         InputError: a table is missing or malformed, the tables disagree about the
@@ -87,7 +91,11 @@ def read_data_dir(path: str | Path) -> DataDir:
         _check_recordings(path, segments, wav)
     utterances: Iterable[str] = wav if segments is None else segments
     source = path / ("wav.scp" if segments is None else "segments")
-    text = _read_text(path / "text")
+    text = {}
+    if transcribed or (path / "text").exists():
+        text = _read_text(path / "text")
+    if not transcribed:
+        text = dict.fromkeys(utterances, "") | text
     speakers = read_table(path / "utt2spk")
     check_same_ids(source, utterances, path / "text", text)
     check_same_ids(source, utterances, path / "utt2spk", speakers)
@@ -117,7 +125,7 @@ def read_data_dir(path: str | Path) -> DataDir:
             more[name] = _read_text(path / name)
             check_same_ids(source, utterances, path / name, more[name])
     empty = sum(not words for words in text.values())
-    if empty:
+    if empty and transcribed:
         logging.warning("%s: %d empty transcripts", path / "text", empty)
     return DataDir(wav, text, speakers, segments, speeds, more)
 
