@@ -19,6 +19,8 @@ def slimmable_config(
 ) -> dict[str, Any]:
     """Configure the dense model to learn for what is kept in several compact ones.
 
+    It takes twice the epochs of a fine-tuning, for its weights have had no pruning.
+
     Args:
         args: of ``espnet_prune.cli.prune_train``, with ``--sizes``.
         recipe: ``conf/finetune*.yaml``.
@@ -46,6 +48,7 @@ def slimmable_config(
                 raise InputError(compact, what, f"leave out prune_{part}")
         sizes[f"{told['target']['value']:g}"] = str(file)
         structures |= read_state(file).keys()
+    recipe["max_epoch"] = 2 * recipe.get("max_epoch", 1)
     config["model"] = "prune"
     config["model_conf"] |= {
         "encoder_kind": config["encoder"],

@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from espnet_prune import load, resize
 from espnet_prune.base.errors import InputError
+from espnet_prune.base.files import read_yaml
 from espnet_prune.export.export import export
 from espnet_prune.families.espnet.checkpoint import encoder_features, load_model
 from espnet_prune.training.sizes import Sizes
@@ -113,6 +114,8 @@ def test_training_moves_the_weights_and_each_size_s_own_statistics(whole, dense)
     assert not torch.equal(before[name], after[name])
     told = torch.load(whole / "sizes.pth", weights_only=True)
     assert list(told) == [*SIZES[1:]]
+    # Twice the recipe's epochs: the weights were those of the dense model.
+    assert read_yaml(whole / "finetune/config.yaml")["max_epoch"] == 2
     mean = next(n for n in after if n.endswith("running_mean"))
     means = [after[mean], *(told[size]["statistics"][mean] for size in SIZES[1:])]
     means.append(before[mean])
