@@ -20,6 +20,7 @@ class Method:
         laddered: whether the next target goes on from the gates of the last.
         learned: whether the gates are; weights as they are, or gone, where not.
         steering: what closes gates in a training, as ``sparsity`` has it.
+        heard: whether it chooses by what the dense model's layers hear, of audio alone.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Method:
     laddered: bool = False
     learned: bool = False
     steering: str = "lagrangian"
+    heard: bool = False
 
 
 # What the others are compared with; names of directories leave it out.
@@ -52,5 +54,8 @@ METHODS = {
         Method("small", gated=False, taught=False),
         # The same, distilled from the dense model while it is trained.
         Method("small_distilled", gated=False),
+        # Units go that others make up for, and matrices get a lower rank, by what the
+        # dense model's layers hear.
+        Method("low_rank", trained=False, heard=True),
     )
 }

@@ -14,7 +14,7 @@ from espnet_prune.report.tables import whole_blocks
 
 PALETTE = (
     "#2b6cb0", "#dd6b20", "#2f855a", "#805ad5",
-    "#c53030", "#718096", "#b7791f", "#d53f8c",
+    "#c53030", "#718096", "#b7791f", "#d53f8c", "#319795",
 )  # fmt: skip
 COLOURS = dict(zip(METHODS, PALETTE, strict=True))  # the same in every report
 
