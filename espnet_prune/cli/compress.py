@@ -3,9 +3,9 @@
     espnet-prune compress --config exp/asr/config.yaml --model exp/asr/model.pth \
         --data dump/raw/train --target 0.3 --out exp/small
 
-Units go that others make up for, and matrices get a lower rank, by what the layers hear
-of the audio; no transcript is read. The directory is that of an export: ESPnet loads
-it, and stage 14 can fine-tune it.
+Units go that others make up for, dimensions inside heads, and ranks of matrices, by
+what the layers hear of the audio; no transcript is read. The directory is that of an
+export: ESPnet loads it, and stage 14 can fine-tune it.
 """
 
 import argparse

@@ -54,8 +54,8 @@ METHODS = {
         Method("small", gated=False, taught=False),
         # The same, distilled from the dense model while it is trained.
         Method("small_distilled", gated=False),
-        # Units go that others make up for, and matrices get a lower rank, by what the
-        # dense model's layers hear.
+        # At once, by what the dense model's layers hear: units go that others make up
+        # for, dimensions inside heads, and ranks of matrices.
         Method("low_rank", trained=False, heard=True),
     )
 }

@@ -12,6 +12,7 @@ from torch import Tensor
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import read_yaml
 from espnet_prune.config.methods import REFERENCE
+from espnet_prune.config.rungs import refuse_rounding
 from espnet_prune.config.sections import BESIDE, GateOptions
 from espnet_prune.export.compact_dir import Compact, write_compact
 from espnet_prune.families.espnet import frontend as frontends
@@ -65,12 +66,10 @@ def export(
             out, model, config, whole, lambda small: _of_small(small, config, plan)
         )
     budget = model.sparsity.budget
+    refuse_rounding(plan.get("method", REFERENCE), multiple)
     ranks = plan.get("ranks")
     if ranks is None:
         projection = project(model.gates, budget, multiple)
-    elif multiple > 1:
-        what = f"{plan['method']} chooses ranks, and units with them"
-        raise InputError("--round_to", what, "leave it out")
     else:
         projection = as_it_is(model.gates, budget)
     model.gates.mask = projection.values.to(model.gates.log_alpha)

@@ -1,9 +1,9 @@
 """Choose without a training what of a model goes, by what its layers hear.
 
-Units go whose readers can do without them (:mod:`.refit`), and matrices of what is left
-get a lower rank where that pays (:mod:`.low_rank`). All compete under one budget: at a
-rate of exchange, loss for cost, everything goes that is worth less, and the lowest rate
-is taken that meets the budget.
+Units go whose readers can do without them (:mod:`.refit`), the last dimensions inside
+heads go (:mod:`.heads`), and matrices of what is left get a lower rank where that pays
+(:mod:`.low_rank`). All compete under one budget: at a rate of exchange, loss for cost,
+everything goes that is worth less, and the lowest rate is taken that meets the budget.
 """
 
 from collections.abc import Mapping
@@ -69,6 +69,7 @@ class Choice:
         layers: the linear layers and 2-D convolutions of the model, by name.
         moments: of each of them.
         times: parameter -> multiplications of each of its elements.
+        inner: losses of the dimensions inside heads, of :func:`.heads.turn`.
     """
 
     def __init__(
@@ -77,9 +78,11 @@ class Choice:
         layers: Mapping[str, nn.Module],
         moments: Mapping[str, Moments],
         times: Mapping[str, float],
+        inner: Mapping[str, Tensor],
     ):
         self.budget, self.layout = budget, budget.layout
         self.layers, self.moments, self.times = layers, moments, times
+        self.inner = inner
         self.weights = {name: matrix(layer) for name, layer in layers.items()}
         self.orders = {
             structure: removal(
@@ -87,7 +90,8 @@ class Choice:
             )
             for structure, layer in readers(self.layout, layers).items()
         }
-        self.prices = {structure: self._price(structure) for structure in self.orders}
+        self.prices = {name: self._price(name) for name in self.orders}
+        self.prices |= {name: self._price(name, inside=True) for name in inner}
         self.refits: dict[tuple[str, bytes], Tensor] = {}
 
     def best(self) -> Compression:
@@ -141,6 +145,9 @@ class Choice:
             gone = int(worth.nonzero()[0]) if worth.any() else most
             start = self.layout.span(structure).start
             own[[start + unit for unit in order[:gone]]] = 0
+        for structure, losses in self.inner.items():
+            kept = max(1, int((losses > rate * self.prices[structure]).sum()))
+            self._inside(own, structure)[:, kept:] = 0
         own = self.layout.settled(own)
         weights, ranks, saved = {}, {}, {"params": 0.0, "macs": 0.0}
         for name, layer in self.layers.items():
@@ -213,10 +220,21 @@ class Choice:
                     masks[slot.dim][entries[gone].flatten()] = False
         return masks[0], masks[1].repeat_interleave(self._each(layer))
 
-    def _price(self, structure: str) -> float:
-        """Price a unit of a structure, in fractions of the dense costs."""
+    def _inside(self, own: Tensor, structure: str) -> Tensor:
+        """View (unit,) values of dimensions inside heads as (head, dimension)."""
+        heads = self.layout[self.layout[structure].parent].size
+        return own[self.layout.span(structure)].view(heads, -1)
+
+    def _price(self, structure: str, inside: bool = False) -> float:
+        """Price a unit of a structure, in fractions of the dense costs.
+
+        A dimension inside heads goes from all of them at once.
+        """
         own = self.layout.whole()
-        own[self.layout.span(structure).start] = 0
+        if inside:
+            self._inside(own, structure)[:, 0] = 0
+        else:
+            own[self.layout.span(structure).start] = 0
         return float(self.budget.removed(self.layout.settled(own)).sum())
 
     def _fraction(self, params: float, macs: float) -> float:

@@ -62,13 +62,26 @@ def spectrum(
     inputs, mean = moments.inputs[:-1, :-1], moments.inputs[:-1, -1]
     if bias:
         inputs = inputs - torch.outer(mean, mean)
-    weights = moments.outputs.diagonal().mean().clamp(min=1e-30) * LEAST
-    eye = torch.eye(len(moments.outputs), dtype=inputs.dtype)
-    matter = root(moments.outputs + weights * eye)
-    given = matter @ weight[:, :-1]
-    losses, vectors = torch.linalg.eigh(given @ inputs @ given.T)
+    weight = weight[:, :-1]
+    return axes(weight @ inputs @ weight.T, moments.outputs)
+
+
+def axes(square: Tensor, matter: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the directions of some numbers, the most important first.
+
+    Args:
+        square: mean of y y^T over what they are, (number, number).
+        matter: sum of g g^T over their gradients, (number, number).
+
+    Returns:
+        (direction,) the loss without each; (number, direction) the directions, and
+        (direction, number) what measures how far the numbers go in each.
+    """
+    floor = matter.diagonal().mean().clamp(min=1e-30) * LEAST
+    scale = root(matter + floor * torch.eye(len(matter), dtype=matter.dtype))
+    losses, vectors = torch.linalg.eigh(scale @ square @ scale)
     losses, vectors = losses.flip(0).clamp(min=0), vectors.flip(1)
-    return losses, torch.linalg.solve(matter, vectors), vectors.T @ matter
+    return losses, torch.linalg.solve(scale, vectors), vectors.T @ scale
 
 
 def truncated(weight: Tensor, moments: Moments, rank: int, bias: bool) -> Tensor:

@@ -14,6 +14,7 @@ from espnet_prune.families.espnet.layers import content
 from espnet_prune.families.espnet.model import ENCODER
 from espnet_prune.families.registry import find_kind
 from espnet_prune.pruning.compression import Choice, Compression
+from espnet_prune.pruning.heads import turn
 from espnet_prune.pruning.moments import Moments, collecting, is_dense
 from espnet_prune.training.student import RecognizerStudent, lengths_in
 
@@ -43,7 +44,9 @@ def compress(
     named = {n: m for n, m in teacher.named_modules() if f"{n}.weight" in times}
     layers = {name: layer for name, layer in named.items() if is_dense(layer)}
     moments = hear(teacher, layers, audio)
-    choice = Choice(budget, layers, moments, times).best()
+    inner = turn(budget.layout, dict(teacher.named_parameters()), moments)
+    student.load_state_dict(student.state_dict() | teacher.state_dict())
+    choice = Choice(budget, layers, moments, times, inner).best()
     apply(choice, student)
     saved = choice.saved
     constraints = [

@@ -11,6 +11,7 @@ from espnet2.bin.asr_inference import Speech2Text
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.cli import compress, export
+from espnet_prune.config.rungs import make_rungs
 from espnet_prune.data.calibration import calibration_audio
 from espnet_prune.families.espnet.checkpoint import load_model
 from espnet_prune.measuring.cost import encoder_cost
@@ -171,5 +172,8 @@ def test_what_only_a_training_can_do_is_refused(
 def test_units_chosen_with_ranks_are_not_rounded(train, tmp_path):
     train(tmp_path / "pruned", "--method", "low_rank", "--target", 0.4, **SHORT)
     argv = ["--pruned", tmp_path / "pruned", "--out", tmp_path / "out"]
-    with pytest.raises(InputError, match="--round_to: low_rank chooses ranks"):
+    told = "--round_to 8: low_rank chooses ranks, .* -> leave it out"
+    with pytest.raises(InputError, match=told):
         export.main([*map(str, argv), "--round_to", "8"])
+    with pytest.raises(InputError, match=told):  # before any training
+        make_rungs(["l0", "low_rank"], [0.5], "macs", 8)
