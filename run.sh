@@ -44,7 +44,7 @@ Training
   --target_kind      params+macs (both, the default) | params | macs | latency
   --round_to         keep multiples of so many units and dimensions, as 8 (stage 13)
   --method           l0, or baselines to compare with (several with blanks between):
-                     l0_alone iterative feedback magnitude random blocks small
+                     l0_alone iterative feedback magnitude random blocks low_rank small
                      small_distilled; slimmable: one checkpoint of all --targets
   --prune_config     of stage 12
   --prune_args       further options of stage 12

@@ -4,6 +4,7 @@ Further options are those of ``espnet2.bin.asr_train``.
 """
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,25 +13,33 @@ from espnet_prune.base.quiet import hand_logging_to_espnet  # before anything of
 
 # isort: split
 
+import numpy as np
 import torch
 
 from espnet_prune.base.errors import InputError, run_main
-from espnet_prune.base.files import read_yaml
+from espnet_prune.base.files import read_yaml, write_yaml
 from espnet_prune.config.methods import METHODS
+from espnet_prune.data.calibration import calibration_audio
 from espnet_prune.export.compact_dir import model_state, place_weights
 from espnet_prune.export.sizes import write_sizes
-from espnet_prune.families.espnet.checkpoint import plain_file, read_state
+from espnet_prune.families.espnet.checkpoint import (
+    plain_file,
+    read_state,
+    sampling_rate,
+)
 from espnet_prune.families.espnet.tasks import task_of
 from espnet_prune.families.registry import find_kind
 from espnet_prune.pruning.scores import scores_of, settle
 from espnet_prune.running.nodes import Node
 from espnet_prune.training.choices import refusing
 from espnet_prune.training.configs import before_encoder
+from espnet_prune.training.hearing import compress
 from espnet_prune.training.known_tokens import refuse_unknown_tokens
 from espnet_prune.training.origin import (
     STUDENT,
     averaged_name,
     going_on,
+    pieces,
     refuse_missing_texts,
     refuse_wrong_rate,
     settled,
@@ -106,7 +115,12 @@ def train(args: argparse.Namespace, training_options: list[str], weights: str) -
     options = node.first(partial(settle, refuse_untaken))
     command += ["--config", str(args.output_dir / STUDENT)]
     if pruning and not METHODS[args.method].trained:
-        node.first(lambda: prune_at_once(training, args, command))
+        heard = METHODS[args.method].heard
+        node.first(
+            lambda: prune_at_once(
+                training, args, command, heard_by(options) if heard else ()
+            )
+        )
         return
     hand_logging_to_espnet()
     training.main(cmd=command)
@@ -143,10 +157,27 @@ def refuse_untaken(options: argparse.Namespace, student: dict[str, Any]) -> None
             )
 
 
+def heard_by(options: argparse.Namespace) -> list[np.ndarray]:
+    """Read some of the audio, float32 (sample,) each, that a training would hear."""
+    sources = options.train_data_path_and_name_and_type
+    (table, *_) = pieces(next(path for path, name, _ in sources if name == "speech"))
+    return calibration_audio(table, sampling_rate(options), "the model")
+
+
 def prune_at_once(
-    task: type[PruneTask], args: argparse.Namespace, command: list[str]
+    task: type[PruneTask],
+    args: argparse.Namespace,
+    command: list[str],
+    audio: Sequence[np.ndarray] = (),
 ) -> None:
-    """Write what a pruning run leaves, from scores instead of a training."""
+    """Write what a pruning run leaves, from scores instead of a training.
+
+    Args:
+        task: of the training.
+        args: of the command line.
+        command: ESPnet's options.
+        audio: (sample,) each, for a method that chooses by what is heard.
+    """
     alone = ["--multiprocessing_distributed", "false", "--dist_launcher", "none"]
     alone += ["--dist_world_size", "1"]  # the other nodes of the training have no part
     task.main(cmd=[*command, *alone, "--dry_run", "true"])  # writes config.yaml
@@ -154,9 +185,14 @@ def prune_at_once(
     model, train_args = task.build_model_from_file(config, None, "cpu")
     weights = read_state(args.teacher_model)
     model.load_state_dict(model.state_dict() | weights, strict=True)
-    budget = model.sparsity.budget
-    scores = scores_of(args.method, budget, model.tensors(), train_args.seed)
-    settle(model.gates, budget, scores)
+    if METHODS[args.method].heard:
+        told = read_yaml(config)
+        told["model_conf"] = compress(model, told["model_conf"], audio)
+        write_yaml(config, told)
+    else:
+        budget = model.sparsity.budget
+        scores = scores_of(args.method, budget, model.tensors(), train_args.seed)
+        settle(model.gates, budget, scores)
     with atomic_torch_save():
         torch.save(model.state_dict(), args.output_dir / "latest.pth")
 

@@ -21,6 +21,7 @@ class Method:
         learned: whether the gates are; weights as they are, or gone, where not.
         steering: what closes gates in a training, as ``sparsity`` has it.
         prunes_as: method whose pruning it takes, where it has none of its own.
+        heard: whether it chooses by what the dense model's layers hear, of audio alone.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Method:
     learned: bool = False
     steering: str = "lagrangian"
     prunes_as: str = ""
+    heard: bool = False
 
 
 # What the others are compared with; names of directories leave it out.
@@ -59,5 +61,8 @@ METHODS = {
         Method("small", gated=False, taught=False),
         # The same, distilled from the dense model while it is trained.
         Method("small_distilled", gated=False),
+        # At once, by what the dense model's layers hear: units go that others make up
+        # for, dimensions inside heads, and ranks of matrices.
+        Method("low_rank", trained=False, heard=True),
     )
 }

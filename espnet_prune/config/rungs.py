@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from espnet_prune.base.errors import InputError
 from espnet_prune.config.methods import METHODS, REFERENCE, SLIMMABLE
 
 # Weights in the compact directory of an ESPnet model: as exported, and fine-tuned; what
@@ -55,15 +56,30 @@ class Rung:
         return f"{prefix}{self.kind.replace('+', '_')}{100 * self.target:g}"
 
 
+def refuse_rounding(method: str, round_to: int) -> None:
+    """Refuse multiples of units where these were chosen with the ranks of matrices.
+
+    Raises:
+        InputError: they were, and it is more than 1.
+    """
+    if round_to > 1 and METHODS[method].heard:
+        what = f"{method} chooses ranks, and units with them"
+        raise InputError(f"--round_to {round_to}", what, "leave it out")
+
+
 def make_rungs(
     methods: Sequence[str], targets: Sequence[float], kind: str, round_to: int = 1
 ) -> list[Rung]:
     """List the rungs in the order they are climbed.
 
     L0 is first, for the baselines are compared with it.
+
+    Raises:
+        InputError: a method does not round.
     """
     rungs = []
     for method in sorted(methods, key=lambda name: name != REFERENCE):
+        refuse_rounding(method, round_to)
         previous = None
         for target in targets:
             rungs.append(Rung(method, target, kind, round_to, previous))

@@ -12,16 +12,19 @@ from torch import Tensor
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import read_yaml
 from espnet_prune.config.methods import REFERENCE
+from espnet_prune.config.rungs import refuse_rounding
 from espnet_prune.config.sections import BESIDE, GateOptions
 from espnet_prune.export.compact_dir import Compact, write_compact
 from espnet_prune.families.espnet import frontend as frontends
 from espnet_prune.families.espnet.checkpoint import load_model
 from espnet_prune.families.espnet.compact import architecture_of
+from espnet_prune.families.espnet.model import ENCODER
 from espnet_prune.families.registry import find_kind
 from espnet_prune.measuring.cost import encoder_cost, rest_cost
 from espnet_prune.pruning.budget import Budget
 from espnet_prune.pruning.cost import evaluate
-from espnet_prune.pruning.projection import Projection, project
+from espnet_prune.pruning.low_rank import factorised
+from espnet_prune.pruning.projection import Projection, as_it_is, project
 from espnet_prune.pruning.slicing import sliced
 from espnet_prune.training.resume import check_finished
 from espnet_prune.training.student import lengths_in
@@ -68,15 +71,24 @@ def export(
             out, model, config, whole, lambda small: _of_small(small, config, plan)
         )
     budget = model.sparsity.budget
-    projection = project(model.gates, budget, multiple)
+    refuse_rounding(plan.get("method", REFERENCE), multiple)
+    ranks = plan.get("ranks")
+    if ranks is None:
+        projection = project(model.gates, budget, multiple)
+    else:
+        projection = as_it_is(model.gates, budget)
     model.gates.mask = projection.values.to(model.gates.log_alpha)
     layout = budget.layout
     kept = architecture_of(layout, projection.values)
     decoder = kept.pop("decoder", None)
     kind = find_kind(config["encoder"])
     frontend = frontends.architecture_of(layout, projection.values)
+    tensors = sliced(layout, model.state_dict(), projection.values)
+    if ranks:
+        tensors = factorised(tensors, ranks)
+        kept["ranks"] = {n.removeprefix(ENCODER): r for n, r in ranks.items()}
     cut = Compact(
-        sliced(layout, model.state_dict(), projection.values),
+        tensors,
         kind.compact,
         kept,
         decoder,
@@ -92,7 +104,7 @@ def export(
             "teacher": config["teacher_model"],
             "round_to": budget.rounded(multiple),
             "macs_frames": model_conf["budget"]["frames"],
-            "removed": _removed(budget, projection.values),
+            "removed": _removed(budget, projection.values, plan.get("saved", {})),
             "architecture": kept,
             "dense_architecture": architecture_of(layout, layout.whole()),
             "model_dim": [len(kept.get("dims", range(size))), size],
@@ -209,14 +221,23 @@ def _summary(
     return found
 
 
-def _removed(budget: Budget, values: Tensor) -> dict[str, float]:
-    """Compute the fractions of the dense encoder's params and MACs that are gone."""
+def _removed(
+    budget: Budget, values: Tensor, saved: Mapping[str, float]
+) -> dict[str, float]:
+    """Compute the fractions of the dense encoder's params and MACs that are gone.
+
+    Args:
+        budget: of the student.
+        values: (unit,) final ones.
+        saved: kind -> what lower ranks save.
+    """
     layout, found = budget.layout, {}
     before = layout.sums(layout.whole())
     after = layout.sums((values != 0).double())
     for kind in ("params", "macs"):
         terms = [term for term in budget.terms[kind] if term.group not in BESIDE]
-        found[kind] = 1 - float(evaluate(terms, after) / evaluate(terms, before))
+        left = evaluate(terms, after) - saved.get(kind, 0.0)
+        found[kind] = 1 - float(left / evaluate(terms, before))
     return found
 
 

@@ -26,6 +26,7 @@ CAPABILITIES = {
     "frontend": ("it has no frontend to be pruned", "prune_frontend: false"),
     "beyond": ("it is the whole model", "leave denominator and macs_tokens out"),
     "outputs": ("it has states, and no outputs", "distill: output_weight: 0"),
+    "heard": ("nothing goes of it without a training", "another --method"),
 }
 # Option of an encoder -> what one that has it cannot do, whatever its kind can. A small
 # one may lack the blocks that the option names; conditioning writes to every channel,
@@ -67,7 +68,16 @@ class Kind:
 
 
 _OF_ESPNET = frozenset(
-    {"runtime", "untaught", "sizes", "decoder", "frontend", "beyond", "outputs"}
+    {
+        "runtime",
+        "untaught",
+        "sizes",
+        "heard",
+        "decoder",
+        "frontend",
+        "beyond",
+        "outputs",
+    }  # fmt: skip
 )
 KINDS = {
     kind.name: kind
@@ -100,13 +110,13 @@ KINDS = {
             "contextual_block_conformer",
             rules.CONTEXTUAL_BLOCK_CONFORMER,
             frozenset({"subsampling", "attention", "ffn", "convolution"}),
-            _OF_ESPNET - {"runtime"},
+            _OF_ESPNET - {"runtime", "heard"},
         ),
         Kind(
             "contextual_block_transformer",
             rules.CONTEXTUAL_BLOCK_TRANSFORMER,
             frozenset({"subsampling", "attention", "ffn"}),
-            _OF_ESPNET - {"runtime"},
+            _OF_ESPNET - {"runtime", "heard"},
         ),
     )
 }

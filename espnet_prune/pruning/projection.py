@@ -105,3 +105,12 @@ def project(gates: Gates, budget: Budget, multiple: int = 1) -> Projection:
     ]
     values = layout.complete(values.detach(), values=True)
     return Projection(values, after, slack, flipped)
+
+
+@torch.no_grad()
+def as_it_is(gates: Gates, budget: Budget) -> Projection:
+    """Take gates that were chosen to meet the budget, by steps of other sizes."""
+    keep = gates.spread(gates.is_open().double()).cpu()
+    values = budget.layout.settled(keep)
+    gone = budget.removed(values).tolist()
+    return Projection(values, gone, [1.0] * len(gone), 0.0)

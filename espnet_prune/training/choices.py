@@ -84,7 +84,8 @@ def check_method(
             f"leave out prune_{min(beside)}, or this method",
         )
     whole_encoder = options.denominator == "encoder" and not options.groups
-    if not METHODS[method].gated and (not whole_encoder or "latency" in options.kinds):
+    simple = METHODS[method].heard or not METHODS[method].gated
+    if simple and (not whole_encoder or "latency" in options.kinds):
         raise InputError(
             f"--method {method}",
             "takes a target in params or macs of the whole encoder",
@@ -141,6 +142,7 @@ def require_all(kind: Kind, args: argparse.Namespace, recipe: dict[str, Any]) ->
         "untaught": not method.taught,
         "small": not method.gated,
         "sizes": bool(method.prunes_as),
+        "heard": method.heard,
         "outputs": distill.get("output_weight", 0) > 0,
         "beyond": any(sparsity.get(n, plain[n]) != plain[n] for n in sizes),
         MODEL_DIM: (recipe.get("gates") or {}).get(MODEL_DIM),
@@ -148,7 +150,7 @@ def require_all(kind: Kind, args: argparse.Namespace, recipe: dict[str, Any]) ->
         "runtime": {"latency", "int8"} & {*kinds, distill.get("precision")},
     }
     for capability in filter(asked.get, asked):
-        by_method = capability in ("untaught", "small", "sizes")
+        by_method = capability in ("untaught", "small", "sizes", "heard")
         where = f"--method {args.method}" if by_method else source_of(args)
         require(kind, capability, where)
 

@@ -12,8 +12,11 @@ from torch import Tensor, nn
 
 from espnet_prune.config.sections import MODEL_DIM
 from espnet_prune.families.espnet.attention import SizedAttention
+from espnet_prune.families.espnet.names import linear_of
 from espnet_prune.families.parts import Description
 from espnet_prune.pruning.layout import Layout
+from espnet_prune.pruning.low_rank import LowRank
+from espnet_prune.pruning.moments import is_linear
 from espnet_prune.pruning.slicing import first_units, kept_sizes, sliced, widths
 
 # Of a self-supervised frontend: its group, and the first part of its names and keys.
@@ -145,6 +148,32 @@ def cut(module: nn.Module, about: Description, architecture: Mapping[str, Any]) 
         span = layout.span(MODEL_DIM)
         own[span.start + len(architecture["dims"]) : span.stop] = 0
     reshape(module, layout, own)
+    narrow(module, architecture.get("ranks") or {})
+
+
+def narrow(module: nn.Module, ranks: Mapping[str, int]) -> None:
+    """Put layers of low rank in the places of linear ones.
+
+    Args:
+        module: ESPnet's encoder, cut.
+        ranks: by name of the layer.
+
+    Raises:
+        ValueError: there is no such layer, or no such rank of it.
+    """
+    for name, rank in ranks.items():
+        if name.startswith("embed.out"):
+            name = f"embed.{linear_of(module.embed)}"
+        layer = dict(module.named_modules()).get(name)
+        if layer is None or not is_linear(layer):
+            raise ValueError(f"architecture: ranks: there is no linear layer {name}")
+        most = min(layer.weight.shape[:2])
+        if type(rank) is not int or not 0 < rank <= most:
+            raise ValueError(
+                f"architecture: ranks: {name} must be an integer from 1 to {most}, "
+                f"not {rank!r}"
+            )
+        _replace(module, name, LowRank(layer, rank))
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from espnet_prune.families.espnet.nets import (
     PositionalEncoding,
     RelPositionalEncoding,
 )
+from espnet_prune.pruning.low_rank import LowRank
 
 RELATIVE = (RelPositionalEncoding, LegacyRelPositionalEncoding)
 
@@ -170,9 +171,12 @@ class GraphConvolution(nn.Module):
         return self.last(self.activation(x).transpose(1, 2))
 
 
-def _pointwise(conv: nn.Conv1d) -> nn.Linear:
-    """Make the linear layer that a convolution of width 1 is."""
-    layer = nn.Linear(conv.in_channels, conv.out_channels)
+def _pointwise(conv: nn.Conv1d | LowRank) -> nn.Module:
+    """Make the linear layer, or layers, that a convolution of width 1 is."""
+    if isinstance(conv, LowRank):
+        return nn.Sequential(_pointwise(conv.down), _pointwise(conv.up))
+    layer = nn.Linear(conv.in_channels, conv.out_channels, conv.bias is not None)
     layer.weight = nn.Parameter(conv.weight.detach().squeeze(2))
-    layer.bias = nn.Parameter(conv.bias.detach())
+    if conv.bias is not None:
+        layer.bias = nn.Parameter(conv.bias.detach())
     return layer

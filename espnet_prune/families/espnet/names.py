@@ -22,7 +22,7 @@ def _load_by_either_name(
     """Load an encoder's own tensors, once all of them have their name of here."""
     known = {prefix + name for name in self.state_dict()}
     for name in [n for n in state_dict if n not in known]:
-        if match := re.fullmatch(r"(.*embed\.out\.)(0\.)?(\w+)", name):
+        if match := re.fullmatch(r"(.*embed\.out\.)(0\.)?([\w.]+)", name):
             here = f"{match[1]}{'' if match[2] else '0.'}{match[3]}"
             # With --init_param there are both, the one of here being random still.
             if here in known:
