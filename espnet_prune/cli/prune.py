@@ -14,7 +14,7 @@ from espnet_prune.base.errors import InputError
 from espnet_prune.cli import check_early, filter_data, format_audio
 from espnet_prune.cli.in_process import call, do_here, quiet_root
 from espnet_prune.cli.ladder import FAMILIES, Ladder
-from espnet_prune.config.methods import REFERENCE
+from espnet_prune.config.methods import REFERENCE, SLIMMABLE
 from espnet_prune.config.rungs import FINETUNED, Rung
 from espnet_prune.data.kaldi_dir import read_data_dir, write_data_dir
 from espnet_prune.families.espnet.checkpoint import sampling_rate
@@ -77,6 +77,9 @@ def prune(
         InputError: what is wrong with the input, and the mend.
     """
     quiet_root()
+    if method == SLIMMABLE:
+        what = "makes one checkpoint of several targets"
+        raise InputError(f"method {method!r}", what, "run.sh has it; take another here")
     teacher, out = Path(experiment, "config.yaml"), Path(out)
     weights = Path(experiment, model)
     # Hours lie between this and the trainings that would notice.
@@ -132,11 +135,5 @@ def hold_out(source: Path, folder: Path) -> dict[str, Path]:
     parts = {"valid": set(names[::HELD_OUT])}
     parts["train"] = set(names) - parts["valid"]
     for name, kept in parts.items():
-        recordings = {
-            whole.segments[u].recording if whole.segments else u for u in kept
-        }
-        part = whole.part(kept, {r: whole.wav[r] for r in recordings})
-        part.segments = whole.segments and {u: whole.segments[u] for u in kept}
-        part.speeds = {u: s for u, s in whole.speeds.items() if u in kept}
-        write_data_dir(folder / name, part)
+        write_data_dir(folder / name, whole.subset(kept))
     return {name: folder / name for name in ("train", "valid")}

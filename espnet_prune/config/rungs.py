@@ -53,7 +53,11 @@ class Rung:
 
     def _named(self, method: str) -> str:
         prefix = "" if method == REFERENCE else f"{method}_"
-        return f"{prefix}{self.kind.replace('+', '_')}{100 * self.target:g}"
+        name = f"{prefix}{self.kind.replace('+', '_')}{100 * self.target:g}"
+        if self.target:
+            return name
+        # Of the whole model, with the sizes that its weights are for.
+        return "_".join([name, *(f"{100 * size.target:g}" for size in self.before)])
 
 
 def refuse_rounding(method: str, round_to: int) -> None:

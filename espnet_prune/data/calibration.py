@@ -8,6 +8,7 @@ import numpy as np
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.table import read_table
 from espnet_prune.data.audio import check_rate, load_source
+from espnet_prune.data.kaldi_dir import find_audio
 
 SECONDS = 600.0  # of audio in all: more told no more
 LONGEST = 20.0  # seconds that are heard of a recording
@@ -32,8 +33,8 @@ def calibration_audio(
         InputError: there is no audio, or it is of another rate, or not mono.
     """
     table = read_table(scp, "give a data directory with a wav.scp")
+    values = list(find_audio(scp.parent, table).values())
     check_rate(scp, rate, model)
-    values = list(table.values())
     random.Random(0).shuffle(values)
     found: list[np.ndarray] = []
     for value in values:

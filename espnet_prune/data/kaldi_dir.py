@@ -64,6 +64,14 @@ class DataDir:
             wav, text, speakers, more=dict(zip(self.more, more, strict=True))
         )
 
+    def subset(self, kept: Collection[str]) -> "DataDir":
+        """Return some utterances, of the audio that they have here."""
+        recordings = {self.segments[u].recording if self.segments else u for u in kept}
+        part = self.part(kept, {r: self.wav[r] for r in recordings})
+        part.segments = self.segments and {u: self.segments[u] for u in kept}
+        part.speeds = {u: s for u, s in self.speeds.items() if u in kept}
+        return part
+
 
 def read_data_dir(path: str | Path, transcribed: bool = True) -> DataDir:
     """Read and check a data directory.

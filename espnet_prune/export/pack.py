@@ -17,6 +17,7 @@ import yaml
 
 from espnet_prune.base.errors import InputError
 from espnet_prune.base.files import atomic_path, read_yaml, write_text
+from espnet_prune.config.rungs import SIZES
 from espnet_prune.families.espnet.checkpoint import (
     load_model,
     rename_resource,
@@ -85,8 +86,9 @@ def pack(
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
         write_text(stage / "config.yaml", text)
         shutil.copy(weights, stage / "model.pth")
-        if (told := config.parent / "pruning.json").exists():
-            shutil.copy(told, stage)
+        for name in ("pruning.json", SIZES):
+            if (told := config.parent / name).exists():
+                shutil.copy(told, stage)
         write_text(stage / "README.md", card)
         named = {*configs.values(), *files.values()}
         others = sorted({path.name for path in stage.iterdir()} - named)

@@ -33,7 +33,7 @@ CAPABILITIES = {
 # and the graph has none.
 TAKES = {
     "interctc_layer_idx": {"small"},
-    "interctc_use_conditioning": {"model_dim", "runtime"},
+    "interctc_use_conditioning": {"model_dim", "runtime", "sizes"},
 }
 
 

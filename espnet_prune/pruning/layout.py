@@ -19,12 +19,7 @@ _NONE = torch.empty(0, dtype=torch.long)
 class Layout(Positions):
     """Index tensors of a list of structures.
 
-    Args:
-        structures: of one model; parents stand before what depends on them.
-        shapes: shape of every parameter and buffer of the model, by name.
-
-    Raises:
-        ValueError: a declaration does not fit the model, by name.
+    It is made of the same as :class:`Positions`.
     """
 
     def __init__(

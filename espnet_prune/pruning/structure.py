@@ -55,8 +55,8 @@ class Structure:
             one after it: the taps of a filter, which go from the ends.
         learned: whether the units have gates; they are all open where not.
         any_of: structures of one unit, of which one that is open keeps this one open;
-            it has no gate of its own then,
-        with_gate: unless it has one all the same, which closes all of these at once.
+            it has no gate of its own then, unless ``with_gate``.
+        with_gate: whether one with ``any_of`` has a gate, which closes all of these.
         most_dropped: bound on the probability that a gate is closed at the start.
         key: where the number of units that are left stands in the compact model's
             ``architecture``.

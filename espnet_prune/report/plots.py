@@ -17,7 +17,7 @@ PALETTE = (
     "#c53030", "#718096", "#b7791f", "#d53f8c",
     "#4c51bf", "#00838f", "#6d4c41",
 )  # fmt: skip
-COLOURS = dict(zip(METHODS, PALETTE, strict=False))  # the same in every report
+COLOURS = dict(zip(METHODS, PALETTE, strict=True))  # the same in every report
 
 
 def png(figure: Figure) -> bytes:

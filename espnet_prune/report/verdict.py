@@ -41,7 +41,7 @@ def smaller(part: str, before: int | None, after: int | None) -> str:
     if not before or after is None:
         return ""
     if after == before:
-        return f"the {part} is as large"
+        return f"the {part} is as large as the dense one"
     gone = 100 * (1 - after / before)
     return f"the {part} is {abs(gone):.0f} % {'smaller' if gone >= 0 else 'larger'}"
 

@@ -35,7 +35,7 @@ def load(
     checkpoint: str | Path,
     precision: str = "fp32",
     device: str = "cpu",
-    size: str | None = None,
+    size: str | float | None = None,
     **decoding: Any,
 ) -> Speech2Text:
     """Load ESPnet's decoder for a dense or a compact model, with a faster encoder.

@@ -1,5 +1,6 @@
 """Cut a checkpoint of several sizes to one of them, on loading and while it runs."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,19 +46,25 @@ class Sizes:
         self.whole, self.prepare = self.model.encoder, prepare
         self.ready: dict[str, nn.Module] = {}
 
-    def use(self, size: str) -> None:
+    def use(self, size: str | float) -> None:
         """Give the decoder the encoder of a size.
 
         Raises:
             InputError: there is no such size.
         """
+        with contextlib.suppress(ValueError):
+            size = f"{float(size):g}"
         if size != WHOLE and size not in self.told:
             known = ", ".join([WHOLE, *self.told])
             raise InputError(f"size {size}", "is not in it", f"give one of: {known}")
         if size not in self.ready:
             cut = self.whole if size == WHOLE else self._cut(**self.told[size])
-            self.model.encoder = cut
-            self.prepare()
+            before, self.model.encoder = self.model.encoder, cut
+            try:
+                self.prepare()
+            except Exception:
+                self.model.encoder = before
+                raise
             self.ready[size] = self.model.encoder
         self.model.encoder = self.ready[size]
 
@@ -81,7 +88,7 @@ class Sizes:
         return compact.to(weight.device, weight.dtype).eval()
 
 
-def resize(decoder: Speech2Text, size: str) -> None:
+def resize(decoder: Speech2Text, size: str | float) -> None:
     """Switch a decoder that :func:`~espnet_prune.load` made to another size.
 
     Weights are not read again; what a size has been cut to stays for the next time.

@@ -84,6 +84,12 @@ def check_method(
             f"leave out prune_{min(beside)}, or this method",
         )
     whole_encoder = options.denominator == "encoder" and not options.groups
+    if METHODS[method].heard and options.model_dim:
+        raise InputError(
+            f"--method {method}",
+            "leaves the channels between the layers as they are",
+            "leave out sparsity: model_dim",
+        )
     simple = METHODS[method].heard or not METHODS[method].gated
     if simple and (not whole_encoder or "latency" in options.kinds):
         raise InputError(

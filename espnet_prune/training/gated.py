@@ -107,6 +107,7 @@ class GatedStudent(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Average the losses of a batch, and what is told of them, over sizes."""
         tensors, losses, told = self.tensors(), [], {}
+        self.sizes.begin(tensors)
         with self.same_for_all():
             for number in self.sizes.drawn():
                 replaced = self.sizes.replaced(tensors, number)
@@ -137,7 +138,10 @@ class GatedStudent(nn.Module):
 
     @contextmanager
     def same_for_all(self) -> Iterator[None]:
-        """Let all forward passes see one augmentation, and ask the teacher once."""
+        """Let all forward passes see one augmentation, and ask the teacher once.
+
+        Families whose kinds can have ``sizes`` do so.
+        """
         raise NotImplementedError
 
 

@@ -273,6 +273,7 @@ def described(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, st
         folders = [*Path(path).parents][:2]
         noted = [folder / note for folder in folders for note in notes]
         files += [str(path) for path in noted if path.is_file()][:1]
+    files += ((options.model_conf or {}).get("sizes") or {}).values()
     named = [p for f in files if isinstance(f, str) for p in pieces(f) if p.is_file()]
     return kept, {str(file): fingerprint(file) for file in named}
 

@@ -161,6 +161,14 @@ def settle_options(
                     f"was pruned with model_dim: {had} in gates",
                     "go on with the same, or start from the dense model",
                 )
+            own = read_yaml(args.previous / "config.yaml")["model_conf"]["gates"]
+            had = own.get("blocks", False)
+            if had != recipe["gates"].get("blocks", False):
+                raise InputError(
+                    args.previous,
+                    f"was pruned with blocks: {str(had).lower()} in gates",
+                    "go on with the same, or start from the dense model",
+                )
         recipe["sparsity"]["by"] = METHODS[args.method].steering
         if not METHODS[args.method].learned:  # weights as they are, or gone
             recipe["gates"]["mode"] = "straight_through"

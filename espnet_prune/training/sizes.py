@@ -43,12 +43,21 @@ class Sizes(nn.Module):
         for parts in map(kept.get, self.names[1:]):
             rows.append(torch.cat([parts[s.name] for s in layout.structures]))
         self.register_buffer("values", torch.stack([row.float() for row in rows]))
+        self.register_buffer("begun", torch.zeros((), dtype=torch.bool))
         self.shared: dict[str, str] = {}  # tensor of the model -> buffer here
         for name, tensor in tensors.items():
             if name.endswith(STATISTICS):
                 self.shared[name] = name.replace(".", "/")
                 rows = [tensor.detach().clone() for _ in self.names]
                 self.register_buffer(self.shared[name], torch.stack(rows))
+
+    @torch.no_grad()
+    def begin(self, tensors: Mapping[str, Tensor]) -> None:
+        """Begin with the model's own statistics, which it has once it is loaded."""
+        if not self.begun:
+            for name, own in self.shared.items():
+                getattr(self, own).copy_(tensors[name].expand_as(getattr(self, own)))
+            self.begun.fill_(True)
 
     def drawn(self) -> list[int]:
         """Choose the sizes of a step: the largest, the smallest, and one in between.

@@ -82,7 +82,13 @@ def test_each_fine_tuning_of_a_soup_has_a_seed_and_a_directory(climb, given, fir
 
 @pytest.mark.parametrize(
     ("method", "goes_on"),
-    [("l0", True), ("l0_alone", True), ("iterative", True), ("magnitude", False)],
+    [
+        ("l0", True),
+        ("l0_alone", True),
+        ("iterative", True),
+        ("feedback", True),
+        ("magnitude", False),
+    ],
 )
 def test_later_rungs_go_on_from_the_gates_of_the_one_before(climb, method, goes_on):
     first, second = climb(method, [12])
@@ -100,7 +106,7 @@ def test_sizes_of_one_checkpoint_are_trained_once_after_all_are_exported(climb):
     compacts = [o[o.index("--out") + 1] for o in exports]
     _, options, folder = done[-1]
     assert options[:3] == ["--sizes", *compacts]
-    assert folder.parent.name == "compact_slimmable_params0"
+    assert folder.parent.name == "compact_slimmable_params0_50_75"
     pruning = [options for _, options, _ in done if "--target" in options]
     assert all(o[o.index("--method") + 1] == "l0" for o in pruning)
 

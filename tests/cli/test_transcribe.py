@@ -50,9 +50,7 @@ def test_those_without_words_get_the_model_s_and_the_others_keep_theirs(untold, 
     assert all(told.text.values()) and given.items() <= told.text.items()
     # Any recipe reads it as its own, from wherever it is started.
     assert told.wav == read_table(untold / "wav.scp")
-    stamp = (out.parent / "told_decoding/text/text").stat().st_mtime_ns
-    run(untold)
-    assert (out.parent / "told_decoding/text/text").stat().st_mtime_ns == stamp
+    assert not list(out.parent.glob("told_*"))
 
 
 def test_a_directory_without_any_text_will_do(untold, run):

@@ -175,7 +175,7 @@ def test_teacher_of_another_recipe_can_be_pruned_instead(quick, run, checkout):
 
 LADDER = (
     *("--preset", "quick", "--stage", "12", "--targets", "0.5 0.75"),
-    *("--target_kind", "params+macs", "--method", "magnitude l0"),
+    *("--target_kind", "params+macs", "--method", "magnitude l0 slimmable"),
     *("--prune_args", "--max_epoch 2", "--finetune_args", "--max_epoch 1"),
     *("--inference_config", "fast.yaml", *FEW),
 )
@@ -223,6 +223,7 @@ def test_report_holds_rungs_and_baselines_together(ladder, checkout):
     assert rows == [
         *(("dense", None), ("l0", 0.5), ("l0", 0.75)),
         *(("magnitude", 0.5), ("magnitude", 0.75)),
+        *(("slimmable", 0.5), ("slimmable", 0.75), ("slimmable", 0.0)),
     ]
     dense, *others = report["rows"]
     for row in others:
@@ -232,6 +233,7 @@ def test_report_holds_rungs_and_baselines_together(ladder, checkout):
             assert 1 - row[part]["encoder"] / dense[part]["encoder"] >= target - 1e-3
     text = (checkout / "exp/synth_quick_report/report.md").read_text()
     assert "pareto_1.png" in text and "WER - L0's" in text
+    assert "| slimmable, all of it |" in text and "not there yet" not in text
     assert (checkout / "exp/synth_quick_report/pareto_1.png").exists()
 
 

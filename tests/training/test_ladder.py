@@ -67,6 +67,8 @@ def test_model_dimension_goes_up_the_ladder(prune, tmp_path):
         prune("c", 0.75, *again, "--sparsity", "model_dim=0.1")
     with pytest.raises(InputError, match=f"^{tmp_path}/a: was pruned with model_dim"):
         prune("c", 0.75, "--previous", tmp_path / "a")
+    with pytest.raises(InputError, match=f"^{tmp_path}/a: was pruned with blocks: fal"):
+        prune("c", 0.75, *again, "--gates", "blocks=true")
     assert not (tmp_path / "c/config.yaml").exists()
 
 
