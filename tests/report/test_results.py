@@ -29,10 +29,10 @@ def test_page_and_readme_are_those_of_the_records():
     assert (ROOT / "docs/results.md").read_text() == page(records)
     readme = (ROOT / "README.md").read_text()
     assert renewed(readme, {"results": claims(records)}) == readme
-    # Four tables at most, of eight rows at most.
+    # Four tables at most, of nine rows at most.
     tables = page(records).split("\n\n")
     rows = [part.count("\n| ") - 1 for part in tables if part.startswith("| ")]
-    assert len(rows) <= 4 and max(rows) <= 8
+    assert len(rows) <= 4 and max(rows) <= 9
 
 
 @pytest.mark.parametrize(("ends", "higher", "said"), [
