@@ -67,18 +67,7 @@ class Kind:
         return importlib.import_module(module).describe
 
 
-_OF_ESPNET = frozenset(
-    {
-        "runtime",
-        "untaught",
-        "sizes",
-        "heard",
-        "decoder",
-        "frontend",
-        "beyond",
-        "outputs",
-    }  # fmt: skip
-)
+_OF_ESPNET = frozenset(CAPABILITIES) - {"model_dim", "small"}
 KINDS = {
     kind.name: kind
     for kind in (

@@ -27,7 +27,7 @@ from espnet_prune.serving.inference import (
     check_precision,
     has_runtime,
 )
-from espnet_prune.serving.sizes import Sizes, resize
+from espnet_prune.serving.sizes import SizedEncoders, resize
 
 
 def load(
@@ -76,7 +76,7 @@ def load(
     if size is None:
         prepare()
         return decoder
-    decoder.sizes = Sizes(decoder, Path(checkpoint), prepare)
+    decoder.sizes = SizedEncoders(decoder, Path(checkpoint), prepare)
     resize(decoder, size)
     return decoder
 

@@ -21,7 +21,7 @@ from espnet_prune.families.registry import find_kind
 from espnet_prune.pruning.slicing import sliced
 
 
-class Sizes:
+class SizedEncoders:
     """The encoders of all sizes, each made when it is asked for the first time.
 
     Args:

@@ -43,7 +43,8 @@ class Sizes(nn.Module):
         for parts in map(kept.get, self.names[1:]):
             rows.append(torch.cat([parts[s.name] for s in layout.structures]))
         self.register_buffer("values", torch.stack([row.float() for row in rows]))
-        self.register_buffer("begun", torch.zeros((), dtype=torch.bool))
+        # No bool: ESPnet's average of several epochs would divide it.
+        self.register_buffer("begun", torch.zeros((), dtype=torch.long))
         self.shared: dict[str, str] = {}  # tensor of the model -> buffer here
         for name, tensor in tensors.items():
             if name.endswith(STATISTICS):
@@ -57,7 +58,7 @@ class Sizes(nn.Module):
         if not self.begun:
             for name, own in self.shared.items():
                 getattr(self, own).copy_(tensors[name].expand_as(getattr(self, own)))
-            self.begun.fill_(True)
+            self.begun.fill_(1)
 
     def drawn(self) -> list[int]:
         """Choose the sizes of a step: the largest, the smallest, and one in between.

@@ -20,6 +20,7 @@ SIZES = ("0", "0.3", "0.6")
 TUNING = {
     "best_model_criterion": [["valid", "acc", "max"]],
     "max_epoch": 1,
+    "keep_nbest_models": 2,  # they are averaged
     "distill": {"layers": 2, "layer_weight": 1.0, "output_weight": 1.0},
 }
 
