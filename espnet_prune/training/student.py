@@ -160,7 +160,7 @@ class RecognizerStudent(GatedStudent):
         features: list[tuple[Tensor, ...]] = []
 
         def the_first(_module, _args, output):
-            features.append(tuple(tensor.clone() for tensor in output))
+            features.append(output)
             # Copies: ESPnet's normalization may work in place.
             return tuple(tensor.clone() for tensor in features[0])
 
